@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What flows between the stages: frames and stacks (resolve -> trace), spans as columns (trace -> export).
+
+Every stage knows only the types of this module and of `ring.records`; none of them reaches into another stage.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+type AttributeValue = str | bool | int | tuple[str, ...]
+type Attributes = Mapping[str, AttributeValue]
+
+
+class Origin(enum.Enum):
+    """Whose code a frame is (value: `kernelspan.code.origin`)."""
+
+    APP = "App"
+    LIBRARY = "Library"
+    RUNTIME = "Runtime"
+    NATIVE = "Native"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """A third-party library as its own package manager names it; `purl` is its package URL."""
+
+    name: str
+    version: str
+    purl: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One level of a stack. `function` is `module.qualname` as far as the runtime tells; `line` 0 is not known."""
+
+    function: str
+    file: str
+    line: int
+    origin: Origin
+    library: Library | None = None
+    call_site: int = 0  # the instruction the frame stands at: two calls on one line differ
+    code: int = 0  # identity of the code in its process: the same for every line of one function
+
+
+class StackState(enum.Enum):
+    """How complete a stack is; anything but COMPLETE is counted by its name."""
+
+    COMPLETE = "Complete"
+    TRUNCATED = "Truncated"  # deeper than maxDepth, or a page was not resident: the outermost frames are missing
+    RUNTIME_PENDING = "RuntimePending"  # the process's runtime was not yet known
+    UNRESOLVED = "Unresolved"  # the walk or the symbols failed: no frame is claimed
+    NONE = "None"  # no frames were asked for, or the thread has none
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Frames of one thread at one moment, innermost first."""
+
+    frames: tuple[Frame, ...]
+    state: StackState = StackState.COMPLETE
+    reason: str = ""  # why, where the state is not COMPLETE
+
+
+class Kind(enum.IntEnum):
+    """OTLP's Span.SpanKind."""
+
+    INTERNAL = 1
+    SERVER = 2
+    CLIENT = 3
+    PRODUCER = 4
+    CONSUMER = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """A part of a span that many spans share: encoded once, then copied.
+
+    A span is the concatenation of its segments: at most one gives `name` and `kind`, at most one gives `error`.
+    """
+
+    attributes: Attributes = field(default_factory=dict)
+    name: str = ""
+    kind: Kind | None = None
+    error: str = ""  # not empty: status ERROR with this description ("" for the description is never sent)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resource:
+    """What made the spans: one per process (and container)."""
+
+    attributes: Attributes
+
+
+# One row a span. Ids are big-endian so that their bytes are those of the wire; parent 0: the span is a root.
+SPAN = np.dtype(
+    [
+        ("trace_id", ">u8", (2,)),
+        ("span_id", ">u8"),
+        ("parent_id", ">u8"),
+        ("start_ns", "<u8"),  # Unix epoch
+        ("end_ns", "<u8"),
+        ("resource", "<u4"),  # index into SpanBatch.resources
+        ("values", "<i8", (2,)),  # integer attributes that differ in every span; SpanBatch.value_keys names them
+        ("value_keys", "u1", (2,)),  # index into VALUE_KEYS; 0: absent
+    ]
+)
+
+# Names of SPAN["values"] by SPAN["value_keys"]; api/kernelspan_api/semconv.py says what they mean.
+VALUE_KEYS = (
+    "",
+    "kernelspan.io.requested",
+    "kernelspan.io.transferred",
+    "kernelspan.operations",
+    "kernelspan.result",
+    "kernelspan.argument",
+    "process.exit.code",
+    "kernelspan.signal.number",
+    "kernelspan.child.pid",
+)
+
+
+@dataclass(slots=True)
+class SpanBatch:
+    """n spans. `rows`: SPAN, shape (n,). `segments`: object array of shape (n, k), each a Segment or None."""
+
+    rows: np.ndarray
+    segments: np.ndarray
+    resources: list[Resource]
+    operations: int = 0  # how many of the spans are operations: the unit of accounting
+
+    def __len__(self) -> int:
+        return len(self.rows)

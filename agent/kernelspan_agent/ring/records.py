@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layout of what the kernel programs put into the ring buffer, described once.
+
+`c_assertions` turns the dtypes into `_Static_assert`s that are compiled with every program, so a C struct that no
+longer agrees refuses to compile and names the field.
+
+Every record fills a whole number of slots of SLOT bytes (the kernel's 8-byte header included), so that a drained
+stretch of the ring is one array: see `reader`.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import numpy as np
+
+VERSION = 1
+RING_HEADER = 8  # struct bpf_ringbuf_hdr: length (bits 31 busy, 30 discard), page offset
+SLOT = 160
+OP_SIZE = SLOT - RING_HEADER
+FRAME_SIZE = 32
+MAX_DEPTH = 127  # Python frames a stack; the profile's maxDepth is at most this
+MAX_PATH_BYTES = 4096
+MAX_COMPONENTS = 48
+
+
+class RecordKind(enum.IntEnum):
+    """First word of a record. Numbers are never used again."""
+
+    OPERATION = 1
+    STACK = 2
+    PATH = 3
+    PROCESS = 4
+
+
+class ProcessEvent(enum.IntEnum):
+    """PROCESS["event"]."""
+
+    FORK = 1
+    EXEC = 2
+    EXIT = 3
+
+
+class FrameState(enum.IntEnum):
+    """OPERATION["frame_state"] and STACK["state"]: how the walk in the kernel ended."""
+
+    NONE = 0  # not asked for, or the thread has no frame of its runtime
+    COMPLETE = 1
+    TRUNCATED_DEPTH = 2  # more frames than maxDepth
+    TRUNCATED_READ = 3  # a frame was not resident
+    RUNTIME_PENDING = 4
+    NO_THREAD_STATE = 5  # the runtime does not know this thread
+    SCAN_LIMIT = 6  # more threads than the search looks at
+    READ_FAILED = 7  # the runtime's own structures could not be read
+    STACK_LOST = 8  # the ring was full when the stack was to be sent
+    AMBIGUOUS = 9  # several sub-interpreters claim the thread
+
+
+class ContextKind(enum.IntEnum):
+    """OPERATION["context_kind"]: what OPERATION["context"] identifies inside the thread."""
+
+    THREAD = 0
+    TASK = 1  # address of the outermost coroutine's frame, with a generation
+    GREENLET = 2  # address of the outermost frame of a process that uses greenlets, with a generation
+
+
+class PathFlag(enum.IntFlag):
+    """PATH["flags"]."""
+
+    RAW = 1  # bytes as the program passed them, not names of directory entries
+    UNREACHABLE = 2  # the walk did not end at the process's root
+    TRUNCATED = 4  # longer than MAX_PATH_BYTES or MAX_COMPONENTS
+    DELETED = 8
+
+
+HEADER_FIELDS = [
+    ("kind", "<u2"),
+    ("version", "<u2"),
+    ("size", "<u4"),
+    ("time", "<u8"),  # CLOCK_MONOTONIC, ns: the end of an operation
+    ("tgid", "<u4"),
+    ("tid", "<u4"),
+]
+
+OPERATION = np.dtype(
+    [
+        *HEADER_FIELDS,
+        ("start", "<u8"),  # CLOCK_MONOTONIC, ns
+        ("stack", "<u8"),  # id of a STACK record; 0: none
+        ("context", "<u8"),  # see ContextKind
+        ("generation", "<u8"),  # tells apart contexts that had the same address one after another; 0: none known
+        ("file", "<u8"),  # id of a PATH record: the file, or the directory that `path` is relative to
+        ("path", "<u8"),  # id of a RAW PATH record: the path as passed; 0: none
+        ("path2", "<u8"),  # the second path of rename
+        ("ret", "<i8"),
+        ("arg", "<u8"),  # bytes asked for, signal, flags: by operation
+        ("op", "<u2"),  # kernelspan_api.operations
+        ("cls", "<u2"),  # match class
+        ("fd", "<i4"),
+        ("frame_state", "u1"),
+        ("context_kind", "u1"),
+        ("flags", "<u2"),
+        ("family", "<u2"),  # AF_*; 0: no socket
+        ("local_port", "<u2"),
+        ("peer_port", "<u2"),
+        ("protocol", "<u2"),  # IPPROTO_*
+        ("child", "<u4"),  # tgid of a forked child or the target of a signal
+        ("local_address", "u1", (16,)),  # IPv4 in the first four bytes; for rename: the second directory's id
+        ("peer_address", "u1", (16,)),
+    ]
+)
+
+FRAME = np.dtype(
+    [
+        ("code", "<u8"),  # address of the code object
+        ("pc", "<u8"),  # last instruction, as the runtime keeps it
+        ("globals", "<u8"),  # address of the frame's globals
+        ("check", "<u4"),  # identity words of the code object, hashed: a reused address has others
+        ("owner", "u1"),
+        ("runtime", "u1"),
+        ("reserved", "<u2"),
+    ]
+)
+
+STACK_HEADER = np.dtype(
+    [
+        *HEADER_FIELDS,
+        ("stack", "<u8"),
+        ("count", "<u2"),  # frames that follow
+        ("state", "u1"),
+        ("runtime", "u1"),
+        ("reserved", "<u4"),
+    ]
+)
+
+PATH_HEADER = np.dtype(
+    [
+        *HEADER_FIELDS,
+        ("file", "<u8"),
+        ("length", "<u2"),  # bytes that follow: names from the leaf to the root, each ended by NUL; or the raw path
+        ("count", "<u2"),  # names
+        ("flags", "<u2"),
+        ("reserved", "<u2"),
+    ]
+)
+
+PROCESS = np.dtype(
+    {
+        "names": [name for name, _ in HEADER_FIELDS] + ["event", "parent", "exit_code", "start", "comm"],
+        "formats": [fmt for _, fmt in HEADER_FIELDS] + ["<u4", "<u4", "<i4", "<u8", "S16"],
+        "offsets": [0, 2, 4, 8, 16, 20, 24, 28, 32, 40, 48],
+        "itemsize": OP_SIZE,
+    }
+)
+
+assert OPERATION.itemsize == OP_SIZE
+
+C_STRUCTS = {"ks_op": OPERATION, "ks_frame": FRAME, "ks_stack_rec": STACK_HEADER, "ks_path_rec": PATH_HEADER, "ks_proc_rec": PROCESS}
+
+
+def c_assertions() -> str:
+    """C text: one _Static_assert for the size of each struct and the offset and size of each field."""
+    lines = []
+    for struct, dtype in C_STRUCTS.items():
+        if struct not in ("ks_stack_rec", "ks_path_rec"):  # those end in a flexible array
+            lines.append(f'_Static_assert(sizeof(struct {struct}) == {dtype.itemsize}, "{struct} size");')
+        fields = dtype.fields or {}
+        for name, (field, offset, *_) in fields.items():
+            lines.append(f'_Static_assert(__builtin_offsetof(struct {struct}, {name}) == {offset}, "{struct}.{name}");')
+            lines.append(f'_Static_assert(sizeof(((struct {struct} *)0)->{name}) == {field.itemsize}, "{struct}.{name} size");')
+    return "\n".join(lines) + "\n"
