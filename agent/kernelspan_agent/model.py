@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-type AttributeValue = str | bool | int | tuple[str, ...]
-type Attributes = Mapping[str, AttributeValue]
+AttributeValue = str | bool | int | tuple[str, ...]
+Attributes = Mapping[str, AttributeValue]
 
 
 class Origin(enum.Enum):
