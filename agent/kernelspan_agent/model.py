@@ -136,3 +136,35 @@ class SpanBatch:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+@dataclass(slots=True, eq=False)
+class ProcessInfo:
+    """A traced program: one process from one exec to the next or to its end. Compared by identity, never by pid."""
+
+    tgid: int
+    started_ns: int  # Unix epoch: the exec, or the fork of a child that did not exec
+    observed_from_start: bool  # we saw that exec or fork: all its operations are known
+    name: str  # executable's base name
+    resource: Resource
+    parent: ProcessInfo | None = None  # the traced process that forked it
+    ended_ns: int = 0  # 0: alive
+
+
+@dataclass(slots=True)
+class ResolvedBatch:
+    """n operations in the order of their end, with everything looked up.
+
+    `ops`: ring.records.OPERATION, shape (n,). `start_ns`, `end_ns`: uint64, Unix epoch, shape (n,).
+    `stacks`, `processes`: n entries; the same id or process is the very same object.
+    `segments`: object array of shape (n, k): Segments of the operation span (name, code, file or peer, error), or None.
+    `rows`: SPAN, shape (n,), with `values` and `value_keys` filled; ids, times and resource are the tracer's to fill.
+    """
+
+    ops: np.ndarray
+    start_ns: np.ndarray
+    end_ns: np.ndarray
+    stacks: list[Stack]
+    processes: list[ProcessInfo]
+    segments: np.ndarray
+    rows: np.ndarray
