@@ -14,6 +14,7 @@ class KernelspanError(Exception):
         super().__init__(message)
         self.reason = reason or type(self).reason
         self.hint = hint
+        self.details = ""  # the whole of what clang or the verifier wrote, for the debug log
 
 
 class UsageError(KernelspanError):

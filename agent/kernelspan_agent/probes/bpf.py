@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bpf(2) calls the agent makes: maps, programs, raw tracepoints. One function a command, errors as OSError.
+
+Source: include/uapi/linux/bpf.h (union bpf_attr); every attribute set is padded with zeros, as the kernel demands.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+
+_SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+_libc = ctypes.CDLL(None, use_errno=True)
+_ATTR_BYTES = 144
+
+MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY, PROG_LOAD = 0, 1, 2, 3, 4, 5
+PROG_QUERY_INFO, RAW_TRACEPOINT_OPEN = 15, 17
+
+MAP_TYPES = {"hash": 1, "array": 2, "prog_array": 3, "percpu_array": 6, "lru_hash": 9, "ringbuf": 27}
+PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TRACEPOINT = 2, 5, 17
+
+
+def call(command: int, attributes: bytes) -> int:
+    """One bpf(2); gives what the kernel gives, or raises OSError."""
+    buffer = ctypes.create_string_buffer(attributes, _ATTR_BYTES)
+    result = int(_libc.syscall(_SYS_BPF, command, buffer, _ATTR_BYTES))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def map_create(kind: int, key_bytes: int, value_bytes: int, entries: int, flags: int, name: str) -> int:
+    """A new map's descriptor."""
+    return call(MAP_CREATE, struct.pack("<IIIIIII16s", kind, key_bytes, value_bytes, entries, flags, 0, 0, name.encode()[:15]))
+
+
+def _element(command: int, fd: int, key: int, value: int, flags: int = 0) -> int:
+    return call(command, struct.pack("<IIQQQ", fd, 0, key, value, flags))
+
+
+def map_lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
+    """The value of a key; None where it is not there. Per-CPU maps: `value_bytes` is that of all CPUs."""
+    k, v = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value_bytes)
+    try:
+        _element(MAP_LOOKUP, fd, ctypes.addressof(k), ctypes.addressof(v))
+    except FileNotFoundError:
+        return None
+    return v.raw
+
+
+def map_update(fd: int, key: bytes, value: bytes) -> None:
+    """Sets a key's value."""
+    k, v = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
+    _element(MAP_UPDATE, fd, ctypes.addressof(k), ctypes.addressof(v))
+
+
+def map_delete(fd: int, key: bytes) -> bool:
+    """Removes a key; False where it was not there."""
+    k = ctypes.create_string_buffer(key, len(key))
+    try:
+        _element(MAP_DELETE, fd, ctypes.addressof(k), 0)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def map_keys(fd: int, key_bytes: int, limit: int = 1 << 20) -> list[bytes]:
+    """The keys at this moment; a map that changes meanwhile may give some twice or not at all."""
+    keys: list[bytes] = []
+    key: ctypes.Array[ctypes.c_char] | None = None
+    following = ctypes.create_string_buffer(key_bytes)
+    while len(keys) < limit:
+        try:
+            _element(MAP_NEXT_KEY, fd, ctypes.addressof(key) if key is not None else 0, ctypes.addressof(following))
+        except FileNotFoundError:
+            break
+        keys.append(following.raw)
+        key = ctypes.create_string_buffer(following.raw, key_bytes)
+    return keys
+
+
+class VerifierError(OSError):
+    """The kernel refused a program; `log` is what the verifier wrote."""
+
+    log = ""
+
+
+def prog_load(kind: int, instructions: bytes, name: str, log_bytes: int = 1 << 20) -> int:
+    """A loaded program's descriptor; VerifierError with the verifier's log where the kernel refuses it."""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    license_name = ctypes.create_string_buffer(b"Dual BSD/GPL")
+    version = [int(part) for part in platform.release().split("-")[0].split(".")[:3] if part.isdigit()]
+    kernel_version = (version[0] << 16) + (version[1] << 8) + min((version + [0])[2], 255)
+
+    def load(level: int, log: ctypes.Array[ctypes.c_char] | None) -> int:
+        return call(
+            PROG_LOAD,
+            struct.pack(
+                "<IIQQIIQII16s",
+                kind,
+                len(instructions) // 8,
+                ctypes.addressof(code),
+                ctypes.addressof(license_name),
+                level,
+                len(log) if log is not None else 0,
+                ctypes.addressof(log) if log is not None else 0,
+                kernel_version,
+                0,
+                name.encode()[:15],
+            ),
+        )
+
+    try:
+        return load(0, None)
+    except OSError as first:
+        log = ctypes.create_string_buffer(log_bytes)
+        try:
+            return load(1, log)
+        except OSError:
+            error = VerifierError(first.errno, f"{name}: {first.strerror}")
+            error.log = log.value.decode(errors="replace")
+            raise error from first
+
+
+def raw_tracepoint_open(program_fd: int, name: str) -> int:
+    """Attaches a raw tracepoint program; closing the descriptor detaches it."""
+    text = ctypes.create_string_buffer(name.encode())
+    return call(RAW_TRACEPOINT_OPEN, struct.pack("<QI", ctypes.addressof(text), program_fd))
+
+
+def prog_info(fd: int) -> dict[str, int]:
+    """Run time (ns) and count of a program (only while kernel.bpf_stats_enabled), skipped runs, verified instructions."""
+    info = ctypes.create_string_buffer(256)
+    call(PROG_QUERY_INFO, struct.pack("<IIQ", fd, 256, ctypes.addressof(info)))
+    # struct bpf_prog_info: run_time_ns at 192, run_cnt 200, recursion_misses 208, verified_insns 216
+    run_time_ns, run_count, skipped, verified = struct.unpack_from("<QQQI", info.raw, 192)
+    return {"run_time_ns": run_time_ns, "run_count": run_count, "skipped": skipped, "verified_instructions": verified}

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles modules in a child process that ends, and keeps the result by everything that went into it.
+
+The key of a kept object is the text, the constants, the kernel (release and build) and bcc's version: a second start on
+the same kernel compiles nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernelspan_agent.errors import MachineError
+from kernelspan_agent.probes import constants
+from kernelspan_agent.probes.source import bpf_directory, module_text
+
+COMPILER_PYTHON = "/usr/bin/python3"  # Debian's bcc belongs to Debian's Python
+COMPILE_TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A C file and the programs in it that are wanted."""
+
+    name: str
+    programs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What the compiler made: modules by name, the constants they were compiled with, and where they came from."""
+
+    modules: dict[str, Any]
+    defines: dict[str, int]
+    cached: bool
+    seconds: float
+
+
+def kernel_version_code(release: str) -> int:
+    """LINUX_VERSION_CODE of a release such as 6.1.0-18-amd64."""
+    numbers = [int(part) for part in release.split("-")[0].split(".")[:3] if part.isdigit()]
+    major, minor, patch = (numbers + [0, 0, 0])[:3]
+    return (major << 16) + (minor << 8) + min(patch, 255)
+
+
+def cache_directory(environ: Mapping[str, str]) -> Path:
+    """Where compiled objects are kept: KERNELSPAN_CACHE, XDG_CACHE_HOME or ~/.cache."""
+    if own := environ.get("KERNELSPAN_CACHE"):
+        return Path(own)
+    return Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/var/cache")) / ".cache") / "kernelspan" / "objects"
+
+
+def request(modules: Iterable[Module], defines: Mapping[str, int]) -> dict[str, Any]:
+    """What the compiling child reads."""
+    bpf = bpf_directory()
+    return {
+        "shim": str(bpf / "shim"),
+        "kernel_version": kernel_version_code(platform.release()),
+        "offsets": constants.OFFSETS,
+        "defines": dict(defines),
+        "flags": ["-w", "-I/usr/include", f"-I/usr/include/{_multiarch()}"],
+        "tokens": {str(constants.RING_TOKEN): "ks_ring"},
+        "modules": {module.name: {"text": module_text(module.name), "programs": module.programs} for module in modules},
+    }
+
+
+def _multiarch() -> str:
+    return {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu"}[platform.machine()]
+
+
+def _key(wanted: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode())
+    digest.update(" ".join(platform.uname()).encode())
+    for library in ("/usr/lib/python3/dist-packages/bcc/__init__.py", "/usr/lib/python3/dist-packages/bcc/version.py"):
+        try:
+            digest.update(str(os.stat(library).st_mtime_ns).encode())
+        except OSError:
+            digest.update(b"-")
+    return digest.hexdigest()
+
+
+def build(modules: Iterable[Module], defines: Mapping[str, int], environ: Mapping[str, str]) -> Built:
+    """Compiles (or finds) `modules`.
+
+    Raises MachineError: bcc or its Python is missing, the kernel has no BTF, or clang refuses (CompileFailed).
+    """
+    wanted = request(modules, defines)
+    kept = cache_directory(environ) / f"{_key(wanted)}.json"
+    try:
+        answer = json.loads(kept.read_bytes())
+        return Built(answer["modules"], answer["defines"], True, 0.0)
+    except (OSError, ValueError, KeyError):
+        answer = compile_now(wanted)
+    _keep(kept, answer)
+    return Built(answer["modules"], answer["defines"], False, answer["seconds"])
+
+
+def compile_now(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs the compiling child on a request; raises MachineError with the first line that says what is wrong."""
+    script = Path(__file__).with_name("compiler.py")
+    try:
+        child = subprocess.run(  # noqa: S603 - a fixed program
+            [COMPILER_PYTHON, "-I", str(script)],
+            input=json.dumps(wanted).encode(),
+            capture_output=True,
+            timeout=COMPILE_TIMEOUT_SECONDS,
+            check=False,
+        )
+        answer: dict[str, Any] = json.loads(child.stdout)
+    except FileNotFoundError as error:
+        raise MachineError(f"{COMPILER_PYTHON} is not there", hint=_INSTALL) from error
+    except subprocess.TimeoutExpired as error:
+        raise MachineError(f"compiling took more than {COMPILE_TIMEOUT_SECONDS} s", reason="CompileFailed") from error
+    except ValueError as error:
+        words = child.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {child.returncode}"]
+        raise MachineError(f"the compiling process failed: {words[-1]}", reason="CompileFailed") from error
+    if "error" in answer:
+        raise _refusal(answer, child.stderr.decode(errors="replace"))
+    return answer
+
+
+_INSTALL = "install bcc: apt-get install python3-bpfcc linux-libc-dev"
+
+
+def _refusal(answer: Mapping[str, str], words: str) -> MachineError:
+    if answer["stage"] == "import":
+        return MachineError(f"bcc is not there: {answer['error']}", hint=_INSTALL)
+    if answer["stage"] == "btf":
+        return MachineError(f"no type information of this kernel: {answer['error']}", reason="KernelTooOld",
+                            hint="a kernel with CONFIG_DEBUG_INFO_BTF=y publishes /sys/kernel/btf/vmlinux")
+    errors = [line for line in words.splitlines() if "error" in line] or [answer["error"]]
+    failure = MachineError(f"{answer['module']}: {errors[0]}", reason="CompileFailed")
+    failure.details = words
+    return failure
+
+
+def _keep(path: Path, answer: Mapping[str, Any]) -> None:
+    """Best effort: an agent that cannot write its cache compiles again next time."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            json.dump(answer, file)
+        Path(file.name).replace(path)
+    except OSError:
+        return

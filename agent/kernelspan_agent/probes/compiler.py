@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiling child: C text in, relocatable programs out. Runs with Debian's Python, standard library and bcc alone.
+
+bcc is used as a compiler only. The maps it makes while compiling go with this process; the instructions leave it with
+map names in place of descriptors, and the agent makes the maps and loads the programs itself (`loader`): modules then
+share maps by name with nothing pinned anywhere, a killed agent leaves nothing behind, and what was compiled once can be
+kept on disk.
+
+Reads one JSON request on standard input and writes one JSON answer on standard output; clang's words stay on
+descriptor 2, which the agent captures.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import json
+import os
+import struct
+import sys
+import time
+from typing import Any
+
+_LOAD_MAP = 0x18  # BPF_LD | BPF_IMM | BPF_DW
+
+
+def _offsets(wanted: dict[str, list[str]]) -> dict[str, int]:
+    from btf import Btf, BtfError  # beside this file
+
+    btf, found = Btf.of_kernel(), {}
+    for name, paths in wanted.items():
+        for path in paths:
+            try:
+                found[name] = btf.size(path[7:]) if path.startswith("sizeof ") else btf.offset(path)
+                break
+            except BtfError as error:
+                problem = error
+        else:
+            raise problem
+    return found
+
+
+def _relocations(instructions: bytes, maps: dict[int, str]) -> list[tuple[int, str]]:
+    found = []
+    for at in range(0, len(instructions), 8):
+        op, registers, _, immediate = struct.unpack_from("<BBhi", instructions, at)
+        if op == _LOAD_MAP and registers >> 4 == 1:
+            if immediate not in maps:
+                raise ValueError(f"instruction {at // 8} uses map descriptor {immediate}, which is no map of this module")
+            found.append((at // 8, maps[immediate]))
+    return found
+
+
+def _compile(bcc: Any, lib: Any, text: str, programs: list[str], flags: list[str], tokens: dict[int, str]) -> dict[str, Any]:
+    lib.bpf_table_name.restype = ctypes.c_char_p
+    module = bcc.BPF(text=text, cflags=flags)
+    maps, by_fd = {}, dict(tokens)
+    for index in range(lib.bpf_num_tables(module.module)):
+        name = lib.bpf_table_name(module.module, index).decode()
+        by_fd[lib.bpf_table_fd_id(module.module, index)] = name
+        maps[name] = {
+            "type": lib.bpf_table_type_id(module.module, index),
+            "key": lib.bpf_table_key_size_id(module.module, index),
+            "value": lib.bpf_table_leaf_size_id(module.module, index),
+            "entries": lib.bpf_table_max_entries_id(module.module, index),
+            "flags": lib.bpf_table_flags_id(module.module, index),
+        }
+    answer: dict[str, Any] = {"maps": {}, "programs": {}}
+    for program in programs:
+        instructions = module.dump_func(program.encode())
+        relocations = _relocations(instructions, by_fd)
+        answer["programs"][program] = {
+            "instructions": base64.b64encode(instructions).decode(),
+            "relocations": relocations,
+        }
+        answer["maps"].update({name: maps[name] for _, name in relocations})
+    return answer
+
+
+def main() -> int:
+    """One request: {shim, kernel_version, offsets, defines, flags, tokens, modules: {name: {text, programs}}}."""
+    request = json.load(sys.stdin)
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # bcc prints warnings on standard output
+    os.environ["BCC_KERNEL_SOURCE"] = request["shim"]
+    os.environ["BCC_LINUX_VERSION_CODE"] = str(request["kernel_version"])
+    started = time.monotonic()
+    answer: dict[str, Any] = {"modules": {}}
+    try:
+        defines = {**request["defines"], **_offsets(request["offsets"])}
+    except Exception as error:  # noqa: BLE001 - whatever it is, the agent must hear it
+        json.dump({"error": f"{type(error).__name__}: {error}", "stage": "btf"}, output)
+        return 1
+    answer["defines"] = defines
+    if request["modules"]:
+        try:
+            import bcc
+            from bcc.libbcc import lib
+        except ImportError as error:
+            json.dump({"error": str(error), "stage": "import"}, output)
+            return 1
+    flags = request["flags"] + [f"-D{name}={value}" for name, value in defines.items()]
+    tokens = {int(token): name for token, name in request["tokens"].items()}
+    for name, module in request["modules"].items():
+        try:
+            answer["modules"][name] = _compile(bcc, lib, module["text"], module["programs"], flags, tokens)
+        except Exception as error:  # noqa: BLE001
+            json.dump({"error": f"{type(error).__name__}: {error}", "stage": "compile", "module": name}, output)
+            return 1
+    answer["seconds"] = time.monotonic() - started
+    json.dump(answer, output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    sys.exit(main())

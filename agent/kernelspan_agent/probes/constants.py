@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every constant the C text is compiled with, in one place: numbers of ours as defines, offsets of the kernel as paths.
+
+Offsets name members of kernel structs; the compiling child looks them up in the running kernel's BTF. A list of paths
+gives the names a member has had, newest first.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from kernelspan_api.operations import OPERATIONS, Group
+
+from kernelspan_agent.ring import records
+
+MAX_CLASSES = 64
+MAX_PORTS = 16
+MAX_LAYOUTS = 64
+MAX_RUNTIMES = 16
+RING_TOKEN = 0x4B530001  # stands for the ring buffer where bcc has no call for it
+
+
+class Counter(enum.IntEnum):
+    """Index into a match class's counters in ks_counts. seen = sent + filtered + rate limited + drops + in flight."""
+
+    SEEN = 0
+    SENT = 1
+    FILTERED = 2
+    RATE_LIMITED = 3
+    RING_FULL = 4
+    INFLIGHT_FULL = 5
+    TARGET_GONE = 6  # the thread ended inside the call
+    REPLACED = 7  # a call whose return was never seen
+    UNSEEN = 8  # counted as seen, but no operation of this profile after all
+    STACKS_SENT = 9
+    STACK_LOST = 10
+    PATH_LOST = 11
+    PATH_UNREADABLE = 12
+    PROCESS_LOST = 13
+
+
+COUNTERS = 16
+
+OFFSETS: dict[str, list[str]] = {
+    "KS_TASK_FILES": ["task_struct.files"],
+    "KS_TASK_FS": ["task_struct.fs"],
+    "KS_TASK_TGID": ["task_struct.tgid"],
+    "KS_TASK_SIGNAL": ["task_struct.signal"],
+    "KS_TASK_STACK": ["task_struct.stack"],
+    "KS_TASK_EXIT_CODE": ["task_struct.exit_code"],
+    "KS_TASK_FSBASE": ["task_struct.thread.fsbase"],
+    "KS_SIGNAL_LIVE": ["signal_struct.live"],
+    "KS_SIGNAL_FLAGS": ["signal_struct.flags"],
+    "KS_SIGNAL_EXIT_CODE": ["signal_struct.group_exit_code"],
+    "KS_FILES_FDT": ["files_struct.fdt"],
+    "KS_FDT_FD": ["fdtable.fd"],
+    "KS_FDT_MAX_FDS": ["fdtable.max_fds"],
+    "KS_FILE_PATH": ["file.f_path"],
+    "KS_FILE_INODE": ["file.f_inode"],
+    "KS_FILE_PRIVATE": ["file.private_data"],
+    "KS_INODE_MODE": ["inode.i_mode"],
+    "KS_DENTRY_PARENT": ["dentry.d_parent"],
+    "KS_DENTRY_NAME": ["dentry.d_name"],
+    "KS_DENTRY_INODE": ["dentry.d_inode"],
+    "KS_DENTRY_HASH": ["dentry.d_hash"],
+    "KS_VFSMOUNT_ROOT": ["vfsmount.mnt_root"],
+    "KS_MOUNT_MNT": ["mount.mnt"],
+    "KS_MOUNT_PARENT": ["mount.mnt_parent"],
+    "KS_MOUNT_MOUNTPOINT": ["mount.mnt_mountpoint"],
+    "KS_FS_ROOT": ["fs_struct.root"],
+    "KS_FS_PWD": ["fs_struct.pwd"],
+    "KS_SOCKET_SK": ["socket.sk"],
+    "KS_SOCK_FAMILY": ["sock.__sk_common.skc_family"],
+    "KS_SOCK_NUM": ["sock.__sk_common.skc_num"],
+    "KS_SOCK_DPORT": ["sock.__sk_common.skc_dport"],
+    "KS_SOCK_DADDR": ["sock.__sk_common.skc_daddr"],
+    "KS_SOCK_RCV_SADDR": ["sock.__sk_common.skc_rcv_saddr"],
+    "KS_SOCK_V6_DADDR": ["sock.__sk_common.skc_v6_daddr"],
+    "KS_SOCK_V6_RCV_SADDR": ["sock.__sk_common.skc_v6_rcv_saddr"],
+    "KS_SOCK_PROTOCOL": ["sock.sk_protocol"],
+    "KS_UNIX_ADDR": ["unix_sock.addr"],
+    "KS_UNIX_PEER": ["unix_sock.peer"],
+    "KS_UNIX_ADDRESS_LEN": ["unix_address.len"],
+    "KS_UNIX_ADDRESS_NAME": ["unix_address.name"],
+    "KS_REGS_ORIG_AX": ["pt_regs.orig_ax"],
+    "KS_REGS_CS": ["pt_regs.cs"],
+    "KS_REGS_SIZE": ["sizeof pt_regs"],
+}
+
+
+def defines(*, ring_bytes: int, watch_exec: bool, page_bytes: int = 4096) -> dict[str, int]:
+    """Name to value of every constant of ours."""
+    found = {
+        "KS_VERSION": records.VERSION,
+        "KS_SLOT": records.SLOT,
+        "KS_OP_SIZE": records.OP_SIZE,
+        "KS_RING_HEADER": records.RING_HEADER,
+        "KS_MAX_DEPTH": records.MAX_DEPTH,
+        "KS_MAX_PATH": records.MAX_PATH_BYTES,
+        "KS_MAX_COMPONENTS": records.MAX_COMPONENTS,
+        "KS_MAX_CLASSES": MAX_CLASSES,
+        "KS_MAX_PORTS": MAX_PORTS,
+        "KS_MAX_LAYOUTS": MAX_LAYOUTS,
+        "KS_MAX_RUNTIMES": MAX_RUNTIMES,
+        "KS_MAX_PROCS": 16384,
+        "KS_MAX_CALLS": 16384,  # threads inside a wanted system call at once
+        "KS_MAX_THREADS": 32768,
+        "KS_MAX_STACKS": 16384,
+        "KS_MAX_PATHS": 16384,
+        "KS_PY_THREAD_SCAN": 512,
+        "KS_COUNTERS": COUNTERS,
+        "KS_GROUPS": 4,
+        "KS_RING_PAGES": 8,  # of the map bcc makes while compiling; the real one is made by the loader
+        "KS_RING_TOKEN": RING_TOKEN,
+        "KS_WAKE_BYTES": ring_bytes // 4,
+        "KS_WATCH_EXEC": int(watch_exec),
+        "KS_RUNTIME_PYTHON": 1,
+        "KS_RUNTIME_GREENLETS": 1,
+        "KS_CLASS_PATHS": 1,
+        "KS_OP_INTERRUPTED": 1,
+        "KS_SWITCH_NEXT_PID": 56,  # sched_switch: offset of next_pid; see tracefs
+        "KS_FRAMES_NONE": records.FrameState.NONE,
+        "KS_FRAMES_COMPLETE": records.FrameState.COMPLETE,
+        "KS_FRAMES_DEPTH": records.FrameState.TRUNCATED_DEPTH,
+        "KS_FRAMES_READ": records.FrameState.TRUNCATED_READ,
+        "KS_FRAMES_PENDING": records.FrameState.RUNTIME_PENDING,
+        "KS_FRAMES_NO_THREAD_STATE": records.FrameState.NO_THREAD_STATE,
+        "KS_FRAMES_SCAN_LIMIT": records.FrameState.SCAN_LIMIT,
+        "KS_FRAMES_READ_FAILED": records.FrameState.READ_FAILED,
+        "KS_FRAMES_STACK_LOST": records.FrameState.STACK_LOST,
+        "KS_FRAMES_AMBIGUOUS": records.FrameState.AMBIGUOUS,
+    }
+    for prefix, members in (
+        ("KS_KIND", records.RecordKind),
+        ("KS_PROCESS", records.ProcessEvent),
+        ("KS_CONTEXT", records.ContextKind),
+        ("KS_PATH", records.PathFlag),
+        ("KS_C", Counter),
+    ):
+        found.update({f"{prefix}_{member.name}": int(member) for member in members})
+    found.update({f"KS_OP_{operation.name}": operation.number for operation in OPERATIONS})
+    found.update({f"KS_GROUP_{group.name}": index for index, group in enumerate(Group)})
+    return found

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the maps, loads the programs, attaches them. Everything lives in descriptors of this process alone.
+
+Nothing is pinned or mounted: when the agent ends, however it ends, the kernel takes all of it back.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import struct
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from kernelspan_agent.errors import MachineError
+from kernelspan_agent.probes import bpf
+from kernelspan_agent.probes.attach import Attachment
+
+_LOAD_MAP_BYTES = 8
+
+
+class Loader:
+    """The maps and programs of one agent."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        """`sizes`: entries (bytes for the ring) of maps that are not as large as their C text says."""
+        self._sizes = sizes
+        self.maps: dict[str, int] = {}
+        self._shapes: dict[str, Mapping[str, int]] = {}
+        self.programs: dict[str, int] = {}
+        self._attachments: list[Attachment] = []
+
+    def load(self, module: Mapping[str, Any], kind: int) -> None:
+        """Loads a built module's programs as `kind` (bpf.PROG_*). Raises MachineError with the reason."""
+        for name, shape in module["maps"].items():
+            self._make_map(name, shape)
+        for name, program in module["programs"].items():
+            code = bytearray(base64.b64decode(program["instructions"]))
+            for index, map_name in program["relocations"]:
+                if map_name not in self.maps:
+                    raise MachineError(f"{name} uses map {map_name}, which no module declares", reason="CompileFailed")
+                struct.pack_into("<i", code, index * _LOAD_MAP_BYTES + 4, self.maps[map_name])
+            self.programs[name] = self._load_program(kind, bytes(code), name)
+
+    def _make_map(self, name: str, shape: Mapping[str, int]) -> None:
+        known = self._shapes.get(name)
+        if known is not None:
+            if (known["type"], known["key"], known["value"]) != (shape["type"], shape["key"], shape["value"]):
+                raise MachineError(f"two modules disagree about map {name}", reason="CompileFailed")
+            return
+        entries = self._sizes.get(name, shape["entries"])
+        try:
+            self.maps[name] = bpf.map_create(shape["type"], shape["key"], shape["value"], entries, shape["flags"], name)
+        except PermissionError as error:
+            raise _forbidden(f"map {name}") from error
+        except OSError as error:
+            raise MachineError(f"map {name} ({entries} entries): {error.strerror}") from error
+        self._shapes[name] = shape
+
+    def _load_program(self, kind: int, code: bytes, name: str) -> int:
+        try:
+            return bpf.prog_load(kind, code, name)
+        except PermissionError as error:
+            if not getattr(error, "log", ""):
+                raise _forbidden(f"program {name}") from error
+            raise _rejected(name, error) from error
+        except OSError as error:
+            raise _rejected(name, error) from error
+
+    def value_bytes(self, name: str) -> int:
+        """Size of a value of a map."""
+        return int(self._shapes[name]["value"])
+
+    def set_walker(self, array: str, index: int, program: str) -> None:
+        """Makes `program` the one that a tail call to `index` of `array` reaches."""
+        bpf.map_update(self.maps[array], struct.pack("<I", index), struct.pack("<I", self.programs[program]))
+
+    def keep(self, attachment: Attachment) -> None:
+        """Detaches `attachment` when this loader closes."""
+        self._attachments.append(attachment)
+
+    def detach(self) -> None:
+        """Detaches every program; maps and programs stay, so counters can still be read."""
+        while self._attachments:
+            self._attachments.pop().close()
+
+    def close(self) -> None:
+        """Detaches and gives everything back."""
+        self.detach()
+        for fd in (*self.programs.values(), *self.maps.values()):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self.programs.clear()
+        self.maps.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _forbidden(what: str) -> MachineError:
+    return MachineError(
+        f"{what}: the kernel does not permit it",
+        reason="PermissionDenied",
+        hint="run as root, or grant CAP_BPF and CAP_PERFMON (before Linux 5.8: CAP_SYS_ADMIN)",
+    )
+
+
+def _rejected(name: str, error: OSError) -> MachineError:
+    log = getattr(error, "log", "")
+    lines = [line for line in log.strip().splitlines() if line and not line.startswith("processed ")]
+    failure = MachineError(f"program {name}: {error.strerror}: {' / '.join(lines[-2:])}", reason="VerifierRejected")
+    failure.details = log
+    return failure

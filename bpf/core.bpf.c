@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Core: keeps ks_procs true with no race, in the kernel, for every group.
+ *
+ *   fork:  the child of a traced process is traced from its first instruction, with its parent's runtime
+ *   exec:  another image: its runtime is not known yet
+ *   exit:  the thread's state goes; with the last thread the process's
+ */
+#include "ks.h"
+
+static __always_inline void send_process(u32 event, u32 tgid, u32 parent, s32 exit_code, u64 start)
+{
+	struct ks_proc_rec r = {};
+
+	r.kind = KS_KIND_PROCESS;
+	r.version = KS_VERSION;
+	r.size = sizeof(r);
+	r.time = bpf_ktime_get_ns();
+	r.tgid = tgid;
+	r.tid = bpf_get_current_pid_tgid();
+	r.event = event;
+	r.parent = parent;
+	r.exit_code = exit_code;
+	r.start = start;
+	bpf_get_current_comm(r.comm, sizeof(r.comm));
+	if (ks_ring.ringbuf_output(&r, sizeof(r), 2 /* FORCE_WAKEUP */))
+		ks_count(0, KS_C_PROCESS_LOST);
+}
+
+int ks_fork(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 parent = ctx->args[0], child = ctx->args[1];
+	u32 tgid = KS_KREAD(u32, parent + KS_TASK_TGID), child_tgid = KS_KREAD(u32, child + KS_TASK_TGID);
+	struct ks_runtime *rt, child_rt;
+	struct ks_proc *p, child_proc;
+
+	if (tgid == child_tgid)
+		return 0; /* a thread */
+	p = ks_procs.lookup(&tgid);
+	if (!p)
+		return 0;
+	child_proc = *p;
+	child_proc.start = bpf_ktime_get_ns();
+	rt = ks_runtimes.lookup(&tgid);
+	if (rt && rt->start == p->start) {
+		child_rt = *rt;
+		child_rt.start = child_proc.start;
+		ks_runtimes.update(&child_tgid, &child_rt);
+	}
+	if (ks_procs.update(&child_tgid, &child_proc))
+		ks_count(p->cls, KS_C_PROCESS_LOST);
+	send_process(KS_PROCESS_FORK, child_tgid, tgid, 0, child_proc.start);
+	return 0;
+}
+
+int ks_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct ks_proc *p = ks_procs.lookup(&tgid), next;
+
+	if (!p) {
+		if (KS_WATCH_EXEC)
+			send_process(KS_PROCESS_EXEC, tgid, 0, 0, 0);
+		return 0;
+	}
+	next = *p;
+	next.start = bpf_ktime_get_ns();
+	ks_procs.update(&tgid, &next);
+	send_process(KS_PROCESS_EXEC, tgid, 0, 0, next.start);
+	return 0;
+}
+
+int ks_gone(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid(), task = bpf_get_current_task(), signal;
+	u32 tgid = id >> 32, tid = id;
+	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_call *call;
+	s32 code;
+
+	if (!p)
+		return 0;
+	call = ks_calls.lookup(&tid);
+	if (call) {
+		ks_count(p->cls, KS_C_TARGET_GONE);
+		ks_calls.delete(&tid);
+	}
+	if (ks_stash.lookup(&tid)) {
+		ks_count(p->cls, KS_C_TARGET_GONE);
+		ks_stash.delete(&tid);
+	}
+	ks_threads.delete(&tid);
+	signal = KS_KREAD(u64, task + KS_TASK_SIGNAL);
+	if (KS_KREAD(s32, signal + KS_SIGNAL_LIVE))
+		return 0; /* other threads go on */
+	code = KS_KREAD(u32, signal + KS_SIGNAL_FLAGS) & 4 /* SIGNAL_GROUP_EXIT */ ?
+		       KS_KREAD(s32, signal + KS_SIGNAL_EXIT_CODE) :
+		       KS_KREAD(s32, task + KS_TASK_EXIT_CODE);
+	send_process(KS_PROCESS_EXIT, tgid, 0, code, p->start);
+	ks_procs.delete(&tgid);
+	ks_runtimes.delete(&tgid);
+	return 0;
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Files: what a process does to regular files, directories and devices.
+ *
+ *   enter:  wanted? the descriptor a socket, a pipe or anonymous? -> not ours : remember
+ *   exit:   filters -> rate limit -> path of the file -> path verdict -> walk -> record
+ */
+#include "op.h"
+#include "path.h"
+
+/* roles of arguments */
+#define FD(n) (1 + (n)) /* descriptor in argument n */
+#define PATH(n) ((1 + (n)) << 4)
+#define DIRFD(n) ((1 + (n)) << 8) /* descriptor that PATH is relative to; none: the working directory */
+#define SIZE(n) ((1 + (n)) << 12) /* bytes asked for */
+#define PATH2(n) ((1 + (n)) << 16)
+#define DIRFD2(n) ((1 + (n)) << 20)
+#define OPENS (1 << 24) /* the result is a descriptor */
+#define HAS_FD 0xf
+#define HAS_PATH 0xf0
+#define HAS_DIRFD 0xf00
+#define HAS_SIZE 0xf000
+#define HAS_PATH2 0xf0000
+#define HAS_DIRFD2 0xf00000
+
+/* One line a system call: name, operation, roles. probes/syscalls.py reads the first two columns. */
+#define KS_SYSCALLS(X)                                                                                                 \
+	X(open, Open, PATH(0) | OPENS)                                                                                 \
+	X(openat, Open, DIRFD(0) | PATH(1) | OPENS)                                                                    \
+	X(openat2, Open, DIRFD(0) | PATH(1) | OPENS)                                                                   \
+	X(creat, Open, PATH(0) | OPENS)                                                                                \
+	X(read, Read, FD(0) | SIZE(2))                                                                                 \
+	X(pread64, Read, FD(0) | SIZE(2))                                                                              \
+	X(readv, Read, FD(0))                                                                                          \
+	X(preadv, Read, FD(0))                                                                                         \
+	X(preadv2, Read, FD(0))                                                                                        \
+	X(sendfile, Read, FD(1) | SIZE(3))                                                                             \
+	X(write, Write, FD(0) | SIZE(2))                                                                               \
+	X(pwrite64, Write, FD(0) | SIZE(2))                                                                            \
+	X(writev, Write, FD(0))                                                                                        \
+	X(pwritev, Write, FD(0))                                                                                       \
+	X(pwritev2, Write, FD(0))                                                                                      \
+	X(copy_file_range, Write, FD(2))                                                                               \
+	X(fsync, Sync, FD(0))                                                                                          \
+	X(fdatasync, Sync, FD(0))                                                                                      \
+	X(sync_file_range, Sync, FD(0))                                                                                \
+	X(rename, Rename, PATH(0) | PATH2(1))                                                                          \
+	X(renameat, Rename, DIRFD(0) | PATH(1) | DIRFD2(2) | PATH2(3))                                                 \
+	X(renameat2, Rename, DIRFD(0) | PATH(1) | DIRFD2(2) | PATH2(3))                                                \
+	X(unlink, Remove, PATH(0))                                                                                     \
+	X(unlinkat, Remove, DIRFD(0) | PATH(1))                                                                        \
+	X(rmdir, Remove, PATH(0))                                                                                      \
+	X(stat, Stat, PATH(0))                                                                                         \
+	X(lstat, Stat, PATH(0))                                                                                        \
+	X(newfstatat, Stat, DIRFD(0) | PATH(1))                                                                        \
+	X(statx, Stat, DIRFD(0) | PATH(1))                                                                             \
+	X(fstat, Stat, FD(0))                                                                                          \
+	X(access, Stat, PATH(0))                                                                                       \
+	X(faccessat, Stat, DIRFD(0) | PATH(1))                                                                         \
+	X(faccessat2, Stat, DIRFD(0) | PATH(1))                                                                        \
+	X(getdents, List, FD(0) | SIZE(2))                                                                             \
+	X(getdents64, List, FD(0) | SIZE(2))
+
+#include "syscalls.h"
+
+#define ARG(roles, shift) ((((roles) >> (shift)) & 15) - 1)
+
+static __always_inline u64 arg_of(struct ks_call *call, u32 roles, u32 shift)
+{
+	u32 n = ARG(roles, shift);
+
+	return n == 0 ? call->args[0] : n == 1 ? call->args[1] : n == 2 ? call->args[2] : call->args[3];
+}
+
+/* Regular files, directories, devices; pipes and the kernel's anonymous files are no files here, sockets are network */
+static __always_inline int is_file(u64 inode)
+{
+	u32 type = ks_mode(inode) & 0170000;
+
+	return type == 0100000 || type == 0040000 || type == 0060000 || type == 0020000;
+}
+
+int ks_files_enter(struct ks_sys_enter *ctx)
+{
+	u32 tgid = ks_tgid(), op, roles = 0;
+	struct ks_proc *p = ks_procs.lookup(&tgid);
+	u64 file = 0, inode = 0;
+
+	if (!p)
+		return 0;
+	op = ks_describe(ctx->nr, &roles);
+	if (!op || !ks_wants(p, op))
+		return 0;
+	if (roles & HAS_FD) {
+		u32 n = ARG(roles, 0);
+
+		file = ks_file(n == 0 ? ctx->args[0] : n == 1 ? ctx->args[1] : ctx->args[2]);
+		inode = file ? ks_inode(file) : 0;
+		if (file && !is_file(inode))
+			return 0;
+	}
+	ks_enter(ctx, p, KS_GROUP_FILES, op, file, inode);
+	return 0;
+}
+
+int ks_files_exit(struct ks_sys_exit *ctx)
+{
+	u32 tgid = ks_tgid(), roles = 0;
+	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_class *c = 0;
+	struct ks_scratch *s;
+	struct ks_call call = {};
+	u64 verdict, file = 0;
+	u8 *seen;
+
+	if (!p)
+		return 0;
+	s = ks_exit(ctx, p, KS_GROUP_FILES, &call, &c);
+	if (!s)
+		return 0;
+	ks_describe(call.nr, &roles);
+	if (c->flags & KS_CLASS_PATHS) {
+		/* the file first: whether it is wanted is decided before the limit is charged */
+	} else if (ks_rate_limited(c, p->cls)) {
+		ks_count(p->cls, KS_C_RATE_LIMITED);
+		return 0;
+	}
+	if (roles & HAS_SIZE)
+		s->op.arg = arg_of(&call, roles, 12);
+	if (roles & HAS_FD) {
+		s->op.fd = arg_of(&call, roles, 0);
+		if (ks_same_file(&call, s->op.fd))
+			file = call.file;
+	} else if (roles & OPENS && ctx->ret >= 0) {
+		s->op.fd = ctx->ret;
+		file = ks_file(ctx->ret);
+	}
+	if (file) {
+		s->op.file = ks_file_id(s, file);
+	} else if (roles & HAS_PATH) {
+		char first = 0;
+		u64 path = arg_of(&call, roles, 4);
+
+		bpf_probe_read_user(&first, 1, (void *)path);
+		if (first != '/')
+			s->op.file = ks_base_id(s, roles & HAS_DIRFD ? (s32)arg_of(&call, roles, 8) : -100);
+		s->op.path = ks_user_path_id(s, path);
+	}
+	if (roles & HAS_PATH2) {
+		u64 base = 0, path = arg_of(&call, roles, 16);
+		char first = 0;
+
+		bpf_probe_read_user(&first, 1, (void *)path);
+		if (first != '/')
+			base = ks_base_id(s, roles & HAS_DIRFD2 ? (s32)arg_of(&call, roles, 20) : -100);
+		__builtin_memcpy(s->op.local_address, &base, 8);
+		s->op.path2 = ks_user_path_id(s, path);
+	}
+	if (c->flags & KS_CLASS_PATHS) {
+		verdict = ks_mix(s->op.file, s->op.path);
+		seen = ks_verdicts.lookup(&verdict);
+		if (seen && *seen) {
+			ks_count(p->cls, KS_C_FILTERED);
+			return 0;
+		}
+		if (ks_rate_limited(c, p->cls)) {
+			ks_count(p->cls, KS_C_RATE_LIMITED);
+			return 0;
+		}
+	}
+	ks_walk(ctx, s, c);
+	return 0;
+}

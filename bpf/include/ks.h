@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What every program shares: records, maps, counters.
+ *
+ * Each group is compiled on its own; maps of the same name are one map, made by the agent when it loads the programs.
+ * Constants in capitals that are defined nowhere here come from the agent as -D (probes/constants.py): offsets of
+ * kernel structs from BTF, operation numbers from api/kernelspan_api/operations.py, layouts from ring/records.py.
+ */
+#pragma once
+#include <linux/kconfig.h>
+
+/* records: described once in ring/records.py, held against it by static asserts */
+
+struct ks_op {
+	u16 kind, version;
+	u32 size;
+	u64 time;
+	u32 tgid, tid;
+	u64 start, stack, context, generation, file, path, path2;
+	s64 ret;
+	u64 arg;
+	u16 op, cls;
+	s32 fd;
+	u8 frame_state, context_kind;
+	u16 flags;
+	u16 family, local_port, peer_port, protocol;
+	u32 child;
+	u8 local_address[16], peer_address[16];
+};
+
+struct ks_frame {
+	u64 code, pc, globals;
+	u32 check;
+	u8 owner, runtime;
+	u16 reserved;
+};
+
+struct ks_stack_rec {
+	u16 kind, version;
+	u32 size;
+	u64 time;
+	u32 tgid, tid;
+	u64 stack;
+	u16 count;
+	u8 state, runtime;
+	u32 reserved;
+	struct ks_frame frames[];
+};
+
+struct ks_path_rec {
+	u16 kind, version;
+	u32 size;
+	u64 time;
+	u32 tgid, tid;
+	u64 file;
+	u16 length, count, flags, reserved;
+	u8 bytes[];
+};
+
+struct ks_proc_rec {
+	u16 kind, version;
+	u32 size;
+	u64 time;
+	u32 tgid, tid;
+	u32 event, parent;
+	s32 exit_code;
+	u32 pad;
+	u64 start;
+	char comm[16];
+	u8 unused[KS_OP_SIZE - 64];
+};
+
+/* A traced process. `start` names the image: the time of its exec, or of the fork of a child that has not exec'd. */
+struct ks_proc {
+	u64 start;
+	u32 cls;
+	u32 flags;
+};
+
+/* What user space found out about a process's runtime; valid only while `start` is that of ks_proc. */
+struct ks_runtime {
+	u64 start;
+	u64 base;
+	u32 layout;
+	u16 runtime;
+	u16 flags;
+};
+
+/* What a match class wants. */
+struct ks_class {
+	u64 operations; /* bit mask by operation number */
+	u64 min_duration_ns[KS_GROUPS];
+	u64 interval_ns; /* of the rate limit; 0: none */
+	u64 burst_ns;
+	u32 max_depth; /* 0: no walk */
+	u32 flags;
+	u16 ports[KS_MAX_PORTS];
+	u32 port_count;
+	u32 reserved;
+};
+
+struct ks_call {
+	u64 start;
+	u64 args[4];
+	u64 file; /* struct file behind the fd argument */
+	u64 inode;
+	u64 end; /* of a call that the kernel restarts */
+	u32 nr;
+	u16 op;
+	u8 group, restart;
+};
+
+struct ks_scratch {
+	struct ks_op op;
+	u64 proc_start;
+	u32 max_depth;
+	u32 stash; /* keep the finished operation by thread in ks_stash instead of sending it */
+	u64 words[20]; /* bulk reads */
+	union {
+		struct {
+			struct ks_stack_rec header;
+			struct ks_frame frames[KS_MAX_DEPTH + 1];
+		} stack;
+		struct {
+			struct ks_path_rec header;
+			u8 bytes[KS_MAX_PATH + 256];
+			u64 names[KS_MAX_COMPONENTS];
+		} path;
+	};
+	u8 pad[KS_SLOT]; /* records are sent in whole slots */
+};
+
+BPF_HASH(ks_procs, u32, struct ks_proc, KS_MAX_PROCS);
+BPF_HASH(ks_runtimes, u32, struct ks_runtime, KS_MAX_PROCS);
+BPF_ARRAY(ks_classes, struct ks_class, KS_MAX_CLASSES);
+BPF_ARRAY(ks_tat, u64, KS_MAX_CLASSES);
+BPF_PERCPU_ARRAY(ks_counts, u64, KS_MAX_CLASSES *KS_COUNTERS);
+BPF_HASH(ks_calls, u32, struct ks_call, KS_MAX_CALLS);
+BPF_HASH(ks_stash, u32, struct ks_op, KS_MAX_CALLS);
+BPF_HASH(ks_threads, u32, u64, KS_MAX_THREADS); /* a thread's state in its runtime, by tid */
+BPF_TABLE("lru_hash", u64, u8, ks_stacks, KS_MAX_STACKS);
+BPF_TABLE("lru_hash", u64, u8, ks_paths, KS_MAX_PATHS);
+BPF_TABLE("lru_hash", u64, u8, ks_verdicts, KS_MAX_PATHS);
+BPF_PERCPU_ARRAY(ks_scratches, struct ks_scratch, 1);
+BPF_PROG_ARRAY(ks_walkers, KS_MAX_RUNTIMES);
+BPF_RINGBUF_OUTPUT(ks_ring, KS_RING_PAGES);
+
+struct ks_sys_enter {
+	u64 common;
+	u64 nr;
+	u64 args[6];
+};
+
+struct ks_sys_exit {
+	u64 common;
+	u64 nr;
+	s64 ret;
+};
+
+#define KS_KREAD(type, address)                                                                                        \
+	({                                                                                                             \
+		type _value = 0;                                                                                       \
+		bpf_probe_read_kernel(&_value, sizeof(_value), (void *)(address));                                     \
+		_value;                                                                                                \
+	})
+
+#define KS_UREAD(type, address)                                                                                        \
+	({                                                                                                             \
+		type _value = 0;                                                                                       \
+		bpf_probe_read_user(&_value, sizeof(_value), (void *)(address));                                       \
+		_value;                                                                                                \
+	})
+
+static __always_inline void ks_count(u32 cls, u32 counter)
+{
+	u32 key = cls * KS_COUNTERS + counter;
+	u64 *count = ks_counts.lookup(&key);
+
+	if (count)
+		*count += 1;
+}
+
+static __always_inline struct ks_scratch *ks_scratch(void)
+{
+	u32 zero = 0;
+
+	return ks_scratches.lookup(&zero);
+}
+
+static __always_inline u64 ks_mix(u64 hash, u64 word)
+{
+	hash = (hash ^ word) * 0x9E3779B97F4A7C15ULL;
+	return hash ^ (hash >> 29);
+}
+
+/* The reader looks at the ring every few milliseconds by itself; it is woken only when the ring fills. */
+static __always_inline u64 ks_wake(void)
+{
+	void *ring = (void *)bpf_pseudo_fd(1, KS_RING_TOKEN); /* bcc has no query: the loader knows the token */
+
+	return bpf_ringbuf_query(ring, 0 /* BPF_RB_AVAIL_DATA */) > KS_WAKE_BYTES ? 2 /* FORCE_WAKEUP */ :
+										    1 /* NO_WAKEUP */;
+}

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * An operation: entry and return of a system call of a process that somebody wants.
+ *
+ *   enter:  wanted process? wanted operation? -> remember start and arguments by thread
+ *   exit:   take them out -> filters -> rate limit -> details -> walk (tail call) -> record
+ *
+ * Every early return after the operation was seen adds one to a counter: seen = sent + filtered + rate limited +
+ * dropped by reason + in flight.
+ */
+#pragma once
+#include "path.h"
+
+static __always_inline u32 ks_tgid(void)
+{
+	return bpf_get_current_pid_tgid() >> 32;
+}
+
+static __always_inline struct ks_class *ks_wants(struct ks_proc *p, u32 op)
+{
+	struct ks_class *c = ks_classes.lookup(&p->cls);
+
+	return c && c->operations & (1ULL << (op & 63)) ? c : 0;
+}
+
+/* Virtual scheduling (GCRA): one word, whose race between CPUs lets at most one more event through for each. */
+static __always_inline int ks_rate_limited(struct ks_class *c, u32 cls)
+{
+	u64 now, next, *tat;
+
+	if (!c->interval_ns)
+		return 0;
+	tat = ks_tat.lookup(&cls);
+	if (!tat)
+		return 0;
+	now = bpf_ktime_get_ns();
+	next = *tat > now ? *tat : now;
+	if (next - now > c->burst_ns)
+		return 1;
+	*tat = next + c->interval_ns;
+	return 0;
+}
+
+static __always_inline void ks_send(struct ks_scratch *s)
+{
+	ks_count(s->op.cls, ks_ring.ringbuf_output(&s->op, sizeof(s->op), ks_wake()) ? KS_C_RING_FULL : KS_C_SENT);
+}
+
+/* The last step of every operation: of the walkers, and of those that are not walked. */
+static __always_inline void ks_finish(struct ks_scratch *s)
+{
+	if (s->stash) {
+		u32 tid = s->op.tid;
+
+		if (ks_stash.update(&tid, &s->op))
+			ks_count(s->op.cls, KS_C_INFLIGHT_FULL);
+		return;
+	}
+	ks_send(s);
+}
+
+static __always_inline void ks_begin(struct ks_scratch *s, struct ks_proc *p, u32 op, u64 start)
+{
+	u64 id = bpf_get_current_pid_tgid();
+
+	__builtin_memset(&s->op, 0, sizeof(s->op));
+	s->op.kind = KS_KIND_OPERATION;
+	s->op.version = KS_VERSION;
+	s->op.size = sizeof(s->op);
+	s->op.tgid = id >> 32;
+	s->op.tid = id;
+	s->op.start = start;
+	s->op.op = op;
+	s->op.cls = p->cls;
+	s->op.fd = -1;
+	s->proc_start = p->start;
+	s->stash = 0;
+}
+
+/* Walks the thread's frames and finishes; only a failed tail call comes back. */
+static __always_inline void ks_walk(void *ctx, struct ks_scratch *s, struct ks_class *c)
+{
+	u32 tgid = s->op.tgid;
+	struct ks_runtime *rt;
+
+	s->max_depth = c->max_depth;
+	if (c->max_depth) {
+		rt = ks_runtimes.lookup(&tgid);
+		if (!rt || rt->start != s->proc_start) {
+			s->op.frame_state = KS_FRAMES_PENDING;
+		} else if (rt->runtime) {
+			s->op.frame_state = KS_FRAMES_READ_FAILED;
+			ks_walkers.call(ctx, rt->runtime);
+		}
+	}
+	ks_finish(s);
+}
+
+/*
+ * A call that was to be restarted (-ERESTART*) but is not: the thread went on with something else. It is sent without
+ * frames, as interrupted: the thread's stack is another by now.
+ */
+static __always_inline void ks_interrupted(struct ks_proc *p, struct ks_call *call)
+{
+	struct ks_scratch *s = ks_scratch();
+
+	if (!s)
+		return;
+	ks_begin(s, p, call->op, call->start);
+	s->op.time = call->end;
+	s->op.ret = -4; /* EINTR */
+	s->op.flags = KS_OP_INTERRUPTED;
+	ks_send(s);
+}
+
+static __always_inline int ks_restarts(s64 ret)
+{
+	return ret <= -512 && ret >= -516;
+}
+
+/* Remembers a call; `fd_file` is the struct file of its descriptor, or 0. */
+static __always_inline void ks_enter(struct ks_sys_enter *ctx, struct ks_proc *p, u32 group, u32 op, u64 file,
+				     u64 inode)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct ks_call call = {}, *old = ks_calls.lookup(&tid);
+
+	if (old && old->restart) {
+		if (old->nr == (u32)ctx->nr && old->args[0] == ctx->args[0] && old->args[1] == ctx->args[1]) {
+			old->restart = 0;
+			return;
+		}
+		ks_interrupted(p, old);
+	} else if (old) {
+		ks_count(p->cls, KS_C_REPLACED); /* its return was never seen */
+	}
+	ks_count(p->cls, KS_C_SEEN);
+	call.start = bpf_ktime_get_ns();
+	call.args[0] = ctx->args[0];
+	call.args[1] = ctx->args[1];
+	call.args[2] = ctx->args[2];
+	call.args[3] = ctx->args[3];
+	call.file = file;
+	call.inode = inode;
+	call.nr = ctx->nr;
+	call.op = op;
+	call.group = group;
+	if (ks_calls.update(&tid, &call))
+		ks_count(p->cls, KS_C_INFLIGHT_FULL);
+}
+
+/*
+ * Takes the call out and applies the filters that need only its result. Gives 0 where there is nothing more to do;
+ * else `call` is filled, and s->op begun.
+ */
+static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struct ks_proc *p, u32 group,
+						  struct ks_call *call, struct ks_class **cls)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct ks_call *found = ks_calls.lookup(&tid);
+	struct ks_scratch *s;
+	u64 now;
+
+	if (!found || found->group != group)
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (ks_restarts(ctx->ret)) {
+		found->restart = 1;
+		found->end = now;
+		return 0;
+	}
+	*call = *found;
+	ks_calls.delete(&tid);
+	*cls = ks_wants(p, call->op);
+	s = ks_scratch();
+	if (!*cls || !s || now - call->start < (*cls)->min_duration_ns[group & 3]) {
+		ks_count(p->cls, KS_C_FILTERED);
+		return 0;
+	}
+	ks_begin(s, p, call->op, call->start);
+	s->op.time = now;
+	s->op.ret = ctx->ret;
+	return s;
+}
+
+/* The descriptor still stands for the file it stood for at entry. */
+static __always_inline int ks_same_file(struct ks_call *call, s32 fd)
+{
+	return call->file && ks_file(fd) == call->file && ks_inode(call->file) == call->inode;
+}

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Paths of open files, interned: the names from the leaf to the process's root are hashed into an id at every
+ * operation, and travel only the first time an id is seen. The hash covers each name on the way (the dentry's own hash,
+ * salted by its parent) and the leaf's inode, so a rename of the file or of any directory above it gives another id.
+ */
+#pragma once
+#include "ks.h"
+
+/* one read gives a dentry's parent, name and inode */
+_Static_assert(KS_DENTRY_PARENT < KS_DENTRY_NAME && KS_DENTRY_NAME < KS_DENTRY_INODE, "order of struct dentry");
+_Static_assert(KS_DENTRY_INODE + 8 - KS_DENTRY_PARENT <= 128, "span of struct dentry");
+#define DENTRY_SPAN (KS_DENTRY_INODE + 8 - KS_DENTRY_PARENT)
+#define DENTRY_HASH_WORD ((KS_DENTRY_NAME - KS_DENTRY_PARENT) / 8)
+#define DENTRY_NAME_WORD (DENTRY_HASH_WORD + 1)
+#define DENTRY_INODE_WORD ((KS_DENTRY_INODE - KS_DENTRY_PARENT) / 8)
+
+struct ks_location {
+	u64 mnt, dentry;
+};
+
+/* The struct file behind a descriptor of the current task; 0: none. */
+static __always_inline u64 ks_file(s32 fd)
+{
+	u64 task = bpf_get_current_task();
+	u64 files = KS_KREAD(u64, task + KS_TASK_FILES);
+	u64 table = KS_KREAD(u64, files + KS_FILES_FDT);
+	u32 max_fds = KS_KREAD(u32, table + KS_FDT_MAX_FDS);
+
+	if (fd < 0 || (u32)fd >= max_fds)
+		return 0;
+	return KS_KREAD(u64, KS_KREAD(u64, table + KS_FDT_FD) + 8 * (u64)(u32)fd);
+}
+
+static __always_inline u64 ks_inode(u64 file)
+{
+	return KS_KREAD(u64, file + KS_FILE_INODE);
+}
+
+static __always_inline u32 ks_mode(u64 inode)
+{
+	return KS_KREAD(u16, inode + KS_INODE_MODE);
+}
+
+static __always_inline void ks_location_of(u64 path_address, struct ks_location *at)
+{
+	bpf_probe_read_kernel(at, sizeof(*at), (void *)path_address);
+}
+
+static __always_inline u32 ks_slots(u32 payload)
+{
+	return ((payload + KS_RING_HEADER + KS_SLOT - 1) / KS_SLOT) * KS_SLOT - KS_RING_HEADER;
+}
+
+static __always_inline void ks_path_header(struct ks_scratch *s, u64 id, u32 length, u32 count, u32 flags)
+{
+	struct ks_path_rec *r = &s->path.header;
+
+	r->kind = KS_KIND_PATH;
+	r->version = KS_VERSION;
+	r->time = bpf_ktime_get_ns();
+	r->tgid = s->op.tgid;
+	r->tid = s->op.tid;
+	r->file = id;
+	r->length = length;
+	r->count = count;
+	r->flags = flags;
+	r->reserved = 0;
+}
+
+static __always_inline void ks_path_send(struct ks_scratch *s, u64 id, u32 length)
+{
+	u32 size = ks_slots(sizeof(struct ks_path_rec) + length);
+	u8 one = 1;
+
+	s->path.header.size = size;
+	size &= 8191;
+	if (size > KS_MAX_PATH + 512)
+		return;
+	if (ks_ring.ringbuf_output(&s->path, size, 1 /* NO_WAKEUP */))
+		ks_count(s->op.cls, KS_C_PATH_LOST);
+	else
+		ks_paths.update(&id, &one);
+}
+
+/* Interns a location of the current task's name space; gives its id. */
+static __always_inline u64 ks_path_id(struct ks_scratch *s, struct ks_location *where)
+{
+	u64 fs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS);
+	u64 mnt = where->mnt, dentry = where->dentry, hash = 0, mount;
+	u64 *words = s->words;
+	u32 count = 0, flags = KS_PATH_TRUNCATED, length = 0;
+	struct ks_location root;
+
+	ks_location_of(fs + KS_FS_ROOT, &root);
+	for (int i = 0; i < KS_MAX_COMPONENTS; i++) {
+		if (dentry == root.dentry && mnt == root.mnt) {
+			flags = 0;
+			break;
+		}
+		if (bpf_probe_read_kernel(words, DENTRY_SPAN, (void *)(dentry + KS_DENTRY_PARENT))) {
+			flags = KS_PATH_UNREACHABLE;
+			break;
+		}
+		if (dentry == KS_KREAD(u64, mnt + KS_VFSMOUNT_ROOT)) {
+			u64 parent;
+
+			mount = mnt - KS_MOUNT_MNT;
+			parent = KS_KREAD(u64, mount + KS_MOUNT_PARENT);
+			if (parent == mount || !parent) {
+				flags = KS_PATH_UNREACHABLE;
+				break;
+			}
+			dentry = KS_KREAD(u64, mount + KS_MOUNT_MOUNTPOINT);
+			mnt = parent + KS_MOUNT_MNT;
+			s->path.names[i] = 0;
+			hash = ks_mix(hash, mount);
+			count = i + 1;
+			continue;
+		}
+		if (i == 0) /* the leaf: an unlinked name is used again by another file */
+			hash = ks_mix(hash, words[DENTRY_INODE_WORD]);
+		hash = ks_mix(hash, words[DENTRY_HASH_WORD]);
+		s->path.names[i] = words[DENTRY_NAME_WORD];
+		count = i + 1;
+		if (words[0] == dentry) {
+			flags = KS_PATH_UNREACHABLE;
+			break;
+		}
+		dentry = words[0];
+	}
+	hash = ks_mix(hash, flags + 1);
+	if (KS_KREAD(u64, where->dentry + KS_DENTRY_HASH + 8 /* pprev */) == 0 && count && !(flags & KS_PATH_UNREACHABLE)) {
+		flags |= KS_PATH_DELETED; /* not in the hash of names any more: unlinked */
+		hash = ks_mix(hash, flags);
+	}
+	if (ks_paths.lookup(&hash))
+		return hash;
+
+	for (u32 i = 0; i < KS_MAX_COMPONENTS; i++) {
+		long n;
+
+		if (i >= count)
+			break;
+		if (!s->path.names[i])
+			continue;
+		if (length > KS_MAX_PATH - 256) {
+			flags |= KS_PATH_TRUNCATED;
+			break;
+		}
+		n = bpf_probe_read_kernel_str(&s->path.bytes[length & (KS_MAX_PATH - 1)], 256,
+					      (void *)s->path.names[i]);
+		if (n <= 0 || n > 256)
+			break;
+		length += n;
+	}
+	ks_path_header(s, hash, length, count, flags);
+	ks_path_send(s, hash, length);
+	return hash;
+}
+
+static __always_inline u64 ks_file_id(struct ks_scratch *s, u64 file)
+{
+	struct ks_location at;
+
+	ks_location_of(file + KS_FILE_PATH, &at);
+	return ks_path_id(s, &at);
+}
+
+/* Interns `length` bytes (KS_MAX_PATH at most) that lie in s->path.bytes. */
+static __always_inline u64 ks_bytes_id(struct ks_scratch *s, u32 length, u32 flags)
+{
+	u64 hash = 0x6b73 + length;
+
+	for (u32 i = 0; i < KS_MAX_PATH / 8; i++) {
+		u64 word;
+
+		if (i * 8 >= length)
+			break;
+		word = *(u64 *)&s->path.bytes[i * 8];
+		if (length - i * 8 < 8)
+			word &= (1ULL << ((length - i * 8) * 8)) - 1;
+		hash = ks_mix(hash, word);
+	}
+	if (ks_paths.lookup(&hash))
+		return hash;
+	ks_path_header(s, hash, length, 0, flags | KS_PATH_RAW);
+	ks_path_send(s, hash, length);
+	return hash;
+}
+
+/* Interns a path as the program passed it; 0: not readable (the page is not resident, or no address at all). */
+static __always_inline u64 ks_user_path_id(struct ks_scratch *s, u64 address)
+{
+	long n = bpf_probe_read_user_str(s->path.bytes, KS_MAX_PATH, (void *)address);
+
+	if (n <= 0 || n > KS_MAX_PATH) {
+		ks_count(s->op.cls, KS_C_PATH_UNREADABLE);
+		return 0;
+	}
+	return ks_bytes_id(s, n, n == KS_MAX_PATH ? KS_PATH_TRUNCATED : 0);
+}
+
+/* The directory a path argument is relative to: a descriptor, or the working directory. */
+static __always_inline u64 ks_base_id(struct ks_scratch *s, s32 dirfd)
+{
+	struct ks_location at;
+	u64 file;
+
+	if (dirfd == -100 /* AT_FDCWD */) {
+		u64 fs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS);
+
+		ks_location_of(fs + KS_FS_PWD, &at);
+		return ks_path_id(s, &at);
+	}
+	file = ks_file(dirfd);
+	return file ? ks_file_id(s, file) : 0;
+}

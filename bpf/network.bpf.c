@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Network: what a process does to sockets.
+ *
+ *   enter:  wanted? the descriptor a socket? : remember
+ *   exit:   filters -> both ends -> port filter -> rate limit -> walk -> record
+ *
+ * Resolve is the time from a query sent to port 53 to the answer received on the same socket by the same thread; the
+ * send and the receive are reported as such only to a profile that wants them.
+ */
+#include "op.h"
+#include "sock.h"
+
+/* roles: descriptor is argument 0 throughout */
+#define SIZE(n) (1 + (n))
+#define ADDRESS(n) ((1 + (n)) << 4) /* socket address in argument n, its length in the next */
+#define ACCEPTS (1 << 8) /* the result is the socket */
+#define SENDS (1 << 9)
+#define RECEIVES (1 << 10)
+#define MESSAGE (1 << 11) /* argument 1 is a struct msghdr, or an array of mmsghdr */
+#define AT_ENTRY (1 << 12) /* the socket is gone at return */
+
+#define KS_SYSCALLS(X)                                                                                                 \
+	X(connect, Connect, ADDRESS(1))                                                                                \
+	X(accept, Accept, ACCEPTS)                                                                                     \
+	X(accept4, Accept, ACCEPTS)                                                                                    \
+	X(sendto, Send, SENDS | SIZE(2) | ADDRESS(4))                                                                  \
+	X(sendmsg, Send, SENDS | MESSAGE)                                                                              \
+	X(sendmmsg, Send, SENDS | MESSAGE)                                                                             \
+	X(write, Send, SENDS | SIZE(2))                                                                                \
+	X(writev, Send, SENDS)                                                                                         \
+	X(sendfile, Send, SENDS | SIZE(3))                                                                             \
+	X(recvfrom, Receive, RECEIVES | SIZE(2))                                                                       \
+	X(recvmsg, Receive, RECEIVES | MESSAGE)                                                                        \
+	X(recvmmsg, Receive, RECEIVES | MESSAGE)                                                                       \
+	X(read, Receive, RECEIVES | SIZE(2))                                                                           \
+	X(readv, Receive, RECEIVES)                                                                                    \
+	X(close, Close, AT_ENTRY)
+
+#include "syscalls.h"
+
+#define DNS_PORT 53
+
+struct query {
+	u64 sk, start;
+};
+
+BPF_TABLE("lru_hash", u32, struct query, ks_queries, 4096);
+
+static __always_inline int wanted_port(struct ks_class *c, struct ks_op *op)
+{
+	if (!c->port_count)
+		return 1;
+	for (int i = 0; i < KS_MAX_PORTS; i++) {
+		if (i >= c->port_count)
+			break;
+		if (c->ports[i] == op->peer_port || c->ports[i] == op->local_port)
+			return 1;
+	}
+	return 0;
+}
+
+int ks_net_enter(struct ks_sys_enter *ctx)
+{
+	u32 tgid = ks_tgid(), op, roles = 0;
+	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_class *c;
+	u64 file, sk;
+
+	if (!p)
+		return 0;
+	op = ks_describe(ctx->nr, &roles);
+	if (!op)
+		return 0;
+	c = ks_wants(p, op);
+	if (!c && !(roles & (SENDS | RECEIVES) && ks_wants(p, KS_OP_Resolve)))
+		return 0;
+	file = ks_file(ctx->args[0]);
+	sk = file ? ks_sock(file) : 0;
+	if (!sk)
+		return 0;
+	if (!c) { /* only Resolve is wanted: nothing but talk with port 53 counts */
+		u16 port = __builtin_bswap16(KS_KREAD(u16, sk + KS_SOCK_DPORT));
+
+		if (port != DNS_PORT)
+			return 0;
+	}
+	ks_enter(ctx, p, KS_GROUP_NETWORK, op, file, ks_inode(file));
+	if (roles & AT_ENTRY) {
+		struct ks_scratch *s = ks_scratch();
+		u32 tid = bpf_get_current_pid_tgid();
+
+		if (!s)
+			return 0;
+		ks_begin(s, p, op, 0);
+		s->op.fd = ctx->args[0];
+		ks_describe_sock(s, sk);
+		ks_stash.update(&tid, &s->op);
+	}
+	return 0;
+}
+
+/* A query goes out, or an answer comes in: gives 1 when s->op has become a finished Resolve. */
+static __always_inline int resolve(struct ks_scratch *s, struct ks_call *call, u32 roles, u64 sk)
+{
+	u32 tid = s->op.tid;
+	struct query *open, query;
+
+	if (s->op.peer_port != DNS_PORT || s->op.ret < 0)
+		return 0;
+	if (roles & SENDS) {
+		query.sk = sk;
+		query.start = call->start;
+		open = ks_queries.lookup(&tid);
+		if (!open || open->sk != sk) /* glibc sends both families' queries on one socket: from the first */
+			ks_queries.update(&tid, &query);
+		return 0;
+	}
+	open = ks_queries.lookup(&tid);
+	if (!(roles & RECEIVES) || !open || open->sk != sk)
+		return 0;
+	s->op.start = open->start;
+	s->op.op = KS_OP_Resolve;
+	ks_queries.delete(&tid);
+	return 1;
+}
+
+int ks_net_exit(struct ks_sys_exit *ctx)
+{
+	u32 tgid = ks_tgid(), roles = 0, tid = bpf_get_current_pid_tgid(), n;
+	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_class *c = 0;
+	struct ks_call call = {};
+	struct ks_scratch *s;
+	struct ks_op *early;
+	u64 file, sk = 0;
+
+	if (!p)
+		return 0;
+	s = ks_exit(ctx, p, KS_GROUP_NETWORK, &call, &c);
+	if (!s) {
+		early = ks_stash.lookup(&tid);
+		if (early && early->op == KS_OP_Close && !ks_calls.lookup(&tid))
+			ks_stash.delete(&tid);
+		return 0;
+	}
+	ks_describe(call.nr, &roles);
+	s->op.fd = call.args[0];
+	if (roles & 15) {
+		n = (roles & 15) - 1;
+		s->op.arg = n == 2 ? call.args[2] : call.args[3];
+	}
+	if (roles & AT_ENTRY) {
+		early = ks_stash.lookup(&tid);
+		if (early) {
+			s->op.family = early->family;
+			s->op.protocol = early->protocol;
+			s->op.local_port = early->local_port;
+			s->op.peer_port = early->peer_port;
+			s->op.path = early->path;
+			s->op.path2 = early->path2;
+			__builtin_memcpy(s->op.local_address, early->local_address, 32);
+			ks_stash.delete(&tid);
+		}
+	} else if (roles & ACCEPTS && ctx->ret >= 0) {
+		s->op.fd = ctx->ret;
+		file = ks_file(ctx->ret);
+		sk = file ? ks_sock(file) : 0;
+	} else if (ks_same_file(&call, call.args[0])) {
+		sk = ks_sock(call.file);
+	}
+	if (sk)
+		ks_describe_sock(s, sk);
+	if (roles & 0xf0) {
+		if (((roles >> 4) & 15) == 2)
+			ks_describe_address(s, call.args[1], call.args[2]);
+	}
+	if (roles & MESSAGE && roles & SENDS && !s->op.peer_port && !s->op.path) /* msg_name, msg_namelen */
+		ks_describe_address(s, KS_UREAD(u64, call.args[1]), KS_UREAD(u32, call.args[1] + 8));
+	if (resolve(s, &call, roles, sk) && ks_wants(p, KS_OP_Resolve)) {
+		s->op.ret = ctx->ret;
+	} else if (!ks_wants(p, call.op)) {
+		ks_count(p->cls, KS_C_UNSEEN); /* one half of a name resolution that is not finished */
+		return 0;
+	} else {
+		s->op.op = call.op;
+		s->op.start = call.start;
+	}
+	if (!wanted_port(c, &s->op)) {
+		ks_count(p->cls, KS_C_FILTERED);
+		return 0;
+	}
+	if (ks_rate_limited(c, p->cls)) {
+		ks_count(p->cls, KS_C_RATE_LIMITED);
+		return 0;
+	}
+	ks_walk(ctx, s, c);
+	return 0;
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Processes: exec, fork, exit, signals, identity, ptrace, mounts, modules.
+ *
+ *   enter:  wanted? : remember. A successful exec and an exit never return to the stack that made them: their path is
+ *           read and their stack walked at entry, and the operation waits in ks_stash for its result.
+ *   exit:   filters -> rate limit -> walk -> record
+ */
+#include "op.h"
+#include "path.h"
+
+#define ARGUMENT(n) (1 + (n)) /* what the operation's `argument` attribute shows */
+#define PATH(n) ((1 + (n)) << 4)
+#define TARGET (1 << 8) /* argument 0 is a process */
+#define THREADS (1 << 9) /* argument 0 holds clone flags; a new thread is no new process */
+#define THREADS_AT (1 << 10) /* the same, in memory that argument 0 points to */
+#define EARLY (1 << 11)
+#define FINAL (1 << 12) /* does not return */
+
+#define KS_SYSCALLS(X)                                                                                                 \
+	X(execve, Exec, PATH(0) | EARLY)                                                                               \
+	X(execveat, Exec, PATH(1) | EARLY)                                                                             \
+	X(fork, Fork, 0)                                                                                               \
+	X(vfork, Fork, 0)                                                                                              \
+	X(clone, Fork, THREADS)                                                                                        \
+	X(clone3, Fork, THREADS_AT)                                                                                    \
+	X(exit_group, Exit, ARGUMENT(0) | EARLY | FINAL)                                                               \
+	X(kill, Signal, TARGET | ARGUMENT(1))                                                                          \
+	X(tkill, Signal, TARGET | ARGUMENT(1))                                                                         \
+	X(tgkill, Signal, TARGET | ARGUMENT(2))                                                                        \
+	X(rt_sigqueueinfo, Signal, TARGET | ARGUMENT(1))                                                               \
+	X(rt_tgsigqueueinfo, Signal, TARGET | ARGUMENT(2))                                                             \
+	X(pidfd_send_signal, Signal, ARGUMENT(1))                                                                      \
+	X(setuid, SetID, ARGUMENT(0))                                                                                  \
+	X(setgid, SetID, ARGUMENT(0))                                                                                  \
+	X(setreuid, SetID, ARGUMENT(1))                                                                                \
+	X(setregid, SetID, ARGUMENT(1))                                                                                \
+	X(setresuid, SetID, ARGUMENT(1))                                                                               \
+	X(setresgid, SetID, ARGUMENT(1))                                                                               \
+	X(setfsuid, SetID, ARGUMENT(0))                                                                                \
+	X(setfsgid, SetID, ARGUMENT(0))                                                                                \
+	X(setgroups, SetID, ARGUMENT(0))                                                                               \
+	X(ptrace, Ptrace, ARGUMENT(0))                                                                                 \
+	X(mount, Mount, PATH(1))                                                                                       \
+	X(umount2, Mount, PATH(0))                                                                                     \
+	X(move_mount, Mount, 0)                                                                                        \
+	X(pivot_root, Mount, PATH(0))                                                                                  \
+	X(init_module, ModuleLoad, 0)                                                                                  \
+	X(finit_module, ModuleLoad, 0)                                                                                 \
+	X(delete_module, ModuleLoad, PATH(0))
+
+#include "syscalls.h"
+
+#define CLONE_THREAD 0x10000
+
+static __always_inline u64 argument_of(u64 *args, u32 roles)
+{
+	u32 n = (roles & 15) - 1;
+
+	return n == 0 ? args[0] : n == 1 ? args[1] : args[2];
+}
+
+static __always_inline void describe_path(struct ks_scratch *s, u64 *args, u32 roles)
+{
+	u64 path = ((roles >> 4) & 15) == 1 ? args[0] : args[1];
+	char first = 0;
+
+	bpf_probe_read_user(&first, 1, (void *)path);
+	if (first && first != '/')
+		s->op.file = ks_base_id(s, -100);
+	s->op.path = ks_user_path_id(s, path);
+}
+
+int ks_proc_enter(struct ks_sys_enter *ctx)
+{
+	u32 tgid = ks_tgid(), op, roles = 0;
+	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_class *c;
+	struct ks_scratch *s;
+	u64 args[3];
+
+	if (!p)
+		return 0;
+	op = ks_describe(ctx->nr, &roles);
+	if (!op)
+		return 0;
+	c = ks_wants(p, op);
+	if (!c)
+		return 0;
+	if (roles & THREADS && ctx->args[0] & CLONE_THREAD)
+		return 0;
+	if (roles & THREADS_AT && KS_UREAD(u64, ctx->args[0]) & CLONE_THREAD)
+		return 0;
+	if (!(roles & EARLY)) {
+		ks_enter(ctx, p, KS_GROUP_PROCESSES, op, 0, 0);
+		return 0;
+	}
+	ks_count(p->cls, KS_C_SEEN);
+	s = ks_scratch();
+	if (!s || ks_rate_limited(c, p->cls)) {
+		ks_count(p->cls, KS_C_RATE_LIMITED);
+		return 0;
+	}
+	ks_begin(s, p, op, bpf_ktime_get_ns());
+	s->op.time = s->op.start;
+	args[0] = ctx->args[0];
+	args[1] = ctx->args[1];
+	args[2] = ctx->args[2];
+	if (roles & 15)
+		s->op.arg = argument_of(args, roles);
+	if (roles & 0xf0)
+		describe_path(s, args, roles);
+	s->stash = !(roles & FINAL);
+	ks_walk(ctx, s, c);
+	return 0;
+}
+
+/* exec: its operation was walked at entry and waits in ks_stash (a second thread that execs becomes the first) */
+static __always_inline void finish_exec(struct ks_sys_exit *ctx, struct ks_scratch *s, u32 tid)
+{
+	struct ks_op *early = ks_stash.lookup(&tid);
+
+	if (!early || early->op != KS_OP_Exec)
+		return;
+	s->op = *early;
+	ks_stash.delete(&tid);
+	s->op.time = bpf_ktime_get_ns();
+	s->op.ret = ctx->ret;
+	ks_send(s);
+}
+
+int ks_proc_exit(struct ks_sys_exit *ctx)
+{
+	u32 tgid = ks_tgid(), roles = 0, op;
+	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_call call = {};
+	struct ks_class *c = 0;
+	struct ks_scratch *s;
+
+	if (!p)
+		return 0;
+	op = ks_describe(ctx->nr, &roles);
+	if (op == KS_OP_Exec) {
+		s = ks_scratch();
+		if (s)
+			finish_exec(ctx, s, bpf_get_current_pid_tgid());
+		return 0;
+	}
+	if (op == KS_OP_Fork && ctx->ret == 0)
+		return 0; /* the child: its parent's return is the operation's */
+	s = ks_exit(ctx, p, KS_GROUP_PROCESSES, &call, &c);
+	if (!s)
+		return 0;
+	if (ks_rate_limited(c, p->cls)) {
+		ks_count(p->cls, KS_C_RATE_LIMITED);
+		return 0;
+	}
+	if (roles & 15)
+		s->op.arg = argument_of(call.args, roles);
+	if (roles & TARGET)
+		s->op.child = call.args[0];
+	if (roles & 0xf0)
+		describe_path(s, call.args, roles);
+	ks_walk(ctx, s, c);
+	return 0;
+}

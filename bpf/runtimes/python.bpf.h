@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * CPython 3.8 and later: the frames of the current thread.
+ *
+ *   thread:   the PyThreadState whose thread_id is this thread's pointer (never the runtime's "current" one: it is
+ *             cleared while the GIL is dropped), found once by walking the interpreters, then held by tid and checked
+ *             at every use to be still linked in its list
+ *   frames:   one bulk read for each, one more for the identity words of its code object
+ *   context:  the outermost frame that a coroutine owns; else, where the process uses greenlets, the outermost frame
+ *
+ * Offsets come from runtimes/python/layout.py; facts and sources are there.
+ */
+#pragma once
+#include "op.h"
+
+#define KS_PY_NONE 0xffff
+#define KS_PY_COROUTINE 0x380 /* CO_COROUTINE | CO_ITERABLE_COROUTINE | CO_ASYNC_GENERATOR */
+
+BPF_ARRAY(ks_py_layouts, struct ks_py_layout, KS_MAX_LAYOUTS);
+
+static __always_inline u64 ks_thread_pointer(void)
+{
+	return KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FSBASE);
+}
+
+/* Is `ts` still a member of the list of thread states, and this thread's? Freed memory keeps its old words. */
+static __always_inline int ks_py_linked(struct ks_py_layout *l, u64 ts, u64 tp)
+{
+	u64 prev;
+
+	if (KS_UREAD(u64, ts + l->ts_thread_id) != tp)
+		return 0;
+	prev = KS_UREAD(u64, ts + l->ts_prev);
+	if (prev)
+		return KS_UREAD(u64, prev + l->ts_next) == ts;
+	return KS_UREAD(u64, KS_UREAD(u64, ts + l->ts_next + 8 /* interp, in every version */) + l->interp_threads_head) == ts;
+}
+
+static __always_inline u64 ks_py_frame_of(struct ks_py_layout *l, u64 ts)
+{
+	u64 frame = KS_UREAD(u64, ts + l->ts_frame);
+
+	if (frame && l->cframe_current != KS_PY_NONE)
+		frame = KS_UREAD(u64, frame + l->cframe_current);
+	return frame;
+}
+
+/*
+ * The thread's state. Sub-interpreters give one thread several: the running one is told by its frames where only one
+ * has any; else it is ambiguous.
+ */
+static __always_inline u64 ks_py_thread(struct ks_scratch *s, struct ks_py_layout *l, u64 base, u64 tp)
+{
+	u32 tid = s->op.tid;
+	u64 *held = ks_threads.lookup(&tid), interp, ts, found = 0;
+
+	if (held && ks_py_linked(l, *held, tp))
+		return *held;
+	interp = KS_UREAD(u64, base);
+	if (!interp) {
+		s->op.frame_state = KS_FRAMES_NO_THREAD_STATE; /* the interpreter is starting or gone */
+		return 0;
+	}
+	ts = KS_UREAD(u64, interp + l->interp_threads_head);
+	for (int i = 0; i < KS_PY_THREAD_SCAN; i++) {
+		if (!ts) {
+			interp = KS_UREAD(u64, interp + l->interp_next);
+			if (!interp)
+				break;
+			ts = KS_UREAD(u64, interp + l->interp_threads_head);
+			continue;
+		}
+		if (KS_UREAD(u64, ts + l->ts_thread_id) == tp) {
+			if (!found) {
+				found = ts;
+			} else if (ks_py_frame_of(l, ts)) {
+				if (ks_py_frame_of(l, found)) {
+					s->op.frame_state = KS_FRAMES_AMBIGUOUS;
+					return 0;
+				}
+				found = ts;
+			}
+		}
+		ts = KS_UREAD(u64, ts + l->ts_next);
+	}
+	if (found) {
+		if (!KS_UREAD(u64, KS_UREAD(u64, base) + l->interp_next)) /* one interpreter: nothing to confuse */
+			ks_threads.update(&tid, &found);
+		return found;
+	}
+	s->op.frame_state = interp ? KS_FRAMES_SCAN_LIMIT : KS_FRAMES_NO_THREAD_STATE;
+	return 0;
+}
+
+static __always_inline void ks_py_send_stack(struct ks_scratch *s, u64 id, u32 count)
+{
+	struct ks_stack_rec *r = &s->stack.header;
+	u32 size = ks_slots(sizeof(*r) + count * sizeof(struct ks_frame));
+	u8 one = 1;
+
+	r->kind = KS_KIND_STACK;
+	r->version = KS_VERSION;
+	r->size = size;
+	r->time = s->op.time;
+	r->tgid = s->op.tgid;
+	r->tid = s->op.tid;
+	r->stack = id;
+	r->count = count;
+	r->state = s->op.frame_state;
+	r->runtime = KS_RUNTIME_PYTHON;
+	r->reserved = 0;
+	size &= 8191;
+	if (size > sizeof(s->stack) + KS_SLOT)
+		return;
+	if (ks_ring.ringbuf_output(&s->stack, size, 1 /* NO_WAKEUP */)) {
+		ks_count(s->op.cls, KS_C_STACK_LOST);
+		s->op.frame_state = KS_FRAMES_STACK_LOST;
+		s->op.stack = 0;
+		return;
+	}
+	ks_stacks.update(&id, &one);
+	ks_count(s->op.cls, KS_C_STACKS_SENT);
+}
+
+/*
+ * Words that tell a code object from another that has its address later (layout.py says which, and computes the same):
+ * counts and first line, with co_version where there is one; before 3.12 also the hash of its name and the end of its
+ * file's name.
+ */
+static __always_inline int ks_py_identity(struct ks_py_layout *l, u64 code, u64 *v, u32 *check)
+{
+	u64 h, strings[2] = {}, words[2] = {}, length;
+
+	v[16] = v[17] = v[18] = v[19] = 0;
+	if (bpf_probe_read_user(&v[16], l->code_check_bytes & 63, (void *)(code + l->code_check)))
+		return -1;
+	h = ks_mix(ks_mix(ks_mix(ks_mix(0, v[16]), v[17]), v[18]), v[19]);
+	if (l->code_strings != KS_PY_NONE) {
+		if (bpf_probe_read_user(strings, 16, (void *)(code + l->code_strings)))
+			return -1;
+		h = ks_mix(h, KS_UREAD(u64, strings[1] + l->str_hash));
+		if (bpf_probe_read_user(&v[16], 24, (void *)(strings[0] + l->str_length)))
+			return -1; /* length, hash, state */
+		length = v[16];
+		if ((v[18] & 0x60) == 0x60 && length >= 16 && length <= 4096)
+			bpf_probe_read_user(words, 16, (void *)(strings[0] + l->str_data + length - 16));
+		h = ks_mix(ks_mix(ks_mix(h, length), words[0]), words[1]);
+	}
+	*check = (u32)(h >> 32) ^ (u32)h;
+	return 0;
+}
+
+/*
+ * What tells apart two tasks whose coroutines had the same address one after the other: the number in the name asyncio
+ * gave the task, reached from the Handle that runs its step; else the count of context switches, which is another one in
+ * every step (contexts are then only as long as a step, but never mixed).
+ */
+static __always_inline u64 ks_py_task_number(struct ks_py_layout *l, u64 base, u64 coroutine, u64 outer)
+{
+	u64 callback, task = 0, name, tag;
+	s64 type;
+
+	if (!outer || !coroutine)
+		return 0;
+	callback = KS_UREAD(u64, outer + l->frame_localsplus) & ~(u64)l->tag_mask;
+	callback = KS_UREAD(u64, callback + l->handle_callback);
+	task = KS_UREAD(u64, callback + l->callback_task);
+	if (!task || KS_UREAD(u64, task + l->task_coro) != coroutine)
+		task = KS_UREAD(u64, callback + l->method_self);
+	if (!task || KS_UREAD(u64, task + l->task_coro) != coroutine)
+		return 0; /* no task of asyncio's runs this coroutine */
+	name = KS_UREAD(u64, task + l->task_name);
+	type = KS_UREAD(u64, name + 8) - base;
+	if (type == l->long_type && l->long_tag != KS_PY_NONE) {
+		tag = KS_UREAD(u64, name + l->long_tag);
+		if ((tag & 3) == 0 && (tag >> 3 == 1 || tag >> 3 == 2)) {
+			u64 number = KS_UREAD(u32, name + l->long_digits);
+
+			if (tag >> 3 == 2)
+				number |= (u64)KS_UREAD(u32, name + l->long_digits + 4) << 30;
+			return number;
+		}
+	}
+	if (type == l->unicode_type && (KS_UREAD(u32, name + l->str_state) & 0x60) == 0x60) {
+		u64 length = KS_UREAD(u64, name + l->str_length), number = 0;
+		char text[24] = {};
+
+		if (length < 6 || length > 24 ||
+		    bpf_probe_read_user(text, length & 31, (void *)(name + l->str_data)) || text[0] != 'T' ||
+		    text[1] != 'a' || text[2] != 's' || text[3] != 'k' || text[4] != '-' || text[5] == '0')
+			return 0;
+		for (u32 i = 5; i < 24; i++) {
+			if (i >= length)
+				break;
+			if (text[i] < '0' || text[i] > '9')
+				return 0; /* a name of the user's own */
+			number = number * 10 + (text[i] - '0');
+		}
+		return number;
+	}
+	return 0;
+}
+
+static __always_inline u64 ks_py_generation(struct ks_py_layout *l, u64 base, u64 ts, u64 frame, u64 outer)
+{
+	u64 coroutine = l->generator_frame != KS_PY_NONE ? frame - l->generator_frame :
+							    KS_UREAD(u64, frame + l->frame_generator);
+	u64 number = ks_py_task_number(l, base, coroutine, outer);
+
+	return number ? ks_mix(number, 1) : ks_mix(KS_UREAD(u64, ts + l->ts_context_ver), 2);
+}
+
+static __always_inline void ks_py_walk(struct ks_scratch *s, struct ks_runtime *rt, struct ks_py_layout *l)
+{
+	u64 tp = ks_thread_pointer(), ts = ks_py_thread(s, l, rt->base, tp), frame, hash;
+	u64 task_frame = 0, task_outer = 0, last = 0;
+	u64 *v = s->words;
+	u32 n = 0, state = KS_FRAMES_COMPLETE, max = s->max_depth & 127;
+
+	if (!ts)
+		return;
+	frame = ks_py_frame_of(l, ts);
+	hash = ks_mix(s->proc_start, s->op.tgid);
+	for (u32 i = 0; i < KS_MAX_DEPTH; i++) {
+		struct ks_frame *f = &s->stack.frames[i & 127];
+		u64 code, owner = 0, previous;
+		u32 generator;
+
+		if (!frame)
+			break;
+		if (i >= max) {
+			state = KS_FRAMES_DEPTH;
+			break;
+		}
+		if (bpf_probe_read_user(v, l->frame_header_bytes & 127, (void *)frame)) {
+			state = KS_FRAMES_READ;
+			break;
+		}
+		previous = v[(l->frame_previous >> 3) & 15];
+		code = v[(l->frame_code >> 3) & 15] & ~(u64)l->tag_mask;
+		f->code = code;
+		f->pc = l->frame_pc_bytes == 4 ? (u32)(v[(l->frame_pc >> 3) & 15] >> ((l->frame_pc & 4) * 8)) :
+						 v[(l->frame_pc >> 3) & 15];
+		f->globals = v[(l->frame_globals >> 3) & 15];
+		if (l->frame_owner != KS_PY_NONE)
+			owner = (v[(l->frame_owner >> 3) & 15] >> ((l->frame_owner & 7) * 8)) & 255;
+		generator = l->frame_generator != KS_PY_NONE ? v[(l->frame_generator >> 3) & 15] != 0 :
+							       owner == l->owner_generator;
+		f->owner = l->frame_generator != KS_PY_NONE ? generator : owner;
+		f->runtime = KS_RUNTIME_PYTHON;
+		f->reserved = 0;
+		f->check = 0;
+		n = i + 1;
+		if (owner < l->owner_skip || l->frame_owner == KS_PY_NONE) {
+			if (ks_py_identity(l, code, v, &f->check)) {
+				state = KS_FRAMES_READ;
+				n = i;
+				break;
+			}
+			if (task_frame == last)
+				task_outer = frame; /* the frame just outside the outermost coroutine so far */
+			if (generator && KS_UREAD(u32, code + l->code_flags) & KS_PY_COROUTINE) {
+				task_frame = frame;
+				task_outer = 0;
+			}
+			last = frame;
+		}
+		hash = ks_mix(ks_mix(ks_mix(hash, f->code ^ ((u64)f->check << 32)), f->pc), f->globals);
+		frame = previous;
+	}
+	s->op.frame_state = state;
+	if (task_frame && state == KS_FRAMES_COMPLETE) {
+		s->op.context_kind = KS_CONTEXT_TASK;
+		s->op.context = task_frame;
+		s->op.generation = ks_py_generation(l, rt->base, ts, task_frame, task_outer);
+	} else if (rt->flags & KS_RUNTIME_GREENLETS && state == KS_FRAMES_COMPLETE) {
+		s->op.context_kind = KS_CONTEXT_GREENLET;
+		s->op.context = last;
+		s->op.generation = ks_mix(KS_UREAD(u64, ts + l->ts_context_ver), 3);
+	}
+	if (!n) {
+		if (state == KS_FRAMES_COMPLETE)
+			s->op.frame_state = KS_FRAMES_NONE;
+		return;
+	}
+	hash = ks_mix(hash, state);
+	s->op.stack = hash;
+	if (!ks_stacks.lookup(&hash))
+		ks_py_send_stack(s, hash, n);
+}

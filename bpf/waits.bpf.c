@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Waits: locks, sleeps, polls, and time off the CPU.
+ *
+ *   enter / exit:  as every system call
+ *   switch:        a thread leaves the CPU -> walked now (its frames are not to be had later), kept by thread;
+ *                  a thread comes back -> its operation ends -> filter by duration -> record
+ */
+#include "op.h"
+
+#define FUTEX (1 << 0) /* only the operations that wait */
+
+#define KS_SYSCALLS(X)                                                                                                 \
+	X(futex, Lock, FUTEX)                                                                                          \
+	X(futex_wait, Lock, 0)                                                                                         \
+	X(futex_waitv, Lock, 0)                                                                                        \
+	X(nanosleep, Sleep, 0)                                                                                         \
+	X(clock_nanosleep, Sleep, 0)                                                                                   \
+	X(pause, Sleep, 0)                                                                                             \
+	X(poll, Poll, 0)                                                                                               \
+	X(ppoll, Poll, 0)                                                                                              \
+	X(select, Poll, 0)                                                                                             \
+	X(pselect6, Poll, 0)                                                                                           \
+	X(epoll_wait, Poll, 0)                                                                                         \
+	X(epoll_pwait, Poll, 0)                                                                                        \
+	X(epoll_pwait2, Poll, 0)
+
+#include "syscalls.h"
+
+int ks_wait_enter(struct ks_sys_enter *ctx)
+{
+	u32 tgid = ks_tgid(), op, roles = 0;
+	struct ks_proc *p = ks_procs.lookup(&tgid);
+
+	if (!p)
+		return 0;
+	op = ks_describe(ctx->nr, &roles);
+	if (!op || !ks_wants(p, op))
+		return 0;
+	if (roles & FUTEX) {
+		u32 futex_op = ctx->args[1] & 0x7f; /* WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2 */
+
+		if (futex_op != 0 && futex_op != 6 && futex_op != 9 && futex_op != 11 && futex_op != 13)
+			return 0;
+	}
+	ks_enter(ctx, p, KS_GROUP_WAITS, op, 0, 0);
+	return 0;
+}
+
+int ks_wait_exit(struct ks_sys_exit *ctx)
+{
+	u32 tgid = ks_tgid();
+	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_call call = {};
+	struct ks_class *c = 0;
+	struct ks_scratch *s;
+
+	if (!p)
+		return 0;
+	s = ks_exit(ctx, p, KS_GROUP_WAITS, &call, &c);
+	if (!s)
+		return 0;
+	if (ks_rate_limited(c, p->cls)) {
+		ks_count(p->cls, KS_C_RATE_LIMITED);
+		return 0;
+	}
+	ks_walk(ctx, s, c);
+	return 0;
+}
+
+struct ks_sched_switch {
+	u8 before[KS_SWITCH_NEXT_PID];
+	u32 next_pid;
+};
+
+static __always_inline void comes_back(u32 tid)
+{
+	struct ks_op *kept = ks_stash.lookup(&tid);
+	struct ks_scratch *s;
+	struct ks_class *c;
+	u32 cls;
+
+	if (!kept || kept->op != KS_OP_OffCPU)
+		return;
+	s = ks_scratch();
+	if (!s)
+		return;
+	s->op = *kept;
+	ks_stash.delete(&tid);
+	s->op.time = bpf_ktime_get_ns();
+	cls = s->op.cls;
+	c = ks_classes.lookup(&cls);
+	if (!c || s->op.time - s->op.start < c->min_duration_ns[KS_GROUP_WAITS]) {
+		ks_count(cls, KS_C_FILTERED);
+		return;
+	}
+	if (ks_rate_limited(c, cls)) {
+		ks_count(cls, KS_C_RATE_LIMITED);
+		return;
+	}
+	ks_send(s);
+}
+
+#define THREAD_SIZE 16384 /* x86_64, without KASAN */
+#define USER_CS 0x33
+
+/*
+ * Frames are true only inside a system call: the saved user registers at the top of the kernel stack say whether this is
+ * one. They lie 16 bytes lower in a kernel with FRED; the code segment tells which.
+ */
+static __always_inline int in_system_call(void)
+{
+	u64 regs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_STACK) + THREAD_SIZE - KS_REGS_SIZE;
+
+	if (KS_KREAD(u16, regs + KS_REGS_CS) != USER_CS)
+		regs -= 16;
+	return KS_KREAD(u16, regs + KS_REGS_CS) == USER_CS && KS_KREAD(s64, regs + KS_REGS_ORIG_AX) >= 0;
+}
+
+int ks_switch(struct ks_sched_switch *ctx)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tgid = id >> 32, tid = id;
+	struct ks_proc *p;
+	struct ks_class *c;
+	struct ks_scratch *s;
+
+	comes_back(ctx->next_pid);
+	p = ks_procs.lookup(&tgid);
+	if (!p)
+		return 0;
+	c = ks_wants(p, KS_OP_OffCPU);
+	if (!c || ks_stash.lookup(&tid))
+		return 0;
+	s = ks_scratch();
+	if (!s)
+		return 0;
+	ks_count(p->cls, KS_C_SEEN);
+	ks_begin(s, p, KS_OP_OffCPU, bpf_ktime_get_ns());
+	s->stash = 1;
+	if (in_system_call())
+		ks_walk(ctx, s, c);
+	else
+		ks_finish(s);
+	return 0;
+}
