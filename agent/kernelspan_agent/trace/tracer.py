@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stage itself: operations in, spans out.
+
+Every operation gets the innermost thing known to hold it as its parent: a function span if its stack says where it was,
+else the activity of its context; never one of another context. Nothing here waits for anything: operations go out with
+the batch they came in, function spans and activities when they close, so a parent may follow its children.
+
+All times given to the tracer are on one scale, that of ResolvedBatch.end_ns (Unix epoch, ns).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kernelspan_agent.model import ProcessInfo, ResolvedBatch, Resource, SpanBatch
+from kernelspan_agent.ring.records import ContextKind
+from kernelspan_agent.trace.columns import Parents, every_one_a_root, keys_and_stacks, set_times, thread_name
+from kernelspan_agent.trace.contexts import Context, ContextTable, Key
+from kernelspan_agent.trace.ids import IdSource, ratio_bound
+from kernelspan_agent.trace.paths import PathCache
+from kernelspan_agent.trace.processes import Process, ProcessTable
+from kernelspan_agent.trace.segments import SegmentCache
+from kernelspan_agent.trace.settings import Orphans, TraceSettings
+from kernelspan_agent.trace.spans import Closed, OpenSpan, Trace, only_closed
+
+
+@dataclass(frozen=True, slots=True)
+class TraceCounters:
+    """What happened so far; `contexts_open` and `processes_open` are what is held now."""
+
+    operations_sampled_out: int
+    orphans_dropped: int
+    contexts_open: int
+    processes_open: int
+    function_spans: int
+    activities: int
+    contexts_evicted: int
+
+
+class Tracer:
+    """Makes spans of the operations of one profile. Not thread-safe. `ids`: for tests that want a seed."""
+
+    def __init__(self, settings: TraceSettings | None = None, ids: IdSource | None = None) -> None:
+        self._settings = settings or TraceSettings()
+        self._ids = ids or IdSource()
+        self._bound = ratio_bound(self._settings.percent)
+        self._closed: list[Closed] = []
+        self._segments = SegmentCache()
+        self._paths = PathCache(self._segments, self._settings.max_depth)
+        self._processes = ProcessTable(
+            self._settings.max_length_ns, self._settings.max_process_depth, self._new_trace, self._ids.one
+        )
+        self._contexts = ContextTable(
+            self._processes, self._settings.max_contexts, self._settings.idle_ns, self._closed
+        )
+        self._ending: dict[Process, None] = {}  # to be closed when the batch at hand is done
+        self._batch = 0
+        self._sampled_out = self._dropped = self._functions = self._activities = 0
+
+    @property
+    def counters(self) -> TraceCounters:
+        """A snapshot."""
+        return TraceCounters(
+            operations_sampled_out=self._sampled_out,
+            orphans_dropped=self._dropped,
+            contexts_open=len(self._contexts.by_key),
+            processes_open=len(self._processes),
+            function_spans=self._functions,
+            activities=self._activities,
+            contexts_evicted=self._contexts.evicted,
+        )
+
+    def process_started(self, info: ProcessInfo) -> None:
+        """To be told of every process before its first operations; its parent before it."""
+        if self._settings.orphans is not Orphans.ACTIVITY or not info.observed_from_start:
+            return
+        active = self._processes.with_activity
+        if len(active) >= self._settings.max_contexts:
+            self._finish(next(iter(active)))
+        self._processes.start(info)
+
+    def process_ended(self, info: ProcessInfo, ended_ns: int) -> None:
+        """The process exited or became another by exec: all of its contexts close, after the next batch or tick.
+
+        Not at once, because operations of the process may still be in that batch.
+        """
+        process = self._processes.get(info)
+        if process is not None:
+            process.ended_ns = ended_ns
+            self._ending[process] = None
+
+    def process(self, batch: ResolvedBatch) -> SpanBatch:
+        """Spans of these operations, and whatever closed. The batch's `rows` are used up.
+
+        Rows 0 to `operations` - 1 are the operations, in the order given, without those that were sampled out.
+        """
+        if self._settings.orphans is Orphans.DROP:
+            self._dropped += len(batch.ops)
+            return only_closed([])
+        if self._settings.orphans is Orphans.ROOT:
+            out = every_one_a_root(batch, self._ids, self._bound)
+            self._sampled_out += len(batch.ops) - out.operations
+            return out
+        set_times(batch)
+        self._batch += 1
+        parents = Parents(self._batch)
+        places = self._place(batch, parents)
+        self._finish_ending()
+        out = parents.fill(batch, places, self._ids.many(len(places)), self._take_closed())
+        self._sampled_out += len(places) - out.operations
+        return out
+
+    def tick(self, now_ns: int) -> SpanBatch:
+        """Close what has been idle or open for too long. All operations that ended before `now_ns` must be in."""
+        self._close_old(now_ns)
+        return only_closed(self._take_closed())
+
+    def close(self, now_ns: int) -> SpanBatch:
+        """Close everything that is open at `now_ns`, as in `tick`. The tracer can be used again."""
+        self._close_old(now_ns)
+        for context in list(self._contexts.by_key.values()):
+            self._contexts.close(context)
+        for process in list(self._processes.with_activity):
+            self._finish(process)
+        return only_closed(self._take_closed())
+
+    def _place(self, batch: ResolvedBatch, parents: Parents) -> list[int]:  # noqa: C901, calls would double its cost
+        """For every operation the number of its parent in `parents`.
+
+        The one loop over operations. While a context's stack stays the same object, an operation costs the look-up of
+        its context and a few comparisons; min() and max() would each cost as much as all of these.
+        """
+        keys, stacks = keys_and_stacks(batch)
+        contexts, paths, idle_ns = self._contexts.by_key, self._paths, self._settings.idle_ns
+        number, new_id, out = self._batch, self._ids.one, self._closed
+        places: list[int] = []
+        for key, stack, start, end, mono_start, mono_end in zip(
+            keys,
+            stacks,
+            batch.rows["start_ns"].tolist(),
+            batch.end_ns.tolist(),
+            batch.ops["start"].tolist(),
+            batch.ops["time"].tolist(),
+            strict=True,
+        ):
+            context = contexts.get(key)
+            if context is None or end - context.end_ns > idle_ns or end > context.limit_ns:
+                context = self._enter(context, key, start, end, batch, len(places))
+            span = context.span
+            if context.follow:
+                overlaps = mono_start < context.mono_end_ns <= mono_end
+                if stack is context.stack:
+                    if not overlaps:
+                        span.merged = True
+                    context.mono_end_ns = mono_end
+                elif context.step(paths, stack, new_id, overlaps=overlaps, out=out):
+                    span = context.span
+                    context.mono_end_ns = mono_end
+                else:
+                    span = context.root
+            if start < span.start_ns:  # noqa: PLR1730
+                span.start_ns = start
+            if end > span.end_ns:  # noqa: PLR1730
+                span.end_ns = end
+            span.operations += 1
+            if end > context.end_ns:  # noqa: PLR1730
+                context.end_ns = end
+            if span.batch != number:
+                parents.add(span)
+            places.append(span.row)
+        return places
+
+    def _enter(self, old: Context | None, key: Key, start: int, end: int, batch: ResolvedBatch, row: int) -> Context:
+        """Open a context anew for the operation in this row, in its process's activity if that goes on."""
+        if old is not None:
+            self._contexts.close(old)
+        info, kind = key[0], ContextKind(key[1])
+        process = self._processes.ensure(info)
+        if process.root is not None and end <= process.limit_ns:
+            self._closed += self._processes.need(process)
+            context = Context(key, process, process.root, process.limit_ns)
+        else:
+            if process.root is not None:
+                self._ending[process] = None
+            root = OpenSpan(self._new_trace(info.resource), self._ids.one(), start, end)
+            context = Context(key, process, root, start + self._settings.max_length_ns)
+            thread = thread_name(batch, row) if kind is ContextKind.THREAD else ""
+            context.segment = self._segments.activity(kind, info.name, thread)
+        context.follow = self._settings.functions and context.root.trace.sampled
+        context.end_ns = end
+        self._contexts.add(context)
+        return context
+
+    def _close_old(self, now_ns: int) -> None:
+        self._finish_ending()
+        self._contexts.close_idle(now_ns)
+        for process in [one for one in self._processes.with_activity if one.limit_ns < now_ns]:
+            self._finish(process)
+
+    def _finish(self, process: Process) -> None:
+        for context in list(process.contexts.values()):
+            self._contexts.close(context)
+        span = self._processes.finish(process, self._segments.activity(None, process.info.name, ""))
+        if span is not None:
+            self._closed.append(span)
+        self._processes.forget(process)
+
+    def _finish_ending(self) -> None:
+        for process in list(self._ending):
+            self._finish(process)
+        self._ending.clear()
+
+    def _new_trace(self, resource: Resource) -> Trace:
+        high, low = self._ids.one(), self._ids.one()
+        return Trace(high, low, low < self._bound, resource)
+
+    def _take_closed(self) -> list[Closed]:
+        spans = self._closed.copy()
+        self._closed.clear()  # the same list for ever: others append to it
+        functions = sum(span.is_function for span in spans)
+        self._functions += functions
+        self._activities += len(spans) - functions
+        return spans
