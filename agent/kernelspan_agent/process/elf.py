@@ -11,15 +11,16 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import ElfError
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .procfs import Mapping
     from collections.abc import Iterable, Iterator
+
+    from .procfs import Mapping
 
 MAX_SEGMENTS = 256
 MAX_SECTIONS = 4096

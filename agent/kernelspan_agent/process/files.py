@@ -11,13 +11,14 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from stat import S_ISREG
-
-from .errors import ProcessError
 from typing import TYPE_CHECKING
 
+from .errors import ProcessError
+
 if TYPE_CHECKING:
-    from .procfs import Mapping, Process
     from collections.abc import Iterator
+
+    from .procfs import Mapping, Process
 
 
 @dataclass(frozen=True, slots=True)

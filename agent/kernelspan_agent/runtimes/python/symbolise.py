@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the frames of the kernel's walk to function, file and line, by reading the process's code objects.
+
+Never a wrong name: after everything about a frame was read, the code object's check word is computed again from the
+same memory; it must be the one that the kernel computed when the frame ran. If it differs the object was freed and its
+address used again, and the frame is unresolved. Reading the check last is what makes the rest true: an object that is
+still the same was the same all along.
+Answers are kept by (code, check): memory that changes later is not asked again. Both caches are bounded.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kernelspan_agent.process.errors import MemoryReadError
+from kernelspan_agent.process.procfs import printable
+from kernelspan_agent.runtimes.registry import RawFrame
+
+from .layout import ABSENT, check_word
+from .lines import line_of
+from .objects import CorruptObjectError, read_bytes, read_module_name, read_str
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from kernelspan_agent.process.memory import Memory
+
+    from .layout import Offsets
+
+MAX_NAME_CHARS = 256
+MAX_FILE_CHARS = 4096  # PATH_MAX
+MAX_TABLE_BYTES = 1 << 20  # memory.MAX_READ_BYTES; a function of some 100,000 lines
+MAX_CODES = 8192
+MAX_FRAMES = 32768
+REPLACED, UNREADABLE, CORRUPT = "CodeReplaced", "MemoryUnreadable", "Corrupt"
+
+_CODE_HEADER_BYTES = 144  # up to and with the line table's pointer, in every version
+_ASCII_COMPACT = 0x60
+_TAIL_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    module: str
+    qualname: str
+    file: str
+    first_line: int
+    table: int  # address of the line table
+
+
+class PythonSymboliser:
+    """Symbols of one process. Not for several threads at once."""
+
+    def __init__(self, memory: Memory, offsets: Offsets) -> None:
+        self._memory = memory
+        self._offsets = offsets
+        self._codes: OrderedDict[tuple[int, int, int], _Code] = OrderedDict()
+        self._frames: OrderedDict[tuple[int, int, int, int], RawFrame] = OrderedDict()
+        self.unresolved: Counter[str] = Counter()  # frames without a name, by reason
+
+    def frames(self, rows: np.ndarray) -> list[RawFrame]:
+        """Frames of the rows (fields code, pc, globals, check, owner; shape (n,)) in their order.
+
+        Rows whose owner says that they are no Python frame are left out. A frame that could not be resolved has no
+        function and says why.
+        """
+        found = []
+        columns = (rows[name].tolist() for name in ("code", "pc", "globals", "check", "owner"))
+        for code, pc, namespace, check, owner in zip(*columns, strict=True):
+            if self._offsets.frame_owner != ABSENT and owner >= self._offsets.owner_skip:
+                continue
+            frame = self._cached(code, pc, namespace, check)
+            if frame.unresolved:
+                self.unresolved[frame.unresolved] += 1
+            found.append(frame)
+        return found
+
+    def _cached(self, code: int, pc: int, namespace: int, check: int) -> RawFrame:
+        key = (code, pc, namespace, check)
+        frame = self._frames.get(key)
+        if frame is None:
+            frame = self._resolve(code, pc, namespace, check)
+            if not frame.unresolved:  # a page may be resident the next time
+                self._frames[key] = frame
+                if len(self._frames) > MAX_FRAMES:
+                    self._frames.popitem(last=False)
+        else:
+            self._frames.move_to_end(key)
+        return frame
+
+    def _resolve(self, address: int, pc: int, namespace: int, check: int) -> RawFrame:
+        call_site = _call_site(address, pc, self._offsets)
+        identity = address & 0xFFFFFFFFFFFF | (check & 0xFFFF) << 48
+        try:
+            key = (address, check, namespace)
+            code = self._codes.get(key) or self._read_code(address, namespace)
+            table = read_bytes(self._memory, code.table, self._offsets, MAX_TABLE_BYTES)
+            if read_check(self._memory, address, self._offsets) != check:
+                return RawFrame("", "", "", "", 0, call_site, identity, REPLACED)
+        except MemoryReadError:
+            return RawFrame("", "", "", "", 0, call_site, identity, UNREADABLE)
+        except CorruptObjectError:
+            return RawFrame("", "", "", "", 0, call_site, identity, CORRUPT)
+        self._codes[key] = code
+        self._codes.move_to_end(key)
+        if len(self._codes) > MAX_CODES:
+            self._codes.popitem(last=False)
+        line = line_of(table, code.first_line, call_site, self._offsets.minor)
+        function = f"{code.module}.{code.qualname}" if code.module else code.qualname
+        return RawFrame(function, code.module, code.qualname, code.file, line, call_site, identity)
+
+    def _read_code(self, address: int, namespace: int) -> _Code:
+        offsets = self._offsets
+        header = self._memory.read(address, _CODE_HEADER_BYTES)
+        name_at = offsets.code_name if offsets.code_qualname == ABSENT else offsets.code_qualname
+        file, name, table = (
+            struct.unpack_from("<Q", header, at)[0] for at in (offsets.code_file, name_at, offsets.code_line_table)
+        )
+        return _Code(
+            self._module(namespace),
+            printable(read_str(self._memory, name, offsets, MAX_NAME_CHARS)),
+            read_str(self._memory, file, offsets, MAX_FILE_CHARS),
+            struct.unpack_from("<i", header, offsets.code_first_line)[0],
+            table,
+        )
+
+    def _module(self, namespace: int) -> str:
+        try:
+            return printable(read_module_name(self._memory, namespace, self._offsets, MAX_NAME_CHARS))
+        except (MemoryReadError, CorruptObjectError):
+            return ""  # a function without its module is true as well
+
+
+def read_check(memory: Memory, code: int, offsets: Offsets) -> int:
+    """The check word of the code object at `code` as its memory is now: see `layout`. Raises MemoryReadError."""
+    window = memory.read(code + offsets.code_check, offsets.code_check_bytes)
+    if offsets.code_strings == ABSENT:
+        return check_word(window)
+    file, name = struct.unpack("<QQ", memory.read(code + offsets.code_strings, 16))
+    name_hash = memory.read(name + offsets.str_hash, 8)
+    header = memory.read(file + offsets.str_length, offsets.str_state + 4 - offsets.str_length)
+    length = struct.unpack_from("<Q", header)[0]
+    state = struct.unpack_from("<I", header, offsets.str_state - offsets.str_length)[0]
+    tail = bytes(_TAIL_BYTES)
+    if state & _ASCII_COMPACT == _ASCII_COMPACT and _TAIL_BYTES <= length <= MAX_FILE_CHARS:
+        tail = memory.read(file + offsets.str_data + length - _TAIL_BYTES, _TAIL_BYTES)
+    return check_word(window, name_hash + struct.pack("<Q", length) + tail)
+
+
+def _call_site(code: int, pc: int, offsets: Offsets) -> int:
+    """Bytes from the start of the code to the frame's instruction; -1 or less: not begun."""
+    if offsets.code_bytecode != ABSENT:
+        return _signed(pc - (code + offsets.code_bytecode), 64)
+    last = _signed(pc, 32)
+    return last * 2 if offsets.minor == 10 and last > 0 else last  # 3.10 counts code units
+
+
+def _signed(value: int, bits: int) -> int:
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if value >> (bits - 1) else value
