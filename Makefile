@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make help` lists what there is. Everything installed goes into .venv, everything built into the user's cache folder.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 $(PY) -m pip --no-input -q
+ARGS ?=
+
+# What is installed is known by the hash of the files that say what to install: a change of them installs anew.
+hash = $(shell cat $(1) 2>/dev/null | sha256sum | cut -c1-16)
+RUN_LOCKS := requirements/agent.txt requirements/build.txt
+TEST_LOCKS := $(filter-out requirements/lock.txt requirements/apt.txt $(RUN_LOCKS),$(wildcard requirements/*.txt))
+RUN_STAMP := $(VENV)/.installed-run-$(call hash,pyproject.toml $(RUN_LOCKS))
+TEST_STAMP := $(VENV)/.installed-test-$(call hash,pyproject.toml $(RUN_LOCKS) $(TEST_LOCKS))
+
+# $(call phase,NAME,COMMAND): runs it and says on stderr how long it took.
+phase = started=$$SECONDS; printf '== %s\n' '$(1)' >&2; $(2); printf '== %s: %d s\n' '$(1)' $$((SECONDS - started)) >&2
+
+.PHONY: help setup setup-test demo test unit kernel vm lint lint-ruff lint-format lint-types lint-layers lint-c \
+	lint-spelling lint-shell format bench bench-check fuzz matrix lock changelog clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- set up --------------------------------------------------------------------------------------------------------
+
+setup: ## install what the agent needs: Debian packages (as root), .venv, the command kernelspan in it
+	@$(call phase,packages of the distribution,tools/apt run)
+	@$(MAKE) $(RUN_STAMP)
+
+setup-test: setup ## install what the tests need beyond that, and build the collector and Jaeger into the user's cache
+	@$(call phase,packages for the tests,tools/apt test)
+	@$(MAKE) $(TEST_STAMP)
+	@$(call phase,tools,$(PY) -m tools >/dev/null)
+
+$(PY):
+	@$(call phase,virtual environment,tools/venv '$(PYTHON)' $(VENV))
+
+$(RUN_STAMP): | $(PY)
+	@$(call phase,agent,$(PIP) install --require-hashes $(RUN_LOCKS:%=-r %) && \
+		$(PIP) install --no-deps --no-build-isolation -e .)
+	@rm -f $(VENV)/.installed-run-* && touch $@
+
+$(TEST_STAMP): $(RUN_STAMP)
+	@$(call phase,Python packages for the tests,$(PIP) install --require-hashes $(TEST_LOCKS:%=-r %))
+	@rm -f $(VENV)/.installed-test-* && touch $@
+
+# --- use and test --------------------------------------------------------------------------------------------------
+
+demo: setup ## trace a small real web application and print its traces as a tree
+	@examples/demo/run $(ARGS)
+
+# The last line of the output is pytest's own summary.
+test: setup-test ## lint and every tier of tests this machine can run; names what it left out
+	@$(PY) -m pytest tests/lint tests/unit $(wildcard tests/kernel tests/vm) $(ARGS)
+
+unit: $(TEST_STAMP) ## the unit tests
+	@$(PY) -m pytest tests/unit $(ARGS)
+
+kernel: setup-test ## the tests on this machine's kernel (as root)
+	@$(PY) -m pytest tests/kernel $(ARGS)
+
+vm: setup-test ## the tests on the kernels of virtual machines (as root)
+	@$(PY) -m pytest tests/vm $(ARGS)
+
+bench: setup-test ## measure; writes bench/results and the plots
+	@$(PY) -m bench $(ARGS)
+
+bench-check: setup-test ## measure and compare with the lines to hold
+	@$(PY) -m bench --check $(ARGS)
+
+fuzz: $(TEST_STAMP) ## look for inputs that break us, as long as told: make fuzz SECONDS_EACH=60
+	@KERNELSPAN_FUZZ_SECONDS=$(or $(SECONDS_EACH),60) $(PY) -m pytest tests/unit -m fuzz --hypothesis-profile=fuzz $(ARGS)
+
+matrix: setup-test ## every version of every runtime and kernel; `make test` takes oldest, newest and one between
+	@KERNELSPAN_MATRIX=all $(PY) -m pytest $(wildcard tests/kernel tests/vm) $(ARGS)
+
+# --- keep clean ----------------------------------------------------------------------------------------------------
+
+lint: lint-ruff lint-format lint-types lint-layers lint-c lint-spelling lint-shell ## every check of the source, as in `make test`
+
+lint-ruff: $(TEST_STAMP)
+	@$(PY) -m ruff check --quiet
+
+lint-format: $(TEST_STAMP)
+	@$(PY) -m ruff format --check --quiet || { $(PY) -m ruff format --diff --quiet; exit 1; }
+
+lint-types: $(TEST_STAMP)
+	@$(PY) -m mypy --no-error-summary
+
+lint-layers: $(TEST_STAMP)
+	@$(VENV)/bin/lint-imports --cache-dir .import_linter_cache
+
+BPF_SOURCES = $(shell git ls-files --cached --others --exclude-standard 'bpf/*.c' 'bpf/*.h' ':!bpf/shim')
+lint-c: $(TEST_STAMP)
+	@$(if $(BPF_SOURCES),$(VENV)/bin/clang-format --dry-run -Werror $(BPF_SOURCES))
+
+lint-spelling: $(TEST_STAMP)
+	@git ls-files -z --cached --others --exclude-standard | xargs -0 $(VENV)/bin/codespell
+
+SHELL_SOURCES = $(shell git grep -lIE --untracked '^\#!.*\b(ba)?sh$$')
+lint-shell:
+	@for file in $(SHELL_SOURCES); do bash -n "$$file"; done
+
+format: $(TEST_STAMP) ## put Python and C into the house's form
+	@$(PY) -m ruff check --fix-only --quiet
+	@$(PY) -m ruff format --quiet
+	@$(if $(BPF_SOURCES),$(VENV)/bin/clang-format -i $(BPF_SOURCES))
+
+COMPILE = $(abspath $(PY)) -m piptools compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
+LATER_LOCKS := build test lint lock
+lock: $(RUN_STAMP) ## renew the locked requirements (make lock ARGS=--upgrade for newer versions)
+	@$(PIP) install --require-hashes -r requirements/lock.txt
+	@$(COMPILE) $(ARGS) --extra agent --extra telemetry -o requirements/agent.txt pyproject.toml
+	@cd requirements && for name in $(LATER_LOCKS); do $(COMPILE) $(ARGS) -o $$name.txt $$name.in; done
+
+changelog: $(RUN_STAMP) ## fold changelog.d into CHANGELOG.md: make changelog VERSION=0.1.0
+	@$(PIP) install --require-hashes -r requirements/lock.txt
+	@$(PY) -m towncrier build --yes --version $(VERSION)
+
+clean: ## remove .venv and every cache in the checkout
+	@rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
