@@ -28,7 +28,7 @@ def _present(doc: Doc, names: Iterable[str]) -> list[str]:
 
 def nothing_to_trace(doc: Doc) -> Iterator[Fault]:
     """Neither a group of operations nor a request nor a probe."""
-    if not any(doc[name] != [] for name in _present(doc, SUBJECTS)):
+    if not any(doc[name] not in ([], ()) for name in _present(doc, SUBJECTS)):
         yield "", MISSING
 
 

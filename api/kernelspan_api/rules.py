@@ -101,21 +101,22 @@ RULES = (
         "span-only",
         UserProbe,
         ("mode", "returns", "errorWhen", "minDurationMicroseconds", "match"),
-        "must be left out in mode Event: only mode Span sees the return",
+        "must be left out in mode Event, as returns, errorWhen, minDurationMicroseconds and match[].returns: "
+        "only mode Span sees the return",
         span_only,
     ),
     Rule(
         "tracepoint-end",
         UserProbe,
         ("mode", "tracepoint"),
-        "must be set in mode Span (the default); mode Event is an instant and needs none",
+        "must be the exitEvent that ends the span in mode Span (the default); mode Event needs none",
         needs_end("tracepoint", "exitEvent"),
     ),
     Rule(
         "usdt-end",
         UserProbe,
         ("mode", "usdt"),
-        "must be set in mode Span (the default); mode Event is an instant and needs none",
+        "must be the endProbe that ends the span in mode Span (the default); mode Event needs none",
         needs_end("usdt", "endProbe"),
     ),
     Rule(
