@@ -92,9 +92,13 @@ int ks_files_enter(struct ks_sys_enter *ctx)
 	if (!op || !ks_wants(p, op))
 		return 0;
 	if (roles & HAS_FD) {
+		u64 first = ctx->args[0], second = ctx->args[1], third = ctx->args[2];
 		u32 n = ARG(roles, 0);
 
-		file = ks_file(n == 0 ? ctx->args[0] : n == 1 ? ctx->args[1] : ctx->args[2]);
+		KS_OPAQUE(first);
+		KS_OPAQUE(second);
+		KS_OPAQUE(third);
+		file = ks_file(n == 0 ? first : n == 1 ? second : third);
 		inode = file ? ks_inode(file) : 0;
 		if (file && !is_file(inode))
 			return 0;
@@ -105,7 +109,7 @@ int ks_files_enter(struct ks_sys_enter *ctx)
 
 int ks_files_exit(struct ks_sys_exit *ctx)
 {
-	u32 tgid = ks_tgid(), roles = 0;
+	u32 tgid = ks_tgid(), roles;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_class *c = 0;
 	struct ks_scratch *s;
@@ -118,7 +122,8 @@ int ks_files_exit(struct ks_sys_exit *ctx)
 	s = ks_exit(ctx, p, KS_GROUP_FILES, &call, &c);
 	if (!s)
 		return 0;
-	ks_describe(call.nr, &roles);
+	ks_describe(call.nr, &s->roles);
+	roles = s->roles;
 	if (c->flags & KS_CLASS_PATHS) {
 		/* the file first: whether it is wanted is decided before the limit is charged */
 	} else if (ks_rate_limited(c, p->cls)) {

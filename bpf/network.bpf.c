@@ -144,7 +144,8 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 			ks_stash.delete(&tid);
 		return 0;
 	}
-	ks_describe(call.nr, &roles);
+	ks_describe(call.nr, &s->roles);
+	roles = s->roles;
 	s->op.fd = call.args[0];
 	if (roles & 15) {
 		n = (roles & 15) - 1;

@@ -53,17 +53,16 @@
 
 #define CLONE_THREAD 0x10000
 
-static __always_inline u64 argument_of(u64 *args, u32 roles)
+static __always_inline void describe(struct ks_scratch *s, u32 roles, u64 first_arg, u64 second_arg, u64 third_arg)
 {
-	u32 n = (roles & 15) - 1;
-
-	return n == 0 ? args[0] : n == 1 ? args[1] : args[2];
-}
-
-static __always_inline void describe_path(struct ks_scratch *s, u64 *args, u32 roles)
-{
-	u64 path = ((roles >> 4) & 15) == 1 ? args[0] : args[1];
+	u32 n = roles & 15;
+	u64 path = ((roles >> 4) & 15) == 1 ? first_arg : second_arg;
 	char first = 0;
+
+	if (n)
+		s->op.arg = n == 1 ? first_arg : n == 2 ? second_arg : third_arg;
+	if (!(roles & 0xf0))
+		return;
 
 	bpf_probe_read_user(&first, 1, (void *)path);
 	if (first && first != '/')
@@ -77,7 +76,7 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_class *c;
 	struct ks_scratch *s;
-	u64 args[3];
+	u64 first, second, third;
 
 	if (!p)
 		return 0;
@@ -97,19 +96,23 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 	}
 	ks_count(p->cls, KS_C_SEEN);
 	s = ks_scratch();
-	if (!s || ks_rate_limited(c, p->cls)) {
+	KS_OPAQUE(s);
+	if (!s)
+		return 0;
+	if (ks_rate_limited(c, p->cls)) {
 		ks_count(p->cls, KS_C_RATE_LIMITED);
 		return 0;
 	}
 	ks_begin(s, p, op, bpf_ktime_get_ns());
 	s->op.time = s->op.start;
-	args[0] = ctx->args[0];
-	args[1] = ctx->args[1];
-	args[2] = ctx->args[2];
-	if (roles & 15)
-		s->op.arg = argument_of(args, roles);
-	if (roles & 0xf0)
-		describe_path(s, args, roles);
+	first = ctx->args[0];
+	second = ctx->args[1];
+	third = ctx->args[2];
+	KS_OPAQUE(first);
+	KS_OPAQUE(second);
+	KS_OPAQUE(third);
+	s->roles = roles;
+	describe(s, s->roles, first, second, third);
 	s->stash = !(roles & FINAL);
 	ks_walk(ctx, s, c);
 	return 0;
@@ -155,12 +158,10 @@ int ks_proc_exit(struct ks_sys_exit *ctx)
 		ks_count(p->cls, KS_C_RATE_LIMITED);
 		return 0;
 	}
-	if (roles & 15)
-		s->op.arg = argument_of(call.args, roles);
 	if (roles & TARGET)
 		s->op.child = call.args[0];
-	if (roles & 0xf0)
-		describe_path(s, call.args, roles);
+	s->roles = roles;
+	describe(s, s->roles, call.args[0], call.args[1], call.args[2]);
 	ks_walk(ctx, s, c);
 	return 0;
 }

@@ -113,13 +113,15 @@ struct ks_call {
 struct ks_scratch {
 	struct ks_op op;
 	u64 proc_start;
-	u32 max_depth;
+	u32 max_depth, reserved;
+	u32 roles; /* of the call's arguments: by way of memory, or the verifier follows each call's as a case of its own */
 	u32 stash; /* keep the finished operation by thread in ks_stash instead of sending it */
 	u64 words[20]; /* bulk reads */
+	u64 context[4]; /* what a walker notes of the frames it passes */
 	union {
 		struct {
 			struct ks_stack_rec header;
-			struct ks_frame frames[KS_MAX_DEPTH + 1];
+			struct ks_frame frames[KS_MAX_DEPTH + 3]; /* whole slots */
 		} stack;
 		struct {
 			struct ks_path_rec header;
@@ -157,6 +159,10 @@ struct ks_sys_exit {
 	s64 ret;
 };
 
+/* Keeps clang from folding a value's test into another's: the verifier follows neither arithmetic on pointers nor bounds
+ * that were checked on a copy. */
+#define KS_OPAQUE(value) asm volatile("" : "+r"(value))
+
 #define KS_KREAD(type, address)                                                                                        \
 	({                                                                                                             \
 		type _value = 0;                                                                                       \
@@ -183,8 +189,10 @@ static __always_inline void ks_count(u32 cls, u32 counter)
 static __always_inline struct ks_scratch *ks_scratch(void)
 {
 	u32 zero = 0;
+	struct ks_scratch *s = ks_scratches.lookup(&zero);
 
-	return ks_scratches.lookup(&zero);
+	KS_OPAQUE(s);
+	return s;
 }
 
 static __always_inline u64 ks_mix(u64 hash, u64 word)

@@ -20,7 +20,13 @@ static __always_inline struct ks_class *ks_wants(struct ks_proc *p, u32 op)
 {
 	struct ks_class *c = ks_classes.lookup(&p->cls);
 
-	return c && c->operations & (1ULL << (op & 63)) ? c : 0;
+	KS_OPAQUE(c);
+	if (!c)
+		return 0;
+	if (!(c->operations & (1ULL << (op & 63))))
+		return 0;
+	KS_OPAQUE(c);
+	return c;
 }
 
 /* Virtual scheduling (GCRA): one word, whose race between CPUs lets at most one more event through for each. */
@@ -159,6 +165,7 @@ static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struc
 	u32 tid = bpf_get_current_pid_tgid();
 	struct ks_call *found = ks_calls.lookup(&tid);
 	struct ks_scratch *s;
+	struct ks_class *c;
 	u64 now;
 
 	if (!found || found->group != group)
@@ -171,12 +178,18 @@ static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struc
 	}
 	*call = *found;
 	ks_calls.delete(&tid);
-	*cls = ks_wants(p, call->op);
-	s = ks_scratch();
-	if (!*cls || !s || now - call->start < (*cls)->min_duration_ns[group & 3]) {
+	c = ks_classes.lookup(&p->cls);
+	if (!c)
+		return 0;
+	*cls = c;
+	if (now - call->start < c->min_duration_ns[group & 3]) {
 		ks_count(p->cls, KS_C_FILTERED);
 		return 0;
 	}
+	s = ks_scratch();
+	KS_OPAQUE(s);
+	if (!s)
+		return 0;
 	ks_begin(s, p, call->op, call->start);
 	s->op.time = now;
 	s->op.ret = ctx->ret;

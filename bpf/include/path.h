@@ -74,8 +74,8 @@ static __always_inline void ks_path_send(struct ks_scratch *s, u64 id, u32 lengt
 	u8 one = 1;
 
 	s->path.header.size = size;
-	size &= 8191;
-	if (size > KS_MAX_PATH + 512)
+	KS_OPAQUE(size);
+	if (size > sizeof(s->path))
 		return;
 	if (ks_ring.ringbuf_output(&s->path, size, 1 /* NO_WAKEUP */))
 		ks_count(s->op.cls, KS_C_PATH_LOST);
@@ -83,79 +83,74 @@ static __always_inline void ks_path_send(struct ks_scratch *s, u64 id, u32 lengt
 		ks_paths.update(&id, &one);
 }
 
-/* Interns a location of the current task's name space; gives its id. */
+/*
+ * Interns a location of the current task's name space; gives its id. What the loops carry goes through memory (words 8
+ * to 10): the verifier would follow each number of names and each ending as a case of its own.
+ */
 static __always_inline u64 ks_path_id(struct ks_scratch *s, struct ks_location *where)
 {
 	u64 fs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS);
-	u64 mnt = where->mnt, dentry = where->dentry, hash = 0, mount;
-	u64 *words = s->words;
-	u32 count = 0, flags = KS_PATH_TRUNCATED, length = 0;
+	u64 mnt = where->mnt, dentry = where->dentry, hash = 0;
+	u64 *words = s->words, *count = &s->words[8], *flags = &s->words[9], *length = &s->words[10];
 	struct ks_location root;
 
 	ks_location_of(fs + KS_FS_ROOT, &root);
+	*count = *length = 0;
+	*flags = KS_PATH_TRUNCATED;
 	for (int i = 0; i < KS_MAX_COMPONENTS; i++) {
 		if (dentry == root.dentry && mnt == root.mnt) {
-			flags = 0;
+			*flags = 0;
 			break;
 		}
 		if (bpf_probe_read_kernel(words, DENTRY_SPAN, (void *)(dentry + KS_DENTRY_PARENT))) {
-			flags = KS_PATH_UNREACHABLE;
+			*flags = KS_PATH_UNREACHABLE;
 			break;
 		}
+		*count = i + 1;
 		if (dentry == KS_KREAD(u64, mnt + KS_VFSMOUNT_ROOT)) {
-			u64 parent;
+			u64 mount = mnt - KS_MOUNT_MNT, parent = KS_KREAD(u64, mount + KS_MOUNT_PARENT);
 
-			mount = mnt - KS_MOUNT_MNT;
-			parent = KS_KREAD(u64, mount + KS_MOUNT_PARENT);
+			s->path.names[i] = 0;
 			if (parent == mount || !parent) {
-				flags = KS_PATH_UNREACHABLE;
+				*flags = KS_PATH_UNREACHABLE;
 				break;
 			}
 			dentry = KS_KREAD(u64, mount + KS_MOUNT_MOUNTPOINT);
 			mnt = parent + KS_MOUNT_MNT;
-			s->path.names[i] = 0;
 			hash = ks_mix(hash, mount);
-			count = i + 1;
 			continue;
 		}
 		if (i == 0) /* the leaf: an unlinked name is used again by another file */
 			hash = ks_mix(hash, words[DENTRY_INODE_WORD]);
 		hash = ks_mix(hash, words[DENTRY_HASH_WORD]);
 		s->path.names[i] = words[DENTRY_NAME_WORD];
-		count = i + 1;
 		if (words[0] == dentry) {
-			flags = KS_PATH_UNREACHABLE;
+			*flags = KS_PATH_UNREACHABLE;
 			break;
 		}
 		dentry = words[0];
 	}
-	hash = ks_mix(hash, flags + 1);
-	if (KS_KREAD(u64, where->dentry + KS_DENTRY_HASH + 8 /* pprev */) == 0 && count && !(flags & KS_PATH_UNREACHABLE)) {
-		flags |= KS_PATH_DELETED; /* not in the hash of names any more: unlinked */
-		hash = ks_mix(hash, flags);
-	}
+	if (!KS_KREAD(u64, where->dentry + KS_DENTRY_HASH + 8 /* pprev: no longer found by name */))
+		*flags |= KS_PATH_DELETED;
+	hash = ks_mix(hash, *flags + 1);
 	if (ks_paths.lookup(&hash))
 		return hash;
 
 	for (u32 i = 0; i < KS_MAX_COMPONENTS; i++) {
-		long n;
+		u32 at = *length;
 
-		if (i >= count)
+		if (i >= *count || at > KS_MAX_PATH - 256)
 			break;
-		if (!s->path.names[i])
-			continue;
-		if (length > KS_MAX_PATH - 256) {
-			flags |= KS_PATH_TRUNCATED;
-			break;
-		}
-		n = bpf_probe_read_kernel_str(&s->path.bytes[length & (KS_MAX_PATH - 1)], 256,
-					      (void *)s->path.names[i]);
-		if (n <= 0 || n > 256)
-			break;
-		length += n;
+		if (s->path.names[i])
+			*length = at + bpf_probe_read_kernel_str(&s->path.bytes[at & (KS_MAX_PATH - 1)], 256,
+								 (void *)s->path.names[i]);
 	}
-	ks_path_header(s, hash, length, count, flags);
-	ks_path_send(s, hash, length);
+	if (*length > KS_MAX_PATH) /* a name could not be read */
+		return hash;
+	if (*length > KS_MAX_PATH - 256)
+		*flags |= KS_PATH_TRUNCATED;
+	ks_path_header(s, hash, *length, *count, *flags);
+	ks_path_send(s, hash, *length);
 	return hash;
 }
 

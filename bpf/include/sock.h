@@ -28,6 +28,7 @@ static __always_inline u64 ks_unix_name(struct ks_scratch *s, u64 sk)
 	length = KS_KREAD(s32, address + KS_UNIX_ADDRESS_LEN) - 2;
 	if (length <= 0 || length > 108)
 		return 0;
+	KS_OPAQUE(length);
 	length &= 127;
 	if (bpf_probe_read_kernel(s->path.bytes, length, (void *)(address + KS_UNIX_ADDRESS_NAME + 2)))
 		return 0;
@@ -83,9 +84,10 @@ static __always_inline void ks_describe_address(struct ks_scratch *s, u64 addres
 		u32 size = length - 2;
 
 		op->family = family;
+		KS_OPAQUE(size);
+		size &= 127;
 		if (size > 108)
 			size = 108;
-		size &= 127;
 		if (!bpf_probe_read_user(s->path.bytes, size, (void *)(address + 2))) {
 			/* the terminating NUL of a path, which a program may or may not count */
 			if (size > 1 && s->path.bytes[0]) {

@@ -52,7 +52,9 @@ static __always_inline u64 ks_py_frame_of(struct ks_py_layout *l, u64 ts)
 static __always_inline u64 ks_py_thread(struct ks_scratch *s, struct ks_py_layout *l, u64 base, u64 tp)
 {
 	u32 tid = s->op.tid;
-	u64 *held = ks_threads.lookup(&tid), interp, ts, found = 0;
+	u64 *held = ks_threads.lookup(&tid), interp, ts;
+	/* in memory, so that the verifier does not follow each as two cases */
+	u64 *found = &s->words[0], *framed = &s->words[1], *at = &s->words[2];
 
 	if (held && ks_py_linked(l, *held, tp))
 		return *held;
@@ -61,32 +63,34 @@ static __always_inline u64 ks_py_thread(struct ks_scratch *s, struct ks_py_layou
 		s->op.frame_state = KS_FRAMES_NO_THREAD_STATE; /* the interpreter is starting or gone */
 		return 0;
 	}
-	ts = KS_UREAD(u64, interp + l->interp_threads_head);
+	*found = *framed = 0;
+	*at = KS_UREAD(u64, interp + l->interp_threads_head);
 	for (int i = 0; i < KS_PY_THREAD_SCAN; i++) {
+		ts = *at;
 		if (!ts) {
 			interp = KS_UREAD(u64, interp + l->interp_next);
 			if (!interp)
 				break;
-			ts = KS_UREAD(u64, interp + l->interp_threads_head);
+			*at = KS_UREAD(u64, interp + l->interp_threads_head);
 			continue;
 		}
 		if (KS_UREAD(u64, ts + l->ts_thread_id) == tp) {
-			if (!found) {
-				found = ts;
-			} else if (ks_py_frame_of(l, ts)) {
-				if (ks_py_frame_of(l, found)) {
+			*found = ts;
+			if (ks_py_frame_of(l, ts)) {
+				if (*framed) {
 					s->op.frame_state = KS_FRAMES_AMBIGUOUS;
 					return 0;
 				}
-				found = ts;
+				*framed = ts;
 			}
 		}
-		ts = KS_UREAD(u64, ts + l->ts_next);
+		*at = KS_UREAD(u64, ts + l->ts_next);
 	}
-	if (found) {
+	ts = *framed ? *framed : *found;
+	if (ts) {
 		if (!KS_UREAD(u64, KS_UREAD(u64, base) + l->interp_next)) /* one interpreter: nothing to confuse */
-			ks_threads.update(&tid, &found);
-		return found;
+			ks_threads.update(&tid, &ts);
+		return ts;
 	}
 	s->op.frame_state = interp ? KS_FRAMES_SCAN_LIMIT : KS_FRAMES_NO_THREAD_STATE;
 	return 0;
@@ -109,8 +113,8 @@ static __always_inline void ks_py_send_stack(struct ks_scratch *s, u64 id, u32 c
 	r->state = s->op.frame_state;
 	r->runtime = KS_RUNTIME_PYTHON;
 	r->reserved = 0;
-	size &= 8191;
-	if (size > sizeof(s->stack) + KS_SLOT)
+	KS_OPAQUE(size);
+	if (size > sizeof(s->stack))
 		return;
 	if (ks_ring.ringbuf_output(&s->stack, size, 1 /* NO_WAKEUP */)) {
 		ks_count(s->op.cls, KS_C_STACK_LOST);
@@ -213,7 +217,7 @@ static __always_inline u64 ks_py_generation(struct ks_py_layout *l, u64 base, u6
 static __always_inline void ks_py_walk(struct ks_scratch *s, struct ks_runtime *rt, struct ks_py_layout *l)
 {
 	u64 tp = ks_thread_pointer(), ts = ks_py_thread(s, l, rt->base, tp), frame, hash;
-	u64 task_frame = 0, task_outer = 0, last = 0;
+	u64 *task_frame = &s->context[0], *task_outer = &s->context[1], *last = &s->context[2];
 	u64 *v = s->words;
 	u32 n = 0, state = KS_FRAMES_COMPLETE, max = s->max_depth & 127;
 
@@ -221,6 +225,7 @@ static __always_inline void ks_py_walk(struct ks_scratch *s, struct ks_runtime *
 		return;
 	frame = ks_py_frame_of(l, ts);
 	hash = ks_mix(s->proc_start, s->op.tgid);
+	*task_frame = *task_outer = *last = 0;
 	for (u32 i = 0; i < KS_MAX_DEPTH; i++) {
 		struct ks_frame *f = &s->stack.frames[i & 127];
 		u64 code, owner = 0, previous;
@@ -257,25 +262,25 @@ static __always_inline void ks_py_walk(struct ks_scratch *s, struct ks_runtime *
 				n = i;
 				break;
 			}
-			if (task_frame == last)
-				task_outer = frame; /* the frame just outside the outermost coroutine so far */
+			if (*task_frame == *last)
+				*task_outer = frame; /* the frame just outside the outermost coroutine so far */
 			if (generator && KS_UREAD(u32, code + l->code_flags) & KS_PY_COROUTINE) {
-				task_frame = frame;
-				task_outer = 0;
+				*task_frame = frame;
+				*task_outer = 0;
 			}
-			last = frame;
+			*last = frame;
 		}
 		hash = ks_mix(ks_mix(ks_mix(hash, f->code ^ ((u64)f->check << 32)), f->pc), f->globals);
 		frame = previous;
 	}
 	s->op.frame_state = state;
-	if (task_frame && state == KS_FRAMES_COMPLETE) {
+	if (*task_frame && state == KS_FRAMES_COMPLETE) {
 		s->op.context_kind = KS_CONTEXT_TASK;
-		s->op.context = task_frame;
-		s->op.generation = ks_py_generation(l, rt->base, ts, task_frame, task_outer);
+		s->op.context = *task_frame;
+		s->op.generation = ks_py_generation(l, rt->base, ts, *task_frame, *task_outer);
 	} else if (rt->flags & KS_RUNTIME_GREENLETS && state == KS_FRAMES_COMPLETE) {
 		s->op.context_kind = KS_CONTEXT_GREENLET;
-		s->op.context = last;
+		s->op.context = *last;
 		s->op.generation = ks_mix(KS_UREAD(u64, ts + l->ts_context_ver), 3);
 	}
 	if (!n) {
