@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -137,7 +137,7 @@ class Collector:
         """The end of the collector's log."""
         return self._server.log_tail()
 
-    def __enter__(self) -> Collector:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:

@@ -67,9 +67,7 @@ def tls_files(tmp_path: Path) -> TlsFiles:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Adds the end of each running server's log to the report of a test that failed."""
     report = yield
     if report.failed:

@@ -2,7 +2,7 @@
 """The real Jaeger v2, in memory: OTLP/gRPC in, its HTTP API (api_v3, OTLP/JSON) out.
 
 Spans are stored in the receiver's own call: what was acknowledged can be read back. On the way Jaeger's own model turns
-array attributes into JSON text and loses span flags.
+array attributes into JSON text, loses span flags and gives every link `opentracing.ref_type` as its only attribute.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlencode
 
 import yaml
@@ -65,7 +65,7 @@ class Jaeger:
 
     def services(self) -> frozenset[str]:
         """The names of all services it has spans of."""
-        return frozenset(self._get("/api/v3/services")["services"])
+        return frozenset(self._get("/api/v3/services").get("services", []))
 
     def operations(self, service: str) -> frozenset[str]:
         """The span names of one service."""
@@ -108,7 +108,7 @@ class Jaeger:
         """The end of Jaeger's log."""
         return self._server.log_tail()
 
-    def __enter__(self) -> Jaeger:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:

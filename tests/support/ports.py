@@ -13,6 +13,7 @@ import random
 import socket
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 _LOWEST = 10_000
 _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -39,7 +40,7 @@ class PortReservation:
             held.close()
         self._sockets.clear()
 
-    def __enter__(self) -> PortReservation:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 START_TIMEOUT_SECONDS = 60.0  # ready in 0.1 s alone; the rest is for machines that do much else
 _STOP_TIMEOUT_SECONDS = 15.0
@@ -105,7 +106,7 @@ class ServerProcess:
             return source.read(_LOG_TAIL_BYTES).decode("utf-8", "replace")
         return ""
 
-    def __enter__(self) -> ServerProcess:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
