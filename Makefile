@@ -31,11 +31,12 @@ help: ## this list
 
 setup: ## install what the agent needs: Debian packages (as root), .venv, the command kernelspan in it
 	@$(call phase,packages of the distribution,tools/apt run)
-	@$(MAKE) $(RUN_STAMP)
+	@$(MAKE) -s $(RUN_STAMP)
+	@echo '== $(VENV)/bin/kernelspan is there' >&2
 
 setup-test: setup ## install what the tests need beyond that, and build the collector and Jaeger into the user's cache
 	@$(call phase,packages for the tests,tools/apt test)
-	@$(MAKE) $(TEST_STAMP)
+	@$(MAKE) -s $(TEST_STAMP)
 	@$(call phase,tools,$(PY) -m tools >/dev/null)
 
 $(PY):
