@@ -3,7 +3,8 @@
 
 Only the file is read, so the answer holds for every process that runs it. `_PyRuntime` is a dynamic symbol of every
 build; where even those are gone, the section .PyRuntime (3.11+) begins with it. The version is the symbol Py_Version
-(3.11+), or before that the only version string among the read-only data.
+(3.11+); before that the only version string among the read-only data (often the tail of a longer one: linkers merge
+tails), and where there are several or none, the minor version that the file's name gives.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from .layout import BY_MINOR, FIRST_WITH_DEBUG_OFFSETS, NEWEST_MINOR, OLDEST_MIN
 FIRST_CANDIDATE = 0xC0  # low byte of PY_VERSION_HEX: candidates and releases; layouts move in alphas and betas
 RUNTIME_SYMBOL, VERSION_SYMBOL = "_PyRuntime", "Py_Version"
 LONG_SYMBOL, STR_SYMBOL = "PyLong_Type", "PyUnicode_Type"
-_VERSION_TEXT = re.compile(rb"\0(3\.(?:[789]|1[0-9])\.[0-9]{1,3}(?:(?:a|b|rc)[0-9]{1,2})?\+?)(?=\0)")
+_VERSION_TEXT = re.compile(rb"(?<![0-9A-Za-z.])(3\.(?:[789]|10)\.[0-9]{1,3}(?:(?:a|b|rc)[0-9]{1,2})?\+?)(?=\0)")
 _VERSION_TEXT_BYTES = 16
+_NAMED = re.compile(r"(?:lib)?python3\.([0-9]{1,2})")
 _PRE_RELEASE = re.compile(r"[ab][0-9]")
 
 
@@ -37,15 +39,15 @@ class PythonBuild:
     unicode_type: int
 
 
-def inspect_file(fd: int) -> PythonBuild | Unsupported | None:
-    """The CPython in the open ELF file; None where there is none. Raises ElfError."""
+def inspect_file(fd: int, name: str = "") -> PythonBuild | Unsupported | None:
+    """The CPython in the open ELF file with this base name; None where there is none. Raises ElfError."""
     elf = elf_reader.read_elf(fd)
     symbols = elf_reader.symbol_addresses(elf, (RUNTIME_SYMBOL, VERSION_SYMBOL, LONG_SYMBOL, STR_SYMBOL))
     section = elf.section(".PyRuntime")
     runtime = symbols.get(RUNTIME_SYMBOL) or (section.address if section else 0)
     if not runtime:
         return None
-    version, number = _version(elf, symbols.get(VERSION_SYMBOL))
+    version, number = _version(elf, symbols.get(VERSION_SYMBOL), name)
     if not version:
         return Unsupported("RuntimeLayoutUnknown", "the file does not say which version of CPython it holds", "CPython")
     refusal = _refuse(version, number)
@@ -74,20 +76,29 @@ def needs_libpython(fd: int) -> bool:
     return any(b"libpython3." in chunk for _, chunk in elf_reader.section_chunks(elf, strings, overlap=16))
 
 
-def _version(elf: elf_reader.Elf, address: int | None) -> tuple[str, int]:
+def _version(elf: elf_reader.Elf, address: int | None, name: str) -> tuple[str, int]:
     """(text, PY_VERSION_HEX); before 3.11 the number is 0. ("", 0): not known."""
     if address is not None:
         number = struct.unpack("<I", elf_reader.read_address(elf, address, 4))[0]
         return _version_text(number), number
+    found = _version_strings(elf)
+    named = _NAMED.match(name)
+    if named is not None:
+        found = {version for version in found if version.split(".")[1] == named[1]}
+    if len(found) == 1:
+        return found.pop(), 0
+    return (f"3.{named[1]}" if named else ""), 0
+
+
+def _version_strings(elf: elf_reader.Elf) -> set[str]:
     section = elf.section(".rodata")
     if section is None or section.kind == elf_reader.SHT_NOBITS:
-        return "", 0
-    found = {
+        return set()
+    return {
         match[1].decode("ascii")
         for _, chunk in elf_reader.section_chunks(elf, section, overlap=_VERSION_TEXT_BYTES)
         for match in _VERSION_TEXT.finditer(chunk)
     }
-    return (found.pop(), 0) if len(found) == 1 else ("", 0)
 
 
 def _version_text(number: int) -> str:

@@ -44,7 +44,7 @@ def detect(process: procfs.Process, cache: MutableMapping[files.FileKey, Any]) -
             return _detected(process, group, found)
         if isinstance(found, Unsupported) and (refusal is None or group not in own):
             refusal = found
-    return refusal or _by_name(groups)
+    return _by_name(groups) or refusal
 
 
 def _by_file(mappings: Any) -> list[list[procfs.Mapping]]:
@@ -61,7 +61,7 @@ def _ask(
         key = files.file_key(fd)
         if key not in cache:
             try:
-                cache[key] = inspect_file(fd) or (_NEEDS_LIBRARY if needs_libpython(fd) else None)
+                cache[key] = inspect_file(fd, _base_name(group[0])) or (_NEEDS_LIBRARY if needs_libpython(fd) else None)
             except ElfError as error:
                 message = f"{procfs.printable(group[0].path)}: {error}"
                 # A file that is no ELF file of ours is only a matter where its name claims to be Python's.

@@ -20,3 +20,76 @@ name one task. The kernel follows the same chain, at the moment of the event, wi
    * anything else (a name of the user's own): no generation.
 The generation is N; 0 stands for none. An int becomes a str of the same number when somebody asks for the name.
 """
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import TYPE_CHECKING
+
+from kernelspan_agent.process.errors import MemoryReadError
+from kernelspan_agent.process.memory import read_u64
+
+from .layout import ABSENT
+
+if TYPE_CHECKING:
+    from kernelspan_agent.process.memory import Memory
+
+    from .layout import Offsets
+
+NONE = 0
+MAX_NAME_BYTES = 24  # "Task-" and 19 digits
+_COMPACT_ASCII = 0x60
+_NUMBERED = re.compile(rb"Task-([1-9][0-9]{0,18})")
+_DIGIT_BITS = 30
+
+
+def task_number(memory: Memory, offsets: Offsets, frame: int, outer: int, types: tuple[int, int] = (0, 0)) -> int:
+    """The number of the asyncio task whose outermost coroutine's frame is at `frame`, called from that at `outer`.
+
+    `types`: addresses of PyLong_Type and PyUnicode_Type. NONE where it is not known, for whatever reason.
+    """
+    if offsets.task_coro == ABSENT or not frame or not outer:
+        return NONE
+    try:
+        if offsets.generator_frame != ABSENT:
+            coroutine = frame - offsets.generator_frame
+        else:
+            coroutine = read_u64(memory, frame + offsets.frame_generator)
+        handle = read_u64(memory, outer + offsets.frame_localsplus) & ~offsets.tag_mask
+        callback = read_u64(memory, handle + offsets.handle_callback)
+        name = _name_of_task(memory, offsets, callback, coroutine)
+        return _number(memory, offsets, name, types) if name else NONE
+    except MemoryReadError:
+        return NONE
+
+
+def _name_of_task(memory: Memory, offsets: Offsets, callback: int, coroutine: int) -> int:
+    for slot in (offsets.callback_task, offsets.method_self):
+        try:
+            task = read_u64(memory, callback + slot)
+            coro, name = struct.unpack("<QQ", memory.read(task + offsets.task_coro, 16))
+        except MemoryReadError:
+            continue
+        if coro == coroutine:
+            return int(name)
+    return 0
+
+
+def _number(memory: Memory, offsets: Offsets, name: int, types: tuple[int, int]) -> int:
+    long_type, unicode_type = types
+    kind = read_u64(memory, name + 8)
+    if unicode_type and kind == unicode_type:
+        length = read_u64(memory, name + offsets.str_length)
+        state = struct.unpack("<I", memory.read(name + offsets.str_state, 4))[0]
+        if state & _COMPACT_ASCII != _COMPACT_ASCII or length > MAX_NAME_BYTES:
+            return NONE
+        match = _NUMBERED.fullmatch(memory.read(name + offsets.str_data, length))
+        return int(match[1]) if match else NONE
+    if long_type and kind == long_type and offsets.long_tag != ABSENT:
+        tag = read_u64(memory, name + offsets.long_tag)
+        if tag & 3 or tag >> 3 not in (1, 2):
+            return NONE
+        digits = struct.unpack(f"<{tag >> 3}I", memory.read(name + offsets.long_digits, 4 * (tag >> 3)))
+        return sum(digit << _DIGIT_BITS * index for index, digit in enumerate(digits))
+    return NONE

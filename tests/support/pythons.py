@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every CPython that tests run against: the machine's own, and those of Debian's suites in roots of their own.
+
+The suites' packages come by apt itself, in a private state folder: their signatures and SHA256 sums are apt's affair,
+nothing is installed. Each suite is unpacked once, with the libc and libraries it needs, into the user's cache folder,
+and runs there by chroot in a PID namespace of its own. The mirror is the one that this machine's apt sources name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SUITES = {
+    "bullseye": ("3.9",),
+    "bookworm": ("3.11",),
+    "trixie": ("3.13",),
+    "sid": ("3.14", "3.15"),
+}
+MINORS = range(8, 16)
+SECONDS_TO_START = 10.0
+_RECIPE = "1"  # part of the cache's name: a change here makes new roots
+_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+_MERGED = ("bin", "sbin", "lib", "lib64")
+
+
+class PythonsError(Exception):
+    """A suite cannot be had on this machine; says why."""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """One CPython. `root` is where it is chrooted to; None: the machine's own root."""
+
+    label: str
+    minor: int
+    program: str
+    root: Path | None = None
+
+    def command(self, *arguments: str) -> list[str]:
+        """What to run: the interpreter, in its root and PID namespace."""
+        own = ["unshare", "-pf", "--kill-child", "chroot", str(self.root)] if self.root else []
+        return [*own, self.program, *arguments]
+
+    @contextlib.contextmanager
+    def script(self, text: str, name: str = "target.py") -> Iterator[str]:
+        """A file with this text, by the name under which the interpreter sees it."""
+        base = self.root / "tmp" if self.root else Path(tempfile.gettempdir())
+        with tempfile.TemporaryDirectory(dir=base) as folder:
+            path = Path(folder, name)
+            path.write_text(text, encoding="utf-8")
+            yield str(path if self.root is None else Path("/") / path.relative_to(self.root))
+
+    @contextlib.contextmanager
+    def running(self, *arguments: str) -> Iterator[Program]:
+        """The interpreter at work with pipes to its input and output; ended at the end."""
+        with subprocess.Popen(
+            self.command(*arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=_environment()
+        ) as started:
+            try:
+                yield Program(started, self)
+            finally:
+                started.kill()
+
+
+@dataclass(frozen=True)
+class Program:
+    """A running interpreter."""
+
+    started: subprocess.Popen[bytes]
+    interpreter: Interpreter
+
+    @property
+    def pid(self) -> int:
+        """The interpreter's pid here: that of unshare's child where it has a namespace of its own."""
+        return _only_child(self.started.pid) if self.interpreter.root else self.started.pid
+
+    def line(self) -> str:
+        """The next line of its output; raises AssertionError at its end."""
+        assert self.started.stdout is not None
+        parts = []
+        while (byte := self.started.stdout.read(1)) not in (b"\n", b""):
+            parts.append(byte)
+        assert byte, f"{self.interpreter.label} ended: {self.started.wait()}"
+        return b"".join(parts).decode("utf-8")
+
+    def go_on(self, data: bytes = b".") -> None:
+        """Gives its input a byte."""
+        assert self.started.stdin is not None
+        self.started.stdin.write(data)
+
+
+@functools.cache
+def own_interpreters() -> tuple[Interpreter, ...]:
+    """Pyenv's versions and the system's."""
+    found = []
+    for program in sorted(_pyenv_versions().glob("3.*/bin/python3")):
+        version = program.parts[-3]
+        if int(version.split(".")[1]) in MINORS:
+            found.append(Interpreter(f"pyenv-{version}", int(version.split(".")[1]), str(program)))
+    system = Path("/usr/bin/python3")
+    if system.exists() and (match := re.fullmatch(r"python3\.(\d+)", system.resolve().name)):
+        found.append(Interpreter(f"system-3.{match[1]}", int(match[1]), str(system)))
+    return tuple(found)
+
+
+@functools.cache
+def suite_interpreters(suite: str) -> tuple[Interpreter, ...]:
+    """The interpreters of a Debian suite, fetched and unpacked if they are not. Raises PythonsError."""
+    if os.geteuid():
+        raise PythonsError("chroot needs root")
+    root = _cache_folder() / f"{suite}-{_RECIPE}"
+    if not root.exists():
+        _make_root(suite, root)
+    return tuple(
+        Interpreter(f"{suite}-{version}", int(version.split(".")[1]), f"/usr/bin/python{version}", root)
+        for version in SUITES[suite]
+    )
+
+
+def labels() -> list[str]:
+    """Every interpreter's label, without fetching any: for parametrisation."""
+    debian = [f"{suite}-{version}" for suite, versions in SUITES.items() for version in versions]
+    return [interpreter.label for interpreter in own_interpreters()] + debian
+
+
+def interpreter(label: str) -> Interpreter:
+    """The interpreter with this label. Raises PythonsError where it cannot be had."""
+    suite = label.rpartition("-")[0]
+    known = suite_interpreters(suite) if suite in SUITES else own_interpreters()
+    return next(python for python in known if python.label == label)
+
+
+def _make_root(suite: str, root: Path) -> None:
+    mirror = _mirror()
+    if mirror is None or not Path(_KEYRING).exists() or shutil.which("apt-get") is None:
+        raise PythonsError("this machine's apt names no Debian mirror")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
+        work = Path(scratch)
+        packages = _download(suite, mirror, work)
+        made = work / "root"
+        for name in _MERGED:
+            (made / "usr" / name).mkdir(parents=True)
+            (made / name).symlink_to(f"usr/{name}")
+        for name in ("tmp", "proc", "dev"):
+            (made / name).mkdir()
+        for package in packages:
+            subprocess.run(["dpkg", "-x", str(package), str(made)], check=True, capture_output=True)
+        for version in SUITES[suite]:
+            subprocess.run(["chroot", str(made), f"/usr/bin/python{version}", "-c", "import asyncio"], check=True)
+        with contextlib.suppress(FileExistsError, OSError):  # another session was faster
+            made.rename(root)
+    if not root.exists():
+        raise PythonsError(f"{root} could not be made")
+
+
+def _download(suite: str, mirror: str, work: Path) -> Sequence[Path]:
+    for folder in ("state/lists/partial", "cache/archives/partial", "sources"):
+        (work / folder).mkdir(parents=True)
+    (work / "status").touch()
+    (work / "sources" / "suite.list").write_text(f"deb [arch=amd64 signed-by={_KEYRING}] {mirror} {suite} main\n")
+    options = {
+        "Dir::State": work / "state",
+        "Dir::State::status": work / "status",
+        "Dir::Cache": work / "cache",
+        "Dir::Etc::sourcelist": "/dev/null",
+        "Dir::Etc::sourceparts": work / "sources",
+        "Dir::Etc::main": "/dev/null",
+        "Dir::Etc::parts": "/dev/null",
+        "Acquire::Languages": "none",
+        "Acquire::Check-Valid-Until": "false",  # the mirror may be a snapshot; the signature is checked all the same
+        "APT::Sandbox::User": "root",
+        "APT::Architecture": "amd64",
+        "APT::Install-Recommends": "false",
+    }
+    config = work / "apt.conf"
+    config.write_text("".join(f'{name} "{value}";\n' for name, value in options.items()))
+    wanted = [f"python{version}" for version in SUITES[suite]]
+    for command in (["update"], ["install", "--yes", "--download-only", *wanted]):
+        result = subprocess.run(
+            ["apt-get", "-q", *command],
+            env={**os.environ, "APT_CONFIG": str(config)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if result.returncode:
+            raise PythonsError(f"apt-get {command[0]} of {suite}: {result.stderr.strip()[-300:]}")
+    return sorted((work / "cache" / "archives").glob("*.deb"))
+
+
+def _mirror() -> str | None:
+    texts = [path.read_text(errors="replace") for path in sorted(Path("/etc/apt").rglob("*sources*")) if path.is_file()]
+    texts += [path.read_text(errors="replace") for path in sorted(Path("/etc/apt").rglob("*.list")) if path.is_file()]
+    for text in texts:
+        if match := re.search(r"^(?:URIs:|deb\s+(?:\[[^]]*\])?)\s*(https?://\S+/debian)/?\s", text, re.MULTILINE):
+            return match[1]
+    return None
+
+
+def _only_child(pid: int) -> int:
+    deadline = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < deadline:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if children:
+            return int(children[0])
+        time.sleep(0.01)
+    raise AssertionError(f"process {pid} started no child")
+
+
+def _pyenv_versions() -> Path:
+    return Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "kernelspan" / "pythons"
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8"}
