@@ -83,8 +83,9 @@ _Loader.add_implicit_resolver(
 def read(text: bytes | str, findings: Findings) -> Document:
     """The one document of `text`; what is wrong with it goes to `findings`."""
     document = Document()
-    if len(text) > MAX_BYTES:
-        findings.add("", MISSING, f"must be at most {MAX_BYTES} bytes long; this is {len(text)}")
+    size = len(text) if isinstance(text, bytes) else len(text.encode("utf-8", "surrogatepass"))
+    if size > MAX_BYTES:
+        findings.add("", MISSING, f"must be at most {MAX_BYTES} bytes long; this is {size}")
         return document
     try:
         if isinstance(text, bytes):

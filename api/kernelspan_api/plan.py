@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a node must do for one profile: the part of it that the kernel decides, and the part that user space decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .operations import BY_NAME, OPERATIONS, Group, Operation
+
+if TYPE_CHECKING:
+    from .resource import Spec
+
+DEFAULT_BURST_SECONDS = 2
+# A program's start is a burst of its own: it may spend two seconds' worth at once, then the rate holds.
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one profile wants of the processes it selects."""
+
+    name: str
+    operations: frozenset[int]  # Operation.number
+    min_duration_ns: dict[Group, int]
+    paths: tuple[str, ...]  # globs; empty: any
+    ports: tuple[int, ...]  # empty: any
+    cidrs: tuple[str, ...]  # empty: any
+    max_depth: int  # 0: no stacks
+    events_per_second: int
+    spans_per_second: int
+    burst_events: int
+
+    @property
+    def mask(self) -> int:
+        """The operations as the kernel's bit mask."""
+        return sum(1 << number for number in self.operations)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups that have an operation in it, in their order."""
+        return tuple(group for group in Group if any(op.group is group for op in self.wanted()))
+
+    def wanted(self) -> list[Operation]:
+        """The operations, in the order of the table."""
+        return [operation for operation in OPERATIONS if operation.number in self.operations]
+
+
+def wanted(name: str, spec: Spec) -> Wanted:
+    """What the kernel and the resolver must know of a validated profile."""
+    subjects = {Group.FILES: spec.files, Group.NETWORK: spec.network, Group.PROCESSES: spec.processes, Group.WAITS: spec.waits}
+    numbers: set[int] = set()
+    durations: dict[Group, int] = {}
+    for group, subject in subjects.items():
+        if subject is None:
+            continue
+        names = [operation.value for operation in subject.operations] or [op.name for op in OPERATIONS if op.group is group]
+        numbers.update(BY_NAME[group, each].number for each in names)
+        durations[group] = getattr(subject, "min_duration_microseconds", 0) * 1000
+    files, network = spec.files, spec.network
+    return Wanted(
+        name=name,
+        operations=frozenset(numbers),
+        min_duration_ns=durations,
+        paths=tuple(files.paths) if files else (),
+        ports=tuple(network.ports) if network else (),
+        cidrs=tuple(network.cidrs) if network else (),
+        max_depth=0 if spec.code.stacks.value == "None" else spec.code.max_depth,
+        events_per_second=spec.limits.events_per_second,
+        spans_per_second=spec.limits.spans_per_second,
+        burst_events=spec.limits.events_per_second * DEFAULT_BURST_SECONDS,
+    )

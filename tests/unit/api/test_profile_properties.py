@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random documents: the reader never fails but by ProfileError, and what it accepts survives a round trip."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import yaml
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+from msgspec import inspect
+
+from kernelspan_api.problems import ProfileError
+from kernelspan_api.profile import ClusterTraceProfile, TraceProfile, ignored_standalone, load, unavailable, validate
+from kernelspan_api.resource import KINDS, ObjectMeta
+from kernelspan_api.rules import RULES
+from kernelspan_api.schema import members, struct_type, unwrap
+
+EXAMPLES = {  # texts of each format, good ones
+    "dnsLabel": ["a", "a-1", "x" * 63],
+    "dnsSubdomain": ["a", "a.b-c"],
+    "labelKey": ["a", "example.com/A_b.c"],
+    "labelValue": ["", "A_b.c"],
+    "glob": ["*", "a[!x]?", "/a/**"],
+    "pathGlob": ["/", "/a b\n/**", "*.é"],
+    "regex": ["a*", "^x{2,3}$", "(?i)[^/]+|b"],
+    "cidr": ["0.0.0.0/0", "fd00::/8", "10.1.0.0/16"],
+    "header": ["x-request-id", "*"],
+    "route": ["/", "/orders/{id}"],
+    "probePath": ["Auto", "/usr/bin/x"],
+    "kernelSymbol": ["tcp_sendmsg", "f.constprop.0"],
+    "identifier": ["sched", "gc__start"],
+    "optionalIdentifier": ["", "x"],
+    "memberPath": ["", "a.b"],
+    "symbol": ["main.(*Engine).Quote", "operator new"],
+    "attribute": ["a", "a.b-c/d"],
+    "apiVersion": ["apps/v1", "batch/v1"],
+    "endpoint": ["", "c:1", "https://c/x"],
+}
+MESSAGES = {rule.message for rule in RULES}
+FAST = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def plain(info: inspect.Type) -> st.SearchStrategy[Any]:
+    """Values within the types and bounds of `info`, in wire form; rules between fields may be broken."""
+    kind = unwrap(info)
+    bare = kind.type
+    if names := members(kind):
+        return st.sampled_from(names)
+    if isinstance(bare, inspect.BoolType):
+        return st.booleans()
+    if isinstance(bare, inspect.IntType):
+        return st.integers(bare.ge, bare.le)
+    if isinstance(bare, inspect.StrType):
+        if form := kind.extra.get("format"):
+            return st.sampled_from(EXAMPLES[form])
+        return st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+    if isinstance(bare, inspect.VarTupleType):
+        unique = (lambda one: one["name"]) if kind.extra.get("list") == "map:name" else None
+        return st.lists(
+            plain(bare.item_type),
+            min_size=bare.min_length or 0,
+            max_size=3,
+            unique_by=unique or (repr if "list" in kind.extra else None),
+        )
+    if isinstance(bare, inspect.DictType):
+        return st.dictionaries(plain(bare.key_type), plain(bare.value_type), max_size=3)
+    assert isinstance(bare, inspect.StructType)
+    return st.deferred(lambda: objects(bare.cls))
+
+
+@functools.cache
+def objects(cls: type[msgspec.Struct]) -> st.SearchStrategy[dict[str, Any]]:
+    """Objects of that type, with some of their optional fields."""
+    info = struct_type(cls)
+    fields = [one for one in info.fields if one.name != "status"]
+    if cls is ObjectMeta:
+        fields = [one for one in fields if not isinstance(unwrap(one.type).type, inspect.AnyType)]
+    required = {one.encode_name: plain(one.type) for one in fields if one.required}
+    optional = {one.encode_name: plain(one.type) for one in fields if not one.required}
+    return st.fixed_dictionaries(required, optional=optional)
+
+
+PROFILES = st.sampled_from([TraceProfile, ClusterTraceProfile]).flatmap(objects)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8) | st.integers(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def outcome(read: Callable[..., TraceProfile], *args: object) -> tuple[TraceProfile | None, list[str]]:
+    """The profile, or the messages of what is wrong; any other exception ends the test."""
+    try:
+        return read(*args, standalone=True), []
+    except ProfileError as error:
+        return None, [one.message for one in error.problems]
+
+
+@FAST
+@given(PROFILES)
+def test_round_trip(document: dict[str, Any]) -> None:
+    """What keeps the types is refused by rules alone; what is accepted reads the same after it was written."""
+    text = yaml.safe_dump(document, allow_unicode=True)
+    profile, messages = outcome(load, text)
+    assert set(messages) <= MESSAGES
+    event("accepted" if profile else "refused by a rule")
+    if profile is None:
+        assert messages
+        return
+    again = load(yaml.safe_dump(msgspec.to_builtins(profile)), standalone=True)
+    assert again == profile == validate(document, standalone=True)
+    assert unavailable(again) == unavailable(profile)
+    assert ignored_standalone(again) == ignored_standalone(profile)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> object:
+    """A document within the types, with one place replaced by anything."""
+    document = draw(PROFILES)
+    where: Any = document
+    while True:
+        steps = list(where) if isinstance(where, dict) else list(range(len(where)))
+        if not steps:
+            return document
+        step = draw(st.sampled_from(steps))
+        if not isinstance(where[step], (dict, list)) or draw(st.integers(0, 3)) == 0:
+            where[step] = draw(ANYTHING)
+            return document
+        where = where[step]
+
+
+@FAST
+@given(damaged())
+def test_our_validator_and_msgspec_agree(document: object) -> None:
+    """Nothing that we accept is refused by the types' own decoder, and nothing it refuses gets through."""
+    profile, messages = outcome(validate, document)
+    assert not any(message.startswith("must be a valid ") for message in messages)
+    assert all(message.startswith(("must ", "the key must ")) for message in messages)
+    if profile is None:
+        assert messages
+    else:
+        assert isinstance(document, dict)
+        msgspec.convert(document, KINDS[document["kind"]])
+
+
+@FAST
+@given(ANYTHING)
+def test_any_object(document: object) -> None:
+    """No object is a reason to crash."""
+    profile, messages = outcome(validate, document)
+    assert profile is None
+    assert messages
+
+
+YAMLISH = st.lists(
+    st.sampled_from(
+        [
+            "{",
+            "}",
+            "[",
+            "]",
+            ": ",
+            "? ",
+            "- ",
+            ", ",
+            "&a ",
+            "*a",
+            "!!str ",
+            "!!int ",
+            "!x ",
+            "!!binary ",
+            "|\n",
+            ">\n",
+            "\n",
+            "  ",
+            "'",
+            '"',
+            "#",
+            "%YAML 1.1\n",
+            "%TAG ! a\n",
+            "---",
+            "...",
+            "<<",
+            "=",
+            "~",
+            "0x",
+            ".inf",
+            "\\U00FFFFFF",
+            "\\x",
+            "\t",
+            "apiVersion: kernelspan.io/v1alpha1\n",
+            "kind: TraceProfile\n",
+            "metadata: {name: x}\n",
+            "spec: ",
+            "files: ",
+        ]
+    )
+    | st.text(max_size=4)
+).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(YAMLISH | st.binary(max_size=64))
+def test_any_text(text: str | bytes) -> None:
+    """No text is a reason to crash."""
+    profile, messages = outcome(load, text)
+    assert (profile is None) == bool(messages)
