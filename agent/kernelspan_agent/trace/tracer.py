@@ -198,8 +198,10 @@ class Tracer:
             self._finish(process)
 
     def _finish(self, process: Process) -> None:
+        """Close the process's activity with the contexts in it; all of them if it has ended."""
         for context in list(process.contexts.values()):
-            self._contexts.close(context)
+            if process.ended_ns or context.root is process.root:
+                self._contexts.close(context)
         span = self._processes.finish(process, self._segments.activity(None, process.info.name, ""))
         if span is not None:
             self._closed.append(span)
