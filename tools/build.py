@@ -37,14 +37,6 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
     return (Path(base) if Path(base).is_absolute() else Path(home).expanduser() / ".cache") / "kernelspan" / "tools"
 
 
-def built(name: str, environment: Mapping[str, str] | None = None, tools_folder: Path = TOOLS_FOLDER) -> Path | None:
-    """The binary's path if it is in the cache for these very inputs, else None. Raises ToolError as `build` does."""
-    environment = os.environ if environment is None else environment
-    (family,) = select(load_families(tools_folder), (name,))
-    folder = _folder(family, find_go(environment, family.folder), cache_folder(environment))
-    return folder / name if _complete(family, folder) else None
-
-
 def build(
     names: tuple[str, ...], say: Say, environment: Mapping[str, str] | None = None, tools_folder: Path = TOOLS_FOLDER
 ) -> dict[str, Path]:

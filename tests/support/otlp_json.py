@@ -2,7 +2,7 @@
 """OTLP/JSON as the collector and Jaeger write it, read into plain spans that a test can compare.
 
 Layout: opentelemetry-proto's trace.proto and its JSON mapping (ids in hex, 64-bit integers as strings, enums as
-numbers). Jaeger's api_v3 writes enums by name; both are read.
+numbers; what has its default value may be absent). Jaeger's api_v3 may write enums by name; both are read.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _enum(value: int | str, names: Sequence[str], prefix: str) -> str:
 
 def _attributes(holder: Mapping[str, Any]) -> Mapping[str, Value]:
     pairs: Sequence[Mapping[str, Any]] = holder.get("attributes", [])
-    found = {pair["key"]: _value(pair.get("value", {})) for pair in pairs}
+    found = {pair.get("key", ""): _value(pair.get("value", {})) for pair in pairs}
     if len(found) != len(pairs):
         raise ValueError(f"an attribute stands twice: {sorted(pair['key'] for pair in pairs)}")
     return found
@@ -126,6 +126,6 @@ def _value(value: Mapping[str, Any]) -> Value:
         case "arrayValue":
             return tuple(_value(item) for item in content.get("values", []))
         case "kvlistValue":
-            return {pair["key"]: _value(pair.get("value", {})) for pair in content.get("values", [])}
+            return {pair.get("key", ""): _value(pair.get("value", {})) for pair in content.get("values", [])}
         case _:
             raise ValueError(f"unknown kind of attribute value: {kind}")
