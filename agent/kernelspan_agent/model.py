@@ -88,6 +88,7 @@ class Segment:
     name: str = ""
     kind: Kind | None = None
     error: str = ""  # not empty: status ERROR with this description ("" for the description is never sent)
+    wire: bytes | None = field(default=None, init=False, repr=False)  # OTLP bytes: the export stage's cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +96,7 @@ class Resource:
     """What made the spans: one per process (and container)."""
 
     attributes: Attributes
+    wire: bytes | None = field(default=None, init=False, repr=False)  # OTLP bytes: the export stage's cache
 
 
 # One row a span. Ids are big-endian so that their bytes are those of the wire; parent 0: the span is a root.
@@ -133,6 +135,7 @@ class SpanBatch:
     segments: np.ndarray
     resources: list[Resource]
     operations: int = 0  # how many of the spans are operations: the unit of accounting
+    operation_rows: np.ndarray | None = None  # which they are: bool, shape (n,). None: the first `operations` rows
 
     def __len__(self) -> int:
         return len(self.rows)
