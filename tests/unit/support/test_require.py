@@ -42,7 +42,7 @@ def test_all_means_every_tier(monkeypatch: pytest.MonkeyPatch, tier: str) -> Non
         require(tier, False, "no")
 
 
-@pytest.mark.parametrize(("tier", "wanted"), [("kernal", ""), ("kernel", "kernal"), ("kernel", "ALL")])
+@pytest.mark.parametrize(("tier", "wanted"), [("kernels", ""), ("kernel", "kernels"), ("kernel", "ALL")])
 def test_misspelt_tier_is_an_error(monkeypatch: pytest.MonkeyPatch, tier: str, wanted: str) -> None:
     """A misspelt tier is told at once, even where the condition holds: else it would be left out for ever."""
     monkeypatch.setenv(VARIABLE, wanted)
