@@ -4,7 +4,8 @@
 The text is hostile: its size, its depth and the number of values after aliases are expanded are bounded, tags are
 refused, nothing is constructed but dict, list, str, int, float, bool and None. Ambiguity is refused too: a key twice,
 a key that is not a string, a second document. Of YAML 1.1's implicit types only JSON's are known, and yes/no/on/off
-(refused later where a string is wanted, as Kubernetes would): no dates, no 1:30 as ninety, no 010 as eight.
+(refused later where a string is wanted, as Kubernetes would): no dates, no 1:30 as ninety, no 010 as eight. 123e45
+is a float, as it is to Kubernetes, though not to PyYAML: where text is wanted it has to be quoted.
 """
 
 from __future__ import annotations

@@ -68,6 +68,8 @@ SPECS = [
     ("{files: {}, sampling: {percent: 101}}", "spec.sampling.percent", "from 0 to 100"),
     ("{files: {}, limits: {cpuMillicores: 100m}}", "spec.limits.cpuMillicores", "without quotes or units"),
     ("{files: {}, resourceAttributes: {team: on}}", "spec.resourceAttributes.team", "put it in quotes"),
+    ("{files: {}, resourceAttributes: {commit: 0E0}}", "spec.resourceAttributes.commit", "put it in quotes"),
+    ("{files: {}, resourceAttributes: {commit: 123e45}}", "spec.resourceAttributes.commit", "put it in quotes"),
     ("{files: {}, resourceAttributes: {'a b': c}}", 'spec.resourceAttributes["a b"]', "the key must be an attribute"),
     (f"{{files: {{}}, resourceAttributes: {{a: '{'x' * 257}'}}}}", "spec.resourceAttributes.a", "this has 257"),
     ("{files: {}, namespaceSelector: {}}", "spec.namespaceSelector", "only a ClusterTraceProfile"),
