@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian's own lists of files, for distributions that Debian installs without a RECORD.
+
+A binary package (`/var/lib/dpkg/info/*.list`, see dpkg(1), FILES) that brings the metadata of exactly one
+distribution brings its modules too. Debian Policy for Python names such packages `python3-*`.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable
+
+from kernelspan_agent.libraries.pip.metadata import MAX_LINE_BYTES, MAX_LIST_BYTES, source_path
+from kernelspan_agent.libraries.pip.trees import DirectoryTree
+from kernelspan_agent.libraries.rootfs import Root
+
+SITE_DIRECTORY = "/usr/lib/python3/dist-packages"
+_INFO = "/var/lib/dpkg/info"
+_MAX_INFO_NAMES = 200_000  # about five a package
+_MAX_LISTS = 4096
+_METADATA = (".dist-info", ".egg-info")
+
+
+def debian_lists(root: Root, folders: frozenset[str]) -> dict[str, list[str]]:
+    """Files below SITE_DIRECTORY, relative to it, of each distribution whose metadata is one of `folders`."""
+    found: dict[str, list[str]] = {}
+    names = [name for name in root.names(_INFO, _MAX_INFO_NAMES) if name.startswith("python3-")]
+    tree = DirectoryTree(root, _INFO)
+    for name in [name for name in names if name.endswith(".list")][:_MAX_LISTS]:
+        files = _files(tree.lines(name, MAX_LINE_BYTES, MAX_LIST_BYTES) or ())
+        metadata = {top for file in files if (top := file.partition("/")[0]).endswith(_METADATA)}
+        if len(metadata) == 1 and metadata <= folders:
+            found[metadata.pop()] = [source_path(file) for file in files]
+    return found
+
+
+def _files(lines: Iterable[str]) -> list[str]:
+    start = SITE_DIRECTORY + "/"
+    inside = [line.rstrip("\n")[len(start) :] for line in lines if line.startswith(start)]
+    directories = {posixpath.dirname(path) for path in inside}  # the lists name each directory, too
+    return [path for path in inside if path and path not in directories]

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A directory with distributions in it, on disk or (`archives`) inside a zip file, read in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import IO, Protocol
+
+from kernelspan_agent.libraries.rootfs import Root
+
+MAX_NAMES = 20_000  # in one directory; the largest site directories have some thousands
+
+
+class Tree(Protocol):
+    """What reading metadata needs. Paths are relative, with `/`; nothing raises for a bad file."""
+
+    def names(self) -> list[str]:
+        """Names at the top, sorted."""
+
+    def read(self, path: str, limit_bytes: int) -> bytes | None:
+        """The first `limit_bytes` of a file, None if it is not there."""
+
+    def lines(self, path: str, line_bytes: int, limit_bytes: int) -> Iterator[str] | None:
+        """The file's lines within the first `limit_bytes`, longer ones cut in pieces; None if it is not there."""
+
+    def is_link(self, name: str) -> bool:
+        """Whether `name` at the top is a symbolic link."""
+
+    def changed_ns(self, name: str) -> int:
+        """When `name` at the top, or with no name the directory, was last changed; Unix epoch, 0: not known."""
+
+
+class DirectoryTree:
+    """The directory `path` below `root`."""
+
+    def __init__(self, root: Root, path: str) -> None:
+        self._root = root
+        self._path = path
+
+    def names(self) -> list[str]:
+        """As `Tree.names`."""
+        return self._root.names(self._path, MAX_NAMES)
+
+    def read(self, path: str, limit_bytes: int) -> bytes | None:
+        """As `Tree.read`."""
+        return self._root.read(f"{self._path}/{path}", limit_bytes)
+
+    def lines(self, path: str, line_bytes: int, limit_bytes: int) -> Iterator[str] | None:
+        """As `Tree.lines`."""
+        full = f"{self._path}/{path}"
+        entry = self._root.find(full)
+        return self._lines(full, line_bytes, limit_bytes) if entry and entry.is_file else None
+
+    def _lines(self, path: str, line_bytes: int, limit_bytes: int) -> Iterator[str]:
+        try:
+            with self._root.opened(path) as fd, open(fd, "rb", closefd=False) as file:
+                yield from bounded_lines(file, line_bytes, limit_bytes)
+        except OSError:
+            return
+
+    def is_link(self, name: str) -> bool:
+        """As `Tree.is_link`."""
+        here, there = self._root.find(self._path), self._root.find(f"{self._path}/{name}")
+        return bool(here and there and there.path != f"{here.path}/{name}")
+
+    def changed_ns(self, name: str) -> int:
+        """As `Tree.changed_ns`."""
+        entry = self._root.find(f"{self._path}/{name}")
+        return entry.mtime_ns if entry else 0
+
+
+def bounded_lines(file: IO[bytes], line_bytes: int, limit_bytes: int) -> Iterator[str]:
+    """As `Tree.lines`, of an open file."""
+    left = limit_bytes
+    while left > 0 and (line := file.readline(min(line_bytes, left))):
+        left -= len(line)
+        yield line.decode("utf-8", "surrogateescape")
