@@ -82,7 +82,7 @@ def _build_family(family: Family, go: Go, cache: Path, say: Say) -> Path:
     folder = _folder(family, go, cache)
     if _complete(family, folder):
         return folder
-    with _alone(family, cache, say):
+    with _alone(family, cache, say) as lock:
         if _complete(family, folder):
             return folder
         say(f"{family.name}: building {', '.join(b.name for b in family.binaries)} with {go.version}")
@@ -92,7 +92,7 @@ def _build_family(family: Family, go: Go, cache: Path, say: Say) -> Path:
         workshop.mkdir(exist_ok=True)
         try:
             scratch = Path(tempfile.mkdtemp(dir=workshop))
-            _compile(family, go, scratch, cache / f"{family.name}.log", say)
+            _compile(family, go, scratch, cache / f"{family.name}.log", say, lock)
             (scratch / "out").rename(folder)
         finally:
             shutil.rmtree(workshop, ignore_errors=True)
@@ -100,17 +100,17 @@ def _build_family(family: Family, go: Go, cache: Path, say: Say) -> Path:
     return folder
 
 
-def _compile(family: Family, go: Go, scratch: Path, log: Path, say: Say) -> None:
+def _compile(family: Family, go: Go, scratch: Path, log: Path, say: Say, lock: int) -> None:
     work, out = scratch / "work", scratch / "out"
     out.mkdir()
     log.unlink(missing_ok=True)
     shutil.copytree(family.folder, work)
     for command in family.generate:
-        run(go, command, work, family.name, log, say)
+        run(go, command, work, family.name, log, say, (lock,))
     # A generator may write its own go.mod: what is checked in is what counts.
     shutil.copytree(family.folder, work, dirs_exist_ok=True)
     for binary in family.binaries:
-        run(go, _go_build(binary, out), work, binary.name, log, say)
+        run(go, _go_build(binary, out), work, binary.name, log, say, (lock,))
         if not (out / binary.name).is_file():
             raise ToolError(f"{binary.name}: go build made no such file", hint=f"the whole output is in {log}")
 
@@ -130,7 +130,7 @@ def _complete(family: Family, folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(family: Family, cache: Path, say: Say) -> Iterator[None]:
+def _alone(family: Family, cache: Path, say: Say) -> Iterator[int]:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         lock = (cache / f"{family.name}.lock").open("w")
@@ -142,4 +142,4 @@ def _alone(family: Family, cache: Path, say: Say) -> Iterator[None]:
         except BlockingIOError:
             say(f"{family.name}: another process is building it, waiting")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock.fileno()

@@ -82,8 +82,12 @@ def find_go(environment: Mapping[str, str], folder: Path) -> Go:
     return Go(Path(command), version, target_os, target_arch, full)
 
 
-def run(go: Go, arguments: Sequence[str], folder: Path, label: str, log: Path, say: Say) -> None:
+def run(
+    go: Go, arguments: Sequence[str], folder: Path, label: str, log: Path, say: Say, lock: Sequence[int] = ()
+) -> None:
     """Runs one command (a leading `go` is ours) in the folder, adds its output to the log, reports while it works.
+
+    `lock`: descriptors of locks that the command holds too, so that they outlast us if we are killed before it ends.
 
     Raises ToolError with the end of the output if it fails; the process is gone when this returns or raises.
     """
@@ -98,6 +102,7 @@ def run(go: Go, arguments: Sequence[str], folder: Path, label: str, log: Path, s
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            pass_fds=lock,
         )
     except OSError as error:
         raise ToolError(f"{label}: `{arguments[0]}` does not run: {error}") from error

@@ -6,9 +6,11 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from pathlib import Path
 
@@ -161,6 +163,31 @@ def test_builders_at_once_build_once(bench: Bench) -> None:
     assert len(results) == 3
     assert results[0] == results[1] == results[2]
     assert bench.calls("build") == 1
+
+
+def test_lock_outlasts_a_killed_builder(bench: Bench) -> None:
+    """While a compiler of a builder that was killed still runs, nobody builds beside it."""
+    bench.describe(
+        'generate = [["sh", "-c", "echo $$ > "$STAND_IN_LOG.pid"; exec sleep 600"]]\n[binaries.alpha]\npackage="."'
+    )
+    code = (
+        "import os, sys; from pathlib import Path; from tools.build import build; "
+        "build((), print, os.environ, Path(sys.argv[1]))"
+    )
+    builder = subprocess.Popen(
+        [sys.executable, "-c", code, bench.tools], cwd=TOOLS_FOLDER.parent, env=os.environ | bench.environment
+    )
+    pid_file = Path(f"{bench.log}.pid")
+    while not (pid_file.exists() and pid_file.read_text("ascii").endswith("\n")):
+        assert builder.poll() is None
+        time.sleep(0.01)
+    builder.kill()
+    builder.wait()
+    with (cache_folder(bench.environment) / "one.lock").open("w") as lock:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.kill(int(pid_file.read_text("ascii")), signal.SIGKILL)
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def test_missing_go_is_said(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
