@@ -104,7 +104,7 @@ lint-c: $(TEST_STAMP)
 lint-spelling: $(TEST_STAMP)
 	@git ls-files -z --cached --others --exclude-standard | xargs -0 $(VENV)/bin/codespell
 
-SHELL_SOURCES = $(shell git grep -lIE --untracked '^\#!.*\b(ba)?sh$$')
+SHELL_SOURCES = $(shell git grep -nIE --untracked '^\#!.*\b(ba)?sh$$' | sed -n 's/:1:.*//p')
 lint-shell:
 	@for file in $(SHELL_SOURCES); do bash -n "$$file"; done
 

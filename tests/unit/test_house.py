@@ -25,7 +25,7 @@ _REGISTRIES = re.compile(
     )) + r")\b"
 )  # fmt: skip
 _INDEX_OPTIONS = re.compile(r"--(?:extra-)?index" + r"-url|--trusted" + r"-host|GOPROXY" + r"=\s*http")
-_MACHINE_PATHS = re.compile(r"(?<![\w.$}~*-])/(?:wo" + r"rk|ro" + r"ot|home/\w+)/[\w.]")
+_MACHINE_PATHS = re.compile(r"(?<![\w.$}~*-])/(?:wo" + r"rk|roo" + r"t|home/\w+)/[\w.]")
 _LEFT_OVER = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b")
 _DOWNLOAD = re.compile(r"https?://|\bfile:[/.]|@ ?git\+")
 _SOURCES = {".py", ".pyi", ".c", ".h", ".sh", ".proto"}
@@ -227,7 +227,7 @@ def test_no_kernel_program_can_change_anything() -> None:
         (_REGISTRIES, "FROM gh" + "cr.io/x"),
         (_INDEX_OPTIONS, "pip install --index" + "-url x"),
         (_MACHINE_PATHS, "open('/wo" + "rk/main/x')"),
-        (_MACHINE_PATHS, "cd /ro" + "ot/.cache"),
+        (_MACHINE_PATHS, "cd /roo" + "t/.cache"),
         (_LEFT_OVER, "# TO" + "DO: later"),
         (_DOWNLOAD, "x @ https://host/x.whl"),
         (_FORBIDDEN_HELPERS, "bpf_probe_write_user(a, b, 1);"),
