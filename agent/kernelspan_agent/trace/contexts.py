@@ -63,7 +63,7 @@ class Context:
     def unwind(self, kept: int, out: list[Closed]) -> None:
         """Close all function spans but the `kept` outermost."""
         spans = self.open
-        while len(spans) > kept:
+        for _ in range(len(spans) - kept):
             span = spans.pop()
             parent, function = span.parent, span.function
             assert parent is not None
@@ -73,7 +73,7 @@ class Context:
         self.span = spans[-1] if spans else self.root
 
     def step(
-        self, paths: PathCache, stack: Stack, new_id: Callable[[], int], *, overlaps: bool, out: list[Closed]
+        self, paths: PathCache, stack: Stack, new_ids: Callable[[int], list[int]], *, overlaps: bool, out: list[Closed]
     ) -> bool:
         """Go to another stack: close what ended, open what began. False: its place is not known, nothing was done.
 
@@ -87,11 +87,14 @@ class Context:
             self.unwind(kept, out)
         if not overlaps:
             self.span.merged = True  # of an activity it means nothing
-        span = self.span
-        for function in after.functions[kept:]:
-            span = OpenSpan(self.root.trace, new_id(), _NEVER_NS, 0, parent=span, function=function)
-            self.open.append(span)
-        self.span, self.stack, self.path = span, stack, after
+        functions = after.functions[kept:]
+        if functions:
+            span, trace = self.span, self.root.trace
+            for function, span_id in zip(functions, new_ids(len(functions)), strict=True):
+                span = OpenSpan(trace, span_id, _NEVER_NS, 0, span, function)
+                self.open.append(span)
+            self.span = span
+        self.stack, self.path = stack, after
         return True
 
 

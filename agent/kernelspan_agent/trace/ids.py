@@ -33,9 +33,15 @@ class IdSource:
 
     def one(self) -> int:
         """One id, 1 to 2^64 - 1."""
-        if not self._pool:
-            self._pool = self.many(_POOL).tolist()
-        return self._pool.pop()
+        return self.some(1)[0]
+
+    def some(self, count: int) -> list[int]:
+        """A few ids, as one() would give them."""
+        if len(self._pool) < count:
+            self._pool = self.many(max(count, _POOL)).tolist()
+        taken = self._pool[-count:]
+        del self._pool[-count:]
+        return taken
 
 
 def ratio_bound(percent: int) -> int:

