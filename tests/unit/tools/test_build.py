@@ -167,9 +167,8 @@ def test_builders_at_once_build_once(bench: Bench) -> None:
 
 def test_lock_outlasts_a_killed_builder(bench: Bench) -> None:
     """While a compiler of a builder that was killed still runs, nobody builds beside it."""
-    bench.describe(
-        'generate = [["sh", "-c", "echo $$ > "$STAND_IN_LOG.pid"; exec sleep 600"]]\n[binaries.alpha]\npackage="."'
-    )
+    script = 'echo $$ > "$STAND_IN_LOG.pid"; exec sleep 600'
+    bench.describe(f"""generate = [["sh", "-c", '{script}']]\n[binaries.alpha]\npackage = "."\n""")
     code = (
         "import os, sys; from pathlib import Path; from tools.build import build; "
         "build((), print, os.environ, Path(sys.argv[1]))"
@@ -184,9 +183,11 @@ def test_lock_outlasts_a_killed_builder(bench: Bench) -> None:
     builder.kill()
     builder.wait()
     with (cache_folder(bench.environment) / "one.lock").open("w") as lock:
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.kill(int(pid_file.read_text("ascii")), signal.SIGKILL)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.kill(int(pid_file.read_text("ascii")), signal.SIGKILL)
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
