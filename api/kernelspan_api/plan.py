@@ -53,7 +53,7 @@ def wanted(name: str, spec: Spec) -> Wanted:
     for group, subject in subjects.items():
         if subject is None:
             continue
-        names = [operation.value for operation in subject.operations] or [op.name for op in OPERATIONS if op.group is group]
+        names = list(subject.operations) or [op.name for op in OPERATIONS if op.group is group]
         numbers.update(BY_NAME[group, each].number for each in names)
         durations[group] = getattr(subject, "min_duration_microseconds", 0) * 1000
     files, network = spec.files, spec.network
