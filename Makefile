@@ -37,7 +37,7 @@ setup: ## install what the agent needs: Debian packages (as root), .venv, the co
 setup-test: setup ## install what the tests need beyond that, and build the collector and Jaeger into the user's cache
 	@$(call phase,packages for the tests,tools/apt test)
 	@$(MAKE) -s $(TEST_STAMP)
-	@$(call phase,tools,$(PY) -m tools >/dev/null || echo 'tools: going on; what needs them is left out, or fails' >&2)
+	@$(call phase,tools,$(PY) -m tools >/dev/null || echo 'tools: going on; what needs them is left out or fails' >&2)
 
 $(PY):
 	@$(call phase,virtual environment,tools/venv '$(PYTHON)' $(VENV))
