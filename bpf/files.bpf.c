@@ -82,28 +82,32 @@ static __always_inline int is_file(u64 inode)
 
 int ks_files_enter(struct ks_sys_enter *ctx)
 {
+	s32 nr;
 	u32 tgid = ks_tgid(), op, roles = 0;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	u64 file = 0, inode = 0;
+	struct ks_args args = {};
 
 	if (!p)
 		return 0;
-	op = ks_describe(ctx->nr, &roles);
+	nr = ks_nr(ctx);
+	if (nr == __NR_restart_syscall) {
+		ks_resume(KS_GROUP_FILES);
+		return 0;
+	}
+	op = ks_describe(nr, &roles);
 	if (!op || !ks_wants(p, op))
 		return 0;
+	ks_args(ctx, &args);
 	if (roles & HAS_FD) {
-		u64 first = ctx->args[0], second = ctx->args[1], third = ctx->args[2];
 		u32 n = ARG(roles, 0);
 
-		KS_OPAQUE(first);
-		KS_OPAQUE(second);
-		KS_OPAQUE(third);
-		file = ks_file(n == 0 ? first : n == 1 ? second : third);
+		file = ks_file(n == 0 ? args.v[0] : n == 1 ? args.v[1] : args.v[2]);
 		inode = file ? ks_inode(file) : 0;
 		if (file && !is_file(inode))
 			return 0;
 	}
-	ks_enter(ctx, p, KS_GROUP_FILES, op, file, inode);
+	ks_enter(nr, &args, p, KS_GROUP_FILES, op, file, inode);
 	return 0;
 }
 

@@ -62,20 +62,28 @@ static __always_inline int wanted_port(struct ks_class *c, struct ks_op *op)
 
 int ks_net_enter(struct ks_sys_enter *ctx)
 {
+	s32 nr;
 	u32 tgid = ks_tgid(), op, roles = 0;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_args args = {};
 	struct ks_class *c;
 	u64 file, sk;
 
 	if (!p)
 		return 0;
-	op = ks_describe(ctx->nr, &roles);
+	nr = ks_nr(ctx);
+	if (nr == __NR_restart_syscall) {
+		ks_resume(KS_GROUP_NETWORK);
+		return 0;
+	}
+	op = ks_describe(nr, &roles);
 	if (!op)
 		return 0;
 	c = ks_wants(p, op);
 	if (!c && !(roles & (SENDS | RECEIVES) && ks_wants(p, KS_OP_Resolve)))
 		return 0;
-	file = ks_file(ctx->args[0]);
+	ks_args(ctx, &args);
+	file = ks_file(args.v[0]);
 	sk = file ? ks_sock(file) : 0;
 	if (!sk)
 		return 0;
@@ -85,7 +93,7 @@ int ks_net_enter(struct ks_sys_enter *ctx)
 		if (port != DNS_PORT)
 			return 0;
 	}
-	ks_enter(ctx, p, KS_GROUP_NETWORK, op, file, ks_inode(file));
+	ks_enter(nr, &args, p, KS_GROUP_NETWORK, op, file, ks_inode(file));
 	if (roles & AT_ENTRY) {
 		struct ks_scratch *s = ks_scratch();
 		u32 tid = bpf_get_current_pid_tgid();
@@ -93,7 +101,7 @@ int ks_net_enter(struct ks_sys_enter *ctx)
 		if (!s)
 			return 0;
 		ks_begin(s, p, op, 0);
-		s->op.fd = ctx->args[0];
+		s->op.fd = args.v[0];
 		ks_describe_sock(s, sk);
 		ks_stash.update(&tid, &s->op);
 	}

@@ -72,26 +72,33 @@ static __always_inline void describe(struct ks_scratch *s, u32 roles, u64 first_
 
 int ks_proc_enter(struct ks_sys_enter *ctx)
 {
+	s32 nr;
 	u32 tgid = ks_tgid(), op, roles = 0;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_class *c;
 	struct ks_scratch *s;
-	u64 first, second, third;
+	struct ks_args args = {};
 
 	if (!p)
 		return 0;
-	op = ks_describe(ctx->nr, &roles);
+	nr = ks_nr(ctx);
+	if (nr == __NR_restart_syscall) {
+		ks_resume(KS_GROUP_PROCESSES);
+		return 0;
+	}
+	op = ks_describe(nr, &roles);
 	if (!op)
 		return 0;
 	c = ks_wants(p, op);
 	if (!c)
 		return 0;
-	if (roles & THREADS && ctx->args[0] & CLONE_THREAD)
+	ks_args(ctx, &args);
+	if (roles & THREADS && args.v[0] & CLONE_THREAD)
 		return 0;
-	if (roles & THREADS_AT && KS_UREAD(u64, ctx->args[0]) & CLONE_THREAD)
+	if (roles & THREADS_AT && KS_UREAD(u64, args.v[0]) & CLONE_THREAD)
 		return 0;
 	if (!(roles & EARLY)) {
-		ks_enter(ctx, p, KS_GROUP_PROCESSES, op, 0, 0);
+		ks_enter(nr, &args, p, KS_GROUP_PROCESSES, op, 0, 0);
 		return 0;
 	}
 	ks_count(p->cls, KS_C_SEEN);
@@ -105,14 +112,8 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 	}
 	ks_begin(s, p, op, bpf_ktime_get_ns());
 	s->op.time = s->op.start;
-	first = ctx->args[0];
-	second = ctx->args[1];
-	third = ctx->args[2];
-	KS_OPAQUE(first);
-	KS_OPAQUE(second);
-	KS_OPAQUE(third);
 	s->roles = roles;
-	describe(s, s->roles, first, second, third);
+	describe(s, s->roles, args.v[0], args.v[1], args.v[2]);
 	s->stash = !(roles & FINAL);
 	ks_walk(ctx, s, c);
 	return 0;
@@ -142,7 +143,7 @@ int ks_proc_exit(struct ks_sys_exit *ctx)
 
 	if (!p)
 		return 0;
-	op = ks_describe(ctx->nr, &roles);
+	op = ks_describe(ks_exit_nr(ctx), &roles);
 	if (op == KS_OP_Exec) {
 		s = ks_scratch();
 		if (s)

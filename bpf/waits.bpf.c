@@ -29,21 +29,29 @@
 
 int ks_wait_enter(struct ks_sys_enter *ctx)
 {
+	s32 nr;
 	u32 tgid = ks_tgid(), op, roles = 0;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_args args = {};
 
 	if (!p)
 		return 0;
-	op = ks_describe(ctx->nr, &roles);
+	nr = ks_nr(ctx);
+	if (nr == __NR_restart_syscall) {
+		ks_resume(KS_GROUP_WAITS);
+		return 0;
+	}
+	op = ks_describe(nr, &roles);
 	if (!op || !ks_wants(p, op))
 		return 0;
+	ks_args(ctx, &args);
 	if (roles & FUTEX) {
-		u32 futex_op = ctx->args[1] & 0x7f; /* WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2 */
+		u32 futex_op = args.v[1] & 0x7f; /* WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2 */
 
 		if (futex_op != 0 && futex_op != 6 && futex_op != 9 && futex_op != 11 && futex_op != 13)
 			return 0;
 	}
-	ks_enter(ctx, p, KS_GROUP_WAITS, op, 0, 0);
+	ks_enter(nr, &args, p, KS_GROUP_WAITS, op, 0, 0);
 	return 0;
 }
 
@@ -68,10 +76,20 @@ int ks_wait_exit(struct ks_sys_exit *ctx)
 	return 0;
 }
 
+#if KS_RAW
+struct ks_sched_switch {
+	u64 preempt, previous, next;
+};
+
+#define NEXT_TID(ctx) KS_KREAD(u32, (ctx)->next + KS_TASK_PID)
+#else
 struct ks_sched_switch {
 	u8 before[KS_SWITCH_NEXT_PID];
 	u32 next_pid;
 };
+
+#define NEXT_TID(ctx) ((ctx)->next_pid)
+#endif
 
 static __always_inline void comes_back(u32 tid)
 {
@@ -125,7 +143,7 @@ int ks_switch(struct ks_sched_switch *ctx)
 	struct ks_class *c;
 	struct ks_scratch *s;
 
-	comes_back(ctx->next_pid);
+	comes_back(NEXT_TID(ctx));
 	p = ks_procs.lookup(&tgid);
 	if (!p)
 		return 0;

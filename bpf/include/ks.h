@@ -144,20 +144,44 @@ BPF_TABLE("lru_hash", u64, u8, ks_stacks, KS_MAX_STACKS);
 BPF_TABLE("lru_hash", u64, u8, ks_paths, KS_MAX_PATHS);
 BPF_TABLE("lru_hash", u64, u8, ks_verdicts, KS_MAX_PATHS);
 BPF_PERCPU_ARRAY(ks_scratches, struct ks_scratch, 1);
-BPF_PROG_ARRAY(ks_walkers, KS_MAX_RUNTIMES);
 BPF_RINGBUF_OUTPUT(ks_ring, KS_RING_PAGES);
 
+struct ks_args {
+	u64 v[4];
+};
+
+/*
+ * What the programs of a system call's entry and return are given. KS_RAW: one raw tracepoint for all calls; else a
+ * tracepoint for each call, whose record is as long as the call has arguments.
+ */
+#if KS_RAW
+struct ks_sys_enter {
+	u64 regs;
+	s64 nr;
+};
+
+struct ks_sys_exit {
+	u64 regs;
+	s64 ret;
+};
+
+BPF_PROG_ARRAY(ks_walkers_raw, KS_MAX_RUNTIMES);
+#else
 struct ks_sys_enter {
 	u64 common;
-	u64 nr;
-	u64 args[6];
+	s32 nr; /* 32 bits: a call without arguments has no more of a record than that */
+	s32 pad;
 };
 
 struct ks_sys_exit {
 	u64 common;
-	u64 nr;
+	s32 nr;
+	s32 pad;
 	s64 ret;
 };
+
+BPF_PROG_ARRAY(ks_walkers, KS_MAX_RUNTIMES);
+#endif
 
 /* Keeps clang from folding a value's test into another's: the verifier follows neither arithmetic on pointers nor bounds
  * that were checked on a copy. */

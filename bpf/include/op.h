@@ -11,6 +11,54 @@
 #pragma once
 #include "path.h"
 
+#if KS_RAW
+#define KS_COMPAT 2 /* TS_COMPAT: a 32-bit call has other numbers */
+
+/* The number of the call that begins; -1 for a 32-bit one. */
+static __always_inline s32 ks_nr(struct ks_sys_enter *ctx)
+{
+	return KS_KREAD(u32, bpf_get_current_task() + KS_TASK_STATUS) & KS_COMPAT ? -1 : ctx->nr;
+}
+
+static __always_inline s32 ks_exit_nr(struct ks_sys_exit *ctx)
+{
+	return KS_KREAD(u32, bpf_get_current_task() + KS_TASK_STATUS) & KS_COMPAT ?
+		       -1 :
+		       KS_KREAD(s64, ctx->regs + KS_REGS_ORIG_AX);
+}
+
+/* The arguments of a call, from its registers: r10 to di lie in a row. */
+static __always_inline void ks_args(struct ks_sys_enter *ctx, struct ks_args *args)
+{
+	u64 regs[8] = {};
+
+	bpf_probe_read_kernel(regs, sizeof(regs), (void *)(ctx->regs + KS_REGS_R10));
+	args->v[0] = regs[7];
+	args->v[1] = regs[6];
+	args->v[2] = regs[5];
+	args->v[3] = regs[0];
+}
+#else
+static __always_inline s32 ks_nr(struct ks_sys_enter *ctx)
+{
+	return ctx->nr;
+}
+
+static __always_inline s32 ks_exit_nr(struct ks_sys_exit *ctx)
+{
+	return ctx->nr;
+}
+
+/*
+ * The arguments of a call. Read by address: a program that reads further into its context than the shortest of the calls
+ * it is attached to is refused. What lies behind a short call's arguments is never used.
+ */
+static __always_inline void ks_args(struct ks_sys_enter *ctx, struct ks_args *args)
+{
+	bpf_probe_read_kernel(args, sizeof(*args), (void *)(ctx + 1));
+}
+#endif
+
 static __always_inline u32 ks_tgid(void)
 {
 	return bpf_get_current_pid_tgid() >> 32;
@@ -96,7 +144,11 @@ static __always_inline void ks_walk(void *ctx, struct ks_scratch *s, struct ks_c
 			s->op.frame_state = KS_FRAMES_PENDING;
 		} else if (rt->runtime) {
 			s->op.frame_state = KS_FRAMES_READ_FAILED;
+#if KS_RAW
+			ks_walkers_raw.call(ctx, rt->runtime);
+#else
 			ks_walkers.call(ctx, rt->runtime);
+#endif
 		}
 	}
 	ks_finish(s);
@@ -124,15 +176,25 @@ static __always_inline int ks_restarts(s64 ret)
 	return ret <= -512 && ret >= -516;
 }
 
+/* The kernel goes on with a call that a signal stopped (restart_syscall): it is the same operation. */
+static __always_inline void ks_resume(u32 group)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct ks_call *call = ks_calls.lookup(&tid);
+
+	if (call && call->group == group)
+		call->restart = 0;
+}
+
 /* Remembers a call; `fd_file` is the struct file of its descriptor, or 0. */
-static __always_inline void ks_enter(struct ks_sys_enter *ctx, struct ks_proc *p, u32 group, u32 op, u64 file,
+static __always_inline void ks_enter(s32 nr, struct ks_args *args, struct ks_proc *p, u32 group, u32 op, u64 file,
 				     u64 inode)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct ks_call call = {}, *old = ks_calls.lookup(&tid);
 
 	if (old && old->restart) {
-		if (old->nr == (u32)ctx->nr && old->args[0] == ctx->args[0] && old->args[1] == ctx->args[1]) {
+		if (old->nr == (u32)nr && old->args[0] == args->v[0] && old->args[1] == args->v[1]) {
 			old->restart = 0;
 			return;
 		}
@@ -142,13 +204,13 @@ static __always_inline void ks_enter(struct ks_sys_enter *ctx, struct ks_proc *p
 	}
 	ks_count(p->cls, KS_C_SEEN);
 	call.start = bpf_ktime_get_ns();
-	call.args[0] = ctx->args[0];
-	call.args[1] = ctx->args[1];
-	call.args[2] = ctx->args[2];
-	call.args[3] = ctx->args[3];
+	call.args[0] = args->v[0];
+	call.args[1] = args->v[1];
+	call.args[2] = args->v[2];
+	call.args[3] = args->v[3];
 	call.file = file;
 	call.inode = inode;
-	call.nr = ctx->nr;
+	call.nr = nr;
 	call.op = op;
 	call.group = group;
 	if (ks_calls.update(&tid, &call))

@@ -116,7 +116,7 @@ static __always_inline void ks_py_send_stack(struct ks_scratch *s, u64 id, u32 c
 	KS_OPAQUE(size);
 	if (size > sizeof(s->stack))
 		return;
-	if (ks_ring.ringbuf_output(&s->stack, size, 1 /* NO_WAKEUP */)) {
+	if (ks_ring.ringbuf_output(&s->stack, size, 2 /* FORCE_WAKEUP: symbols are read while they are young */)) {
 		ks_count(s->op.cls, KS_C_STACK_LOST);
 		s->op.frame_state = KS_FRAMES_STACK_LOST;
 		s->op.stack = 0;

@@ -45,6 +45,8 @@ OFFSETS: dict[str, list[str]] = {
     "KS_TASK_FILES": ["task_struct.files"],
     "KS_TASK_FS": ["task_struct.fs"],
     "KS_TASK_TGID": ["task_struct.tgid"],
+    "KS_TASK_PID": ["task_struct.pid"],
+    "KS_TASK_STATUS": ["task_struct.thread_info.status"],
     "KS_TASK_SIGNAL": ["task_struct.signal"],
     "KS_TASK_STACK": ["task_struct.stack"],
     "KS_TASK_EXIT_CODE": ["task_struct.exit_code"],
@@ -82,13 +84,14 @@ OFFSETS: dict[str, list[str]] = {
     "KS_UNIX_PEER": ["unix_sock.peer"],
     "KS_UNIX_ADDRESS_LEN": ["unix_address.len"],
     "KS_UNIX_ADDRESS_NAME": ["unix_address.name"],
+    "KS_REGS_R10": ["pt_regs.r10"],
     "KS_REGS_ORIG_AX": ["pt_regs.orig_ax"],
     "KS_REGS_CS": ["pt_regs.cs"],
     "KS_REGS_SIZE": ["sizeof pt_regs"],
 }
 
 
-def defines(*, ring_bytes: int, watch_exec: bool, page_bytes: int = 4096) -> dict[str, int]:
+def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
     """Name to value of every constant of ours."""
     found = {
         "KS_VERSION": records.VERSION,
@@ -114,6 +117,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, page_bytes: int = 4096) -> dic
         "KS_RING_TOKEN": RING_TOKEN,
         "KS_WAKE_BYTES": ring_bytes // 4,
         "KS_WATCH_EXEC": int(watch_exec),
+        "KS_RAW": int(raw),
         "KS_RUNTIME_PYTHON": 1,
         "KS_RUNTIME_GREENLETS": 1,
         "KS_CLASS_PATHS": 1,

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's half of the kernel's maps: what is wanted, whom it concerns, and what was counted.
+
+One session is one set of maps and programs. Only the modules that the plan names are built, loaded and attached.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from kernelspan_api.operations import Group
+from kernelspan_api.plan import Wanted
+
+from kernelspan_agent.probes import bpf, constants, mechanisms
+from kernelspan_agent.probes.attach import raw_tracepoint
+from kernelspan_agent.probes.build import Built, Module, build
+from kernelspan_agent.probes.constants import Counter
+from kernelspan_agent.probes.loader import Loader
+from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, WALKER_PROGRAMS
+
+RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
+_PROC = struct.Struct("<QII")
+_RUNTIME = struct.Struct("<QQIHH")
+_CLASS_PATHS = 1
+
+
+def modules_of(wanted: Wanted) -> list[Module]:
+    """What must be compiled for a plan."""
+    found = [Module("core", tuple(CORE_PROGRAMS))]
+    if wanted.max_depth:
+        found += [Module(name, programs) for name, programs in WALKER_PROGRAMS.items()]
+    return found + [Module(group.value, GROUP_PROGRAMS[group]) for group in wanted.groups]
+
+
+def possible_cpus(sysfs: Path = Path("/sys")) -> int:
+    """How many values a per-CPU map has for one key."""
+    last = (sysfs / "devices/system/cpu/possible").read_text().strip().replace(",", "-").split("-")[-1]
+    return int(last) + 1
+
+
+class Session:
+    """Loaded programs with their maps. Threads may share one."""
+
+    def __init__(self, loader: Loader, built: Built, ring_bytes: int, mechanism: mechanisms.Mechanism) -> None:
+        self._loader = loader
+        self.mechanism = mechanism
+        self.built = built
+        self.ring_bytes = ring_bytes
+        self._cpus = possible_cpus()
+        self._layouts: dict[bytes, int] = {}
+        self._lock = threading.Lock()
+        self.attached: list[str] = []
+
+    @classmethod
+    def open(
+        cls,
+        wanted: Wanted,
+        environ: Mapping[str, str],
+        *,
+        ring_bytes: int = RING_BYTES,
+        watch_exec: bool = False,
+        mechanism: mechanisms.Mechanism | None = None,
+    ) -> Self:
+        """Builds, loads and attaches what `wanted` names. Raises MachineError; nothing is left behind then."""
+        mechanism = mechanism or mechanisms.choose(wanted)
+        defines = constants.defines(ring_bytes=ring_bytes, watch_exec=watch_exec, raw=mechanism.raw)
+        built = build(modules_of(wanted), defines, environ)
+        loader = Loader({"ks_ring": ring_bytes})
+        try:
+            for name, module in built.modules.items():
+                loader.load(module, bpf.PROG_RAW_TRACEPOINT if name == "core" else mechanism.program_kind)
+            session = cls(loader, built, ring_bytes, mechanism)
+            session.set_class(1, wanted)
+            session._attach(wanted)
+        except BaseException:
+            loader.close()
+            raise
+        return session
+
+    def _attach(self, wanted: Wanted) -> None:
+        if wanted.max_depth:
+            for index, programs in enumerate(WALKER_PROGRAMS.values(), start=1):
+                self._loader.set_walker(self.mechanism.walkers, index, programs[0])
+        for program, event in CORE_PROGRAMS.items():
+            self._loader.keep(raw_tracepoint(event, self._loader.programs[program]))
+            self.attached.append(event)
+        for group in wanted.groups:
+            for attachment in mechanisms.attach(self.mechanism, group, wanted, self._loader.programs):
+                self._loader.keep(attachment)
+                self.attached.append(attachment.name)
+
+    @property
+    def ring_fd(self) -> int:
+        """The ring buffer's map."""
+        return self._loader.maps["ks_ring"]
+
+    def set_class(self, number: int, wanted: Wanted) -> None:
+        """Makes match class `number` want what `wanted` says."""
+        interval = 1_000_000_000 // max(wanted.events_per_second, 1)
+        durations = [wanted.min_duration_ns.get(group, 0) for group in Group]
+        ports = list(wanted.ports)[: constants.MAX_PORTS]
+        value = struct.pack(
+            f"<Q4QQQII{constants.MAX_PORTS}HII",
+            wanted.mask,
+            *durations,
+            interval,
+            interval * wanted.burst_events,
+            wanted.max_depth,
+            _CLASS_PATHS if wanted.paths else 0,
+            *ports,
+            *([0] * (constants.MAX_PORTS - len(ports))),
+            len(ports),
+            0,
+        )
+        bpf.map_update(self._loader.maps["ks_classes"], struct.pack("<I", number), value)
+
+    def trace(self, tgid: int, start_ns: int, match_class: int = 1) -> None:
+        """Traces a process from now on; `start_ns` (CLOCK_MONOTONIC) names its image."""
+        bpf.map_update(self._loader.maps["ks_procs"], struct.pack("<I", tgid), _PROC.pack(start_ns, match_class, 0))
+
+    def forget(self, tgid: int) -> None:
+        """Traces a process no longer."""
+        bpf.map_delete(self._loader.maps["ks_procs"], struct.pack("<I", tgid))
+        bpf.map_delete(self._loader.maps["ks_runtimes"], struct.pack("<I", tgid))
+
+    def process_start(self, tgid: int) -> int | None:
+        """Which image of a process the kernel traces now; None: none."""
+        value = bpf.map_lookup(self._loader.maps["ks_procs"], struct.pack("<I", tgid), _PROC.size)
+        return _PROC.unpack(value)[0] if value else None
+
+    def set_runtime(self, tgid: int, start_ns: int, *, number: int, address: int, layout: np.ndarray | None, greenlets: bool) -> None:
+        """Tells the kernel what runs a process; `number` 0: nothing that it can walk."""
+        if "ks_runtimes" not in self._loader.maps:
+            return
+        layout_id = self._layout_id(layout) if layout is not None else 0
+        value = _RUNTIME.pack(start_ns, address, layout_id, number, int(greenlets))
+        bpf.map_update(self._loader.maps["ks_runtimes"], struct.pack("<I", tgid), value)
+
+    def _layout_id(self, layout: np.ndarray) -> int:
+        row = layout.tobytes()
+        with self._lock:
+            number = self._layouts.get(row)
+            if number is None:
+                number = len(self._layouts) % constants.MAX_LAYOUTS
+                bpf.map_update(self._loader.maps["ks_py_layouts"], struct.pack("<I", number), row)
+                self._layouts[row] = number
+            return number
+
+    def reject_file(self, file: int, path: int) -> None:
+        """Filters operations on this file in the kernel from now on."""
+        bpf.map_update(self._loader.maps["ks_verdicts"], struct.pack("<Q", mix(file, path)), b"\1")
+
+    def forget_ids(self, *, stacks: list[int] | None = None, paths: list[int] | None = None) -> None:
+        """Makes the kernel send these again the next time it sees them."""
+        for name, ids in (("ks_stacks", stacks or []), ("ks_paths", paths or [])):
+            for number in ids:
+                bpf.map_delete(self._loader.maps[name], struct.pack("<Q", number))
+
+    def counts(self, match_class: int = 1) -> dict[Counter, int]:
+        """What the programs counted, summed over CPUs."""
+        found = {}
+        for counter in Counter:
+            key = struct.pack("<I", match_class * constants.COUNTERS + counter)
+            value = bpf.map_lookup(self._loader.maps["ks_counts"], key, 8 * self._cpus)
+            found[counter] = sum(struct.unpack(f"<{self._cpus}Q", value)) if value else 0
+        return found
+
+    def in_flight(self) -> int:
+        """Operations that began and have not ended."""
+        return sum(len(bpf.map_keys(self._loader.maps[name], 4)) for name in ("ks_calls", "ks_stash") if name in self._loader.maps)
+
+    def programs(self) -> dict[str, dict[str, int]]:
+        """Name to bpf.prog_info."""
+        return {name: bpf.prog_info(fd) for name, fd in self._loader.programs.items()}
+
+    def detach(self) -> None:
+        """Nothing is traced any more; what was counted can still be read."""
+        self._loader.detach()
+
+    def close(self) -> None:
+        """Gives everything back to the kernel."""
+        self._loader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def mix(value: int, word: int) -> int:
+    """ks_mix of bpf/include/ks.h."""
+    value = (value ^ word) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+    return value ^ value >> 29
+
+
+def current_environ() -> Mapping[str, str]:
+    """The process's environment, read in one place."""
+    return os.environ
