@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import enum
 
-from kernelspan_api.operations import OPERATIONS, Group
-
 from kernelspan_agent.ring import records
+from kernelspan_api.operations import OPERATIONS, Group
 
 MAX_CLASSES = 64
 MAX_PORTS = 16

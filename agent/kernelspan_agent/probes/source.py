@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from kernelspan_api.operations import BY_NAME, Group, Operation
 
 from kernelspan_agent.ring import records
 from kernelspan_agent.runtimes.python.layout import PY_LAYOUT
+from kernelspan_api.operations import BY_NAME, Group, Operation
 
 _C_TYPES = {"<u2": "u16", "<u4": "u32", "<u8": "u64", "<i8": "s64", "|u1": "u8", "<i4": "s32"}
 _OWN_INCLUDE = re.compile(r'^#include "([\w./]+)"')
