@@ -165,6 +165,15 @@ def test_open_contexts_are_bounded_and_the_longest_idle_go_first() -> None:
     assert (subject.counters.contexts_open, subject.counters.contexts_evicted) == (3, 1)
 
 
+def test_making_room_does_not_lose_the_process_that_needs_it() -> None:
+    """A process whose only other context is closed to make room still closes all it has when it ends."""
+    subject = tracer(max_contexts=1)
+    subject.process(batch(Op(0, 1, PLACE, APP, tid=1), Op(2, 3, PLACE, APP, tid=2)))
+    subject.process_ended(APP, at(4))
+    assert named(spans(subject.tick(at(4))), "activity app").operations == 1
+    assert (subject.counters.contexts_open, subject.counters.processes_open) == (0, 0)
+
+
 def test_memory_stays_bounded_over_many_contexts() -> None:
     """Contexts one after another leave nothing behind: neither contexts nor processes."""
     subject = tracer(max_contexts=64)

@@ -101,6 +101,12 @@ def test_overlapping_operations_are_one_call() -> None:
     assert (named(found, "main").bound, named(found, "activity app").start_ns) == ("Inner", at(0))
 
 
+def test_operations_that_only_touch_prove_nothing() -> None:
+    """The next may begin in the nanosecond in which the last one ended."""
+    same = stack("main@1 load@3")
+    assert named(run([Op(0, 2, same, APP), Op(2, 3, same, APP)]), "load").bound == "Merged"
+
+
 def test_overlap_across_two_stacks_is_one_call_too() -> None:
     """What goes on from one stack to another is one call if the operations overlap."""
     found = run([Op(2, 4, stack("main@1 load@3"), APP), Op(0, 6, stack("main@1 load@4 open@1"), APP)])

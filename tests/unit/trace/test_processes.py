@@ -147,6 +147,16 @@ def test_a_child_may_outlive_its_parent() -> None:
     assert named(found, "activity daemon").parent == named(found, "activity sh").span
 
 
+def test_a_parent_was_alive_when_its_child_started() -> None:
+    """A parent whose end is not seen lasts at least until its last child."""
+    subject, shell = tracer(), new("sh")
+    job = new("job", 5, parent=shell)
+    subject.process_started(shell)
+    subject.process(batch(Op(1, 2, PLACE, shell)))
+    subject.process_started(job)
+    assert named(spans(subject.close(at(9))), "activity sh").end_ns == at(5)
+
+
 def test_a_process_in_which_nothing_was_seen_is_not_exported() -> None:
     """No operation, no span; and nothing stays behind."""
     subject, shell = tracer(), new("sh")
