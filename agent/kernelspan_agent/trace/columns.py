@@ -12,6 +12,7 @@ from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace.contexts import Key
 from kernelspan_agent.trace.ids import IdSource, sampled_mask
 from kernelspan_agent.trace.spans import Closed, OpenSpan, fill_closed
+from kernelspan_api import semconv
 
 _NO_PLACE = Stack((), StackState.NONE)
 
@@ -50,7 +51,7 @@ def set_times(batch: ResolvedBatch) -> None:
 def thread_name(batch: ResolvedBatch, row: int) -> str:
     """`thread.name` as the operation in this row has it, or "" if it has none."""
     for segment in batch.segments[row]:
-        name = segment.attributes.get("thread.name") if segment is not None else None
+        name = segment.attributes.get(semconv.THREAD_NAME) if segment is not None else None
         if isinstance(name, str):
             return name
     return ""

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 
 from kernelspan_agent.model import Attributes, AttributeValue, Frame, Kind, Segment
 from kernelspan_agent.ring.records import ContextKind
+from kernelspan_api import semconv
 
 _LIMIT = 8192  # functions, or activity names, kept for sharing; beyond it the oldest are made anew when met again
 
+# What ties an activity's operations together. A whole process is no context: they have only their process in common.
 _CORRELATION = {
+    None: "None",
     ContextKind.THREAD: "Thread",
     ContextKind.TASK: "Task",
     ContextKind.GREENLET: "Fiber",
@@ -45,8 +48,8 @@ class SegmentCache:
             attributes = _function_attributes(frame)
             name = frame.function or "unknown"
             found = self.functions[key] = Function(
-                Segment({**attributes, "kernelspan.span.bound": "Inner"}, name, Kind.INTERNAL),
-                Segment({**attributes, "kernelspan.span.bound": "Merged"}, name, Kind.INTERNAL),
+                Segment({**attributes, semconv.SPAN_BOUND: "Inner"}, name, Kind.INTERNAL),
+                Segment({**attributes, semconv.SPAN_BOUND: "Merged"}, name, Kind.INTERNAL),
             )
         return found
 
@@ -59,29 +62,30 @@ class SegmentCache:
         found = self.activities.get(key)
         if found is None:
             _forget_oldest(self.activities)
-            attributes: dict[str, AttributeValue] = {
-                "kernelspan.correlation": "Process" if kind is None else _CORRELATION[kind]
-            }
+            attributes: dict[str, AttributeValue] = {semconv.CORRELATION: _CORRELATION[kind]}
             if process:
-                attributes["process.executable.name"] = process
+                attributes[semconv.PROCESS_EXECUTABLE_NAME] = process
             if thread:
-                attributes["thread.name"] = thread
+                attributes[semconv.THREAD_NAME] = thread
             name = f"activity {thread or process or 'unknown'}"
             found = self.activities[key] = Segment(attributes, name, Kind.INTERNAL)
         return found
 
 
 def _function_attributes(frame: Frame) -> Attributes:
-    attributes: dict[str, AttributeValue] = {"kernelspan.code.origin": frame.origin.value}
+    attributes: dict[str, AttributeValue] = {semconv.CODE_ORIGIN: frame.origin.value}
     if frame.function:
-        attributes["code.function.name"] = frame.function
+        attributes[semconv.CODE_FUNCTION_NAME] = frame.function
     if frame.file:
-        attributes["code.file.path"] = frame.file
+        attributes[semconv.CODE_FILE_PATH] = frame.file
     if frame.library is not None:
-        for part in ("name", "version", "purl"):
-            value = getattr(frame.library, part)
-            if value:
-                attributes[f"kernelspan.library.{part}"] = value
+        library = frame.library
+        known = (
+            (semconv.LIBRARY_NAME, library.name),
+            (semconv.LIBRARY_VERSION, library.version),
+            (semconv.LIBRARY_PURL, library.purl),
+        )
+        attributes.update((name, value) for name, value in known if value)
     return attributes
 
 

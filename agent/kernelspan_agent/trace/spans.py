@@ -16,8 +16,9 @@ import numpy as np
 
 from kernelspan_agent.model import SPAN, VALUE_KEYS, Resource, Segment, SpanBatch
 from kernelspan_agent.trace.segments import Function
+from kernelspan_api import semconv
 
-_OPERATIONS_KEY = VALUE_KEYS.index("kernelspan.operations")
+_OPERATIONS_KEY = VALUE_KEYS.index(semconv.OPERATIONS)
 
 
 class Trace(msgspec.Struct, frozen=True, eq=False, gc=False):

@@ -31,6 +31,7 @@ from kernelspan_agent.model import (
 from kernelspan_agent.ring.records import OPERATION, ContextKind
 from kernelspan_agent.trace import Tracer, TraceSettings
 from kernelspan_agent.trace.ids import IdSource
+from kernelspan_api import semconv
 
 BASE_NS = 1_790_000_000_000_000_000
 BOOT_NS = 3_600_000_000_000  # the monotonic clock at BASE_NS
@@ -148,6 +149,9 @@ def spans(*batches: SpanBatch) -> list[Span]:
             names = [part.name for part in parts if part.name]
             assert len(names) == 1
             values = dict(zip(row["value_keys"].tolist(), row["values"].tolist(), strict=True))
+            for key, value in (pair for part in parts for pair in part.attributes.items()):
+                allowed = semconv.ATTRIBUTES[key].values
+                assert not allowed or value in allowed
             high, low = row["trace_id"].tolist()
             assert high
             assert low

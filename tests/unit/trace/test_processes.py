@@ -31,7 +31,7 @@ def test_a_short_process_is_one_trace_from_exec_to_exit() -> None:
     root = named(found, "activity job")
     assert (root.start_ns, root.end_ns, root.parent, root.operations) == (at(5), at(31_000), 0, 3)
     assert {span.trace for span in found} == {root.trace}
-    assert root.attributes == {"kernelspan.correlation": "Process", "process.executable.name": "job"}
+    assert root.attributes == {"kernelspan.correlation": "None", "process.executable.name": "job"}
     assert sum(span.name == "shop.load" for span in found) == 3
     assert (subject.counters.contexts_open, subject.counters.processes_open) == (0, 0)
 

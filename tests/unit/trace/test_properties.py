@@ -169,7 +169,7 @@ def test_contexts_are_never_mixed(events: list[tuple[float, int, dict[str, objec
             assert above.name in {frame.function for frame in op.stack.frames}
             above = by_id[above.parent]
     for span_id, held in inside.items():
-        if by_id[span_id].attributes.get("kernelspan.correlation") == "Process":
+        if by_id[span_id].attributes.get("kernelspan.correlation") == "None":
             assert len({context[0] for context in held}) == 1
         else:
             assert len(held) == 1
