@@ -12,6 +12,7 @@ import contextlib
 import functools
 import os
 import re
+import select
 import shutil
 import subprocess
 import tempfile
@@ -28,6 +29,7 @@ SUITES = {
 }
 MINORS = range(8, 16)
 SECONDS_TO_START = 10.0
+SECONDS_TO_ANSWER = 30.0
 _RECIPE = "1"  # part of the cache's name: a change here makes new roots
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _MERGED = ("bin", "sbin", "lib", "lib64")
@@ -85,13 +87,25 @@ class Program:
         return _only_child(self.started.pid) if self.interpreter.root else self.started.pid
 
     def line(self) -> str:
-        """The next line of its output; raises AssertionError at its end."""
+        """The next line of its output; raises AssertionError at its end or where none comes."""
         assert self.started.stdout is not None
-        parts = []
-        while (byte := self.started.stdout.read(1)) not in (b"\n", b""):
-            parts.append(byte)
-        assert byte, f"{self.interpreter.label} ended: {self.started.wait()}"
-        return b"".join(parts).decode("utf-8")
+        output = self.started.stdout.fileno()
+        line = b""
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([output], [], [], SECONDS_TO_ANSWER)
+            assert ready, f"{self.interpreter.label} says nothing"
+            part = self.started.stdout.readline()
+            assert part, f"{self.interpreter.label} ended: {self.started.wait()}"
+            line += part
+        return line[:-1].decode("utf-8")
+
+    def parked(self, threads: int = 1) -> None:
+        """Returns when so many threads wait in a read of its input: only then do its frames stand still."""
+        deadline = time.monotonic() + SECONDS_TO_ANSWER
+        tasks = Path(f"/proc/{self.pid}/task")
+        while sum(_reads_input(task) for task in tasks.iterdir()) < threads:
+            assert time.monotonic() < deadline, f"{self.interpreter.label} does not park"
+            time.sleep(0.001)
 
     def go_on(self, data: bytes = b".") -> None:
         """Gives its input a byte."""
@@ -218,6 +232,13 @@ def _only_child(pid: int) -> int:
     raise AssertionError(f"process {pid} started no child")
 
 
+def _reads_input(task: Path) -> bool:
+    with contextlib.suppress(OSError):
+        # "number first-argument ...", or "running": read is 0 on x86-64
+        return (task / "syscall").read_text().startswith("0 0x0 ")
+    return False
+
+
 def _pyenv_versions() -> Path:
     return Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
 
@@ -227,4 +248,4 @@ def _cache_folder() -> Path:
 
 
 def _environment() -> dict[str, str]:
-    return {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8"}
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONIOENCODING": "utf-8"}

@@ -70,7 +70,7 @@ class RawFrame:
     line: int  # 0: not known
     call_site: int  # the instruction, in bytes from the start of the code
     code: int  # the same for every frame of one function of one process
-    unresolved: str = ""  # why there is no name: CodeReplaced, MemoryUnreadable or Corrupt
+    unresolved: str = ""  # why there is no name: CodeFreed, CodeReplaced, MemoryUnreadable or Corrupt
 
 
 class Symboliser(Protocol):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _symboliser(found: DetectedRuntime, memory: Memory) -> PythonSymboliser:
-    return PythonSymboliser(memory, found.details.offsets)
+    return PythonSymboliser(memory, found.details.offsets, found.details.types)
 
 
 RUNTIME = Runtime(NAME, NUMBER, detect, _symboliser)

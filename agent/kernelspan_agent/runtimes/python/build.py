@@ -17,11 +17,11 @@ from kernelspan_agent.process import elf as elf_reader
 from kernelspan_agent.runtimes.registry import Unsupported
 
 from . import debug_offsets
-from .layout import BY_MINOR, FIRST_WITH_DEBUG_OFFSETS, NEWEST_MINOR, OLDEST_MINOR, Offsets
+from .layout import BY_MINOR, FIRST_WITH_DEBUG_OFFSETS, NEWEST_MINOR, OLDEST_MINOR, Offsets, Types
 
 FIRST_CANDIDATE = 0xC0  # low byte of PY_VERSION_HEX: candidates and releases; layouts move in alphas and betas
 RUNTIME_SYMBOL, VERSION_SYMBOL = "_PyRuntime", "Py_Version"
-LONG_SYMBOL, STR_SYMBOL = "PyLong_Type", "PyUnicode_Type"
+TYPE_SYMBOLS = ("PyLong_Type", "PyUnicode_Type", "PyCode_Type", "PyDict_Type")  # as in Types
 _VERSION_TEXT = re.compile(rb"(?<![0-9A-Za-z.])(3\.(?:[789]|10)\.[0-9]{1,3}(?:(?:a|b|rc)[0-9]{1,2})?\+?)(?=\0)")
 _VERSION_TEXT_BYTES = 16
 _NAMED = re.compile(r"(?:lib)?python3\.([0-9]{1,2})")
@@ -30,19 +30,18 @@ _PRE_RELEASE = re.compile(r"[ab][0-9]")
 
 @dataclass(frozen=True, slots=True)
 class PythonBuild:
-    """A CPython that can be walked. Addresses are the file's own; the types' are 0 where they are not exported."""
+    """A CPython that can be walked. Addresses are the file's own."""
 
     version: str
     offsets: Offsets
     runtime_address: int
-    long_type: int
-    unicode_type: int
+    types: Types
 
 
 def inspect_file(fd: int, name: str = "") -> PythonBuild | Unsupported | None:
     """The CPython in the open ELF file with this base name; None where there is none. Raises ElfError."""
     elf = elf_reader.read_elf(fd)
-    symbols = elf_reader.symbol_addresses(elf, (RUNTIME_SYMBOL, VERSION_SYMBOL, LONG_SYMBOL, STR_SYMBOL))
+    symbols = elf_reader.symbol_addresses(elf, (RUNTIME_SYMBOL, VERSION_SYMBOL, *TYPE_SYMBOLS))
     section = elf.section(".PyRuntime")
     runtime = symbols.get(RUNTIME_SYMBOL) or (section.address if section else 0)
     if not runtime:
@@ -64,7 +63,7 @@ def inspect_file(fd: int, name: str = "") -> PythonBuild | Unsupported | None:
             offsets = debug_offsets.read_offsets(published, number)
         except debug_offsets.LayoutError as error:
             return Unsupported("RuntimeLayoutUnknown", f"CPython {version}: {error}", "CPython", version)
-    return PythonBuild(version, offsets, runtime, symbols.get(LONG_SYMBOL, 0), symbols.get(STR_SYMBOL, 0))
+    return PythonBuild(version, offsets, runtime, Types(*(symbols.get(name, 0) for name in TYPE_SYMBOLS)))
 
 
 def needs_libpython(fd: int) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import MutableMapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kernelspan_agent.process import files, procfs
@@ -18,7 +19,7 @@ from kernelspan_agent.process.errors import ElfError
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Detection, Unsupported
 
 from .build import PythonBuild, inspect_file, needs_libpython
-from .layout import interp_head_address, kernel_row
+from .layout import Offsets, Types, interp_head_address, kernel_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,14 @@ _LIBRARY = re.compile(r"libpython3\.(\d+)[a-z]*\.so")
 _OLD = re.compile(r"(?:libpython|python)(2\.\d|3\.[0-6])[a-z]*(?:\.so.*)?")
 _PYPY = re.compile(r"(?:libpypy[\w.]*-c\.so|pypy[\d.]*(?:-c)?)(?:\..*)?")
 _NEEDS_LIBRARY = "needs libpython"  # in the cache: a program that is nothing without its libpython
+
+
+@dataclass(frozen=True, slots=True)
+class PythonDetails:
+    """What the symboliser needs to know of one process. `types`: addresses in that process."""
+
+    offsets: Offsets
+    types: Types
 
 
 def detect(process: procfs.Process, cache: MutableMapping[files.FileKey, Any]) -> Detection:
@@ -83,13 +92,10 @@ def _detected(
     with files.open_mapping(process, group[0]) as fd:
         bias = load_bias(read_elf(fd), group)
     head = interp_head_address(build.runtime_address + bias, build.offsets)
-    unbiased = head - bias
-    layout = kernel_row(
-        build.offsets,
-        long_type=build.long_type - unbiased if build.long_type else 0,
-        unicode_type=build.unicode_type - unbiased if build.unicode_type else 0,
-    )
-    return DetectedRuntime(NAME, NUMBER, "CPython", build.version, group[0].path, layout, head, build)
+    types = build.types.moved(bias)
+    layout = kernel_row(build.offsets, types, head)
+    details = PythonDetails(build.offsets, types)
+    return DetectedRuntime(NAME, NUMBER, "CPython", build.version, group[0].path, layout, head, details)
 
 
 def _by_name(groups: list[list[procfs.Mapping]]) -> Unsupported | None:

@@ -133,6 +133,20 @@ class Offsets:
     dict_keys: int = 32
 
 
+@dataclass(frozen=True, slots=True)
+class Types:
+    """Addresses of the type objects that tell what an object is; 0: not exported, not known."""
+
+    long: int = 0
+    unicode: int = 0
+    code: int = 0
+    dict: int = 0
+
+    def moved(self, bias: int) -> Types:
+        """The same, where the file is loaded with this bias."""
+        return Types(*(address + bias if address else 0 for address in (self.long, self.unicode, self.code, self.dict)))
+
+
 _V38 = Offsets(
     minor=8,
     interp_next=0,
@@ -267,14 +281,16 @@ _V315 = replace(
 BY_MINOR = {offsets.minor: offsets for offsets in (_V38, _V39, _V310, _V311, _V312, _V313, _V314, _V315)}
 
 
-def kernel_row(offsets: Offsets, *, long_type: int = 0, unicode_type: int = 0) -> np.ndarray:
-    """The PY_LAYOUT row (shape (1,)) of `offsets`; the two types are relative to the interp_head_address."""
+def kernel_row(offsets: Offsets, types: Types | None = None, head: int = 0) -> np.ndarray:
+    """The PY_LAYOUT row (shape (1,)) of `offsets`; of the types it keeps the distance to `head`."""
     row = np.zeros(1, PY_LAYOUT)
     names = PY_LAYOUT.names or ()
     for item in fields(offsets):
         if item.name in names:
             row[item.name] = getattr(offsets, item.name)
-    row["long_type"], row["unicode_type"] = long_type, unicode_type
+    if types is not None:
+        row["long_type"] = types.long - head if types.long else 0
+        row["unicode_type"] = types.unicode - head if types.unicode else 0
     return row
 
 

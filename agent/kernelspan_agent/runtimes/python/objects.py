@@ -23,6 +23,9 @@ MAX_DICT_ENTRIES_READ = 64  # a module puts __name__ first
 ELLIPSIS = "…"
 
 _STR_HEADER_BYTES = 36
+_FIRST_WITH_FLAGS = 14
+_COUNT_AND_OVERFLOW = 0xFFFFFFFFFFFF
+_MAX_COUNT = 0xFFFFFFFF  # immortal objects of 3.12 and 3.13
 _COMPACT, _ASCII = 1 << 5, 1 << 6
 _ENCODINGS = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}
 _POINTER = struct.Struct("<Q")
@@ -30,6 +33,19 @@ _POINTER = struct.Struct("<Q")
 
 class CorruptObjectError(ValueError):
     """The memory does not hold the object that it should."""
+
+
+def is_alive(memory: Memory, address: int, type_address: int, offsets: Offsets) -> bool:
+    """Whether an object (of that type, where it is known) lives at `address`; its other fields may outlive it.
+
+    A dead object's reference count is 0, until its allocator puts a link to the next free block there: a word beyond
+    32 bits from pymalloc, whose arenas are mapped high; malloc overwrites the type, too. From 3.14 on the upper 16
+    bits of the word are flags. Raises MemoryReadError.
+    """
+    count, kind = struct.unpack("<QQ", memory.read(address, 16))
+    if offsets.minor >= _FIRST_WITH_FLAGS:
+        count &= _COUNT_AND_OVERFLOW
+    return 0 < count <= _MAX_COUNT and (not type_address or kind == type_address)
 
 
 def read_str(memory: Memory, address: int, offsets: Offsets, max_chars: int) -> str:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the frames of the kernel's walk to function, file and line, by reading the process's code objects.
 
-Never a wrong name: after everything about a frame was read, the code object's check word is computed again from the
-same memory; it must be the one that the kernel computed when the frame ran. If it differs the object was freed and its
-address used again, and the frame is unresolved. Reading the check last is what makes the rest true: an object that is
-still the same was the same all along.
+Never a wrong name: after everything about a frame was read, the code object must still live, and its check word,
+computed again from the same memory, must be the one that the kernel computed when the frame ran. Else the object was
+freed, its address perhaps used again, and the frame is unresolved. Doing this last is what makes the rest true: an
+object that is still the same was the same all along, and so was what it holds. That it lives must be seen apart: a
+dead object keeps most of its fields until its memory is used again, what it held does not.
+One thing the check cannot see: a code object that lives on may be run in one namespace after another (exec of the same
+code in fresh dicts); where such a dict dies and another one takes its address, the module's name may be the other's.
 Answers are kept by (code, check): memory that changes later is not asked again. Both caches are bounded.
 """
 
@@ -21,21 +24,21 @@ from kernelspan_agent.runtimes.registry import RawFrame
 
 from .layout import ABSENT, check_word
 from .lines import line_of
-from .objects import CorruptObjectError, read_bytes, read_module_name, read_str
+from .objects import CorruptObjectError, is_alive, read_bytes, read_module_name, read_str
 
 if TYPE_CHECKING:
     import numpy as np
 
     from kernelspan_agent.process.memory import Memory
 
-    from .layout import Offsets
+    from .layout import Offsets, Types
 
 MAX_NAME_CHARS = 256
 MAX_FILE_CHARS = 4096  # PATH_MAX
 MAX_TABLE_BYTES = 1 << 20  # memory.MAX_READ_BYTES; a function of some 100,000 lines
 MAX_CODES = 8192
 MAX_FRAMES = 32768
-REPLACED, UNREADABLE, CORRUPT = "CodeReplaced", "MemoryUnreadable", "Corrupt"
+FREED, REPLACED, UNREADABLE, CORRUPT = "CodeFreed", "CodeReplaced", "MemoryUnreadable", "Corrupt"
 
 _CODE_HEADER_BYTES = 144  # up to and with the line table's pointer, in every version
 _ASCII_COMPACT = 0x60
@@ -54,9 +57,10 @@ class _Code:
 class PythonSymboliser:
     """Symbols of one process. Not for several threads at once."""
 
-    def __init__(self, memory: Memory, offsets: Offsets) -> None:
+    def __init__(self, memory: Memory, offsets: Offsets, types: Types) -> None:
         self._memory = memory
         self._offsets = offsets
+        self._types = types
         self._codes: OrderedDict[tuple[int, int, int], _Code] = OrderedDict()
         self._frames: OrderedDict[tuple[int, int, int, int], RawFrame] = OrderedDict()
         self.unresolved: Counter[str] = Counter()  # frames without a name, by reason
@@ -98,6 +102,8 @@ class PythonSymboliser:
             key = (address, check, namespace)
             code = self._codes.get(key) or self._read_code(address, namespace)
             table = read_bytes(self._memory, code.table, self._offsets, MAX_TABLE_BYTES)
+            if not is_alive(self._memory, address, self._types.code, self._offsets):
+                return RawFrame("", "", "", "", 0, call_site, identity, FREED)
             if read_check(self._memory, address, self._offsets) != check:
                 return RawFrame("", "", "", "", 0, call_site, identity, REPLACED)
         except MemoryReadError:
@@ -129,7 +135,8 @@ class PythonSymboliser:
 
     def _module(self, namespace: int) -> str:
         try:
-            return printable(read_module_name(self._memory, namespace, self._offsets, MAX_NAME_CHARS))
+            name = printable(read_module_name(self._memory, namespace, self._offsets, MAX_NAME_CHARS))
+            return name if is_alive(self._memory, namespace, self._types.dict, self._offsets) else ""
         except (MemoryReadError, CorruptObjectError):
             return ""  # a function without its module is true as well
 

@@ -35,7 +35,7 @@ from .layout import ABSENT
 if TYPE_CHECKING:
     from kernelspan_agent.process.memory import Memory
 
-    from .layout import Offsets
+    from .layout import Offsets, Types
 
 NONE = 0
 MAX_NAME_BYTES = 24  # "Task-" and 19 digits
@@ -44,10 +44,10 @@ _NUMBERED = re.compile(rb"Task-([1-9][0-9]{0,18})")
 _DIGIT_BITS = 30
 
 
-def task_number(memory: Memory, offsets: Offsets, frame: int, outer: int, types: tuple[int, int] = (0, 0)) -> int:
+def task_number(memory: Memory, offsets: Offsets, frame: int, outer: int, types: Types) -> int:
     """The number of the asyncio task whose outermost coroutine's frame is at `frame`, called from that at `outer`.
 
-    `types`: addresses of PyLong_Type and PyUnicode_Type. NONE where it is not known, for whatever reason.
+    NONE where it is not known, for whatever reason.
     """
     if offsets.task_coro == ABSENT or not frame or not outer:
         return NONE
@@ -76,17 +76,16 @@ def _name_of_task(memory: Memory, offsets: Offsets, callback: int, coroutine: in
     return 0
 
 
-def _number(memory: Memory, offsets: Offsets, name: int, types: tuple[int, int]) -> int:
-    long_type, unicode_type = types
+def _number(memory: Memory, offsets: Offsets, name: int, types: Types) -> int:
     kind = read_u64(memory, name + 8)
-    if unicode_type and kind == unicode_type:
+    if types.unicode and kind == types.unicode:
         length = read_u64(memory, name + offsets.str_length)
         state = struct.unpack("<I", memory.read(name + offsets.str_state, 4))[0]
         if state & _COMPACT_ASCII != _COMPACT_ASCII or length > MAX_NAME_BYTES:
             return NONE
         match = _NUMBERED.fullmatch(memory.read(name + offsets.str_data, length))
         return int(match[1]) if match else NONE
-    if long_type and kind == long_type and offsets.long_tag != ABSENT:
+    if types.long and kind == types.long and offsets.long_tag != ABSENT:
         tag = read_u64(memory, name + offsets.long_tag)
         if tag & 3 or tag >> 3 not in (1, 2):
             return NONE
