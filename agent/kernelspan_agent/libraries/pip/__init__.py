@@ -63,7 +63,8 @@ class PipManager:
         if place.otherwise is not None:
             return place.otherwise, place.library
         with Root(context.root) as root:
-            return (Origin.APP, None) if root.find(path) or root.find(path + "c") else _UNKNOWN
+            found = root.find(path) or root.find(path + "c")  # sourceless: only x.pyc is there, named x.py
+        return (Origin.APP, None) if found and found.is_file else _UNKNOWN
 
     def _place(self, directory: str, context: LibraryContext) -> Place:
         now_ns = self._clock()

@@ -39,8 +39,7 @@ def _read(archive: zipfile.ZipFile) -> ArchiveIndex:
         return ArchiveIndex(egg=read_library(ArchiveTree(archive, "", []), "EGG-INFO"))
     sites = []
     for prefix, names in sorted(_metadata(archive).items(), key=lambda site: len(site[0]))[:MAX_SITES]:
-        index = build_index(ArchiveTree(archive, prefix, sorted(names)), lambda _: {}, now_ns=0, settle_ns=0)
-        sites.append((prefix, index))
+        sites.append((prefix, build_index(ArchiveTree(archive, prefix, sorted(names)), by_name=True)))
     return ArchiveIndex(tuple(sites), has_landmark=any(mark in archive.NameToInfo for mark in _LANDMARKS))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's own lists of files, for distributions that Debian installs without a RECORD.
+"""Debian's own lists of files: modules of distributions that it installs without a RECORD, and scripts.
 
 A binary package (`/var/lib/dpkg/info/*.list`, see dpkg(1), FILES) that brings the metadata of exactly one
 distribution brings its modules too. Debian Policy for Python names such packages `python3-*`.
@@ -22,7 +22,7 @@ _METADATA = (".dist-info", ".egg-info")
 
 
 def debian_lists(root: Root, folders: frozenset[str]) -> dict[str, list[str]]:
-    """Files below SITE_DIRECTORY, relative to it, of each distribution whose metadata is one of `folders`."""
+    """Modules and scripts, relative to SITE_DIRECTORY, of each distribution whose metadata is one of `folders`."""
     found: dict[str, list[str]] = {}
     names = [name for name in root.names(_INFO, _MAX_INFO_NAMES) if name.startswith("python3-")]
     tree = DirectoryTree(root, _INFO)
@@ -35,7 +35,12 @@ def debian_lists(root: Root, folders: frozenset[str]) -> dict[str, list[str]]:
 
 
 def _files(lines: Iterable[str]) -> list[str]:
-    start = SITE_DIRECTORY + "/"
-    inside = [line.rstrip("\n")[len(start) :] for line in lines if line.startswith(start)]
+    inside = []
+    for line in lines:
+        path = line.rstrip("\n")
+        if path.startswith(f"{SITE_DIRECTORY}/"):
+            inside.append(path[len(SITE_DIRECTORY) + 1 :])
+        elif path.startswith("/usr/bin/"):
+            inside.append("../../../bin/" + path[len("/usr/bin/") :])
     directories = {posixpath.dirname(path) for path in inside}  # the lists name each directory, too
     return [path for path in inside if path and path not in directories]

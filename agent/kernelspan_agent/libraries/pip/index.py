@@ -35,16 +35,16 @@ class Claim(enum.Enum):
 
     NOBODY = "nobody"
     UNCLEAR = "unclear"  # several claim it, or its owner has no valid name
-    SOURCE = "source"  # an editable install's link to the author's working copy
+    SOURCE = "source"  # an editable install's script, or its link to the author's working copy
     DEEPER = "deeper"  # inside the index only: look at the next component
 
 
 Owner = Library | Claim
 _Node = dict[str, "Owner | _Node"]
 Lists = dict[str, list[str]]
-"""The files of distributions that list none themselves, by the name of their metadata."""
+"""Files of distributions by the name of their metadata, where another package manager installed them."""
 OtherLists = Callable[[frozenset[str]], Lists]
-"""Asked with those names once, for what another package manager knows."""
+"""Asked with those names once; the files count where a distribution lists none itself, the scripts always."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,20 +119,28 @@ class _Building:
     scripts: dict[str, Owner] = field(default_factory=dict)
 
 
-def build_index(tree: Tree, other_lists: OtherLists, now_ns: int, settle_ns: int) -> SiteIndex:
+def no_lists(_folders: frozenset[str]) -> Lists:
+    """What is known where no other package manager installs distributions."""
+    return {}
+
+
+def build_index(
+    tree: Tree, other_lists: OtherLists = no_lists, *, by_name: bool, now_ns: int = 0, settle_ns: int = 0
+) -> SiteIndex:
     """Reads the metadata of all distributions of a directory: each list once, twice where packages are shared.
 
+    `by_name`: whether mere top-level names count; in a working copy an egg-info has them, and installs nothing.
     `settle_ns`: how long ago the last change must be for the index to be `settled`.
     """
     # A leading `~` is what pip leaves of a removal that failed.
     names = [name for name in tree.names() if name.endswith(_METADATA) and not name.startswith("~")]
     distributions = [_distribution(tree, name) for name in names[:MAX_DISTRIBUTIONS]]
-    unlisted = frozenset(distribution.folder for distribution in distributions if not distribution.listed)
-    building = _Building(tree, other_lists(unlisted) if unlisted else {})
+    building = _Building(tree, other_lists(frozenset(names)) if names else {})
     for distribution in distributions:
         _first_pass(building, distribution)
     claims = _exact_claims(building, distributions)
-    _add_names(building, distributions, claims)
+    if by_name:
+        _add_names(building, distributions, claims)
     newest_ns = max(tree.changed_ns(name) for name in ["", *names])
     return SiteIndex(claims, building.scripts, bool(names), settled=not 0 <= now_ns - newest_ns < settle_ns)
 
@@ -150,11 +158,12 @@ def _files(building: _Building, distribution: _Distribution) -> Iterator[str] | 
 
 
 def _first_pass(building: _Building, distribution: _Distribution) -> None:
+    script_owner = Claim.SOURCE if distribution.editable else distribution.owner
+    for path in building.lists.get(distribution.folder, ()):
+        _add_script(building, path, script_owner)
     for path in _files(building, distribution) or ():
         top, slash, rest = path.partition("/")
-        if top == "..":
-            _add_script(building, path, distribution.owner)
-            continue
+        _add_script(building, path, script_owner)
         if _is_no_code(top, path) or len(building.tops) == MAX_CLAIMS:
             continue
         known = building.tops.setdefault(top, _Top(distribution.owner, distribution.folder))
@@ -243,7 +252,7 @@ def _add_names(building: _Building, distributions: Iterable[_Distribution], clai
     named: dict[str, Owner] = {}
     trie: _Node = {}
     for distribution in distributions:
-        if distribution.listed or distribution.folder in building.lists:
+        if distribution.listed:
             continue
         tops, namespaces = top_levels(building.tree, distribution.folder)
         for top in tops - namespaces:
@@ -258,6 +267,8 @@ def _add_names(building: _Building, distributions: Iterable[_Distribution], clai
 
 
 def _merge(one: Owner, other: Owner) -> Owner:
+    if one is other:
+        return one
     if isinstance(one, Library) and isinstance(other, Library):
         return merge_libraries(one, other) or Claim.UNCLEAR
     return Claim.UNCLEAR

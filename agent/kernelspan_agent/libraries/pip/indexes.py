@@ -9,13 +9,15 @@ have been read in the middle of an install (RECORD is written last): such an ind
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 
 from kernelspan_agent.libraries.base import Clock
 from kernelspan_agent.libraries.pip.dpkg import SITE_DIRECTORY, debian_lists
-from kernelspan_agent.libraries.pip.index import ArchiveIndex, SiteIndex, build_index
+from kernelspan_agent.libraries.pip.index import ArchiveIndex, SiteIndex, build_index, no_lists
 from kernelspan_agent.libraries.pip.trees import DirectoryTree
 from kernelspan_agent.libraries.rootfs import Entry, Root
 
+SITE_NAMES = frozenset({"site-packages", "dist-packages"})
 RECHECK_NS = 5_000_000_000  # how long an answer about a changing directory may be old
 SETTLE_NS = 30_000_000_000  # longer than between the first and the last file of one distribution's metadata
 MAX_INDEXES = 512
@@ -37,8 +39,13 @@ class Indexes:
         held = self._fresh(entry.key)
         if isinstance(held, SiteIndex):
             return held
-        lists = (lambda wanted: debian_lists(root, wanted)) if entry.path == SITE_DIRECTORY else (lambda _: {})
-        index = build_index(DirectoryTree(root, entry.path), lists, self._clock(), SETTLE_NS)
+        index = build_index(
+            DirectoryTree(root, entry.path),
+            partial(debian_lists, root) if entry.path == SITE_DIRECTORY else no_lists,
+            by_name=entry.path.rpartition("/")[2] in SITE_NAMES,
+            now_ns=self._clock(),
+            settle_ns=SETTLE_NS,
+        )
         self._hold(entry.key, index)
         return index
 

@@ -13,7 +13,6 @@ import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from urllib.parse import quote
 
 from kernelspan_agent.libraries.pip.trees import Tree
 from kernelspan_agent.model import Library
@@ -32,7 +31,9 @@ _MEMBER = re.compile(r"(.*/)?__pycache__/([^/]+?)\.[^/.]+(?:\.opt-[^/.]+)?\.pyc"
 def make_library(name: str, version: str) -> Library:
     """The library with its package URL (type pypi, the name normalised by PEP 503); an unknown version is empty."""
     purl = "pkg:pypi/" + re.sub(r"[-_.]+", "-", name).lower()
-    return Library(name, version, f"{purl}@{quote(version, safe='')}" if version else purl)
+    # Of what a version may hold, the package URL's rules encode these two. urllib would bring 1 MB for it.
+    encoded = version.replace("+", "%2B").replace("!", "%21")
+    return Library(name, version, f"{purl}@{encoded}" if version else purl)
 
 
 def merge_libraries(one: Library, other: Library) -> Library | None:

@@ -17,13 +17,12 @@ from dataclasses import dataclass, replace
 
 from kernelspan_agent.libraries.base import LibraryContext
 from kernelspan_agent.libraries.pip.index import ArchiveIndex, Claim, Owner, SiteIndex
-from kernelspan_agent.libraries.pip.indexes import Indexes
+from kernelspan_agent.libraries.pip.indexes import SITE_NAMES, Indexes
 from kernelspan_agent.libraries.pip.metadata import read_library, source_path
 from kernelspan_agent.libraries.pip.trees import DirectoryTree
 from kernelspan_agent.libraries.rootfs import Entry, Root
 from kernelspan_agent.model import Library, Origin
 
-SITE_NAMES = frozenset({"site-packages", "dist-packages"})
 LANDMARKS = ("os.py", "os.pyc")
 _STDLIB = re.compile(r"python(3)\.([0-9]{1,3})t?", re.ASCII)
 _STDLIB_ARCHIVE = re.compile(r"python3[0-9]{1,3}\.zip|base_library\.zip", re.ASCII)  # CPython's; PyInstaller's
