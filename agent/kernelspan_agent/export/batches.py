@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kernelspan_agent.model import Resource, SpanBatch
+from kernelspan_agent.model import SPAN, Resource, SpanBatch
 
 
 def operation_mask(batch: SpanBatch) -> np.ndarray:
@@ -39,17 +39,18 @@ def concat(batches: Sequence[SpanBatch]) -> SpanBatch:
     segments = np.full((total, width), None, dtype=object)
     resources: list[Resource] = []
     index: dict[int, int] = {}
-    rows, masks, at = [], [], 0
+    rows = np.empty(total, SPAN)  # np.concatenate would turn big-endian ids into native ones
+    masks, at = [], 0
     for batch in batches:
         for resource in batch.resources:
             if index.setdefault(id(resource), len(resources)) == len(resources):
                 resources.append(resource)
         renumber = np.array([index[id(resource)] for resource in batch.resources], dtype=np.uint32)
-        copied = batch.rows.copy()
-        copied["resource"] = renumber[batch.rows["resource"]] if len(batch) else 0
-        rows.append(copied)
+        rows[at : at + len(batch)] = batch.rows
+        if len(batch):
+            rows["resource"][at : at + len(batch)] = renumber[batch.rows["resource"]]
         masks.append(operation_mask(batch))
         segments[at : at + len(batch), : batch.segments.shape[1]] = batch.segments
         at += len(batch)
     mask = np.concatenate(masks)
-    return SpanBatch(np.concatenate(rows), segments, resources, int(np.count_nonzero(mask)), mask)
+    return SpanBatch(rows, segments, resources, int(np.count_nonzero(mask)), mask)

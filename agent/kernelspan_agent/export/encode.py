@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernelspan_agent.export import wire
-from kernelspan_agent.model import VALUE_KEYS, Kind, Resource, Segment, SpanBatch
+from kernelspan_agent.model import SPAN, VALUE_KEYS, Kind, Resource, Segment, SpanBatch
 
 SCOPE_NAME = "kernelspan"
 FLAGS = 0x100  # SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK: it is known whether the parent is remote, and it is not
@@ -89,18 +89,18 @@ def _layout(has_parent: bool, keys: tuple[int, ...], widths: tuple[int, ...], le
         parts += [("", b"\x22\x08"), ("parent_id", "V8")]
     parts += [("", wire.tag(7, wire.FIXED64)), ("start_ns", "<u8"), ("", wire.tag(8, wire.FIXED64)), ("end_ns", "<u8")]
     for at, (key, width) in enumerate(zip(keys, widths, strict=True)):
-        name = wire.block(1, VALUE_KEYS[key].encode())
+        label = wire.block(1, VALUE_KEYS[key].encode())
         value = wire.tag(2, wire.BYTES) + wire.varint(width + 1) + wire.tag(3, wire.VARINT)
-        size = wire.varint(len(name) + len(value) + width)
-        parts += [("", wire.tag(9, wire.BYTES) + size + name + value), (f"value{at}", f"V{width}")]
-    constant = wire.tag(6, wire.VARINT) + wire.varint(Kind.INTERNAL) + wire.block(15, b"")
-    parts.append(("", constant + wire.tag(16, wire.FIXED32) + FLAGS.to_bytes(4, "little")))
-    names = [name or f"_{at}" for at, (name, _) in enumerate(parts)]
-    formats = [f"V{len(spec)}" if isinstance(spec, bytes) else spec for _, spec in parts]
-    record = np.zeros(1, np.dtype(list(zip(names, formats, strict=True))))
-    for name, (_, spec) in zip(names, parts, strict=True):
-        if isinstance(spec, bytes):
-            record[name] = np.void(spec)
+        size = wire.varint(len(label) + len(value) + width)
+        parts += [("", wire.tag(9, wire.BYTES) + size + label + value), (f"value{at}", f"V{width}")]
+    shared = wire.tag(6, wire.VARINT) + wire.varint(Kind.INTERNAL) + wire.block(15, b"")
+    parts.append(("", shared + wire.tag(16, wire.FIXED32) + FLAGS.to_bytes(4, "little")))
+    columns = [(name or f"_{at}", spec) for at, (name, spec) in enumerate(parts)]
+    formats = [(name, f"V{len(spec)}" if isinstance(spec, bytes) else spec) for name, spec in columns]
+    record = np.zeros(1, np.dtype(formats))
+    for name, constant in columns:
+        if isinstance(constant, bytes):
+            record[name] = np.void(constant)
     return record
 
 
@@ -163,7 +163,7 @@ def _tails(segments: np.ndarray) -> list[bytes]:
     return [joined[combination] for combination in combinations] or [b""] * len(segments)
 
 
-def encode(batch: SpanBatch, bounds: Bounds = Bounds()) -> Iterator[Request]:  # noqa: B008 - frozen
+def encode(batch: SpanBatch, bounds: Bounds = Bounds()) -> Iterator[Request]:
     """Requests that together hold every row once, spans of one resource side by side.
 
     Raises TypeError where a segment holds what is no attribute value.
@@ -171,7 +171,7 @@ def encode(batch: SpanBatch, bounds: Bounds = Bounds()) -> Iterator[Request]:  #
     if not len(batch):
         return
     order = np.argsort(batch.rows["resource"], kind="stable")
-    rows = batch.rows[order]
+    rows = batch.rows[order].astype(SPAN, copy=False)  # numpy's own joins lose the byte order
     tails = _tails(batch.segments[order])
     tail_sizes = np.fromiter(map(len, tails), dtype=np.int64, count=len(tails))
     heads, head_sizes = _heads(rows, tail_sizes)

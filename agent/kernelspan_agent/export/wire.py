@@ -78,7 +78,7 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
             break
         byte = data[at + step]
         value |= (byte & 0x7F) << (7 * step)
-        if byte < 0x80:  # noqa: PLR2004 - the continuation bit
+        if byte < 0x80:
             return value & ((1 << 64) - 1), at + step + 1
     raise ValueError("malformed varint")
 
