@@ -75,8 +75,10 @@ bench: setup-test ## measure; writes bench/results and the plots
 bench-check: setup-test ## measure and compare with the lines to hold
 	@$(PY) -m bench --check $(ARGS)
 
-fuzz: $(TEST_STAMP) ## look for inputs that break us, as long as told: make fuzz SECONDS_EACH=60
-	@KERNELSPAN_FUZZ_SECONDS=$(or $(SECONDS_EACH),60) $(PY) -m pytest tests/unit -m fuzz --hypothesis-profile=fuzz $(ARGS)
+FOR ?= 600
+fuzz: $(TEST_STAMP) ## look for inputs that break us, round after round of new ones: make fuzz FOR=600 (seconds)
+	@end=$$((SECONDS + $(FOR))); while [ $$SECONDS -lt $$end ]; do \
+		$(PY) -m pytest tests/unit -m hypothesis --hypothesis-profile=fuzz -q $(ARGS) || exit; done
 
 matrix: setup-test ## every version of every runtime and kernel; `make test` takes oldest, newest and one between
 	@KERNELSPAN_MATRIX=all $(PY) -m pytest $(wildcard tests/kernel tests/vm) $(ARGS)
