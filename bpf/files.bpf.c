@@ -150,7 +150,7 @@ int ks_files_exit(struct ks_sys_exit *ctx)
 		char first = 0;
 		u64 path = arg_of(&call, roles, 4);
 
-		bpf_probe_read_user(&first, 1, (void *)path);
+		ks_read_user(&first, 1, (void *)path);
 		if (first != '/')
 			s->op.file = ks_base_id(s, roles & HAS_DIRFD ? (s32)arg_of(&call, roles, 8) : -100);
 		s->op.path = ks_user_path_id(s, path);
@@ -159,7 +159,7 @@ int ks_files_exit(struct ks_sys_exit *ctx)
 		u64 base = 0, path = arg_of(&call, roles, 16);
 		char first = 0;
 
-		bpf_probe_read_user(&first, 1, (void *)path);
+		ks_read_user(&first, 1, (void *)path);
 		if (first != '/')
 			base = ks_base_id(s, roles & HAS_DIRFD2 ? (s32)arg_of(&call, roles, 20) : -100);
 		__builtin_memcpy(s->op.local_address, &base, 8);

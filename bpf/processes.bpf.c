@@ -64,7 +64,7 @@ static __always_inline void describe(struct ks_scratch *s, u32 roles, u64 first_
 	if (!(roles & 0xf0))
 		return;
 
-	bpf_probe_read_user(&first, 1, (void *)path);
+	ks_read_user(&first, 1, (void *)path);
 	if (first && first != '/')
 		s->op.file = ks_base_id(s, -100);
 	s->op.path = ks_user_path_id(s, path);

@@ -187,6 +187,13 @@ BPF_PROG_ARRAY(ks_walkers, KS_MAX_RUNTIMES);
  * that were checked on a copy. */
 #define KS_OPAQUE(value) asm volatile("" : "+r"(value))
 
+/*
+ * Named otherwise than the helpers they are: for every mention of bpf_probe_read_user bcc looks whether the kernel has it
+ * and parses all of /proc/kallsyms, 0.1 s each.
+ */
+static long (*ks_read_user)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user;
+static long (*ks_read_user_str)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user_str;
+
 #define KS_KREAD(type, address)                                                                                        \
 	({                                                                                                             \
 		type _value = 0;                                                                                       \
@@ -197,7 +204,7 @@ BPF_PROG_ARRAY(ks_walkers, KS_MAX_RUNTIMES);
 #define KS_UREAD(type, address)                                                                                        \
 	({                                                                                                             \
 		type _value = 0;                                                                                       \
-		bpf_probe_read_user(&_value, sizeof(_value), (void *)(address));                                       \
+		ks_read_user(&_value, sizeof(_value), (void *)(address));                                              \
 		_value;                                                                                                \
 	})
 

@@ -187,7 +187,7 @@ static __always_inline u64 ks_bytes_id(struct ks_scratch *s, u32 length, u32 fla
 /* Interns a path as the program passed it; 0: not readable (the page is not resident, or no address at all). */
 static __always_inline u64 ks_user_path_id(struct ks_scratch *s, u64 address)
 {
-	long n = bpf_probe_read_user_str(s->path.bytes, KS_MAX_PATH, (void *)address);
+	long n = ks_read_user_str(s->path.bytes, KS_MAX_PATH, (void *)address);
 
 	if (n <= 0 || n > KS_MAX_PATH) {
 		ks_count(s->op.cls, KS_C_PATH_UNREADABLE);

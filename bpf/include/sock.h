@@ -69,17 +69,17 @@ static __always_inline void ks_describe_address(struct ks_scratch *s, u64 addres
 	struct ks_op *op = &s->op;
 	u16 family = 0;
 
-	if (!address || length < 2 || bpf_probe_read_user(&family, 2, (void *)address))
+	if (!address || length < 2 || ks_read_user(&family, 2, (void *)address))
 		return;
 	if (family == KS_AF_INET && length >= 8) {
 		op->family = family;
 		op->peer_port = __builtin_bswap16(KS_UREAD(u16, address + 2));
 		__builtin_memset(op->peer_address, 0, 16);
-		bpf_probe_read_user(op->peer_address, 4, (void *)(address + 4));
+		ks_read_user(op->peer_address, 4, (void *)(address + 4));
 	} else if (family == KS_AF_INET6 && length >= 24) {
 		op->family = family;
 		op->peer_port = __builtin_bswap16(KS_UREAD(u16, address + 2));
-		bpf_probe_read_user(op->peer_address, 16, (void *)(address + 8));
+		ks_read_user(op->peer_address, 16, (void *)(address + 8));
 	} else if (family == KS_AF_UNIX && length > 2) {
 		u32 size = length - 2;
 
@@ -88,10 +88,10 @@ static __always_inline void ks_describe_address(struct ks_scratch *s, u64 addres
 		size &= 127;
 		if (size > 108)
 			size = 108;
-		if (!bpf_probe_read_user(s->path.bytes, size, (void *)(address + 2))) {
+		if (!ks_read_user(s->path.bytes, size, (void *)(address + 2))) {
 			/* the terminating NUL of a path, which a program may or may not count */
 			if (size > 1 && s->path.bytes[0]) {
-				long n = bpf_probe_read_user_str(s->path.bytes, size + 1, (void *)(address + 2));
+				long n = ks_read_user_str(s->path.bytes, size + 1, (void *)(address + 2));
 
 				if (n > 0 && n <= 109)
 					size = n;

@@ -33,7 +33,8 @@ static __always_inline int ks_py_linked(struct ks_py_layout *l, u64 ts, u64 tp)
 	prev = KS_UREAD(u64, ts + l->ts_prev);
 	if (prev)
 		return KS_UREAD(u64, prev + l->ts_next) == ts;
-	return KS_UREAD(u64, KS_UREAD(u64, ts + l->ts_next + 8 /* interp, in every version */) + l->interp_threads_head) == ts;
+	return KS_UREAD(u64, KS_UREAD(u64, ts + l->ts_next + 8 /* interp, in every version */) +
+				     l->interp_threads_head) == ts;
 }
 
 static __always_inline u64 ks_py_frame_of(struct ks_py_layout *l, u64 ts)
@@ -136,18 +137,18 @@ static __always_inline int ks_py_identity(struct ks_py_layout *l, u64 code, u64 
 	u64 h, strings[2] = {}, words[2] = {}, length;
 
 	v[16] = v[17] = v[18] = v[19] = 0;
-	if (bpf_probe_read_user(&v[16], l->code_check_bytes & 63, (void *)(code + l->code_check)))
+	if (ks_read_user(&v[16], l->code_check_bytes & 63, (void *)(code + l->code_check)))
 		return -1;
 	h = ks_mix(ks_mix(ks_mix(ks_mix(0, v[16]), v[17]), v[18]), v[19]);
 	if (l->code_strings != KS_PY_NONE) {
-		if (bpf_probe_read_user(strings, 16, (void *)(code + l->code_strings)))
+		if (ks_read_user(strings, 16, (void *)(code + l->code_strings)))
 			return -1;
 		h = ks_mix(h, KS_UREAD(u64, strings[1] + l->str_hash));
-		if (bpf_probe_read_user(&v[16], 24, (void *)(strings[0] + l->str_length)))
+		if (ks_read_user(&v[16], 24, (void *)(strings[0] + l->str_length)))
 			return -1; /* length, hash, state */
 		length = v[16];
 		if ((v[18] & 0x60) == 0x60 && length >= 16 && length <= 4096)
-			bpf_probe_read_user(words, 16, (void *)(strings[0] + l->str_data + length - 16));
+			ks_read_user(words, 16, (void *)(strings[0] + l->str_data + length - 16));
 		h = ks_mix(ks_mix(ks_mix(h, length), words[0]), words[1]);
 	}
 	*check = (u32)(h >> 32) ^ (u32)h;
@@ -189,9 +190,9 @@ static __always_inline u64 ks_py_task_number(struct ks_py_layout *l, u64 base, u
 		u64 length = KS_UREAD(u64, name + l->str_length), number = 0;
 		char text[24] = {};
 
-		if (length < 6 || length > 24 ||
-		    bpf_probe_read_user(text, length & 31, (void *)(name + l->str_data)) || text[0] != 'T' ||
-		    text[1] != 'a' || text[2] != 's' || text[3] != 'k' || text[4] != '-' || text[5] == '0')
+		if (length < 6 || length > 24 || ks_read_user(text, length & 31, (void *)(name + l->str_data)) ||
+		    text[0] != 'T' || text[1] != 'a' || text[2] != 's' || text[3] != 'k' || text[4] != '-' ||
+		    text[5] == '0')
 			return 0;
 		for (u32 i = 5; i < 24; i++) {
 			if (i >= length)
@@ -208,7 +209,7 @@ static __always_inline u64 ks_py_task_number(struct ks_py_layout *l, u64 base, u
 static __always_inline u64 ks_py_generation(struct ks_py_layout *l, u64 base, u64 ts, u64 frame, u64 outer)
 {
 	u64 coroutine = l->generator_frame != KS_PY_NONE ? frame - l->generator_frame :
-							    KS_UREAD(u64, frame + l->frame_generator);
+							   KS_UREAD(u64, frame + l->frame_generator);
 	u64 number = ks_py_task_number(l, base, coroutine, outer);
 
 	return number ? ks_mix(number, 1) : ks_mix(KS_UREAD(u64, ts + l->ts_context_ver), 2);
@@ -237,7 +238,7 @@ static __always_inline void ks_py_walk(struct ks_scratch *s, struct ks_runtime *
 			state = KS_FRAMES_DEPTH;
 			break;
 		}
-		if (bpf_probe_read_user(v, l->frame_header_bytes & 127, (void *)frame)) {
+		if (ks_read_user(v, l->frame_header_bytes & 127, (void *)frame)) {
 			state = KS_FRAMES_READ;
 			break;
 		}
