@@ -16,8 +16,18 @@ import pytest
 
 from kernelspan_agent.libraries.base import Libraries, LibraryContext
 from kernelspan_agent.model import Library, Origin
+from tests.support.require import require
 from tests.support.venvs import library_venv, site_packages
 
+PROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "shop.Front"
+version = "3.4"
+scripts = {shop = "shop.main:where"}
+"""
 VERSION = sys.version_info[:2]
 Owner = tuple[str, str]
 
@@ -132,3 +142,79 @@ def test_what_a_running_program_imported(venv: Path, application: tuple[int, dic
     assert wrong == []
     assert seen[Origin.LIBRARY] > 1000
     assert seen[Origin.RUNTIME] > 100
+
+
+TOP_LEVELS = """
+import importlib.metadata as m, json
+names = m.packages_distributions()
+print(json.dumps({top: sorted({(d, m.version(d)) for d in found}) for top, found in names.items()}))
+"""
+
+
+def test_debians_own_packages() -> None:
+    """In dist-packages, mostly without RECORD, a top-level name of one distribution is that distribution's."""
+    site = Path("/usr/lib/python3/dist-packages")
+    require("kernel", site.is_dir() and Path("/usr/bin/python3").exists(), "no Debian Python packages here")
+    said = subprocess.run(["/usr/bin/python3", "-I", "-c", TOP_LEVELS], check=True, capture_output=True).stdout
+    expected = json.loads(said)
+    libraries, context = Libraries(), LibraryContext("Python")
+    wrong, known = [], 0
+    for file in site.rglob("*.py"):
+        top = file.relative_to(site).parts[0].removesuffix(".py")
+        origin, library = libraries.classify(str(file), context)
+        owners = [tuple(owner) for owner in expected.get(top, [])]
+        if origin is not Origin.LIBRARY or (library and owners and identity(library) not in owners):
+            wrong.append((file, owners, library))
+        elif len(owners) == 1:
+            wrong += [] if library else [(file, owners, None)]
+            known += 1
+    assert wrong == []
+    assert known > 100
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project of one's own, ready to be installed."""
+    folder = tmp_path / "source"
+    (folder / "shop").mkdir(parents=True)
+    (folder / "pyproject.toml").write_text(PROJECT)
+    (folder / "shop" / "__init__.py").touch()
+    (folder / "shop" / "main.py").write_text("def where():\n    print(where.__code__.co_filename)\n")
+    return folder
+
+
+def pip_install(venv: Path, *options: str, python: Path | None = None) -> None:
+    """Runs the environment's pip without any network, by the setuptools that the environment holds."""
+    command = [venv / "bin" / "python", "-m", "pip", *(["--python", python] if python else []), "install", "--quiet"]
+    offline = ["--disable-pip-version-check", "--no-build-isolation", "--no-index", "--no-deps"]
+    subprocess.run([*command, *offline, *options], check=True, timeout=120)
+
+
+def test_an_editable_install_by_pip(venv: Path, project: Path, tmp_path: Path) -> None:
+    """The author's own code and its script are the app's, the rest of the environment is not."""
+    own = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", own], check=True)
+    (site_packages(own) / "tools.pth").write_text(f"{site_packages(venv)}\n")
+    pip_install(venv, "--editable", str(project), python=own / "bin" / "python")
+    file = subprocess.run([own / "bin" / "shop"], check=True, capture_output=True, text=True).stdout.strip()
+    libraries, context = Libraries(), LibraryContext("Python", version=VERSION)
+    assert file == str(project / "shop" / "main.py")
+    assert libraries.classify(file, context) == (Origin.APP, None)
+    assert libraries.classify(str(own / "bin" / "shop"), context) == (Origin.APP, None)
+    origin, library = libraries.classify(str(site_packages(venv) / "click" / "core.py"), context)
+    assert origin is Origin.LIBRARY
+    assert library is not None
+    assert library.name == "click"
+
+
+def test_a_target_directory_by_pip(venv: Path, project: Path, tmp_path: Path) -> None:
+    """`pip install --target`: packages and script are the distribution's, what lies beside them is the app's."""
+    target = tmp_path / "function"
+    pip_install(venv, "--target", str(target), str(project))
+    (target / "handler.py").touch()
+    libraries, context = Libraries(), LibraryContext("Python", version=VERSION)
+    expected = (Origin.LIBRARY, Library("shop.Front", "3.4", "pkg:pypi/shop-front@3.4"))
+    for file in ("shop/main.py", "bin/shop"):
+        assert (target / file).exists()
+        assert libraries.classify(str(target / file), context) == expected
+    assert libraries.classify(str(target / "handler.py"), context) == (Origin.APP, None)

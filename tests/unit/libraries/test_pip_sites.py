@@ -96,11 +96,19 @@ def test_target_directories_own_only_what_they_list(box: Container) -> None:
     box.install("requests", "2", ["requests/__init__.py", "../../bin/tool"], site="/task")
     box.install("inner", "7", ["x/__init__.py"], site="/task/requests/_vendor")
     box.install("late", "3", ["late/__init__.py"], site="/task/deps")
-    for file in ("/task/main.py", "/task/deps/mine.py", "/task/requests/_vendor/x/a.py"):
+    for file in (
+        "/task/main.py",
+        "/task/deps/mine.py",
+        "/task/requests/_vendor/x/a.py",
+        "/task/bin/tool",
+        "/task/bin/mine",
+    ):
         box.write(file)
     assert box.owner("/task/requests/api.py") == "requests 2"
     assert box.owner("/task/requests/_vendor/x/a.py") == "requests 2"
     assert box.owner("/task/deps/late/a.py") == "late 3"
+    assert box.owner("/task/bin/tool") == "requests 2"
+    assert box.owner("/task/bin/mine") == "App"
     assert box.owner("/task/main.py") == "App"
     assert box.owner("/task/deps/mine.py") == "App"
 

@@ -27,7 +27,7 @@ from kernelspan_agent.model import Library
 MAX_DISTRIBUTIONS = 4096
 MAX_CLAIMS = 100_000  # entries of one index; what is beyond them belongs to nobody known
 _METADATA = (".dist-info", ".egg-info")
-_SCRIPTS = ("../../../bin/", "../../bin/")  # of a site directory, and as pip records those of `--target`
+_SCRIPTS = "../../../bin/"  # from a site directory
 
 
 class Claim(enum.Enum):
@@ -98,6 +98,7 @@ class _Distribution:
     owner: Owner
     editable: bool
     listed: bool
+    tops: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -166,6 +167,7 @@ def _first_pass(building: _Building, distribution: _Distribution) -> None:
         _add_script(building, path, script_owner)
         if _is_no_code(top, path) or len(building.tops) == MAX_CLAIMS:
             continue
+        distribution.tops.add(top)
         known = building.tops.setdefault(top, _Top(distribution.owner, distribution.folder))
         known.shared |= known.distribution != distribution.folder
         known.package |= _is_init(rest)
@@ -173,10 +175,9 @@ def _first_pass(building: _Building, distribution: _Distribution) -> None:
 
 
 def _add_script(building: _Building, path: str, owner: Owner) -> None:
-    for start in _SCRIPTS:
-        name = path[len(start) :]
-        if path.startswith(start) and "/" not in name and len(building.scripts) < MAX_CLAIMS:
-            building.scripts[name] = _merge(building.scripts.get(name, owner), owner)
+    name = path.removeprefix(_SCRIPTS)
+    if name != path and "/" not in name and len(building.scripts) < MAX_CLAIMS:
+        building.scripts[name] = _merge(building.scripts.get(name, owner), owner)
 
 
 def _exact_claims(building: _Building, distributions: list[_Distribution]) -> dict[str, Owner]:
@@ -199,7 +200,9 @@ def _second_pass(building: _Building, distributions: list[_Distribution], tops: 
     """The files below `tops` as nested dictionaries."""
     trie: _Node = {}
     left = MAX_CLAIMS
-    for distribution in distributions if tops else ():
+    for distribution in distributions:
+        if tops.isdisjoint(distribution.tops):
+            continue
         for path in _files(building, distribution) or ():
             if path.partition("/")[0] not in tops or _is_no_code("", path):
                 continue

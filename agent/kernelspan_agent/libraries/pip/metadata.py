@@ -136,7 +136,9 @@ def _paths(names: Iterable[str]) -> Iterator[str]:
         if number == MAX_LIST_LINES:
             return
         if name and not name.startswith("/") and "\0" not in name:
-            yield source_path(posixpath.normpath(name))
+            path = source_path(posixpath.normpath(name))
+            # `pip install --target` moves bin beside the packages and leaves its place in the scheme in RECORD.
+            yield path[len("../../") :] if path.startswith("../../bin/") else path
 
 
 def _words(tree: Tree, file: str) -> set[str]:
