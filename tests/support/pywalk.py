@@ -26,7 +26,7 @@ MAX_THREADS = 1000
 def walk_threads(memory: Memory, found: DetectedRuntime) -> dict[int, tuple[np.ndarray, list[int]]]:
     """pthread_self() -> (FRAME rows, addresses of the frames), innermost first, of every thread it has."""
     row = found.layout[0]
-    stacks = {}
+    stacks: dict[int, tuple[np.ndarray, list[int]]] = {}
     interpreter = read_u64(memory, found.address)
     while interpreter:
         thread = read_u64(memory, interpreter + int(row["interp_threads_head"]))

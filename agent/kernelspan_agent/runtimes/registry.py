@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -75,6 +75,8 @@ class RawFrame:
 
 class Symboliser(Protocol):
     """Names the frames of one process; lives as long as it."""
+
+    unresolved: Counter[str]  # frames without a name so far, by reason
 
     def frames(self, rows: np.ndarray) -> list[RawFrame]:
         """Frames of FRAME rows (shape (n,)), in their order; rows that are no frames of the language are left out."""

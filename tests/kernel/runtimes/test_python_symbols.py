@@ -126,7 +126,9 @@ def test_reused_code_has_another_check(python: Interpreter) -> None:
     ):
         message = first
         found = detected(program)
-        kept, truth, seen = [], [], Counter()
+        kept: list[np.ndarray] = []
+        truth: list[list[Named]] = []
+        seen: Counter[int] = Counter()
         while message != "end":
             program.parked()
             ((rows, _),) = walk_threads(memory, found).values()

@@ -40,11 +40,13 @@ class PythonDetails:
 
 
 def detect(process: procfs.Process, cache: MutableMapping[files.FileKey, Any]) -> Detection:
-    """The process's CPython. None: there is none. Raises ProcessError where the process cannot be read."""
+    """The process's CPython. None: there is none, though a program may yet load one (dlopen). Raises ProcessError where the process cannot be read."""
     mappings = procfs.read_maps(process)
     executable, _ = procfs.read_executable(process)
     groups = _by_file(mapping for mapping in mappings if mapping.is_file)
     own = [group for group in groups if group[0].path == executable]
+    if not own:  # its image is put in place step by step during exec
+        return Unsupported("RuntimePending", "the program is still being loaded")
     libraries = [group for group in groups if _LIBRARY.match(_base_name(group[0]))]
     refusal: Unsupported | None = None
     for group in own + libraries:
