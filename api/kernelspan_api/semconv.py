@@ -57,7 +57,10 @@ _TEXT, _INT, _TEXTS = Kind
 CODE_FUNCTION_NAME = _add(
     "code.function.name", _S, _TEXT, "Qualified name of the function, as far as the runtime tells."
 )
-CODE_FILE_PATH = _add("code.file.path", _S, _TEXT, "Its file, as the program's runtime names it.")
+CODE_RESULT_NAME = _add(
+    "kernelspan.result.name", _O, _TEXT, "Name of an errno that is no failure: EAGAIN, EINPROGRESS, EINTR, ETIMEDOUT."
+)
+FILE_PATH = _add("code.file.path", _S, _TEXT, "Its file, as the program's runtime names it.")
 CODE_LINE_NUMBER = _add("code.line.number", _S, _INT, "The line it was at.")
 CODE_STACKTRACE = _add("code.stacktrace", _S, _TEXT, "The whole stack; only with code.stackTrace: Attribute.")
 CODE_ORIGIN = _add(
@@ -70,6 +73,15 @@ CODE_ORIGIN = _add(
     "Runtime",
     "Native",
     "unknown",
+)
+CODE_MISSING = _add(
+    "kernelspan.code.missing",
+    _O,
+    _TEXT,
+    "Why frames are missing: all of them, or the outermost.",
+    "RuntimePending",
+    "Truncated",
+    "Unresolved",
 )
 LIBRARY_NAME = _add("kernelspan.library.name", _O, _TEXT, "The library nearest to the kernel, as its manager names it.")
 LIBRARY_VERSION = _add("kernelspan.library.version", _O, _TEXT, "Its version, from the same place.")

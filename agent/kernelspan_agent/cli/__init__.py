@@ -1,1 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The command line: `kernelspan run | check | render | explain | completion`.
+
+Each command is a module of this folder, imported when it is called: `--help` needs neither numpy nor grpc.
+
+Exit codes: 0 fine (run -- COMMAND: the command's own), 1 a fault of ours, 2 bad usage or profile, 3 the machine cannot do
+it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from kernelspan_agent.errors import KernelspanError
+
+COMMANDS = {
+    "run": "Trace programs on this machine.",
+    "check": "What this machine can do, and why not.",
+    "render": "Print the C that would be compiled.",
+    "explain": "What is known of a running process.",
+    "completion": "Print a shell's completion script.",
+}
+
+
+class _Lazy(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands, in the order of the table."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; None: there is none."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"kernelspan_agent.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in --help, without importing anything."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 fine, 1 a fault of kernelspan's, 2 bad usage or profile, 3 this machine cannot do it.",
+)
+@click.version_option(package_name="kernelspan")
+def cli() -> None:
+    """Traces what unmodified programs do, from kernel probes, with the function, file, line and library behind it."""
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        sys.exit(cli(standalone_mode=False))
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except KernelspanError as error:
+        click.echo(f"kernelspan: {error.reason}: {error}", err=True)
+        if error.hint:
+            click.echo(f"  {error.hint}", err=True)
+        sys.exit(error.exit_code)

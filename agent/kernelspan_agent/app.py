@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One running agent: the ring's thread, the stages behind it, and their end.
+
+The ring's thread only copies records out, so the kernel never waits for Python's slower half. What it has drained waits
+in a bounded queue; operations beyond the bound are dropped and counted (QueueFull), records that carry names never are.
+Everything else happens in the thread that calls `run`.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kernelspan_api.plan import wanted as plan_of
+
+from kernelspan_agent.accounting import Accounting, UserCounts, balance
+from kernelspan_agent.libraries.base import Libraries
+from kernelspan_agent.probes.session import RING_BYTES, Session
+from kernelspan_agent.resolve.clock import Clock
+from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
+from kernelspan_agent.resolve.resolver import Resolver, ResolveSettings
+from kernelspan_agent.resolve.resource import ResourceSettings
+from kernelspan_agent.ring.reader import Drained, RingReader
+from kernelspan_agent.trace import Tracer, TraceSettings
+from kernelspan_agent.trace.settings import Orphans
+
+if TYPE_CHECKING:
+    from kernelspan_api.profile import TraceProfile
+
+    from kernelspan_agent.export.base import Exporter
+    from kernelspan_agent.model import SpanBatch
+    from kernelspan_agent.probes.mechanisms import Mechanism
+
+MAX_WAITING_OPERATIONS = 65536  # 10 MB of records
+IDLE_WAIT_SECONDS = 0.05
+TICK_SECONDS = 0.2
+GREENLET_LOOK_SECONDS = 1.0
+BURST_SECONDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of an agent's own life, for the report."""
+
+    open_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    compile_cached: bool = False
+
+
+@dataclass(slots=True)
+class SpanLimit:
+    """limits.spansPerSecond: a token bucket over operations, which every other span hangs from."""
+
+    per_second: int
+    tokens: float = 0.0
+    last_seconds: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.tokens = float(self.per_second * BURST_SECONDS)
+
+    def allow(self, count: int, now_seconds: float) -> int:
+        """How many of `count` may pass."""
+        rest = self.tokens + (now_seconds - self.last_seconds) * self.per_second
+        self.tokens = min(rest, float(self.per_second * BURST_SECONDS))
+        self.last_seconds = now_seconds
+        passed = min(count, int(self.tokens))
+        self.tokens -= passed
+        return passed
+
+
+class App:
+    """An agent for one profile. `with` it, or `close` it."""
+
+    def __init__(
+        self,
+        profile: TraceProfile,
+        exporter: Exporter,
+        environ: Mapping[str, str],
+        *,
+        resource: ResourceSettings,
+        mechanism: Mechanism | None = None,
+        ring_bytes: int = RING_BYTES,
+        watch_exec: bool = False,
+    ) -> None:
+        """Builds, loads and attaches. Raises MachineError; nothing is left behind then."""
+        started = time.monotonic()
+        spec = profile.spec
+        self.profile, self.exporter = profile, exporter
+        self.wanted = plan_of(profile.metadata.name, spec)
+        self.clock = Clock()
+        self.session = Session.open(
+            self.wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism
+        )
+        built = self.session.built
+        self.timings = Timings(time.monotonic() - started, built.seconds, built.cached)
+        self.processes = ProcessTable(
+            self.session,
+            resource,
+            Libraries(),
+            lambda monotonic_ns: monotonic_ns + self.clock.offset_ns,
+            app_paths=tuple(spec.code.app_paths),
+            library_paths=tuple(spec.code.library_paths),
+        )
+        self.resolver = Resolver(
+            ResolveSettings(
+                paths=self.wanted.paths,
+                cidrs=self.wanted.cidrs,
+                stack_trace=spec.code.stack_trace.value == "Attribute",
+                redact_paths=tuple(spec.redaction.paths),
+            ),
+            self.processes,
+            self.clock,
+            self.session,
+        )
+        self.tracer = Tracer(
+            TraceSettings(
+                functions=spec.code.functions,
+                orphans=Orphans(spec.correlation.orphans.value),
+                percent=spec.sampling.percent,
+            )
+        )
+        self._limit = SpanLimit(spec.limits.spans_per_second)
+        self.counts = UserCounts()
+        self._ring = RingReader(self.session.ring_fd, self.session.ring_bytes)
+        self._queue: queue.SimpleQueue[Drained] = queue.SimpleQueue()
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._next_tick = self._next_look = 0.0
+        self.on_start: Callable[[TracedProcess], None] = lambda traced: None
+        self._reader = threading.Thread(target=self._drain_loop, name="ring", daemon=True)
+        self._reader.start()
+
+    # --- whom ---------------------------------------------------------------------------------------------------
+
+    def trace(self, pid: int, name: str, *, from_start: bool = False) -> TracedProcess:
+        """Traces a process that exists already."""
+        start = self.clock.monotonic_now_ns()
+        traced = self.processes.add(pid, start, name=name, from_start=from_start)
+        self.session.trace(pid, start)
+        self._tell_tracer()
+        self.processes.detect_pending(self.clock.monotonic_now_ns())
+        return traced
+
+    # --- the ring's thread --------------------------------------------------------------------------------------
+
+    def _drain_loop(self) -> None:
+        while not self._stopping.is_set():
+            self._ring.wait(IDLE_WAIT_SECONDS)
+            self._drain_once()
+
+    def _drain_once(self) -> bool:
+        drained = self._ring.drain()
+        count = len(drained.operations)
+        if not count and not drained.others:
+            return False
+        with self._lock:
+            self.counts.received += count
+            if self._waiting + count > MAX_WAITING_OPERATIONS:
+                self.counts.dropped["QueueFull"] = self.counts.dropped.get("QueueFull", 0) + count
+                drained = Drained(drained.operations[:0], drained.others)
+            else:
+                self._waiting += count
+        self._queue.put(drained)
+        return True
+
+    # --- the stages ---------------------------------------------------------------------------------------------
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Works until `until` says so; it is asked at least 20 times a second."""
+        while not until():
+            self.step(0.002 if self.processes.has_pending else IDLE_WAIT_SECONDS)
+
+    def step(self, timeout_seconds: float) -> None:
+        """Takes on what waits, at most one drained piece, and does what is due."""
+        try:
+            drained = self._queue.get(timeout=timeout_seconds)
+        except queue.Empty:
+            pass
+        else:
+            self._process(drained)
+        self.processes.detect_pending(self.clock.monotonic_now_ns())
+        now = time.monotonic()
+        if now >= self._next_tick:
+            self._next_tick = now + TICK_SECONDS
+            self._housekeep(now)
+
+    def _process(self, drained: Drained) -> None:
+        self.resolver.learn(drained.others)
+        self._tell_tracer()
+        count = len(drained.operations)
+        if count:
+            batch = self.resolver.resolve(drained.operations)
+            if batch is not None:
+                passed = self._limit.allow(len(batch.ops), time.monotonic())
+                if passed < len(batch.ops):
+                    self.counts.rate_limited += len(batch.ops) - passed
+                    batch = _head(batch, passed)
+                if passed:
+                    self._export(self.tracer.process(batch))
+            with self._lock:
+                self._waiting -= count
+        self._tell_ended()
+
+    def _tell_tracer(self) -> None:
+        for traced in self.processes.started:
+            self.tracer.process_started(traced.info)
+            self.on_start(traced)
+        self.processes.started.clear()
+
+    def _tell_ended(self) -> None:
+        for traced in self.processes.finished:
+            self.tracer.process_ended(traced.info, traced.info.ended_ns)
+        self.processes.finished.clear()
+
+    def _housekeep(self, now: float) -> None:
+        if self.clock.stepped():  # somebody set the wall clock: what is open ends in the old time
+            self._export(self.tracer.close(self.clock.now_ns()))
+        monotonic = self.clock.monotonic_now_ns()
+        # what is still in the ring or the queue may be as old as the last drain
+        self._export(self.tracer.tick(monotonic + self.clock.offset_ns - int(TICK_SECONDS * 1e9)))
+        self.processes.sweep(monotonic)
+        if now >= self._next_look:
+            self._next_look = now + GREENLET_LOOK_SECONDS
+            self.processes.look_for_greenlets()
+
+    def _export(self, batch: SpanBatch) -> None:
+        if len(batch):
+            self.exporter.export(batch)
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def finish(self, timeout_seconds: float) -> None:
+        """Detaches, takes on what is still in the ring, closes what is open, and exports all of it."""
+        self.session.detach()
+        self._stopping.set()
+        self._reader.join()
+        while self._drain_once():
+            pass
+        while True:
+            try:
+                self._process(self._queue.get_nowait())
+            except queue.Empty:
+                break
+        self._export(self.tracer.close(self.clock.now_ns()))
+        self.exporter.close(timeout_seconds)
+
+    def accounting(self) -> Accounting:
+        """The balance; exact once `finish` has run."""
+        exported = self.exporter.counters.snapshot()
+        counters = self.tracer.counters
+        with self._lock:
+            user = UserCounts(
+                received=self.counts.received,
+                filtered=self.counts.filtered + self.resolver.filtered,
+                sampled_out=counters.operations_sampled_out,
+                rate_limited=self.counts.rate_limited,
+                exported=exported.operations_exported,
+                waiting=self._waiting + exported.operations_in_flight,
+                dropped=_sum([self.counts.dropped, self.resolver.dropped, exported.operations_dropped,
+                              {"Orphan": counters.orphans_dropped}]),
+            )
+        return balance(self.session.counts(), self.session.in_flight(), user)
+
+    def close(self) -> None:
+        """Gives everything back to the kernel; what was not exported is lost."""
+        self._stopping.set()
+        self.session.detach()
+        if self._reader.is_alive():
+            self._reader.join()
+        self._ring.close()
+        self.session.close()
+        self.processes.close()
+
+
+def _head(batch: Any, count: int) -> Any:
+    from dataclasses import replace
+
+    return replace(
+        batch,
+        ops=batch.ops[:count],
+        start_ns=batch.start_ns[:count],
+        end_ns=batch.end_ns[:count],
+        stacks=batch.stacks[:count],
+        processes=batch.processes[:count],
+        segments=batch.segments[:count],
+        rows=batch.rows[:count],
+    )
+
+
+def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for part in parts:
+        for reason, count in part.items():
+            total[reason] = total.get(reason, 0) + count
+    return total

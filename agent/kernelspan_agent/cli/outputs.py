@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where `run` sends spans, and what it says at the end."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from kernelspan_agent.errors import UsageError
+from kernelspan_agent.resolve.resource import ResourceSettings
+
+if TYPE_CHECKING:
+    from kernelspan_api.profile import TraceProfile
+
+    from kernelspan_agent.app import App
+    from kernelspan_agent.export.base import Exporter
+
+
+def open_exporter(options: Mapping[str, Any], environ: Mapping[str, str]) -> Exporter:
+    """The outputs that were asked for, as one; the console where none was. Raises UsageError."""
+    from kernelspan_agent.export.pipeline import Pipeline
+
+    outputs: list[Any] = []
+    endpoint = options["endpoint"] or ""
+    if endpoint or any(environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")):
+        from kernelspan_agent.export.otlp import open_output, settings_from
+
+        outputs.append(open_output(settings_from(environ, endpoint)))
+    if options["output_path"]:
+        from kernelspan_agent.export.jsonfile import JsonFile
+
+        outputs.append(JsonFile(options["output_path"]))
+    wants_console = options["console"] if options["console"] is not None else not outputs
+    if wants_console:
+        from kernelspan_agent.export.console import ConsoleExporter
+
+        color = sys.stdout.isatty() and not environ.get("NO_COLOR")
+        outputs.append(ConsoleExporter(sys.stdout, color=color, width=shutil.get_terminal_size((120, 24)).columns))
+    return Pipeline(outputs)
+
+
+def resource_settings(profile: TraceProfile, environ: Mapping[str, str]) -> ResourceSettings:
+    """Resource attributes of the profile and of OTEL_RESOURCE_ATTRIBUTES (which win); the service's name."""
+    attributes: dict[str, Any] = dict(profile.spec.resource_attributes)
+    for pair in filter(None, environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")):
+        key, separator, value = pair.partition("=")
+        if not separator or not key.strip():
+            raise UsageError(f"OTEL_RESOURCE_ATTRIBUTES: {pair!r} is not key=value")
+        attributes[key.strip()] = value.strip()
+    name = environ.get("OTEL_SERVICE_NAME") or str(attributes.get("service.name", ""))
+    return ResourceSettings(attributes, name, profile.spec.redaction.command_line.value)
+
+
+def watch_health(address: str, app: App) -> Callable[[], None]:
+    """Serves /metrics, /healthz and /readyz; gives what stops it. Raises UsageError."""
+    from kernelspan_agent.control.health import serve
+
+    return serve(address, app)
+
+
+def report(app: App) -> dict[str, Any]:
+    """The accounting of a run, as --report writes it."""
+    snapshot = app.exporter.counters.snapshot()
+    programs = app.session.programs()
+    return {
+        "profile": app.profile.metadata.name,
+        "operations": app.accounting().as_json(),
+        "spans": {"exported": snapshot.spans_exported, "dropped": {k: v for k, v in snapshot.spans_dropped.items() if v}},
+        "stacks": dict(app.resolver.frame_states),
+        "frames": dict(app.resolver.stacks.frames),
+        "runtimes": dict(app.processes.runtimes),
+        "kernel": {counter.name.lower(): count for counter, count in app.session.counts().items() if count},
+        "skipped": sum(program["skipped"] for program in programs.values()),
+        "mechanism": app.session.mechanism.name,
+        "attached": len(app.session.attached),
+        "seconds": {
+            "open": round(app.timings.open_seconds, 3),
+            "compile": round(app.timings.compile_seconds, 3),
+        },
+        "lastError": snapshot.last_error,
+    }
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The accounting for people."""
+    operations = found["operations"]
+    lines = ["", f"{'operations':<14}{'':>2}"]
+    for key, label in (
+        ("seen", "seen"),
+        ("exported", "exported"),
+        ("filtered", "filtered"),
+        ("sampledOut", "sampled out"),
+        ("rateLimited", "rate limited"),
+        ("inFlight", "in flight"),
+    ):
+        lines.append(f"  {label:<14}{operations[key]:>12,}")
+    dropped = operations["dropped"]
+    lines.append(f"  {'dropped':<14}{sum(dropped.values()):>12,}" + (f"   {_parts(dropped)}" if dropped else ""))
+    if operations["unaccounted"]:
+        lines.append(f"  {'unaccounted':<14}{operations['unaccounted']:>12,}")
+    if found["stacks"]:
+        lines.append(f"stacks          {_parts(found['stacks'])}")
+    if found["runtimes"]:
+        lines.append(f"runtimes        {_parts(found['runtimes'])}")
+    lines.append(f"spans           {found['spans']['exported']:,}" + (f"   dropped {_parts(found['spans']['dropped'])}" if found["spans"]["dropped"] else ""))
+    seconds = found["seconds"]
+    lines.append(f"started in      {seconds['open']:.2f} s, of it compiling {seconds['compile']:.2f} s")
+    if found["lastError"]:
+        lines.append(f"last error      {found['lastError']}")
+    return "\n".join(lines)
+
+
+def _parts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))

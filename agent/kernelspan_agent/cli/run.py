@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kernelspan run`: trace a command, a process, or all that match, until told to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kernelspan_agent.cli.profiles import read_profile
+from kernelspan_agent.errors import MachineError, UsageError
+
+if TYPE_CHECKING:
+    from kernelspan_api.profile import TraceProfile
+
+    from kernelspan_agent.app import App
+    from kernelspan_agent.targets.command import Command
+
+EXPORT_TIMEOUT_SECONDS = 10.0
+SCAN_SECONDS = 1.0
+
+
+@click.command("run")
+@click.option("-f", "--file", "profile_path", required=True, metavar="PROFILE", help="The TraceProfile, a YAML file.")
+@click.option("-p", "--pid", "pids", type=int, multiple=True, help="Trace this process and its children. May be repeated.")
+@click.option("--duration", type=click.FloatRange(min=0.001), metavar="SECONDS", help="Stop after so long.")
+@click.option("--console/--no-console", default=None, help="Traces as trees on standard output; default without another output.")
+@click.option("--output", "output_path", metavar="FILE", help="OTLP/JSON, one request a line; - is standard output.")
+@click.option("--otlp", "endpoint", metavar="ENDPOINT", help="host:port or http(s)://…; else OTEL_EXPORTER_OTLP_* say where.")
+@click.option("--report", "report_path", metavar="FILE", help="Write the accounting as JSON.")
+@click.option("--listen", metavar="ADDRESS", help="Serve /metrics, /healthz and /readyz at host:port.")
+@click.option("-q", "--quiet", is_flag=True, help="No table at the end.")
+@click.argument("command_line", nargs=-1, metavar="[-- COMMAND [ARGUMENT]...]", type=click.UNPROCESSED)
+def command(profile_path: str, command_line: tuple[str, ...], **options: Any) -> int:
+    """Trace a command (after --), a process (--pid), or every process that the profile's processSelector matches.
+
+    A command is traced from its first system call, gets the signals sent to kernelspan, and gives its exit status.
+    Ctrl-C ends cleanly.
+
+    \b
+    kernelspan run -f examples/01-python-files.yaml -- python3 app.py
+    kernelspan run -f profile.yaml --pid 4242 --otlp localhost:4317
+    """
+    profile, ignored = read_profile(profile_path)
+    _check_targets(profile, command_line, options["pids"])
+    for field in ignored:
+        click.echo(f"kernelspan: {field} is for Kubernetes and is ignored here", err=True)
+    if os.geteuid() != 0:
+        raise MachineError("loading kernel programs needs root", reason="PermissionDenied",
+                           hint="sudo kernelspan run …, or grant CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH")
+    child = _fork(command_line)  # before any thread is started
+    return _run(profile, child, options)
+
+
+def _check_targets(profile: TraceProfile, command_line: tuple[str, ...], pids: tuple[int, ...]) -> None:
+    if command_line and pids:
+        raise UsageError("give a command or --pid, not both")
+    selector = profile.spec.process_selector
+    if not command_line and not pids and (selector is None or not selector.executables):
+        raise UsageError(
+            "nothing to trace: no command, no --pid, and the profile's processSelector names no executables",
+            hint="kernelspan run -f PROFILE -- COMMAND",
+        )
+
+
+def _fork(command_line: tuple[str, ...]) -> Command | None:
+    if not command_line:
+        return None
+    from kernelspan_agent.targets.command import Command
+
+    return Command(command_line)
+
+
+def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) -> int:
+    from kernelspan_agent.app import App
+    from kernelspan_agent.cli.outputs import open_exporter, resource_settings, watch_health
+
+    with ExitStack() as stack:
+        if child is not None:
+            stack.callback(child.abandon)
+        exporter = open_exporter(options, os.environ)
+        stack.callback(lambda: exporter.close(0.0))
+        app = App(profile, exporter, os.environ, resource=resource_settings(profile, os.environ),
+                  watch_exec=child is None and not options["pids"])
+        stack.callback(app.close)
+        if options["listen"]:
+            stack.callback(watch_health(options["listen"], app))
+        status = _trace(app, profile, child, options)
+        _say(app, options)
+        return status
+
+
+def _trace(app: App, profile: TraceProfile, child: Command | None, options: dict[str, Any]) -> int:
+    until = time.monotonic() + options["duration"] if options["duration"] else float("inf")
+    stopped = _stop_on_signals(child)
+    status = 0
+    if child is not None:
+        app.trace(child.pid, Path(child.arguments[0]).name, from_start=True)
+        child.forward_signals()
+        child.release()
+        app.run(lambda: child.poll() is not None or time.monotonic() >= until)
+        status = child.poll() or 0
+    else:
+        scan = _scanner(app, profile, options["pids"])
+        app.run(lambda: bool(stopped) or time.monotonic() >= until or scan())
+    app.finish(EXPORT_TIMEOUT_SECONDS)
+    return status
+
+
+def _stop_on_signals(child: Command | None) -> list[int]:
+    stopped: list[int] = []
+    if child is None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda got, _frame: stopped.append(got))
+    return stopped
+
+
+def _scanner(app: App, profile: TraceProfile, pids: tuple[int, ...]) -> Any:
+    """Finds the processes to trace, now and as they come; says when all that were named have ended."""
+    from kernelspan_agent.targets import select
+
+    if pids:
+        named = [select.by_pid(pid) for pid in pids]
+        for process in named + select.descendants(pids):
+            app.trace(process.pid, _name_of(process))
+        return lambda: not app.processes.alive()
+    executables = profile.spec.process_selector.executables  # type: ignore[union-attr]  # _check_targets has looked
+    known: set[tuple[int, int]] = set()
+    last = [0.0]
+
+    def scan() -> bool:
+        now = time.monotonic()
+        if now - last[0] >= SCAN_SECONDS:
+            last[0] = now
+            traced = {each.info.tgid for each in app.processes.alive()}
+            for process in select.all_processes():
+                key = (process.pid, process.start_ticks)
+                if process.pid not in traced and key not in known and process.pid != os.getpid():
+                    known.add(key)
+                    if select.matches(process, executables):
+                        app.trace(process.pid, _name_of(process))
+        return False
+
+    scan()
+    if not app.processes.alive():
+        click.echo("kernelspan: no process matches processSelector.executables yet; waiting for one", err=True)
+    return scan
+
+
+def _name_of(process: Any) -> str:
+    from kernelspan_agent.process import procfs
+    from kernelspan_agent.process.errors import ProcessError
+
+    try:
+        return Path(procfs.read_executable(process)[0]).name
+    except ProcessError:
+        return "?"
+
+
+def _say(app: App, options: dict[str, Any]) -> None:
+    from kernelspan_agent.cli.outputs import report, table
+
+    found = report(app)
+    if options["report_path"]:
+        Path(options["report_path"]).write_text(json.dumps(found, indent=1) + "\n")
+    if not options["quiet"]:
+        sys.stdout.flush()
+        click.echo(table(found), err=True)

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The traced processes: which image a pid stood for at an instant, what runs it, and how its symbols are read.
+
+A pid is never trusted alone: a process is (pid, start), where start is the kernel's instant of its exec, of the fork of
+a child that has not exec'd, or of the moment we began to trace it. Processes that have ended stay for LINGER_NS, since
+their last operations may still be on the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from kernelspan_agent.libraries.base import Libraries, LibraryContext
+from kernelspan_agent.model import ProcessInfo
+from kernelspan_agent.process import procfs
+from kernelspan_agent.process.errors import ProcessError
+from kernelspan_agent.process.memory import ProcessMemory
+from kernelspan_agent.resolve.resource import ResourceSettings, resource_of
+from kernelspan_agent.ring.records import PROCESS, ProcessEvent
+from kernelspan_agent.runtimes import registry
+from kernelspan_agent.runtimes.registry import DetectedRuntime, Unsupported
+
+if TYPE_CHECKING:
+    from kernelspan_agent.libraries.base import Verdict
+    from kernelspan_agent.runtimes.registry import RawFrame
+
+LINGER_NS = 5_000_000_000
+# A loader maps a libpython within milliseconds; a program that embeds one may do so at any time later.
+RETRY_NS = (1_000_000, 2_000_000, 5_000_000, 10_000_000, 50_000_000, 200_000_000, 1_000_000_000, 5_000_000_000)
+
+
+class Kernel(Protocol):
+    """What the kernel's side is told of processes."""
+
+    def set_runtime(
+        self, tgid: int, start_ns: int, *, number: int, address: int, layout: np.ndarray | None, greenlets: bool
+    ) -> None:
+        """What runs the image of `tgid` that began at `start_ns`."""
+
+
+@dataclass(slots=True, eq=False)
+class TracedProcess:
+    """One image of one process."""
+
+    info: ProcessInfo
+    start_ns: int  # CLOCK_MONOTONIC
+    process: procfs.Process | None  # None: it had ended before we could look
+    context: LibraryContext
+    ended_ns: int = 0  # CLOCK_MONOTONIC; 0: alive
+    runtime: DetectedRuntime | None = None
+    unsupported: Unsupported | None = None
+    symboliser: registry.Symboliser | None = None
+    memory: ProcessMemory | None = None
+    tries: int = 0
+    next_try_ns: int = 0
+    greenlets: bool = False
+    threads: dict[int, str] = field(default_factory=dict)
+
+    def symbolise(self, rows: np.ndarray) -> list[RawFrame]:
+        """Frames of this process; needs `symboliser`."""
+        assert self.symboliser is not None
+        return self.symboliser.frames(rows)
+
+    def thread_name(self, tid: int) -> str:
+        """The kernel's name of a thread as it was when first seen; empty: it had ended."""
+        name = self.threads.get(tid)
+        if name is None:
+            if len(self.threads) > 65536:
+                self.threads.clear()
+            try:
+                root = self.process.path if self.process else ""
+                with open(f"{root}/task/{tid}/comm", "rb") as file:  # noqa: PTH123 - a hot path
+                    name = procfs.printable(file.read(64).rstrip(b"\n").decode(errors="surrogateescape"))
+            except OSError:
+                name = ""
+            self.threads[tid] = name
+        return name
+
+
+class ProcessTable:
+    """Every process that is traced, and the detection of what runs it."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        settings: ResourceSettings,
+        libraries: Libraries,
+        to_epoch: Callable[[int], int],
+        *,
+        app_paths: tuple[str, ...] = (),
+        library_paths: tuple[str, ...] = (),
+        proc_root: str = "/proc",
+    ) -> None:
+        self._kernel, self._settings, self._libraries, self._to_epoch = kernel, settings, libraries, to_epoch
+        self._app_paths, self._library_paths, self._proc_root = app_paths, library_paths, proc_root
+        self._by_tgid: dict[int, list[TracedProcess]] = {}
+        self._pending: dict[TracedProcess, None] = {}
+        self._ended: list[TracedProcess] = []
+        self._files = registry.FileCache()
+        self.started: list[TracedProcess] = []  # since the caller last emptied it
+        self.finished: list[TracedProcess] = []
+        self.runtimes = Counter[str]()
+
+    def alive(self) -> list[TracedProcess]:
+        """The processes that have not ended, as far as we know."""
+        return [each for images in self._by_tgid.values() for each in images if not each.ended_ns]
+
+    def find(self, tgid: int, at_ns: int) -> TracedProcess | None:
+        """The image that `tgid` stood for at an instant (CLOCK_MONOTONIC)."""
+        images = self._by_tgid.get(tgid)
+        if not images:
+            return None
+        return next((each for each in reversed(images) if each.start_ns <= at_ns), images[0])
+
+    def add(self, tgid: int, start_ns: int, *, name: str, from_start: bool, parent: TracedProcess | None = None) -> TracedProcess:
+        """Takes in a new image."""
+        try:
+            process = procfs.open_process(tgid, self._proc_root)
+        except ProcessError:
+            process = None
+        context = LibraryContext(
+            "", f"{self._proc_root}/{tgid}/root", app_paths=self._app_paths, library_paths=self._library_paths
+        )
+        info = ProcessInfo(
+            tgid,
+            self._to_epoch(start_ns),
+            from_start,
+            name,
+            resource_of(process, tgid, name, None, self._settings),
+            parent.info if parent else None,
+        )
+        traced = TracedProcess(info, start_ns, process, context)
+        self._by_tgid.setdefault(tgid, []).append(traced)
+        self.started.append(traced)
+        self._pending[traced] = None
+        return traced
+
+    def learn(self, record: bytes) -> None:
+        """Takes in a PROCESS record: a fork, an exec or an end."""
+        row = np.frombuffer(record, PROCESS, 1)[0]
+        tgid, start, when = int(row["tgid"]), int(row["start"]), int(row["time"])
+        event = int(row["event"])
+        name = procfs.printable(bytes(row["comm"]).decode(errors="surrogateescape"))
+        old = self.find(tgid, when)
+        if event == ProcessEvent.FORK:
+            parent = self.find(int(row["parent"]), when)
+            child = self.add(tgid, start, name=name, from_start=True, parent=parent)
+            if parent is not None and parent.runtime is not None:
+                self._use(child, parent.runtime, greenlets=parent.greenlets, tell=False)
+        elif event == ProcessEvent.EXEC and start:
+            self.add(tgid, start, name=name, from_start=True, parent=self._parent_of(old))
+            if old is not None and old.start_ns < start:
+                self._end(old, start)
+        elif event == ProcessEvent.EXIT and old is not None:
+            self._end(old, when)
+
+    def _parent_of(self, old: TracedProcess | None) -> TracedProcess | None:
+        """The traced parent of a process that execs: of the child that forked, or of the image before."""
+        if old is None or old.info.parent is None:
+            return None
+        return next((each for each in self._by_tgid.get(old.info.parent.tgid, []) if each.info is old.info.parent), None)
+
+    def _end(self, traced: TracedProcess, when_ns: int) -> None:
+        if traced.ended_ns:
+            return
+        traced.ended_ns = when_ns
+        traced.info.ended_ns = self._to_epoch(when_ns)
+        self._pending.pop(traced, None)
+        self._ended.append(traced)
+        self.finished.append(traced)
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether some process's runtime is still looked for soon."""
+        return any(traced.tries < len(RETRY_NS) - 2 for traced in self._pending)
+
+    def detect_pending(self, now_ns: int) -> None:
+        """Looks again at processes whose runtime is not known yet, each at its own pace."""
+        for traced in list(self._pending):
+            if traced.next_try_ns <= now_ns:
+                self._detect(traced, now_ns)
+
+    def _detect(self, traced: TracedProcess, now_ns: int) -> None:
+        if traced.process is None:
+            self._pending.pop(traced, None)
+            return
+        try:
+            found = registry.detect(traced.process, self._files)
+        except ProcessError:
+            self._pending.pop(traced, None)
+            return
+        if isinstance(found, DetectedRuntime):
+            self._use(traced, found, greenlets=self._has_greenlets(traced), tell=True)
+            return
+        traced.unsupported = found
+        waits = found is not None and found.reason == "RuntimePending"
+        if not waits:
+            self._kernel.set_runtime(traced.info.tgid, traced.start_ns, number=0, address=0, layout=None, greenlets=False)
+        if traced.tries >= len(RETRY_NS):
+            self._pending.pop(traced, None)
+            return
+        traced.next_try_ns = now_ns + RETRY_NS[traced.tries]
+        traced.tries += 1
+
+    @staticmethod
+    def _has_greenlets(traced: TracedProcess) -> bool:
+        assert traced.process is not None
+        with contextlib.suppress(ProcessError):
+            return any("/_greenlet." in mapping.path for mapping in procfs.read_maps(traced.process))
+        return False
+
+    def look_for_greenlets(self) -> None:
+        """Tells the kernel of processes that have begun to use greenlets since they were detected."""
+        for traced in self.alive():
+            if traced.runtime is not None and not traced.greenlets and traced.process and self._has_greenlets(traced):
+                traced.greenlets = True
+                self._tell(traced, traced.runtime)
+
+    def _use(self, traced: TracedProcess, found: DetectedRuntime, *, greenlets: bool, tell: bool) -> None:
+        if traced.process is None:
+            return
+        try:
+            traced.memory = ProcessMemory(traced.process)
+            cwd = os.readlink(f"{traced.process.path}/cwd")  # noqa: PTH115 - bytes that are no UTF-8 stay as they are
+        except (ProcessError, OSError):
+            self._pending.pop(traced, None)
+            return
+        traced.runtime, traced.greenlets, traced.unsupported = found, greenlets, None
+        traced.symboliser = registry.symboliser(found, traced.memory)
+        version = tuple(int(part) for part in found.version.split(".")[:2] if part.isdigit())
+        traced.context = LibraryContext(
+            found.runtime, traced.context.root, version, cwd, self._app_paths, self._library_paths
+        )
+        traced.info.resource = resource_of(traced.process, traced.info.tgid, traced.info.name, found, self._settings)
+        self._pending.pop(traced, None)
+        self.runtimes[f"{found.implementation} {found.version}"] += 1
+        if tell:
+            self._tell(traced, found)
+
+    def _tell(self, traced: TracedProcess, found: DetectedRuntime) -> None:
+        self._kernel.set_runtime(
+            traced.info.tgid,
+            traced.start_ns,
+            number=found.number,
+            address=found.address,
+            layout=found.layout,
+            greenlets=traced.greenlets,
+        )
+
+    def classify(self, traced: TracedProcess, file: str) -> Verdict:
+        """Whose code a file of this process is."""
+        return self._libraries.classify(file, traced.context)
+
+    def sweep(self, now_ns: int) -> None:
+        """Lets go of processes that ended a while ago."""
+        keep = []
+        for traced in self._ended:
+            if now_ns - traced.ended_ns < LINGER_NS:
+                keep.append(traced)
+                continue
+            if traced.memory is not None:
+                traced.memory.close()
+            images = self._by_tgid.get(traced.info.tgid, [])
+            if traced in images:
+                images.remove(traced)
+            if not images:
+                self._by_tgid.pop(traced.info.tgid, None)
+        self._ended = keep
+
+    def close(self) -> None:
+        """Closes every process's memory."""
+        for images in self._by_tgid.values():
+            for traced in images:
+                if traced.memory is not None:
+                    traced.memory.close()

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what the ring gave to operations with everything looked up.
+
+Records that carry names (processes, stacks, paths) are taken in first, then the operations that refer to them by id.
+What only user space can filter (globs of paths, address ranges) is filtered here, and counted; a file that is not wanted
+is told to the kernel, which then filters it by itself.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from kernelspan_api import semconv
+from kernelspan_api.operations import OPERATIONS, Group
+
+from kernelspan_agent.libraries.base import matches_glob
+from kernelspan_agent.model import SPAN, VALUE_KEYS, ResolvedBatch, Segment, Stack, StackState
+from kernelspan_agent.resolve import segments as seg
+from kernelspan_agent.resolve.paths import PathTable
+from kernelspan_agent.resolve.stacks import StackTable
+from kernelspan_agent.ring.records import OPERATION, STACK_HEADER, RecordKind
+
+if TYPE_CHECKING:
+    from kernelspan_agent.resolve.clock import Clock
+    from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
+
+_GROUP = np.zeros(64, np.uint8)
+_ARGUMENT_KEY, _RESULT_KEY = np.zeros(64, np.uint8), np.zeros(64, np.uint8)
+for _operation in OPERATIONS:
+    _GROUP[_operation.number] = 1 + list(Group).index(_operation.group)
+    _ARGUMENT_KEY[_operation.number] = VALUE_KEYS.index(_operation.argument)
+    _RESULT_KEY[_operation.number] = VALUE_KEYS.index(_operation.result)
+_FILES, _NETWORK = 1, 2
+_EXEC = next(operation.number for operation in OPERATIONS if operation.name == "Exec")
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
+SEGMENTS = 5  # name, code, object, error, thread
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveSettings:
+    """What a profile says about what operations show, and which are wanted."""
+
+    paths: tuple[str, ...] = ()
+    cidrs: tuple[str, ...] = ()
+    stack_trace: bool = False
+    redact_paths: tuple[str, ...] = ()
+
+
+class Kernel(Protocol):
+    """What the kernel's side is told."""
+
+    def reject_file(self, file: int, path: int) -> None:
+        """Operations on this file are not wanted."""
+
+    def forget_ids(self, *, stacks: list[int] | None = None, paths: list[int] | None = None) -> None:
+        """These ids are no longer known here."""
+
+
+class Resolver:
+    """Takes in records, gives out resolved batches. Not for several threads."""
+
+    def __init__(self, settings: ResolveSettings, processes: ProcessTable, clock: Clock, kernel: Kernel) -> None:
+        self._settings, self._processes, self._clock, self._kernel = settings, processes, clock, kernel
+        self.stacks = StackTable(lambda ids: kernel.forget_ids(stacks=ids))
+        self.paths = PathTable(lambda ids: kernel.forget_ids(paths=ids), settings.redact_paths)
+        self._networks = [ipaddress.ip_network(each, strict=False) for each in settings.cidrs]
+        self._names, self._codes, self._objects, self._errors = seg.Cache(), seg.Cache(), seg.Cache(), seg.Cache()
+        self._threads, self._wanted = seg.Cache(), seg.Cache()
+        self.filtered = 0
+        self.dropped = Counter[str]()
+        self.frame_states = Counter[str]()
+
+    def learn(self, records: Iterable[tuple[int, bytes]]) -> None:
+        """Takes in records that are no operations, in their order."""
+        for kind, record in records:
+            if kind == RecordKind.PATH:
+                self.paths.learn(record)
+            elif kind == RecordKind.STACK:
+                self._learn_stack(record)
+            elif kind == RecordKind.PROCESS:
+                self._processes.learn(record)
+                self._processes.detect_pending(self._clock.monotonic_now_ns())
+
+    def _learn_stack(self, record: bytes) -> None:
+        header = np.frombuffer(record, STACK_HEADER, 1)[0]
+        traced = self._processes.find(int(header["tgid"]), int(header["time"]))
+        if traced is None or traced.symboliser is None:
+            self.stacks.learn(record, None, lambda _: (_ for _ in ()).throw(LookupError))
+            return
+        self.stacks.learn(record, traced.symbolise, lambda file: self._processes.classify(traced, file))
+
+    def resolve(self, operations: np.ndarray) -> ResolvedBatch | None:
+        """A batch in the order of the operations' end; None: nothing that is wanted.
+
+        `operations`: OPERATION, shape (n,), as drained.
+        """
+        ops = operations[np.argsort(operations["time"], kind="stable")]
+        traced = self._processes_of(ops)
+        keep = np.fromiter((each is not None for each in traced), bool, len(ops))
+        if not keep.all():
+            self.dropped["TargetGone"] += int((~keep).sum())
+        wanted = keep & self._filter(ops)
+        self.filtered += int((keep & ~wanted).sum())
+        if not wanted.any():
+            return None
+        if not wanted.all():
+            ops = ops[wanted]
+            traced = [each for each, kept in zip(traced, wanted.tolist(), strict=True) if kept]
+        return self._batch(ops, [each for each in traced if each is not None])
+
+    def _processes_of(self, ops: np.ndarray) -> list[TracedProcess | None]:
+        # a successful exec is the first act of the image that it starts
+        at = np.where((ops["op"] == _EXEC) & (ops["ret"] == 0), ops["time"], ops["start"]).tolist()
+        find = self._processes.find
+        return [find(tgid, when) for tgid, when in zip(ops["tgid"].tolist(), at, strict=True)]
+
+    def _filter(self, ops: np.ndarray) -> np.ndarray:
+        """Which operations the profile's globs and address ranges want."""
+        wanted = np.ones(len(ops), bool)
+        groups = _GROUP[ops["op"] & 63]
+        if self._settings.paths:
+            rows = np.flatnonzero(groups == _FILES)
+            pairs = zip(ops["file"][rows].tolist(), ops["path"][rows].tolist(), strict=True)
+            wanted[rows] = [self._wanted.of(pair, lambda pair=pair: self._wants_path(*pair)) for pair in pairs]
+        if self._networks:
+            rows = np.flatnonzero((groups == _NETWORK) & np.isin(ops["family"], _INTERNET))
+            for row in rows.tolist():
+                packed = ops["peer_address"][row].tobytes()
+                family = int(ops["family"][row])
+                wanted[row] = self._wanted.of((family, packed), lambda f=family, p=packed: self._wants_peer(f, p))
+        return wanted
+
+    def _wants_path(self, file: int, path: int) -> bool:
+        text = self.paths.resolve(file, path)
+        if not text:
+            return False
+        if any(matches_glob(text, glob) for glob in self._settings.paths):
+            return True
+        self._kernel.reject_file(file, path)
+        return False
+
+    def _wants_peer(self, family: int, packed: bytes) -> bool:
+        address = ipaddress.ip_address(seg.address_text(family, packed))
+        return any(address in network for network in self._networks)
+
+    def _batch(self, ops: np.ndarray, traced: list[TracedProcess]) -> ResolvedBatch:
+        offset = np.int64(self._clock.offset_ns)
+        stacks = self._stacks_of(ops)
+        parts = np.full((len(ops), SEGMENTS), None, object)
+        parts[:, 0] = self._name_segments(ops)
+        parts[:, 1] = self._code_segments(stacks)
+        parts[:, 2] = self._object_segments(ops)
+        parts[:, 3] = self._error_segments(ops)
+        parts[:, 4] = self._thread_segments(ops, traced)
+        return ResolvedBatch(
+            ops=ops,
+            start_ns=(ops["start"].astype(np.int64) + offset).astype(np.uint64),
+            end_ns=(ops["time"].astype(np.int64) + offset).astype(np.uint64),
+            stacks=stacks,
+            processes=[each.info for each in traced],
+            segments=parts,
+            rows=_rows(ops),
+        )
+
+    def _stacks_of(self, ops: np.ndarray) -> list[Stack]:
+        keys = np.stack([ops["stack"], ops["frame_state"].astype(np.uint64)], axis=1)
+        unique, inverse, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
+        found = [self.stacks.get(number, state) for number, state in unique.tolist()]
+        for (number, _), stack, count in zip(unique.tolist(), found, counts.tolist(), strict=True):
+            self.frame_states[stack.reason or stack.state.value] += count
+            if stack.state is StackState.UNRESOLVED and number:
+                self.stacks.drop_unresolved(number)
+        return [found[index] for index in inverse.reshape(-1).tolist()]
+
+    def _name_segments(self, ops: np.ndarray) -> list[Segment]:
+        keys = zip(ops["op"].tolist(), ops["family"].tolist(), ops["protocol"].tolist(), strict=True)
+        of = self._names.of
+        return [
+            of(key, lambda key=key: seg.operation_segment(key[0], seg.transport_of(key[1], key[2]))) for key in keys
+        ]
+
+    def _code_segments(self, stacks: list[Stack]) -> list[Segment | None]:
+        of, trace = self._codes.of, self._settings.stack_trace
+        return [
+            of(id(stack), lambda stack=stack: (stack, seg.code_segment(stack, stack_trace=trace)))[1]
+            for stack in stacks
+        ]
+
+    def _error_segments(self, ops: np.ndarray) -> list[Segment | None]:
+        out: list[Segment | None] = [None] * len(ops)
+        rows = np.flatnonzero((ops["ret"] < 0) & (ops["ret"] > -4096))
+        for row, number, code in zip(rows.tolist(), ops["op"][rows].tolist(), ops["ret"][rows].tolist(), strict=True):
+            out[row] = self._errors.of((number, code), lambda n=number, c=code: seg.error_segment(n, -c))
+        return out
+
+    def _thread_segments(self, ops: np.ndarray, traced: list[TracedProcess]) -> list[Segment | None]:
+        of = self._threads.of
+        return [
+            of((id(each), tid), lambda each=each, tid=tid: (each, _thread_segment(each, tid)))[1]
+            for each, tid in zip(traced, ops["tid"].tolist(), strict=True)
+        ]
+
+    def _object_segments(self, ops: np.ndarray) -> list[Segment | None]:
+        out: list[Segment | None] = [None] * len(ops)
+        rows = np.flatnonzero((ops["file"] != 0) | (ops["path"] != 0) | (ops["path2"] != 0) | (ops["family"] != 0))
+        of = self._objects.of
+        columns = [ops[name][rows].tolist() for name in ("file", "path", "path2", "family")]
+        for row, file, path, path2, family in zip(rows.tolist(), *columns, strict=True):
+            if family in _INTERNET:
+                op = ops[row]
+                key = (op["protocol"].item(), family, op["local_port"].item(), op["peer_port"].item(),
+                       op["local_address"].tobytes(), op["peer_address"].tobytes())
+                out[row] = of(key, lambda key=key: seg.socket_segment(key[1], key[0], (key[4], key[2]), (key[5], key[3])))
+            elif family == socket.AF_UNIX:
+                out[row] = of((path, path2), lambda p=path, q=path2: seg.unix_segment(self._shown(p), self._shown(q)))
+            else:
+                base2 = int.from_bytes(ops["local_address"][row][:8].tobytes(), "little") if path2 else 0
+                key = (file, path, path2, base2)
+                out[row] = of(key, lambda key=key: self._file_segment(*key))
+        return out
+
+    def _shown(self, path: int) -> str:
+        return self.paths.shown(self.paths.raw(path))
+
+    def _file_segment(self, file: int, path: int, path2: int, base2: int) -> Segment:
+        found = {}
+        if text := self.paths.resolve(file, path):
+            found[semconv.FILE_PATH] = self.paths.shown(text)
+        if path2 and (target := self.paths.resolve(base2, path2)):
+            found[semconv.FILE_TARGET_PATH] = self.paths.shown(target)
+        return Segment(found)
+
+
+def _thread_segment(traced: TracedProcess, tid: int) -> Segment | None:
+    name = traced.thread_name(tid)
+    return Segment({semconv.THREAD_NAME: name}) if name else None
+
+
+def _rows(ops: np.ndarray) -> np.ndarray:
+    """SPAN rows with the integer attributes that the table of operations names."""
+    rows = np.zeros(len(ops), SPAN)
+    numbers = ops["op"] & 63
+    rows["values"][:, 0] = ops["arg"].astype(np.int64)
+    rows["value_keys"][:, 0] = _ARGUMENT_KEY[numbers]
+    rows["values"][:, 1] = ops["ret"]
+    rows["value_keys"][:, 1] = np.where(ops["ret"] >= 0, _RESULT_KEY[numbers], 0)
+    return rows
+
+
+assert OPERATION.itemsize == 152

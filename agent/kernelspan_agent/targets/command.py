@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kernelspan run -- COMMAND`: a child that waits, before its exec, until it is traced.
+
+The child is forked before the agent starts any thread, so it may do what a child of a fork may: wait and exec.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+
+from kernelspan_agent.errors import UsageError
+
+NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells do
+_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT, signal.SIGWINCH)
+
+
+class Command:
+    """A child process, held before its exec until `release`."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        """Raises UsageError where there is no such program."""
+        program = shutil.which(arguments[0])
+        if program is None:
+            raise UsageError(f"{arguments[0]}: no such program", hint="give a path, or a name that is in PATH")
+        self.arguments = tuple(arguments)
+        held, self._go = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._child(program, held)
+        os.close(held)
+        self._status: int | None = None
+
+    def _child(self, program: str, held: int) -> None:
+        try:
+            os.close(self._go)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+                signal.signal(number, signal.SIG_DFL)
+            if os.read(held, 1) != b"g":
+                os._exit(0)  # the agent ended before it began to trace
+            os.close(held)
+            os.execv(program, self.arguments)
+        except BaseException as error:  # noqa: BLE001 - this is the child: it must never return
+            sys.stderr.write(f"kernelspan: {program}: {error}\n")
+            sys.stderr.flush()
+            os._exit(NOT_EXECUTABLE)
+
+    def release(self) -> None:
+        """Lets the child exec."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._go, b"g")
+        os.close(self._go)
+
+    def forward_signals(self) -> None:
+        """Passes on what is sent to the agent. SIGINT only without a terminal: there the child gets it by itself."""
+        numbers = _FORWARDED if os.isatty(0) else (*_FORWARDED, signal.SIGINT)
+        for number in numbers:
+            signal.signal(number, lambda got, _frame: self._send(got))
+        if os.isatty(0):
+            signal.signal(signal.SIGINT, lambda _got, _frame: None)
+
+    def _send(self, number: int) -> None:
+        if self._status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def poll(self) -> int | None:
+        """Its exit status as a shell tells it (128 + signal); None: it runs."""
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                self._status = code if code >= 0 else 128 - code
+        return self._status
+
+    def abandon(self) -> None:
+        """Ends a child that was never released."""
+        with contextlib.suppress(OSError):
+            os.close(self._go)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
