@@ -16,7 +16,7 @@ from kernelspan_agent.process.memory import read_u64
 if TYPE_CHECKING:
     from kernelspan_agent.process.memory import Memory
 
-    from .layout import Offsets
+    from .layout import Offsets, Types
 
 MAX_STR_LENGTH = 1 << 30  # longer than any name: a stray word
 MAX_DICT_ENTRIES_READ = 64  # a module puts __name__ first
@@ -76,8 +76,10 @@ def read_bytes(memory: Memory, address: int, offsets: Offsets, max_bytes: int) -
     return memory.read(address + offsets.bytes_data, size)
 
 
-def read_module_name(memory: Memory, namespace: int, offsets: Offsets, max_chars: int) -> str:
+def read_module_name(memory: Memory, namespace: int, offsets: Offsets, types: Types, max_chars: int) -> str:
     """The str under "__name__" in the dict at `namespace`; empty where its first entries hold none.
+
+    A program may put anything there: only what is known to be a str is taken for one.
 
     Raises MemoryReadError and CorruptObjectError.
     """
@@ -89,6 +91,8 @@ def read_module_name(memory: Memory, namespace: int, offsets: Offsets, max_chars
         key, value = struct.unpack_from("<QQ", entries, position + key_at)
         # A deleted entry has neither.
         if key and value and _is_name_key(memory, key, offsets):
+            if not types.unicode or not is_alive(memory, value, types.unicode, offsets):
+                return ""
             return read_str(memory, value, offsets, max_chars)
     return ""
 

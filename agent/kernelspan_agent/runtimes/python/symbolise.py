@@ -135,7 +135,7 @@ class PythonSymboliser:
 
     def _module(self, namespace: int) -> str:
         try:
-            name = printable(read_module_name(self._memory, namespace, self._offsets, MAX_NAME_CHARS))
+            name = printable(read_module_name(self._memory, namespace, self._offsets, self._types, MAX_NAME_CHARS))
             return name if is_alive(self._memory, namespace, self._types.dict, self._offsets) else ""
         except (MemoryReadError, CorruptObjectError):
             return ""  # a function without its module is true as well
