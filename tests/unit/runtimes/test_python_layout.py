@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 from kernelspan_agent.runtimes.python import debug_offsets
 from kernelspan_agent.runtimes.python.layout import (
     ABSENT,
-    BY_MINOR,
-    FIRST_WITH_DEBUG_OFFSETS,
     PY_LAYOUT,
     Types,
     check_word,
     kernel_row,
 )
+from kernelspan_agent.runtimes.python.versions import BY_MINOR, FIRST_WITH_DEBUG_OFFSETS
 
 PUBLISHING = [minor for minor in BY_MINOR if minor >= FIRST_WITH_DEBUG_OFFSETS]
 

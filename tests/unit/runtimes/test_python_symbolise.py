@@ -22,10 +22,11 @@ from kernelspan_agent.process.procfs import open_process
 from kernelspan_agent.ring.records import FRAME
 from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.python import symbolise
-from kernelspan_agent.runtimes.python.layout import BY_MINOR, Types
+from kernelspan_agent.runtimes.python.layout import Types
 from kernelspan_agent.runtimes.python.lines import line_of
 from kernelspan_agent.runtimes.python.symbolise import PythonSymboliser, read_check
 from kernelspan_agent.runtimes.python.tasks import NONE, task_number
+from kernelspan_agent.runtimes.python.versions import BY_MINOR
 
 MINOR = sys.version_info.minor
 

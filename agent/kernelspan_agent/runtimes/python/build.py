@@ -17,7 +17,8 @@ from kernelspan_agent.process import elf as elf_reader
 from kernelspan_agent.runtimes.registry import Unsupported
 
 from . import debug_offsets
-from .layout import BY_MINOR, FIRST_WITH_DEBUG_OFFSETS, NEWEST_MINOR, OLDEST_MINOR, Offsets, Types
+from .layout import Offsets, Types
+from .versions import BY_MINOR, FIRST_WITH_DEBUG_OFFSETS, NEWEST_MINOR, OLDEST_MINOR
 
 FIRST_CANDIDATE = 0xC0  # low byte of PY_VERSION_HEX: candidates and releases; layouts move in alphas and betas
 RUNTIME_SYMBOL, VERSION_SYMBOL = "_PyRuntime", "Py_Version"

@@ -12,7 +12,8 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 
-from .layout import ABSENT, BY_MINOR, Offsets
+from .layout import ABSENT, Offsets
+from .versions import BY_MINOR
 
 COOKIE = b"xdebugpy"
 MAX_STRUCT_BYTES = 1 << 24  # PyInterpreterState and _PyRuntimeState hold tables of static objects
