@@ -191,8 +191,8 @@ BPF_PROG_ARRAY(ks_walkers, KS_MAX_RUNTIMES);
  * Named otherwise than the helpers they are: for every mention of bpf_probe_read_user bcc looks whether the kernel has it
  * and parses all of /proc/kallsyms, 0.1 s each.
  */
-static long (*ks_read_user)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user;
-static long (*ks_read_user_str)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user_str;
+static int (*ks_read_user)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user;
+static int (*ks_read_user_str)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user_str;
 
 #define KS_KREAD(type, address)                                                                                        \
 	({                                                                                                             \

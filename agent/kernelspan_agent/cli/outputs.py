@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -29,15 +28,15 @@ def open_exporter(options: Mapping[str, Any], environ: Mapping[str, str]) -> Exp
 
         outputs.append(open_output(settings_from(environ, endpoint)))
     if options["output_path"]:
-        from kernelspan_agent.export.jsonfile import JsonFile
+        from kernelspan_agent.export.jsonfile import JsonFileExporter
 
-        outputs.append(JsonFile(options["output_path"]))
+        outputs.append(JsonFileExporter(options["output_path"]))
     wants_console = options["console"] if options["console"] is not None else not outputs
     if wants_console:
-        from kernelspan_agent.export.console import ConsoleExporter
+        from kernelspan_agent.export.console import ConsoleExporter, terminal_width, wants_color
 
-        color = sys.stdout.isatty() and not environ.get("NO_COLOR")
-        outputs.append(ConsoleExporter(sys.stdout, color=color, width=shutil.get_terminal_size((120, 24)).columns))
+        color, width = wants_color(sys.stdout, environ), terminal_width(sys.stdout, environ)
+        outputs.append(ConsoleExporter(sys.stdout, color=color, width=width))
     return Pipeline(outputs)
 
 

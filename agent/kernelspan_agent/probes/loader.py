@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import os
+import resource
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -51,8 +54,9 @@ class Loader:
                 raise MachineError(f"two modules disagree about map {name}", reason="CompileFailed")
             return
         entries = self._sizes.get(name, shape["entries"])
+        create = partial(bpf.map_create, shape["type"], shape["key"], shape["value"], entries, shape["flags"], name)
         try:
-            self.maps[name] = bpf.map_create(shape["type"], shape["key"], shape["value"], entries, shape["flags"], name)
+            self.maps[name] = _with_locked_memory(create)
         except PermissionError as error:
             raise _forbidden(f"map {name}") from error
         except OSError as error:
@@ -61,12 +65,10 @@ class Loader:
 
     def _load_program(self, kind: int, code: bytes, name: str) -> int:
         try:
-            return bpf.prog_load(kind, code, name)
-        except PermissionError as error:
-            if not getattr(error, "log", ""):
-                raise _forbidden(f"program {name}") from error
-            raise _rejected(name, error) from error
+            return _with_locked_memory(partial(bpf.prog_load, kind, code, name))
         except OSError as error:
+            if error.errno in {errno.EPERM, errno.EACCES} and not getattr(error, "log", ""):
+                raise _forbidden(f"program {name}") from error
             raise _rejected(name, error) from error
 
     def value_bytes(self, name: str) -> int:
@@ -102,11 +104,30 @@ class Loader:
         self.close()
 
 
+def _with_locked_memory(load: Callable[[], int]) -> int:
+    """What `load` gives. Linux before 5.11 charges maps and programs as locked memory: refused, it is tried with more."""
+    try:
+        return load()
+    except OSError as error:
+        soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+        if error.errno != errno.EPERM or soft == resource.RLIM_INFINITY or not _raise_locked_memory(hard):
+            raise
+    return load()
+
+
+def _raise_locked_memory(hard: int) -> bool:
+    for limit in (resource.RLIM_INFINITY, hard):  # beyond the hard limit only with CAP_SYS_RESOURCE
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
+            return True
+    return False
+
+
 def _forbidden(what: str) -> MachineError:
     return MachineError(
         f"{what}: the kernel does not permit it",
         reason="PermissionDenied",
-        hint="run as root, or grant CAP_BPF and CAP_PERFMON (before Linux 5.8: CAP_SYS_ADMIN)",
+        hint="run as root, or grant CAP_BPF and CAP_PERFMON (before Linux 5.8: CAP_SYS_ADMIN; before 5.11 also `ulimit -l`)",
     )
 
 

@@ -83,27 +83,28 @@ def test_an_editable_install_is_the_apps(box: Container) -> None:
 
 def test_debian_lists_say_what_its_metadata_does_not(box: Container) -> None:
     """A binary package with one distribution's metadata brings its modules; with two it proves nothing."""
-    box.write(f"{DEBIAN}/bcc-0.26.0.egg-info", PKG_INFO.format("bcc", "0.26.0"))
-    for name in ("x", "y"):
+    for name in ("bcc", "x", "y", "lazr.uri", "lazr.config"):
         box.write(f"{DEBIAN}/{name}-1.egg-info", PKG_INFO.format(name, "1"))
     lists = {
-        "python3-bpfcc": [
-            DEBIAN,
-            f"{DEBIAN}/bcc",
-            f"{DEBIAN}/bcc/table.py",
-            f"{DEBIAN}/bcc-0.26.0.egg-info",
-            "/usr/bin/bcc-tool",
-            "/usr/share/doc/bcc",
-        ],
-        "python3-xy": [f"{DEBIAN}/x-1.egg-info", f"{DEBIAN}/y-1.egg-info", f"{DEBIAN}/xy.py"],
+        "bpfcc": ["", "bcc", "bcc/table.py", "bcc-1.egg-info"],
+        "xy": ["x-1.egg-info", "y-1.egg-info", "xy.py"],
+        "lazr.uri": ["", "lazr", "lazr/uri", "lazr/uri/__init__.py", "lazr.uri-1.egg-info"],
+        "lazr.config": ["", "lazr", "lazr/config", "lazr/config/__init__.py", "lazr.config-1.egg-info"],
     }
-    for package, paths in lists.items():
-        box.write(f"/var/lib/dpkg/info/{package}.list", "\n".join(["/.", "/usr", *paths, ""]))
+    for package, files in lists.items():
+        paths = [f"{DEBIAN}/{file}".rstrip("/") for file in files]
+        text = "\n".join(["/.", "/usr", *paths, f"/usr/bin/{package}", "/usr/share/doc", ""])
+        box.write(f"/var/lib/dpkg/info/python3-{package}.list", text)
     box.write("/usr/bin/other")
-    assert box.owner(f"{DEBIAN}/bcc/table.py") == "bcc 0.26.0"
-    assert box.owner("/usr/bin/bcc-tool") == "bcc 0.26.0"
-    assert box.owner("/usr/bin/other") == "App"
-    assert box.owner(f"{DEBIAN}/xy.py") == "Library"
+    expected = {
+        f"{DEBIAN}/bcc/table.py": "bcc 1",
+        f"{DEBIAN}/lazr/uri/a.py": "lazr.uri 1",
+        f"{DEBIAN}/lazr/config/a.py": "lazr.config 1",
+        f"{DEBIAN}/xy.py": "Library",
+        "/usr/bin/bpfcc": "bcc 1",
+        "/usr/bin/other": "App",
+    }
+    assert {file: box.owner(file) for file in expected} == expected
 
 
 def test_unpacked_and_zipped_eggs(box: Container) -> None:

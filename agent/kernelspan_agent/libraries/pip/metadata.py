@@ -135,7 +135,7 @@ def _paths(names: Iterable[str]) -> Iterator[str]:
     for number, name in enumerate(names):
         if number == MAX_LIST_LINES:
             return
-        if name and not name.startswith("/") and "\0" not in name:
+        if name and "\0" not in name:
             path = source_path(posixpath.normpath(name))
             # `pip install --target` moves bin beside the packages and leaves its place in the scheme in RECORD.
             yield path[len("../../") :] if path.startswith("../../bin/") else path
