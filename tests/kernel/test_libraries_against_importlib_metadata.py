@@ -18,6 +18,7 @@ from kernelspan_agent.libraries.base import Libraries, LibraryContext
 from kernelspan_agent.model import Library, Origin
 from tests.support.require import require
 from tests.support.venvs import library_venv, site_packages
+from tests.unit.libraries.making import Container
 
 PROJECT = """
 [build-system]
@@ -218,3 +219,25 @@ def test_a_target_directory_by_pip(venv: Path, project: Path, tmp_path: Path) ->
         assert (target / file).exists()
         assert libraries.classify(str(target / file), context) == expected
     assert libraries.classify(str(target / "handler.py"), context) == (Origin.APP, None)
+
+
+CHROOT = "import os, sys; os.chroot(sys.argv[1]); os.chdir('/'); print(flush=True); sys.stdin.read()"
+
+
+@pytest.mark.root
+def test_a_process_with_a_root_of_its_own(tmp_path: Path) -> None:
+    """Its paths, and the absolute links on them, are read below /proc/PID/root; ours by the same names are not."""
+    box = Container(tmp_path / "box")
+    box.install("inside", "1", ["inside/__init__.py"], site="/opt/site-packages")
+    box.link("/srv/site-packages", "/opt/site-packages")
+    Container(tmp_path).install("outside", "2", ["inside/__init__.py"], site="/opt/site-packages")
+    command = [sys.executable, "-c", CHROOT, str(box.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "\n"
+        libraries, context = Libraries(), LibraryContext("Python", root=f"/proc/{process.pid}/root")
+        for file in ("/opt/site-packages/inside/a.py", "/srv/site-packages/inside/a.py"):
+            assert identity(libraries.classify(file, context)[1]) == ("inside", "1")
+        assert libraries.classify(__file__, context) == (Origin.UNKNOWN, None)
+        process.stdin.close()

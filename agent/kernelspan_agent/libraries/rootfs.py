@@ -19,8 +19,7 @@ from typing import Self
 
 MAX_PATH_BYTES = 4096  # PATH_MAX
 MAX_DEPTH = 64  # directories held open at once
-_MAX_LINKS = 40  # MAXSYMLINKS of the kernel
-_MAX_STEPS = 1024
+_MAX_STEPS = 1024  # components of the path and of all links on the way
 _WALK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -147,7 +146,6 @@ class _Trail:
         self._root_fd = root_fd
         self._fds: list[int] = []
         self._names: list[str] = []
-        self._links = 0
         self._steps = 0
 
     @property
@@ -198,9 +196,6 @@ class _Trail:
             self._fds.append(fd)
             self._names.append(name)
             return ""
-        self._links += 1
-        if self._links > _MAX_LINKS:
-            raise OSError(errno.ELOOP, "too many symbolic links")
         return target
 
     def back(self, count: int) -> None:

@@ -12,11 +12,30 @@ from kernelspan_agent.libraries.base import LibraryContext
 from kernelspan_agent.libraries.pip import MAX_PLACES, PipManager
 from kernelspan_agent.libraries.pip import indexes as caching
 from kernelspan_agent.libraries.pip.index import build_index
-from kernelspan_agent.libraries.pip.indexes import RECHECK_NS, SETTLE_NS, Indexes
+from kernelspan_agent.libraries.pip.indexes import COST_FACTOR, RECHECK_NS, SETTLE_NS, Indexes
 from kernelspan_agent.libraries.pip.trees import DirectoryTree
-from kernelspan_agent.libraries.rootfs import Root
+from kernelspan_agent.libraries.rootfs import Entry, Root
 from kernelspan_agent.model import Library, Origin
-from tests.unit.libraries.making import LATER_NS, SITE, Clock, Container, open_descriptors
+from tests.unit.libraries.making import LATER_NS, SECOND_NS, SITE, Clock, Container, open_descriptors
+
+
+class TickingClock(Clock):
+    """Time passes with every look at it."""
+
+    def __init__(self, step_ns: int) -> None:
+        super().__init__()
+        self.step_ns = step_ns
+
+    def __call__(self) -> int:
+        self.now_ns += self.step_ns
+        return self.now_ns
+
+
+def entry_of(root: Root, path: str) -> Entry:
+    """The entry of a path that is there."""
+    entry = root.find(path)
+    assert entry is not None
+    return entry
 
 
 def newest_ns(path: Path) -> int:
@@ -61,6 +80,20 @@ def test_a_clock_that_jumps_back_only_reads_again(tmp_path: Path) -> None:
     assert box.owner(f"{SITE}/one/a.py") == "one 1"
 
 
+def test_a_directory_that_changes_all_the_time_is_not_read_all_the_time(tmp_path: Path) -> None:
+    """What took long to read is read again only after a multiple of that time."""
+    box = Container(tmp_path)
+    box.install("one", "1", ["one/__init__.py"])
+    clock = TickingClock(step_ns=SECOND_NS)
+    indexes = Indexes(clock)
+    with Root(str(tmp_path)) as root:
+        first = indexes.of_directory(root, entry_of(root, SITE))
+        box.write(f"{SITE}/new.py")
+        assert indexes.of_directory(root, entry_of(root, SITE)) is first
+        clock.now_ns += COST_FACTOR * 10 * SECOND_NS
+        assert indexes.of_directory(root, entry_of(root, SITE)) is not first
+
+
 def test_processes_of_one_container_share_an_index(tmp_path: Path) -> None:
     """By device and inode: another root path, another link to the site directory, the same object."""
     box = Container(tmp_path / "box")
@@ -83,9 +116,7 @@ def test_the_caches_are_bounded(tmp_path: Path) -> None:
         box.write(f"/many/{number}/a.py")
     with Root(str(tmp_path)) as root:
         for name in root.names("/many", 10_000):
-            entry = root.find(f"/many/{name}")
-            assert entry is not None
-            indexes.of_directory(root, entry)
+            indexes.of_directory(root, entry_of(root, f"/many/{name}"))
     assert len(indexes) == caching.MAX_INDEXES
     for number in range(MAX_PLACES + 10):
         box.classify(f"{SITE}/{number}/a.py")
@@ -102,9 +133,7 @@ def test_heavy_indexes_push_out_old_ones(tmp_path: Path, monkeypatch: pytest.Mon
     indexes = Indexes(Clock())
     with Root(str(tmp_path)) as root:
         for site in "abcdef":
-            entry = root.find(f"/{site}")
-            assert entry is not None
-            assert isinstance(indexes.of_directory(root, entry).owner("ns/m7.py"), Library)
+            assert isinstance(indexes.of_directory(root, entry_of(root, f"/{site}")).owner("ns/m7.py"), Library)
     assert len(indexes) == 4
 
 

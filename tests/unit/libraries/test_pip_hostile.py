@@ -12,7 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kernelspan_agent.libraries.pip import index as index_module
+from kernelspan_agent.libraries.pip import trees
 from kernelspan_agent.libraries.pip.metadata import MAX_LIST_BYTES
+from kernelspan_agent.libraries.pip.trees import Budget
 from kernelspan_agent.libraries.rootfs import MAX_DEPTH
 from kernelspan_agent.model import Origin
 from tests.unit.libraries.making import SITE, Container
@@ -83,6 +86,24 @@ def test_a_list_of_very_many_names_is_bounded(box: Container) -> None:
     box.write(f"{INFO}/RECORD", "".join(f"m{number}.py\n" for number in range(150_000)))
     assert box.owner(f"{SITE}/m5.py") == "one 1"
     assert box.owner(f"{SITE}/m149999.py") == "Library"
+
+
+def test_a_namespace_of_very_many_files_is_bounded(box: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files beyond what an index holds are nobody's, those before them keep their owner."""
+    monkeypatch.setattr(index_module, "MAX_CLAIMS", 50)
+    box.install("many", "1", [f"ns/m{number}.py" for number in range(100)])
+    assert box.owner(f"{SITE}/ns/m5.py") == "many 1"
+    assert box.owner(f"{SITE}/ns/m99.py") == "Library"
+
+
+def test_a_tree_of_large_lists_is_read_up_to_its_budget(box: Container, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every list may be within its bound and all of them together beyond any."""
+    monkeypatch.setattr(trees, "Budget", lambda: Budget(left_bytes=20_000))
+    for number in range(10):
+        box.install(f"d{number}", "1", [f"d{number}/__init__.py", *(f"d{number}/m{i}.py" for i in range(200))])
+    owners = [box.owner(f"{SITE}/d{number}/a.py") for number in range(10)]
+    assert owners[0] == "d0 1"
+    assert owners[-1] == "Library"
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_a_file_with_two_owners_has_none_that_is_known(box: Container) -> None:
     box.install("two", "2", ["tests/__init__.py", "tests/b.py"])
     box.install("Torn_Upgrade", "1", ["torn/__init__.py"])
     box.install("torn-upgrade", "2", ["torn/__init__.py"])
-    box.write(f"{SITE}/nameless.dist-info/RECORD", "tests/a.py,,\ntests/c.py,,\n")
+    box.write(f"{SITE}/zz.dist-info/RECORD", "tests/a.py,,\ntests/c.py,,\n")
     box.write(f"{SITE}/~wo-1.dist-info/RECORD", "tests/b.py,,\n")  # left over by pip
     assert box.classify(f"{SITE}/tests/__init__.py") == (Origin.LIBRARY, None)
     assert box.owner(f"{SITE}/tests/a.py") == "Library"

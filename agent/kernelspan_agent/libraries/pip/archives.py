@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from kernelspan_agent.libraries.pip.index import ArchiveIndex, build_index
 from kernelspan_agent.libraries.pip.metadata import read_library
-from kernelspan_agent.libraries.pip.trees import bounded_lines
+from kernelspan_agent.libraries.pip.trees import Budget, bounded_lines
 from kernelspan_agent.libraries.rootfs import Root
 
 MAX_SITES = 512  # a pex has one a wheel
@@ -61,6 +61,7 @@ class ArchiveTree:
         self._archive = archive
         self._prefix = prefix
         self._names = names
+        self._budget = Budget()
 
     def names(self) -> list[str]:
         """As `Tree.names`."""
@@ -70,7 +71,9 @@ class ArchiveTree:
         """As `Tree.read`."""
         try:
             with self._archive.open(self._prefix + path) as file:
-                return file.read(limit_bytes)
+                data = file.read(limit_bytes if self._budget.left_bytes > 0 else 0)
+                self._budget.spend(len(data))
+                return data
         except (KeyError, *_BROKEN):
             return None
 
@@ -82,7 +85,7 @@ class ArchiveTree:
     def _lines(self, member: str, line_bytes: int, limit_bytes: int) -> Iterator[str]:
         try:
             with self._archive.open(member) as file:
-                yield from bounded_lines(file, line_bytes, limit_bytes)
+                yield from bounded_lines(file, line_bytes, limit_bytes, self._budget)
         except _BROKEN:
             return
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from kernelspan_agent.libraries.pip.metadata import (
     is_editable,
@@ -24,7 +25,7 @@ from kernelspan_agent.libraries.pip.trees import Tree
 from kernelspan_agent.libraries.rootfs import MAX_DEPTH
 from kernelspan_agent.model import Library
 
-MAX_DISTRIBUTIONS = 4096
+MAX_DISTRIBUTIONS = 2048
 MAX_CLAIMS = 100_000  # entries of one index; what is beyond them belongs to nobody known
 _METADATA = (".dist-info", ".egg-info")
 _SCRIPTS = "../../../bin/"  # from a site directory
@@ -260,7 +261,7 @@ def _add_names(building: _Building, distributions: Iterable[_Distribution], clai
         tops, namespaces = top_levels(building.tree, distribution.folder)
         for top in tops - namespaces:
             named[top] = _merge(named.get(top, distribution.owner), distribution.owner)
-        for path in source_files(building.tree, distribution.folder, tops & namespaces):
+        for path in islice(source_files(building.tree, distribution.folder, tops & namespaces), MAX_CLAIMS):
             _insert(trie, path.split("/"), distribution.owner)
     for top, owner in named.items():
         # The name of a package or of a module: of the two and of an extension's suffixes only one can be there.

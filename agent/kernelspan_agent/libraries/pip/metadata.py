@@ -17,11 +17,11 @@ from collections.abc import Iterable, Iterator
 from kernelspan_agent.libraries.pip.trees import Tree
 from kernelspan_agent.model import Library
 
-MAX_HEADER_BYTES = 64 * 1024  # METADATA ends in the project's whole description; name and version stand first
+MAX_HEADER_BYTES = 16 * 1024  # METADATA ends in the project's whole description; name and version stand first
 MAX_LIST_BYTES = 16 * 1024 * 1024  # RECORD: the largest known have some 30,000 lines of about 130 bytes
 MAX_LIST_LINES = 200_000
 MAX_LINE_BYTES = 16 * 1024
-_MAX_SMALL_BYTES = 64 * 1024
+_MAX_SMALL_BYTES = 16 * 1024
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", re.ASCII)  # "Names and normalization"
 _VERSION = re.compile(r"[A-Za-z0-9.!+_-]{1,128}", re.ASCII)
 _FOLDER = re.compile(r"([A-Za-z0-9._]+)-([A-Za-z0-9.!+_]+)(?:-py[0-9.]+)?\.(?:dist|egg)-info", re.ASCII)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import IO, Protocol
 
 from kernelspan_agent.libraries.rootfs import Root
@@ -11,8 +12,22 @@ from kernelspan_agent.libraries.rootfs import Root
 MAX_NAMES = 20_000  # in one directory; the largest site directories have some thousands
 
 
+@dataclass(slots=True)
+class Budget:
+    """How much more of one tree is read; afterwards its files are as if they were not there.
+
+    The largest environments seen have about 20 MiB of lists; this much takes some two seconds.
+    """
+
+    left_bytes: int = 64 * 1024 * 1024
+
+    def spend(self, size_bytes: int) -> None:
+        """Takes `size_bytes` and the cost of handling one piece."""
+        self.left_bytes -= size_bytes + 64
+
+
 class Tree(Protocol):
-    """What reading metadata needs. Paths are relative, with `/`; nothing raises for a bad file."""
+    """What reading metadata needs. Paths are relative, with `/`; nothing raises for a bad file; all has a Budget."""
 
     def names(self) -> list[str]:
         """Names at the top, sorted."""
@@ -36,6 +51,7 @@ class DirectoryTree:
     def __init__(self, root: Root, path: str) -> None:
         self._root = root
         self._path = path
+        self._budget = Budget()
 
     def names(self) -> list[str]:
         """As `Tree.names`."""
@@ -43,7 +59,11 @@ class DirectoryTree:
 
     def read(self, path: str, limit_bytes: int) -> bytes | None:
         """As `Tree.read`."""
-        return self._root.read(f"{self._path}/{path}", limit_bytes)
+        if self._budget.left_bytes <= 0:
+            return None
+        data = self._root.read(f"{self._path}/{path}", limit_bytes)
+        self._budget.spend(len(data or b""))
+        return data
 
     def lines(self, path: str, line_bytes: int, limit_bytes: int) -> Iterator[str] | None:
         """As `Tree.lines`."""
@@ -54,7 +74,7 @@ class DirectoryTree:
     def _lines(self, path: str, line_bytes: int, limit_bytes: int) -> Iterator[str]:
         try:
             with self._root.opened(path) as fd, open(fd, "rb", closefd=False) as file:
-                yield from bounded_lines(file, line_bytes, limit_bytes)
+                yield from bounded_lines(file, line_bytes, limit_bytes, self._budget)
         except OSError:
             return
 
@@ -69,9 +89,10 @@ class DirectoryTree:
         return entry.mtime_ns if entry else 0
 
 
-def bounded_lines(file: IO[bytes], line_bytes: int, limit_bytes: int) -> Iterator[str]:
+def bounded_lines(file: IO[bytes], line_bytes: int, limit_bytes: int, budget: Budget) -> Iterator[str]:
     """As `Tree.lines`, of an open file."""
     left = limit_bytes
-    while left > 0 and (line := file.readline(min(line_bytes, left))):
+    while left > 0 and budget.left_bytes > 0 and (line := file.readline(min(line_bytes, left))):
         left -= len(line)
+        budget.spend(len(line))
         yield line.decode("utf-8", "surrogateescape")
