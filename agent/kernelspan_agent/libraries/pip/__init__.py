@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 
 from kernelspan_agent.libraries.base import Clock, LibraryContext, Verdict
-from kernelspan_agent.libraries.pip.index import Claim
+from kernelspan_agent.libraries.pip.claims import Claim
 from kernelspan_agent.libraries.pip.indexes import RECHECK_NS, Indexes
 from kernelspan_agent.libraries.pip.places import Place, find_place
 from kernelspan_agent.libraries.rootfs import MAX_PATH_BYTES, Root

@@ -14,7 +14,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kernelspan_agent.libraries.pip.index import ArchiveIndex, build_index
+from kernelspan_agent.libraries.pip.claims import ArchiveIndex
+from kernelspan_agent.libraries.pip.index import build_index
 from kernelspan_agent.libraries.pip.metadata import read_library
 from kernelspan_agent.libraries.pip.trees import Budget, bounded_lines
 from kernelspan_agent.libraries.rootfs import Root

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which distribution owns which file of one directory: prefixes, not files.
+"""Reads which distribution owns which file of one directory: prefixes, not files.
 
 A top-level package that one distribution alone fills is one entry. Where several meet (namespace packages, a common
 `tests`), or where there is no `__init__` to make a directory one package, the entries go as deep as it takes to tell
@@ -8,11 +8,11 @@ them apart. A list of files (RECORD) is proof; a mere list of top-level names co
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
+from kernelspan_agent.libraries.pip.claims import Claim, Owner, SiteIndex
 from kernelspan_agent.libraries.pip.metadata import (
     is_editable,
     listed_files,
@@ -31,66 +31,11 @@ _METADATA = (".dist-info", ".egg-info")
 _SCRIPTS = "../../../bin/"  # from a site directory
 
 
-class Claim(enum.Enum):
-    """What an index says of a file when it does not name a library."""
-
-    NOBODY = "nobody"
-    UNCLEAR = "unclear"  # several claim it, or its owner has no valid name
-    SOURCE = "source"  # an editable install's script, or its link to the author's working copy
-    DEEPER = "deeper"  # inside the index only: look at the next component
-
-
-Owner = Library | Claim
 _Node = dict[str, "Owner | _Node"]
 Lists = dict[str, list[str]]
 """Files of distributions by the name of their metadata, where another package manager installed them."""
 OtherLists = Callable[[frozenset[str]], Lists]
 """Asked with those names once; the files count where a distribution lists none itself, the scripts always."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SiteIndex:
-    """Owners by prefix. `settled`: nothing was changed so shortly before reading that an install may still go on."""
-
-    claims: dict[str, Owner]
-    scripts: dict[str, Owner]
-    has_metadata: bool
-    settled: bool = True
-
-    @property
-    def weight(self) -> int:
-        """Entries held in memory."""
-        return 1 + len(self.claims) + len(self.scripts)
-
-    def owner(self, path: str) -> Owner:
-        """Who owns the source `path`, relative to the directory."""
-        end = path.find("/")
-        while True:
-            claim = self.claims.get(path if end < 0 else path[:end], Claim.NOBODY)
-            if claim is not Claim.DEEPER:
-                return claim
-            if end < 0:
-                return Claim.NOBODY
-            end = path.find("/", end + 1)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ArchiveIndex:
-    """`sites`: indexes by the prefix of their directory, outermost first. `egg`: the zip is this library as a whole.
-
-    `has_landmark`: the standard library is at the top of it. `readable`: it is a zip within our bounds.
-    """
-
-    sites: tuple[tuple[str, SiteIndex], ...] = ()
-    egg: Library | None = None
-    has_landmark: bool = False
-    readable: bool = True
-    settled: bool = True
-
-    @property
-    def weight(self) -> int:
-        """Entries held in memory."""
-        return 1 + sum(index.weight for _, index in self.sites)
 
 
 @dataclass(slots=True)

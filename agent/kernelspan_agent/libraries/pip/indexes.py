@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from kernelspan_agent.libraries.base import Clock
+from kernelspan_agent.libraries.pip.claims import ArchiveIndex, SiteIndex
 from kernelspan_agent.libraries.pip.dpkg import SITE_DIRECTORY, debian_lists
-from kernelspan_agent.libraries.pip.index import ArchiveIndex, SiteIndex, build_index, no_lists
+from kernelspan_agent.libraries.pip.index import build_index, no_lists
 from kernelspan_agent.libraries.pip.trees import DirectoryTree
 from kernelspan_agent.libraries.rootfs import Entry, Root
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from kernelspan_agent.libraries.base import LibraryContext
-from kernelspan_agent.libraries.pip.index import ArchiveIndex, Claim, Owner, SiteIndex
+from kernelspan_agent.libraries.pip.claims import ArchiveIndex, Claim, Owner, SiteIndex
 from kernelspan_agent.libraries.pip.indexes import SITE_NAMES, Indexes
 from kernelspan_agent.libraries.pip.metadata import read_library, source_path
 from kernelspan_agent.libraries.pip.trees import DirectoryTree
