@@ -51,10 +51,12 @@ static __always_inline int wanted_port(struct ks_class *c, struct ks_op *op)
 {
 	if (!c->port_count)
 		return 1;
-	for (int i = 0; i < KS_MAX_PORTS; i++) {
-		if (i >= c->port_count)
+	for (u32 i = 0; i < KS_MAX_PORTS; i++) {
+		u16 port = KS_LOAD(c->ports[i]); /* at a fixed place, and not by a pointer that clang moves on */
+
+		if (i >= KS_LOAD(c->port_count))
 			break;
-		if (c->ports[i] == op->peer_port || c->ports[i] == op->local_port)
+		if (port == op->peer_port || port == op->local_port)
 			return 1;
 	}
 	return 0;

@@ -110,14 +110,27 @@ struct ks_call {
 	u8 group, restart;
 };
 
+/*
+ * What a loop carries from turn to turn. It goes through memory (KS_LOAD): of a value in a register the verifier knows
+ * how it came about, and follows what comes after the loop once for every turn the loop may have ended in.
+ */
+struct ks_walk {
+	u64 at, mnt; /* where the loop is: a dentry in its mount, a thread state, a frame */
+	u64 root, root_mnt;
+	u64 hash, length;
+	u64 found[2];
+	u64 task_frame, task_outer, last;
+	u32 count, state;
+};
+
 struct ks_scratch {
 	struct ks_op op;
 	u64 proc_start;
 	u32 max_depth, reserved;
-	u32 roles; /* of the call's arguments: by way of memory, or the verifier follows each call's as a case of its own */
+	u32 roles; /* of the call's arguments; in memory for the reason of ks_walk */
 	u32 stash; /* keep the finished operation by thread in ks_stash instead of sending it */
+	struct ks_walk walk;
 	u64 words[20]; /* bulk reads */
-	u64 context[4]; /* what a walker notes of the frames it passes */
 	union {
 		struct {
 			struct ks_stack_rec header;
@@ -186,6 +199,9 @@ BPF_PROG_ARRAY(ks_walkers, KS_MAX_RUNTIMES);
 /* Keeps clang from folding a value's test into another's: the verifier follows neither arithmetic on pointers nor bounds
  * that were checked on a copy. */
 #define KS_OPAQUE(value) asm volatile("" : "+r"(value))
+
+/* A value read anew from memory, of which neither clang nor the verifier knows anything. */
+#define KS_LOAD(place) (*(volatile typeof(place) *)&(place))
 
 /*
  * Named otherwise than the helpers they are: for every mention of bpf_probe_read_user bcc looks whether the kernel has it

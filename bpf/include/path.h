@@ -47,12 +47,12 @@ static __always_inline void ks_location_of(u64 path_address, struct ks_location 
 	bpf_probe_read_kernel(at, sizeof(*at), (void *)path_address);
 }
 
-static __always_inline u32 ks_slots(u32 payload)
+static __always_inline u64 ks_slots(u64 payload)
 {
 	return ((payload + KS_RING_HEADER + KS_SLOT - 1) / KS_SLOT) * KS_SLOT - KS_RING_HEADER;
 }
 
-static __always_inline void ks_path_header(struct ks_scratch *s, u64 id, u32 length, u32 count, u32 flags)
+static __always_inline void ks_path_header(struct ks_scratch *s, u64 id, u64 length, u32 count, u32 flags)
 {
 	struct ks_path_rec *r = &s->path.header;
 
@@ -68,9 +68,9 @@ static __always_inline void ks_path_header(struct ks_scratch *s, u64 id, u32 len
 	r->reserved = 0;
 }
 
-static __always_inline void ks_path_send(struct ks_scratch *s, u64 id, u32 length)
+static __always_inline void ks_path_send(struct ks_scratch *s, u64 id, u64 length)
 {
-	u32 size = ks_slots(sizeof(struct ks_path_rec) + length);
+	u64 size = ks_slots(sizeof(struct ks_path_rec) + length);
 	u8 one = 1;
 
 	s->path.header.size = size;
@@ -83,74 +83,88 @@ static __always_inline void ks_path_send(struct ks_scratch *s, u64 id, u32 lengt
 		ks_paths.update(&id, &one);
 }
 
-/*
- * Interns a location of the current task's name space; gives its id. What the loops carry goes through memory (words 8
- * to 10): the verifier would follow each number of names and each ending as a case of its own.
- */
-static __always_inline u64 ks_path_id(struct ks_scratch *s, struct ks_location *where)
+/* From a location to the process's root: names, their hash, their number, how it ended. */
+static __always_inline void ks_path_climb(struct ks_scratch *s, struct ks_walk *w)
 {
-	u64 fs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS);
-	u64 mnt = where->mnt, dentry = where->dentry, hash = 0;
-	u64 *words = s->words, *count = &s->words[8], *flags = &s->words[9], *length = &s->words[10];
-	struct ks_location root;
+	u64 *words = s->words;
 
-	ks_location_of(fs + KS_FS_ROOT, &root);
-	*count = *length = 0;
-	*flags = KS_PATH_TRUNCATED;
-	for (int i = 0; i < KS_MAX_COMPONENTS; i++) {
-		if (dentry == root.dentry && mnt == root.mnt) {
-			*flags = 0;
+	w->count = 0;
+	w->hash = 0;
+	w->state = KS_PATH_TRUNCATED;
+	for (u32 i = 0; i < KS_MAX_COMPONENTS; i++) {
+		u64 dentry = KS_LOAD(w->at), mnt = KS_LOAD(w->mnt);
+
+		if (dentry == KS_LOAD(w->root) && mnt == KS_LOAD(w->root_mnt)) {
+			w->state = 0;
 			break;
 		}
 		if (bpf_probe_read_kernel(words, DENTRY_SPAN, (void *)(dentry + KS_DENTRY_PARENT))) {
-			*flags = KS_PATH_UNREACHABLE;
+			w->state = KS_PATH_UNREACHABLE;
 			break;
 		}
-		*count = i + 1;
+		w->count = i + 1;
 		if (dentry == KS_KREAD(u64, mnt + KS_VFSMOUNT_ROOT)) {
 			u64 mount = mnt - KS_MOUNT_MNT, parent = KS_KREAD(u64, mount + KS_MOUNT_PARENT);
 
 			s->path.names[i] = 0;
 			if (parent == mount || !parent) {
-				*flags = KS_PATH_UNREACHABLE;
+				w->state = KS_PATH_UNREACHABLE;
 				break;
 			}
-			dentry = KS_KREAD(u64, mount + KS_MOUNT_MOUNTPOINT);
-			mnt = parent + KS_MOUNT_MNT;
-			hash = ks_mix(hash, mount);
+			w->at = KS_KREAD(u64, mount + KS_MOUNT_MOUNTPOINT);
+			w->mnt = parent + KS_MOUNT_MNT;
+			w->hash = ks_mix(w->hash, mount);
 			continue;
 		}
 		if (i == 0) /* the leaf: an unlinked name is used again by another file */
-			hash = ks_mix(hash, words[DENTRY_INODE_WORD]);
-		hash = ks_mix(hash, words[DENTRY_HASH_WORD]);
+			w->hash = ks_mix(w->hash, words[DENTRY_INODE_WORD]);
+		w->hash = ks_mix(w->hash, words[DENTRY_HASH_WORD]);
 		s->path.names[i] = words[DENTRY_NAME_WORD];
 		if (words[0] == dentry) {
-			*flags = KS_PATH_UNREACHABLE;
+			w->state = KS_PATH_UNREACHABLE;
 			break;
 		}
-		dentry = words[0];
+		w->at = words[0];
 	}
+}
+
+/* Interns a location of the current task's name space; gives its id. */
+static __always_inline u64 ks_path_id(struct ks_scratch *s, struct ks_location *where)
+{
+	u64 fs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS), hash, length;
+	struct ks_walk *w = &s->walk;
+	struct ks_location root;
+
+	ks_location_of(fs + KS_FS_ROOT, &root);
+	w->at = where->dentry;
+	w->mnt = where->mnt;
+	w->root = root.dentry;
+	w->root_mnt = root.mnt;
+	ks_path_climb(s, w);
 	if (!KS_KREAD(u64, where->dentry + KS_DENTRY_HASH + 8 /* pprev: no longer found by name */))
-		*flags |= KS_PATH_DELETED;
-	hash = ks_mix(hash, *flags + 1);
+		w->state |= KS_PATH_DELETED;
+	hash = ks_mix(KS_LOAD(w->hash), KS_LOAD(w->state) + 1);
 	if (ks_paths.lookup(&hash))
 		return hash;
 
+	w->length = 0;
 	for (u32 i = 0; i < KS_MAX_COMPONENTS; i++) {
-		u32 at = *length;
+		u64 at = KS_LOAD(w->length), name;
 
-		if (i >= *count || at > KS_MAX_PATH - 256)
+		if (i >= KS_LOAD(w->count) || at > KS_MAX_PATH - 256)
 			break;
-		if (s->path.names[i])
-			*length = at + bpf_probe_read_kernel_str(&s->path.bytes[at & (KS_MAX_PATH - 1)], 256,
-								 (void *)s->path.names[i]);
+		name = s->path.names[i];
+		if (name)
+			w->length = at + bpf_probe_read_kernel_str(&s->path.bytes[at & (KS_MAX_PATH - 1)], 256,
+								   (void *)name);
 	}
-	if (*length > KS_MAX_PATH) /* a name could not be read */
+	length = KS_LOAD(w->length);
+	if (length > KS_MAX_PATH) /* a name could not be read */
 		return hash;
-	if (*length > KS_MAX_PATH - 256)
-		*flags |= KS_PATH_TRUNCATED;
-	ks_path_header(s, hash, *length, *count, *flags);
-	ks_path_send(s, hash, *length);
+	if (length > KS_MAX_PATH - 256)
+		w->state |= KS_PATH_TRUNCATED;
+	ks_path_header(s, hash, length, w->count, w->state);
+	ks_path_send(s, hash, length);
 	return hash;
 }
 
@@ -163,20 +177,24 @@ static __always_inline u64 ks_file_id(struct ks_scratch *s, u64 file)
 }
 
 /* Interns `length` bytes (KS_MAX_PATH at most) that lie in s->path.bytes. */
-static __always_inline u64 ks_bytes_id(struct ks_scratch *s, u32 length, u32 flags)
+static __always_inline u64 ks_bytes_id(struct ks_scratch *s, u64 length, u32 flags)
 {
-	u64 hash = 0x6b73 + length;
+	struct ks_walk *w = &s->walk;
+	u64 hash;
 
+	KS_OPAQUE(length);
+	if (length > KS_MAX_PATH)
+		return 0;
+	*(u64 *)&s->path.bytes[length] = 0; /* whole words are hashed */
+	w->length = length;
+	w->hash = 0x6b73 + length;
 	for (u32 i = 0; i < KS_MAX_PATH / 8; i++) {
-		u64 word;
-
-		if (i * 8 >= length)
+		if (i * 8 >= KS_LOAD(w->length))
 			break;
-		word = *(u64 *)&s->path.bytes[i * 8];
-		if (length - i * 8 < 8)
-			word &= (1ULL << ((length - i * 8) * 8)) - 1;
-		hash = ks_mix(hash, word);
+		w->hash = ks_mix(KS_LOAD(w->hash), *(u64 *)&s->path.bytes[i * 8]);
 	}
+	hash = KS_LOAD(w->hash);
+	length = KS_LOAD(w->length);
 	if (ks_paths.lookup(&hash))
 		return hash;
 	ks_path_header(s, hash, length, 0, flags | KS_PATH_RAW);
@@ -187,9 +205,9 @@ static __always_inline u64 ks_bytes_id(struct ks_scratch *s, u32 length, u32 fla
 /* Interns a path as the program passed it; 0: not readable (the page is not resident, or no address at all). */
 static __always_inline u64 ks_user_path_id(struct ks_scratch *s, u64 address)
 {
-	long n = ks_read_user_str(s->path.bytes, KS_MAX_PATH, (void *)address);
+	s64 n = ks_read_user_str(s->path.bytes, KS_MAX_PATH, (void *)address);
 
-	if (n <= 0 || n > KS_MAX_PATH) {
+	if (n <= 0) {
 		ks_count(s->op.cls, KS_C_PATH_UNREADABLE);
 		return 0;
 	}

@@ -54,53 +54,54 @@ static __always_inline u64 ks_py_thread(struct ks_scratch *s, struct ks_py_layou
 {
 	u32 tid = s->op.tid;
 	u64 *held = ks_threads.lookup(&tid), interp, ts;
-	/* in memory, so that the verifier does not follow each as two cases */
-	u64 *found = &s->words[0], *framed = &s->words[1], *at = &s->words[2];
+	struct ks_walk *w = &s->walk; /* at: a thread state; root: its interpreter; found: any, and one with frames */
 
 	if (held && ks_py_linked(l, *held, tp))
 		return *held;
-	interp = KS_UREAD(u64, base);
-	if (!interp) {
+	w->root = KS_UREAD(u64, base);
+	if (!KS_LOAD(w->root)) {
 		s->op.frame_state = KS_FRAMES_NO_THREAD_STATE; /* the interpreter is starting or gone */
 		return 0;
 	}
-	*found = *framed = 0;
-	*at = KS_UREAD(u64, interp + l->interp_threads_head);
-	for (int i = 0; i < KS_PY_THREAD_SCAN; i++) {
-		ts = *at;
+	w->found[0] = w->found[1] = 0;
+	w->at = KS_UREAD(u64, KS_LOAD(w->root) + l->interp_threads_head);
+	for (u32 i = 0; i < KS_PY_THREAD_SCAN; i++) {
+		ts = KS_LOAD(w->at);
 		if (!ts) {
-			interp = KS_UREAD(u64, interp + l->interp_next);
+			w->root = interp = KS_UREAD(u64, KS_LOAD(w->root) + l->interp_next);
 			if (!interp)
 				break;
-			*at = KS_UREAD(u64, interp + l->interp_threads_head);
+			w->at = KS_UREAD(u64, interp + l->interp_threads_head);
 			continue;
 		}
 		if (KS_UREAD(u64, ts + l->ts_thread_id) == tp) {
-			*found = ts;
+			w->found[0] = ts;
 			if (ks_py_frame_of(l, ts)) {
-				if (*framed) {
+				if (KS_LOAD(w->found[1])) {
 					s->op.frame_state = KS_FRAMES_AMBIGUOUS;
 					return 0;
 				}
-				*framed = ts;
+				w->found[1] = ts;
 			}
 		}
-		*at = KS_UREAD(u64, ts + l->ts_next);
+		w->at = KS_UREAD(u64, ts + l->ts_next);
 	}
-	ts = *framed ? *framed : *found;
+	ts = KS_LOAD(w->found[1]);
+	if (!ts)
+		ts = KS_LOAD(w->found[0]);
 	if (ts) {
 		if (!KS_UREAD(u64, KS_UREAD(u64, base) + l->interp_next)) /* one interpreter: nothing to confuse */
 			ks_threads.update(&tid, &ts);
 		return ts;
 	}
-	s->op.frame_state = interp ? KS_FRAMES_SCAN_LIMIT : KS_FRAMES_NO_THREAD_STATE;
+	s->op.frame_state = KS_LOAD(w->root) ? KS_FRAMES_SCAN_LIMIT : KS_FRAMES_NO_THREAD_STATE;
 	return 0;
 }
 
-static __always_inline void ks_py_send_stack(struct ks_scratch *s, u64 id, u32 count)
+static __always_inline void ks_py_send_stack(struct ks_scratch *s, u64 id, u64 count)
 {
 	struct ks_stack_rec *r = &s->stack.header;
-	u32 size = ks_slots(sizeof(*r) + count * sizeof(struct ks_frame));
+	u64 size = ks_slots(sizeof(*r) + count * sizeof(struct ks_frame));
 	u8 one = 1;
 
 	r->kind = KS_KIND_STACK;
@@ -155,12 +156,38 @@ static __always_inline int ks_py_identity(struct ks_py_layout *l, u64 code, u64 
 	return 0;
 }
 
+/* The number in "Task-123", which is how asyncio names a task; 0 for every other name. */
+static __always_inline u64 ks_py_name_number(struct ks_scratch *s, u64 address, u64 length)
+{
+	char *text = (char *)s->words;
+	struct ks_walk *w = &s->walk;
+
+	if (length < 6 || length > 24)
+		return 0;
+	w->length = length;
+	if (ks_read_user(text, length & 31, (void *)address) || *(u32 *)text != 0x6b736154 /* "Task" */ ||
+	    text[4] != '-' || text[5] == '0')
+		return 0;
+	w->found[0] = 0;
+	for (u32 i = 5; i < 24; i++) {
+		u8 digit = KS_LOAD(text[i]) - '0';
+
+		if (i >= KS_LOAD(w->length))
+			break;
+		if (digit > 9)
+			return 0; /* a name of the user's own */
+		w->found[0] = KS_LOAD(w->found[0]) * 10 + digit;
+	}
+	return KS_LOAD(w->found[0]);
+}
+
 /*
  * What tells apart two tasks whose coroutines had the same address one after the other: the number in the name asyncio
  * gave the task, reached from the Handle that runs its step; else the count of context switches, which is another one in
  * every step (contexts are then only as long as a step, but never mixed).
  */
-static __always_inline u64 ks_py_task_number(struct ks_py_layout *l, u64 base, u64 coroutine, u64 outer)
+static __always_inline u64 ks_py_task_number(struct ks_scratch *s, struct ks_py_layout *l, u64 base, u64 coroutine,
+					     u64 outer)
 {
 	u64 callback, task = 0, name, tag;
 	s64 type;
@@ -187,110 +214,112 @@ static __always_inline u64 ks_py_task_number(struct ks_py_layout *l, u64 base, u
 		}
 	}
 	if (type == l->unicode_type && (KS_UREAD(u32, name + l->str_state) & 0x60) == 0x60) {
-		u64 length = KS_UREAD(u64, name + l->str_length), number = 0;
-		char text[24] = {};
-
-		if (length < 6 || length > 24 || ks_read_user(text, length & 31, (void *)(name + l->str_data)) ||
-		    text[0] != 'T' || text[1] != 'a' || text[2] != 's' || text[3] != 'k' || text[4] != '-' ||
-		    text[5] == '0')
-			return 0;
-		for (u32 i = 5; i < 24; i++) {
-			if (i >= length)
-				break;
-			if (text[i] < '0' || text[i] > '9')
-				return 0; /* a name of the user's own */
-			number = number * 10 + (text[i] - '0');
-		}
-		return number;
+		return ks_py_name_number(s, name + l->str_data, KS_UREAD(u64, name + l->str_length));
 	}
 	return 0;
 }
 
-static __always_inline u64 ks_py_generation(struct ks_py_layout *l, u64 base, u64 ts, u64 frame, u64 outer)
+static __always_inline u64 ks_py_generation(struct ks_scratch *s, struct ks_py_layout *l, u64 base, u64 ts, u64 frame,
+					    u64 outer)
 {
 	u64 coroutine = l->generator_frame != KS_PY_NONE ? frame - l->generator_frame :
 							   KS_UREAD(u64, frame + l->frame_generator);
-	u64 number = ks_py_task_number(l, base, coroutine, outer);
+	u64 number = ks_py_task_number(s, l, base, coroutine, outer);
 
 	return number ? ks_mix(number, 1) : ks_mix(KS_UREAD(u64, ts + l->ts_context_ver), 2);
 }
 
+/* One frame: noted in s->stack; 0 where it could not be read. w->at becomes the next one, w->hash covers this one. */
+static __always_inline int ks_py_frame(struct ks_scratch *s, struct ks_py_layout *l, struct ks_frame *f)
+{
+	struct ks_walk *w = &s->walk;
+	u64 *v = s->words, frame = KS_LOAD(w->at), code, previous, owner = 0;
+	u32 generator;
+
+	if (ks_read_user(v, l->frame_header_bytes & 127, (void *)frame))
+		return 0;
+	previous = v[(l->frame_previous >> 3) & 15];
+	code = v[(l->frame_code >> 3) & 15] & ~(u64)l->tag_mask;
+	f->code = code;
+	f->pc = l->frame_pc_bytes == 4 ? (u32)(v[(l->frame_pc >> 3) & 15] >> ((l->frame_pc & 4) * 8)) :
+					 v[(l->frame_pc >> 3) & 15];
+	f->globals = v[(l->frame_globals >> 3) & 15];
+	if (l->frame_owner != KS_PY_NONE)
+		owner = (v[(l->frame_owner >> 3) & 15] >> ((l->frame_owner & 7) * 8)) & 255;
+	generator =
+		l->frame_generator != KS_PY_NONE ? v[(l->frame_generator >> 3) & 15] != 0 : owner == l->owner_generator;
+	f->owner = l->frame_generator != KS_PY_NONE ? generator : owner;
+	f->runtime = KS_RUNTIME_PYTHON;
+	f->reserved = 0;
+	f->check = 0;
+	if (owner < l->owner_skip || l->frame_owner == KS_PY_NONE) {
+		if (ks_py_identity(l, code, v, &f->check))
+			return 0;
+		if (KS_LOAD(w->task_frame) == KS_LOAD(w->last))
+			w->task_outer = frame; /* the frame just outside the outermost coroutine so far */
+		if (generator && KS_UREAD(u32, code + l->code_flags) & KS_PY_COROUTINE) {
+			w->task_frame = frame;
+			w->task_outer = 0;
+		}
+		w->last = frame;
+	}
+	w->hash = ks_mix(ks_mix(ks_mix(KS_LOAD(w->hash), f->code ^ ((u64)f->check << 32)), f->pc), f->globals);
+	w->at = previous;
+	return 1;
+}
+
+static __always_inline void ks_py_context(struct ks_scratch *s, struct ks_runtime *rt, struct ks_py_layout *l, u64 ts)
+{
+	struct ks_walk *w = &s->walk;
+	u64 task = KS_LOAD(w->task_frame);
+
+	if (KS_LOAD(w->state) != KS_FRAMES_COMPLETE)
+		return;
+	if (task) {
+		s->op.context_kind = KS_CONTEXT_TASK;
+		s->op.context = task;
+		s->op.generation = ks_py_generation(s, l, rt->base, ts, task, KS_LOAD(w->task_outer));
+	} else if (rt->flags & KS_RUNTIME_GREENLETS) {
+		s->op.context_kind = KS_CONTEXT_GREENLET;
+		s->op.context = w->last;
+		s->op.generation = ks_mix(KS_UREAD(u64, ts + l->ts_context_ver), 3);
+	}
+}
+
 static __always_inline void ks_py_walk(struct ks_scratch *s, struct ks_runtime *rt, struct ks_py_layout *l)
 {
-	u64 tp = ks_thread_pointer(), ts = ks_py_thread(s, l, rt->base, tp), frame, hash;
-	u64 *task_frame = &s->context[0], *task_outer = &s->context[1], *last = &s->context[2];
-	u64 *v = s->words;
-	u32 n = 0, state = KS_FRAMES_COMPLETE, max = s->max_depth & 127;
+	u64 tp = ks_thread_pointer(), ts = ks_py_thread(s, l, rt->base, tp), hash;
+	struct ks_walk *w = &s->walk; /* at: a frame; count, state: of the frames */
 
 	if (!ts)
 		return;
-	frame = ks_py_frame_of(l, ts);
-	hash = ks_mix(s->proc_start, s->op.tgid);
-	*task_frame = *task_outer = *last = 0;
+	w->at = ks_py_frame_of(l, ts);
+	w->hash = ks_mix(s->proc_start, s->op.tgid);
+	w->task_frame = w->task_outer = w->last = 0;
+	w->count = 0;
+	w->state = KS_FRAMES_COMPLETE;
 	for (u32 i = 0; i < KS_MAX_DEPTH; i++) {
-		struct ks_frame *f = &s->stack.frames[i & 127];
-		u64 code, owner = 0, previous;
-		u32 generator;
-
-		if (!frame)
+		if (!KS_LOAD(w->at))
 			break;
-		if (i >= max) {
-			state = KS_FRAMES_DEPTH;
+		if (i >= KS_LOAD(s->max_depth)) {
+			w->state = KS_FRAMES_DEPTH;
 			break;
 		}
-		if (ks_read_user(v, l->frame_header_bytes & 127, (void *)frame)) {
-			state = KS_FRAMES_READ;
+		if (!ks_py_frame(s, l, &s->stack.frames[i & 127])) {
+			w->state = KS_FRAMES_READ;
 			break;
 		}
-		previous = v[(l->frame_previous >> 3) & 15];
-		code = v[(l->frame_code >> 3) & 15] & ~(u64)l->tag_mask;
-		f->code = code;
-		f->pc = l->frame_pc_bytes == 4 ? (u32)(v[(l->frame_pc >> 3) & 15] >> ((l->frame_pc & 4) * 8)) :
-						 v[(l->frame_pc >> 3) & 15];
-		f->globals = v[(l->frame_globals >> 3) & 15];
-		if (l->frame_owner != KS_PY_NONE)
-			owner = (v[(l->frame_owner >> 3) & 15] >> ((l->frame_owner & 7) * 8)) & 255;
-		generator = l->frame_generator != KS_PY_NONE ? v[(l->frame_generator >> 3) & 15] != 0 :
-							       owner == l->owner_generator;
-		f->owner = l->frame_generator != KS_PY_NONE ? generator : owner;
-		f->runtime = KS_RUNTIME_PYTHON;
-		f->reserved = 0;
-		f->check = 0;
-		n = i + 1;
-		if (owner < l->owner_skip || l->frame_owner == KS_PY_NONE) {
-			if (ks_py_identity(l, code, v, &f->check)) {
-				state = KS_FRAMES_READ;
-				n = i;
-				break;
-			}
-			if (*task_frame == *last)
-				*task_outer = frame; /* the frame just outside the outermost coroutine so far */
-			if (generator && KS_UREAD(u32, code + l->code_flags) & KS_PY_COROUTINE) {
-				*task_frame = frame;
-				*task_outer = 0;
-			}
-			*last = frame;
-		}
-		hash = ks_mix(ks_mix(ks_mix(hash, f->code ^ ((u64)f->check << 32)), f->pc), f->globals);
-		frame = previous;
+		w->count = i + 1;
 	}
-	s->op.frame_state = state;
-	if (*task_frame && state == KS_FRAMES_COMPLETE) {
-		s->op.context_kind = KS_CONTEXT_TASK;
-		s->op.context = *task_frame;
-		s->op.generation = ks_py_generation(l, rt->base, ts, *task_frame, *task_outer);
-	} else if (rt->flags & KS_RUNTIME_GREENLETS && state == KS_FRAMES_COMPLETE) {
-		s->op.context_kind = KS_CONTEXT_GREENLET;
-		s->op.context = *last;
-		s->op.generation = ks_mix(KS_UREAD(u64, ts + l->ts_context_ver), 3);
-	}
-	if (!n) {
-		if (state == KS_FRAMES_COMPLETE)
+	s->op.frame_state = KS_LOAD(w->state);
+	ks_py_context(s, rt, l, ts);
+	if (!KS_LOAD(w->count)) {
+		if (KS_LOAD(w->state) == KS_FRAMES_COMPLETE)
 			s->op.frame_state = KS_FRAMES_NONE;
 		return;
 	}
-	hash = ks_mix(hash, state);
+	hash = ks_mix(KS_LOAD(w->hash), KS_LOAD(w->state));
 	s->op.stack = hash;
 	if (!ks_stacks.lookup(&hash))
-		ks_py_send_stack(s, hash, n);
+		ks_py_send_stack(s, hash, KS_LOAD(w->count));
 }
