@@ -210,16 +210,17 @@ BPF_PROG_ARRAY(ks_walkers, KS_MAX_RUNTIMES);
 static int (*ks_read_user)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user;
 static int (*ks_read_user_str)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user_str;
 
+/* What cannot be read is 0: the helpers clear their target then. */
 #define KS_KREAD(type, address)                                                                                        \
 	({                                                                                                             \
-		type _value = 0;                                                                                       \
+		type _value;                                                                                           \
 		bpf_probe_read_kernel(&_value, sizeof(_value), (void *)(address));                                     \
 		_value;                                                                                                \
 	})
 
 #define KS_UREAD(type, address)                                                                                        \
 	({                                                                                                             \
-		type _value = 0;                                                                                       \
+		type _value;                                                                                           \
 		ks_read_user(&_value, sizeof(_value), (void *)(address));                                              \
 		_value;                                                                                                \
 	})

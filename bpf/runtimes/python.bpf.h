@@ -165,6 +165,7 @@ static __always_inline u64 ks_py_name_number(struct ks_scratch *s, u64 address, 
 	if (length < 6 || length > 24)
 		return 0;
 	w->length = length;
+	KS_OPAQUE(length);
 	if (ks_read_user(text, length & 31, (void *)address) || *(u32 *)text != 0x6b736154 /* "Task" */ ||
 	    text[4] != '-' || text[5] == '0')
 		return 0;
