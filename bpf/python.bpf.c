@@ -1,24 +1,73 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* The Python walker: reached by a tail call from the return of an operation; sends the operation. */
+/*
+ * The Python walker, reached by a tail call from the return of an operation.
+ *
+ *   ks_py:       walk -> a stack that the agent knows? -> send the operation
+ *                else -> ks_py_codes
+ *   ks_py_codes: what names the frames' code -> the stack -> send the operation
+ */
 #include "op.h"
 #include "path.h"
 #include "runtimes/python.bpf.h"
+#include "runtimes/python_code.bpf.h"
+
+static __always_inline struct ks_runtime *runtime_of(struct ks_scratch *s)
+{
+	u32 tgid = ks_tgid();
+	struct ks_runtime *rt = ks_runtimes.lookup(&tgid);
+
+	KS_OPAQUE(rt);
+	if (!rt)
+		return 0;
+	if (rt->start != s->proc_start)
+		return 0;
+	KS_OPAQUE(rt);
+	return rt;
+}
 
 int ks_py(void *ctx)
 {
 	struct ks_scratch *s = ks_scratch();
 	struct ks_py_layout *l;
 	struct ks_runtime *rt;
-	u32 tgid = ks_tgid();
 
 	if (!s)
 		return 0;
-	rt = ks_runtimes.lookup(&tgid);
-	if (rt && rt->start == s->proc_start) {
+	s->frames = 0;
+	rt = runtime_of(s);
+	if (rt) {
 		l = ks_py_layouts.lookup(&rt->layout);
 		if (l)
 			ks_py_walk(s, rt, l);
 	}
+	if (KS_LOAD(s->frames)) {
+#if KS_RAW
+		ks_walkers_raw.call(ctx, KS_WALKER_PYTHON_CODES);
+#else
+		ks_walkers.call(ctx, KS_WALKER_PYTHON_CODES);
+#endif
+		s->op.stack = 0;
+		s->op.frame_state = KS_FRAMES_STACK_LOST;
+	}
+	ks_finish(s);
+	return 0;
+}
+
+int ks_py_codes(void *ctx)
+{
+	struct ks_scratch *s = ks_scratch();
+	struct ks_py_layout *l;
+	struct ks_runtime *rt;
+
+	if (!s)
+		return 0;
+	rt = runtime_of(s);
+	if (rt) {
+		l = ks_py_layouts.lookup(&rt->layout);
+		if (l)
+			ks_py_send_codes(s, l, rt->base);
+	}
+	ks_py_send_stack(s, s->op.stack, KS_LOAD(s->frames));
 	ks_finish(s);
 	return 0;
 }

@@ -126,7 +126,8 @@ struct ks_walk {
 struct ks_scratch {
 	struct ks_op op;
 	u64 proc_start;
-	u32 max_depth, reserved;
+	u32 max_depth;
+	u32 frames; /* of a stack that is to be sent */
 	u32 roles; /* of the call's arguments; in memory for the reason of ks_walk */
 	u32 stash; /* keep the finished operation by thread in ks_stash instead of sending it */
 	struct ks_walk walk;
@@ -154,6 +155,7 @@ BPF_HASH(ks_calls, u32, struct ks_call, KS_MAX_CALLS);
 BPF_HASH(ks_stash, u32, struct ks_op, KS_MAX_CALLS);
 BPF_HASH(ks_threads, u32, u64, KS_MAX_THREADS); /* a thread's state in its runtime, by tid */
 BPF_TABLE("lru_hash", u64, u8, ks_stacks, KS_MAX_STACKS);
+BPF_TABLE("lru_hash", u64, u8, ks_codes, KS_MAX_CODES);
 BPF_TABLE("lru_hash", u64, u8, ks_paths, KS_MAX_PATHS);
 BPF_TABLE("lru_hash", u64, u8, ks_verdicts, KS_MAX_PATHS);
 BPF_PERCPU_ARRAY(ks_scratches, struct ks_scratch, 1);

@@ -130,27 +130,32 @@ static __always_inline void ks_py_send_stack(struct ks_scratch *s, u64 id, u64 c
 
 /*
  * Words that tell a code object from another that has its address later (layout.py says which, and computes the same):
- * counts and first line, with co_version where there is one; before 3.12 also the hash of its name and the end of its
- * file's name.
+ * counts and first line, with co_version where there is one; before 3.12 also the hash of its name, the end of its file's
+ * name, and the beginning of its line table.
  */
 static __always_inline int ks_py_identity(struct ks_py_layout *l, u64 code, u64 *v, u32 *check)
 {
-	u64 h, strings[2] = {}, words[2] = {}, length;
+	u64 h, pointers[4] = {}, words[3] = {}, length, table;
 
 	v[16] = v[17] = v[18] = v[19] = 0;
 	if (ks_read_user(&v[16], l->code_check_bytes & 63, (void *)(code + l->code_check)))
 		return -1;
 	h = ks_mix(ks_mix(ks_mix(ks_mix(0, v[16]), v[17]), v[18]), v[19]);
 	if (l->code_strings != KS_PY_NONE) {
-		if (ks_read_user(strings, 16, (void *)(code + l->code_strings)))
+		if (ks_read_user(pointers, 32, (void *)(code + l->code_strings)))
 			return -1;
-		h = ks_mix(h, KS_UREAD(u64, strings[1] + l->str_hash));
-		if (ks_read_user(&v[16], 24, (void *)(strings[0] + l->str_length)))
+		h = ks_mix(h, KS_UREAD(u64, pointers[1] + l->str_hash));
+		if (ks_read_user(&v[16], 24, (void *)(pointers[0] + l->str_length)))
 			return -1; /* length, hash, state */
 		length = v[16];
 		if ((v[18] & 0x60) == 0x60 && length >= 16 && length <= 4096)
-			ks_read_user(words, 16, (void *)(strings[0] + l->str_data + length - 16));
+			ks_read_user(words, 16, (void *)(pointers[0] + l->str_data + length - 16));
 		h = ks_mix(ks_mix(ks_mix(h, length), words[0]), words[1]);
+		table = l->code_line_table - l->code_strings == 16 ? pointers[2] : pointers[3];
+		length = KS_UREAD(u64, table + l->bytes_size);
+		words[0] = words[1] = words[2] = 0;
+		ks_read_user(words, length < 24 ? length & 31 : 24, (void *)(table + l->bytes_data));
+		h = ks_mix(ks_mix(ks_mix(ks_mix(h, length), words[0]), words[1]), words[2]);
 	}
 	*check = (u32)(h >> 32) ^ (u32)h;
 	return 0;
@@ -227,7 +232,9 @@ static __always_inline u64 ks_py_generation(struct ks_scratch *s, struct ks_py_l
 							   KS_UREAD(u64, frame + l->frame_generator);
 	u64 number = ks_py_task_number(s, l, base, coroutine, outer);
 
-	return number ? ks_mix(number, 1) : ks_mix(KS_UREAD(u64, ts + l->ts_context_ver), 2);
+	if (number)
+		return ks_mix(number, 1);
+	return l->ts_context_ver == KS_PY_NONE ? 0 : ks_mix(KS_UREAD(u64, ts + l->ts_context_ver), 2);
 }
 
 /* One frame: noted in s->stack; 0 where it could not be read. w->at becomes the next one, w->hash covers this one. */
@@ -283,10 +290,12 @@ static __always_inline void ks_py_context(struct ks_scratch *s, struct ks_runtim
 	} else if (rt->flags & KS_RUNTIME_GREENLETS) {
 		s->op.context_kind = KS_CONTEXT_GREENLET;
 		s->op.context = w->last;
-		s->op.generation = ks_mix(KS_UREAD(u64, ts + l->ts_context_ver), 3);
+		if (l->ts_context_ver != KS_PY_NONE)
+			s->op.generation = ks_mix(KS_UREAD(u64, ts + l->ts_context_ver), 3);
 	}
 }
 
+/* Leaves the frames in s->stack, and in s->frames how many of them are to be sent: none, or all. */
 static __always_inline void ks_py_walk(struct ks_scratch *s, struct ks_runtime *rt, struct ks_py_layout *l)
 {
 	u64 tp = ks_thread_pointer(), ts = ks_py_thread(s, l, rt->base, tp), hash;
@@ -322,5 +331,5 @@ static __always_inline void ks_py_walk(struct ks_scratch *s, struct ks_runtime *
 	hash = ks_mix(KS_LOAD(w->hash), KS_LOAD(w->state));
 	s->op.stack = hash;
 	if (!ks_stacks.lookup(&hash))
-		ks_py_send_stack(s, hash, KS_LOAD(w->count));
+		s->frames = KS_LOAD(w->count);
 }

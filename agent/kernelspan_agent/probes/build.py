@@ -116,7 +116,7 @@ def compile_now(wanted: Mapping[str, Any]) -> dict[str, Any]:
         )
         answer: dict[str, Any] = json.loads(child.stdout)
     except FileNotFoundError as error:
-        raise MachineError(f"{COMPILER_PYTHON} is not there", hint=_INSTALL) from error
+        raise MachineError(f"{COMPILER_PYTHON} is not there", hint=INSTALL) from error
     except subprocess.TimeoutExpired as error:
         raise MachineError(f"compiling took more than {COMPILE_TIMEOUT_SECONDS} s", reason="CompileFailed") from error
     except ValueError as error:
@@ -127,12 +127,12 @@ def compile_now(wanted: Mapping[str, Any]) -> dict[str, Any]:
     return answer
 
 
-_INSTALL = "install bcc: apt-get install python3-bpfcc linux-libc-dev"
+INSTALL = "install bcc: apt-get install python3-bpfcc linux-libc-dev"
 
 
 def _refusal(answer: Mapping[str, str], words: str) -> MachineError:
     if answer["stage"] == "import":
-        return MachineError(f"bcc is not there: {answer['error']}", hint=_INSTALL)
+        return MachineError(f"bcc is not there: {answer['error']}", hint=INSTALL)
     if answer["stage"] == "btf":
         return MachineError(f"no type information of this kernel: {answer['error']}", reason="KernelTooOld",
                             hint="a kernel with CONFIG_DEBUG_INFO_BTF=y publishes /sys/kernel/btf/vmlinux")

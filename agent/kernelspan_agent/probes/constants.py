@@ -36,6 +36,7 @@ class Counter(enum.IntEnum):
     PATH_LOST = 11
     PATH_UNREADABLE = 12
     PROCESS_LOST = 13
+    CODES_SENT = 14
 
 
 COUNTERS = 16
@@ -109,6 +110,9 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_MAX_THREADS": 32768,
         "KS_MAX_STACKS": 16384,
         "KS_MAX_PATHS": 16384,
+        "KS_MAX_CODES": 16384,
+        "KS_CODE_CUT": 1,
+        "KS_WALKER_PYTHON_CODES": 2,  # its place in the program array: see probes/source.py
         "KS_PY_THREAD_SCAN": 512,
         "KS_COUNTERS": COUNTERS,
         "KS_GROUPS": 4,

@@ -86,8 +86,9 @@ class Session:
 
     def _attach(self, wanted: Wanted) -> None:
         if wanted.max_depth:
-            for index, programs in enumerate(WALKER_PROGRAMS.values(), start=1):
-                self._loader.set_walker(self.mechanism.walkers, index, programs[0])
+            walkers = [program for programs in WALKER_PROGRAMS.values() for program in programs]
+            for index, program in enumerate(walkers, start=1):
+                self._loader.set_walker(self.mechanism.walkers, index, program)
         for program, event in CORE_PROGRAMS.items():
             self._loader.keep(raw_tracepoint(event, self._loader.programs[program]))
             self.attached.append(event)

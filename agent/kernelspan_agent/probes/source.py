@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kernelspan_agent.ring import records
-from kernelspan_agent.runtimes.python.layout import PY_LAYOUT
+from kernelspan_agent.runtimes.python.layout import PY_CODE, PY_LAYOUT
 from kernelspan_api.operations import BY_NAME, Group, Operation
 
 _C_TYPES = {"<u2": "u16", "<u4": "u32", "<u8": "u64", "<i8": "s64", "|u1": "u8", "<i4": "s32"}
@@ -27,7 +27,7 @@ GROUP_PROGRAMS = {
     Group.WAITS: ("ks_wait_enter", "ks_wait_exit", "ks_switch"),
 }
 CORE_PROGRAMS = {"ks_fork": "sched_process_fork", "ks_exec": "sched_process_exec", "ks_gone": "sched_process_exit"}
-WALKER_PROGRAMS = {"python": ("ks_py",)}
+WALKER_PROGRAMS = {"python": ("ks_py", "ks_py_codes")}  # in the order of their places in the program array
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,7 @@ def module_text(module: str) -> str:
     return (
         "#include <linux/kconfig.h>\n"
         + c_struct("ks_py_layout", PY_LAYOUT)
+        + c_struct("ks_code_rec", PY_CODE)
         + body
         + "\n/* generated from ring/records.py */\n"
         + records.c_assertions()

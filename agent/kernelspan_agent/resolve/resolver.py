@@ -24,7 +24,7 @@ from kernelspan_agent.model import SPAN, VALUE_KEYS, ResolvedBatch, Segment, Sta
 from kernelspan_agent.resolve import segments as seg
 from kernelspan_agent.resolve.paths import PathTable
 from kernelspan_agent.resolve.stacks import StackTable
-from kernelspan_agent.ring.records import OPERATION, STACK_HEADER, RecordKind
+from kernelspan_agent.ring.records import HEADER, OPERATION, STACK_HEADER, RecordKind
 
 if TYPE_CHECKING:
     from kernelspan_agent.resolve.clock import Clock
@@ -81,11 +81,19 @@ class Resolver:
         for kind, record in records:
             if kind == RecordKind.PATH:
                 self.paths.learn(record)
+            elif kind == RecordKind.CODE:
+                self._learn_code(record)
             elif kind == RecordKind.STACK:
                 self._learn_stack(record)
             elif kind == RecordKind.PROCESS:
                 self._processes.learn(record)
                 self._processes.detect_pending(self._clock.monotonic_now_ns())
+
+    def _learn_code(self, record: bytes) -> None:
+        header = np.frombuffer(record, HEADER, 1)[0]
+        traced = self._processes.find(int(header["tgid"]), int(header["time"]))
+        if traced is not None and traced.symboliser is not None:
+            traced.symboliser.learn(record)
 
     def _learn_stack(self, record: bytes) -> None:
         header = np.frombuffer(record, STACK_HEADER, 1)[0]

@@ -31,6 +31,7 @@ class RecordKind(enum.IntEnum):
     STACK = 2
     PATH = 3
     PROCESS = 4
+    CODE = 5  # what names a code object: its runtime's own layout
 
 
 class ProcessEvent(enum.IntEnum):
@@ -81,6 +82,8 @@ HEADER_FIELDS = [
     ("tgid", "<u4"),
     ("tid", "<u4"),
 ]
+
+HEADER = np.dtype(HEADER_FIELDS)
 
 OPERATION = np.dtype(
     [

@@ -78,6 +78,9 @@ class Symboliser(Protocol):
 
     unresolved: Counter[str]  # frames without a name so far, by reason
 
+    def learn(self, record: bytes) -> None:
+        """Takes in a CODE record of this process, whose layout is the runtime's own."""
+
     def frames(self, rows: np.ndarray) -> list[RawFrame]:
         """Frames of FRAME rows (shape (n,)), in their order; rows that are no frames of the language are left out."""
 

@@ -7,10 +7,11 @@ ABSENT (0xffff) in a field means that this version has no such thing.
 
 What the kernel computes for FRAME.check (`check_word` is the same in user space):
 * words 0-3: the `code_check_bytes` (<= 32) bytes at code + code_check, padded with zeros.
-* Only where code_strings != ABSENT (before 3.12, whose co_version is unique in a process): four words more.
+* Only where code_strings != ABSENT (before 3.12, whose co_version is unique in a process): eight words more.
   At code + code_strings lie two pointers, file and name (both str). word 4 = u64 at name + str_hash; word 5 = u64
   length at file + str_length; words 6-7 = the 16 bytes that end at file + str_data + length where the str is compact
-  ASCII (state bits 5 and 6 at str_state) and 16 <= length <= 4096, else zeros.
+  ASCII (state bits 5 and 6 at str_state) and 16 <= length <= 4096, else zeros. Words 8-11: size and first 24 bytes (as
+  many as there are, padded with zeros) of the line table: the same function made again with its lines elsewhere.
 * h = 0; for each word w: h = (h ^ w) * 0x9E3779B97F4A7C15; h ^= h >> 29. check = (u32)((h >> 32) ^ h).
 
 Fields for asyncio's generation: see `tasks`.
@@ -67,7 +68,40 @@ PY_LAYOUT = np.dtype(
         ("task_name", "<u2"),  # str "Task-N", or int N from 3.12 on
         ("long_tag", "<u2"),  # u64 of an int: digits << 3 | sign (3.12+)
         ("long_digits", "<u2"),  # u32 each, 30 bits used (3.12+)
+        ("code_first_line", "<u2"),
+        ("code_name", "<u2"),  # co_qualname, before 3.11 co_name
+        ("code_file", "<u2"),
+        ("code_line_table", "<u2"),  # bytes; at most 24 behind code_strings
+        ("str_compact_data", "<u2"),  # data of a compact str that is not ASCII
+        ("bytes_size", "<u2"),
+        ("bytes_data", "<u2"),
+        ("dict_keys", "<u2"),
         ("reserved", "<u2"),
+    ]
+)
+
+# Record of the ring that names a code object; then come name, module, file and line table, one after the other.
+PY_CODE = np.dtype(
+    [
+        ("kind", "<u2"),
+        ("version", "<u2"),
+        ("size", "<u4"),
+        ("time", "<u8"),
+        ("tgid", "<u4"),
+        ("tid", "<u4"),
+        ("code", "<u8"),
+        ("globals", "<u8"),
+        ("check", "<u4"),  # as FRAME["check"]
+        ("first_line", "<i4"),
+        ("name_bytes", "<u2"),
+        ("module_bytes", "<u2"),  # 0: not known
+        ("file_bytes", "<u2"),
+        ("table_bytes", "<u2"),
+        ("name_width", "u1"),  # bytes a character: 1 latin-1, 2 UTF-16, 4 UTF-32
+        ("module_width", "u1"),
+        ("file_width", "u1"),
+        ("flags", "u1"),  # 1: a text was too long and is cut
+        ("reserved", "<u4"),
     ]
 )
 assert PY_LAYOUT.itemsize % 8 == 0, PY_LAYOUT.itemsize
@@ -149,6 +183,8 @@ def kernel_row(offsets: Offsets, types: Types | None = None, head: int = 0) -> n
     for item in fields(offsets):
         if item.name in names:
             row[item.name] = getattr(offsets, item.name)
+    if offsets.code_qualname != ABSENT:
+        row["code_name"] = offsets.code_qualname
     if types is not None:
         row["long_type"] = types.long - head if types.long else 0
         row["unicode_type"] = types.unicode - head if types.unicode else 0
@@ -161,9 +197,9 @@ def interp_head_address(runtime_address: int, offsets: Offsets) -> int:
 
 
 def check_word(window: bytes, strings: bytes = b"") -> int:
-    """FRAME.check of a code object: `window` is at most 32 bytes, `strings` the 32 bytes of words 4-7 or empty."""
-    if len(window) > 32 or len(strings) not in (0, 32):
-        raise ValueError("a check is made of at most 32 bytes of counts and 0 or 32 bytes of strings")
+    """FRAME.check of a code object: `window` is at most 32 bytes, `strings` the 64 bytes of words 4-11 or empty."""
+    if len(window) > 32 or len(strings) not in (0, 64):
+        raise ValueError("a check is made of at most 32 bytes of counts and 0 or 64 bytes of strings")
     data = window.ljust(32, b"\0") + strings
     mixed = 0
     for (word,) in struct.iter_unpack("<Q", data):

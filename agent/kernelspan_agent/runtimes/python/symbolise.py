@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the frames of the kernel's walk to function, file and line, by reading the process's code objects.
+"""From the frames of the kernel's walk to function, file and line.
 
+What names a code object comes from the kernel, which read it while the code was on a stack (a CODE record, `learn`).
+Where it did not (a page was not resident, a table too long), the process's memory is read here, which takes care:
 Never a wrong name: after everything about a frame was read, the code object must still live, and its check word,
 computed again from the same memory, must be the one that the kernel computed when the frame ran. Else the object was
 freed, its address perhaps used again, and the frame is unresolved. Doing this last is what makes the rest true: an
@@ -18,17 +20,17 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kernelspan_agent.process.errors import MemoryReadError
 from kernelspan_agent.process.procfs import printable
 from kernelspan_agent.runtimes.registry import RawFrame
 
-from .layout import ABSENT, check_word
+from .layout import ABSENT, PY_CODE, check_word
 from .lines import line_of
-from .objects import CorruptObjectError, is_alive, read_bytes, read_module_name, read_str
+from .objects import ELLIPSIS, CorruptObjectError, is_alive, read_bytes, read_module_name, read_str
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from kernelspan_agent.process.memory import Memory
 
     from .layout import Offsets, Types
@@ -40,9 +42,10 @@ MAX_CODES = 8192
 MAX_FRAMES = 32768
 FREED, REPLACED, UNREADABLE, CORRUPT = "CodeFreed", "CodeReplaced", "MemoryUnreadable", "Corrupt"
 
-_CODE_HEADER_BYTES = 144  # up to and with the line table's pointer, in every version
+_PY_CODE_BYTES = 144  # up to and with the line table's pointer, in every version
 _ASCII_COMPACT = 0x60
 _TAIL_BYTES = 16
+_TABLE_BYTES = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class _Code:
     qualname: str
     file: str
     first_line: int
-    table: int  # address of the line table
+    table: int | bytes  # address of the line table; from the kernel: the table
 
 
 class PythonSymboliser:
@@ -64,6 +67,28 @@ class PythonSymboliser:
         self._codes: OrderedDict[tuple[int, int, int], _Code] = OrderedDict()
         self._frames: OrderedDict[tuple[int, int, int, int], RawFrame] = OrderedDict()
         self.unresolved: Counter[str] = Counter()  # frames without a name, by reason
+
+    def learn(self, record: bytes) -> None:
+        """Takes in a CODE record; one that is cut off or makes no text is passed over."""
+        header = np.frombuffer(record, PY_CODE, 1)[0]
+        texts, at = [], PY_CODE.itemsize
+        for part in ("name", "module", "file"):
+            size = int(header[f"{part}_bytes"])
+            texts.append(_text(record[at : at + size], int(header[f"{part}_width"])))
+            at += size
+        name, module, file = texts
+        table = record[at : at + int(header["table_bytes"])]
+        if not name or not file:
+            return
+        key = (int(header["code"]), int(header["check"]), int(header["globals"]))
+        cut = ELLIPSIS if int(header["flags"]) & 1 else ""
+        self._keep(key, _Code(printable(module), printable(name) + cut, file, int(header["first_line"]), table))
+
+    def _keep(self, key: tuple[int, int, int], code: _Code) -> None:
+        self._codes[key] = code
+        self._codes.move_to_end(key)
+        if len(self._codes) > MAX_CODES:
+            self._codes.popitem(last=False)
 
     def frames(self, rows: np.ndarray) -> list[RawFrame]:
         """Frames of the rows (fields code, pc, globals, check, owner; shape (n,)) in their order.
@@ -98,9 +123,13 @@ class PythonSymboliser:
     def _resolve(self, address: int, pc: int, namespace: int, check: int) -> RawFrame:
         call_site = _call_site(address, pc, self._offsets)
         identity = address & 0xFFFFFFFFFFFF | (check & 0xFFFF) << 48
+        key = (address, check, namespace)
+        code = self._codes.get(key)
+        if code is not None and isinstance(code.table, bytes):
+            return self._frame(code, code.table, call_site, identity)
         try:
-            key = (address, check, namespace)
-            code = self._codes.get(key) or self._read_code(address, namespace)
+            code = code or self._read_code(address, namespace)
+            assert isinstance(code.table, int)
             table = read_bytes(self._memory, code.table, self._offsets, MAX_TABLE_BYTES)
             if not is_alive(self._memory, address, self._types.code, self._offsets):
                 return RawFrame("", "", "", "", 0, call_site, identity, FREED)
@@ -110,17 +139,17 @@ class PythonSymboliser:
             return RawFrame("", "", "", "", 0, call_site, identity, UNREADABLE)
         except CorruptObjectError:
             return RawFrame("", "", "", "", 0, call_site, identity, CORRUPT)
-        self._codes[key] = code
-        self._codes.move_to_end(key)
-        if len(self._codes) > MAX_CODES:
-            self._codes.popitem(last=False)
+        self._keep(key, code)
+        return self._frame(code, table, call_site, identity)
+
+    def _frame(self, code: _Code, table: bytes, call_site: int, identity: int) -> RawFrame:
         line = line_of(table, code.first_line, call_site, self._offsets.minor)
         function = f"{code.module}.{code.qualname}" if code.module else code.qualname
         return RawFrame(function, code.module, code.qualname, code.file, line, call_site, identity)
 
     def _read_code(self, address: int, namespace: int) -> _Code:
         offsets = self._offsets
-        header = self._memory.read(address, _CODE_HEADER_BYTES)
+        header = self._memory.read(address, _PY_CODE_BYTES)
         name_at = offsets.code_name if offsets.code_qualname == ABSENT else offsets.code_qualname
         file, name, table = (
             struct.unpack_from("<Q", header, at)[0] for at in (offsets.code_file, name_at, offsets.code_line_table)
@@ -146,7 +175,8 @@ def read_check(memory: Memory, code: int, offsets: Offsets) -> int:
     window = memory.read(code + offsets.code_check, offsets.code_check_bytes)
     if offsets.code_strings == ABSENT:
         return check_word(window)
-    file, name = struct.unpack("<QQ", memory.read(code + offsets.code_strings, 16))
+    pointers = struct.unpack("<4Q", memory.read(code + offsets.code_strings, 32))
+    file, name = pointers[:2]
     name_hash = memory.read(name + offsets.str_hash, 8)
     header = memory.read(file + offsets.str_length, offsets.str_state + 4 - offsets.str_length)
     length = struct.unpack_from("<Q", header)[0]
@@ -154,7 +184,18 @@ def read_check(memory: Memory, code: int, offsets: Offsets) -> int:
     tail = bytes(_TAIL_BYTES)
     if state & _ASCII_COMPACT == _ASCII_COMPACT and _TAIL_BYTES <= length <= MAX_FILE_CHARS:
         tail = memory.read(file + offsets.str_data + length - _TAIL_BYTES, _TAIL_BYTES)
-    return check_word(window, name_hash + struct.pack("<Q", length) + tail)
+    table = pointers[(offsets.code_line_table - offsets.code_strings) // 8]
+    size = struct.unpack("<Q", memory.read(table + offsets.bytes_size, 8))[0]
+    begin = memory.read(table + offsets.bytes_data, min(size, _TABLE_BYTES)).ljust(_TABLE_BYTES, b"\0")
+    return check_word(window, name_hash + struct.pack("<Q", length) + tail + struct.pack("<Q", size) + begin)
+
+
+def _text(data: bytes, width: int) -> str:
+    """A str's characters as text; empty where they make none."""
+    try:
+        return data.decode({1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}.get(width, "ascii"), "surrogatepass")
+    except UnicodeDecodeError:
+        return ""
 
 
 def _call_site(code: int, pc: int, offsets: Offsets) -> int:
