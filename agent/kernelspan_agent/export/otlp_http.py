@@ -85,18 +85,29 @@ class HttpTransport:
     def _attempt(self, body: bytes, timeout_s: float) -> Outcome:
         connection = self._connect(None if math.isinf(timeout_s) else timeout_s)
         # A socket's own timeout starts anew with every byte: a server that drips its answer would hold us for ever.
-        watch = threading.Timer(min(timeout_s, threading.TIMEOUT_MAX), _shut, [connection.sock])
+        expired = threading.Event()
+        watch = threading.Timer(min(timeout_s, threading.TIMEOUT_MAX), _expire, [connection.sock, expired])
         watch.daemon = True
         watch.start()
         try:
             connection.request("POST", self._settings.path, body, self._headers)
             with connection.getresponse() as answer:
                 content = answer.read(MAX_ANSWER_BYTES)
+                self._check_whole(answer, content, expired.is_set())
                 if answer.will_close or not answer.isclosed():
                     self._drop()
                 return self._outcome(answer, content)
         finally:
             watch.cancel()
+
+    def _check_whole(self, answer: http.client.HTTPResponse, content: bytes, expired: bool) -> None:
+        """What we cut off ourselves, or the server did, must not pass for a short answer, which means success."""
+        if self._cancelled:
+            raise OSError("given up")
+        if expired:
+            raise TimeoutError("timed out")
+        if answer.length and len(content) < MAX_ANSWER_BYTES:
+            raise http.client.IncompleteRead(content, answer.length)
 
     def _connect(self, timeout_s: float | None) -> http.client.HTTPConnection:
         with self._lock:
@@ -172,6 +183,11 @@ def _shut(held: socket.socket) -> None:
     """Ends whatever another thread waits for on the socket."""
     with contextlib.suppress(OSError):
         held.shutdown(socket.SHUT_RDWR)
+
+
+def _expire(held: socket.socket, expired: threading.Event) -> None:
+    expired.set()
+    _shut(held)
 
 
 def _gzip(payload: bytes) -> bytes:
