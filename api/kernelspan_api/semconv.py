@@ -57,10 +57,7 @@ _TEXT, _INT, _TEXTS = Kind
 CODE_FUNCTION_NAME = _add(
     "code.function.name", _S, _TEXT, "Qualified name of the function, as far as the runtime tells."
 )
-CODE_RESULT_NAME = _add(
-    "kernelspan.result.name", _O, _TEXT, "Name of an errno that is no failure: EAGAIN, EINPROGRESS, EINTR, ETIMEDOUT."
-)
-FILE_PATH = _add("code.file.path", _S, _TEXT, "Its file, as the program's runtime names it.")
+CODE_FILE_PATH = _add("code.file.path", _S, _TEXT, "Its file, as the program's runtime names it.")
 CODE_LINE_NUMBER = _add("code.line.number", _S, _INT, "The line it was at.")
 CODE_STACKTRACE = _add("code.stacktrace", _S, _TEXT, "The whole stack; only with code.stackTrace: Attribute.")
 CODE_ORIGIN = _add(
@@ -91,6 +88,9 @@ THREAD_ID = _add("thread.id", _D, _INT, "Thread id in the agent's PID namespace.
 
 # What an operation did.
 ERROR_TYPE = _add("error.type", _S, _TEXT, "Name of the errno, where the operation failed.")
+RESULT_NAME = _add(
+    "kernelspan.result.name", _O, _TEXT, "Name of an errno that is no failure: EAGAIN, EINPROGRESS, EINTR, ETIMEDOUT."
+)
 FILE_PATH = _add("file.path", _D, _TEXT, "Absolute path in the program's root.")
 FILE_TARGET_PATH = _add("kernelspan.file.target_path", _O, _TEXT, "The new path of a rename.")
 NETWORK_TRANSPORT = _add("network.transport", _S, _TEXT, "Transport.", "tcp", "udp", "unix", "pipe", "quic")
