@@ -6,6 +6,7 @@ Source: perf_event_open(2); tracepoint ids are in tracefs.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -45,16 +46,28 @@ class Tracefs:
         self.root = root
 
     @classmethod
-    def find(cls, candidates: tuple[Path, ...] = TRACEFS) -> Tracefs:
-        """The mounted one; MachineError with the remedy where there is none."""
+    def mounted(cls, candidates: tuple[Path, ...] = TRACEFS) -> Tracefs | None:
+        """The mounted one, None where there is none. Raises PermissionError where we may not even look."""
         for root in candidates:
-            if (root / "events").is_dir():
-                return cls(root)
-        raise MachineError(
-            "tracefs is not mounted",
-            reason="TracepointNotFound",
-            hint="mount it: mount -t tracefs tracefs /sys/kernel/tracing",
-        )
+            try:
+                (root / "events").stat()
+            except FileNotFoundError:
+                continue
+            return cls(root)
+        return None
+
+    @classmethod
+    def find(cls) -> Tracefs:
+        """The mounted one; MachineError with the remedy where there is none, or none that we may read."""
+        with contextlib.suppress(PermissionError):
+            if (found := cls.mounted()) is not None:
+                return found
+            raise MachineError(
+                "tracefs is not mounted",
+                reason="TracepointNotFound",
+                hint="mount it: mount -t tracefs tracefs /sys/kernel/tracing",
+            )
+        raise MachineError("tracefs may not be read", reason="PermissionDenied", hint="grant CAP_DAC_READ_SEARCH")
 
     def event_id(self, category: str, event: str) -> int | None:
         """A tracepoint's number; None where this kernel has no such tracepoint."""

@@ -6,8 +6,9 @@
 * Tracepoint: two attachments a call; a call that is not armed pays 0.05 us. The kernel takes some 80 ms to take back
   each (it waits for every task to have left it), 5 s for the calls of the files group.
 
-So few calls are armed one by one, many by the raw pair; docs/design/mechanisms.md has the measurements. Return programs
-are attached before entry programs and detached after them: an entry without its return would stay in flight for ever.
+So few calls are armed one by one, many by the raw pair, and all of them where tracefs is not mounted;
+docs/design/mechanisms.md has the measurements. Return programs are attached before entry programs and detached after
+them: an entry without its return would stay in flight for ever.
 """
 
 from __future__ import annotations
@@ -83,9 +84,17 @@ MECHANISMS = (TRACEPOINT, RAW_TRACEPOINT)
 
 
 def choose(wanted: Wanted) -> Mechanism:
-    """The mechanism for a plan: its calls one by one while they are few."""
+    """The mechanism for a plan: its calls one by one while they are few, and tracefs is there to name them."""
     calls = sum(len(calls_of(group, wanted)) for group in wanted.groups)
-    return TRACEPOINT if calls <= MOST_SINGLE_CALLS else RAW_TRACEPOINT
+    return TRACEPOINT if calls <= MOST_SINGLE_CALLS and _has_tracefs() else RAW_TRACEPOINT
+
+
+def _has_tracefs() -> bool:
+    """Whether tracefs can be read. Where it is not mounted, nothing is mounted: the raw pair does not need it."""
+    try:
+        return Tracefs.mounted() is not None
+    except OSError:
+        return False
 
 
 def attach(mechanism: Mechanism, group: Group, wanted: Wanted, programs: Mapping[str, int]) -> list[Attachment]:

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel lets this process do with bpf(2), found out by doing it: one small map, program or attachment each.
+
+Nothing here is told by a version number. Everything made is given back at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import struct
+from collections.abc import Callable, Iterator
+
+from kernelspan_agent.errors import MachineError
+from kernelspan_agent.guard import capabilities
+from kernelspan_agent.guard.checks import Check, State
+from kernelspan_agent.probes import bpf
+from kernelspan_agent.probes.attach import Tracefs, raw_tracepoint, tracepoint
+from kernelspan_agent.ring.reader import RingReader
+
+_RING_BYTES = 4096
+_EVENT = "sched_process_exit"  # rare, and there on every kernel
+_CALL = "sys_enter_reboot"  # a system call that nobody makes while we look
+_PROBE_READ_KERNEL = 113  # include/uapi/linux/bpf.h: bpf_probe_read_kernel
+_LOAD = "<BBhi"
+
+
+def _instruction(op: int, to: int = 0, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
+    return struct.pack(_LOAD, op, source << 4 | to, offset, immediate)
+
+
+_NOTHING = _instruction(0xB7) + _instruction(0x95)  # r0 = 0; exit
+_READS = (
+    _instruction(0xBF, 1, 10)  # r1 = r10
+    + _instruction(0x07, 1, immediate=-8)  # r1 += -8
+    + _instruction(0xB7, 2, immediate=8)
+    + _instruction(0xB7, 3)  # address 0 cannot be read: only the permission is asked for
+    + _instruction(0x85, immediate=_PROBE_READ_KERNEL)
+    + _NOTHING
+)
+
+
+def tries() -> list[Check]:
+    """Every attempt, in order; one that needs what an earlier one could not do is UNTRIED."""
+    found = [_attempt("bpf-map", _map)]
+    if found[0].state is not State.OK:
+        names = ("bpf-program", "kernel-reads", "ring-buffer", "raw-tracepoint", "tracepoint")
+        return found + [Check(name, State.UNTRIED, "needs bpf-map", required=name != "tracepoint") for name in names]
+    found += [_attempt("bpf-program", _program), _attempt("kernel-reads", _kernel_reads), _attempt("ring-buffer", _ring)]
+    found += [_attempt("raw-tracepoint", _raw), _attempt("tracepoint", _single, required=False)]
+    return found
+
+
+def _attempt(name: str, act: Callable[[], str], *, required: bool = True) -> Check:
+    try:
+        return Check(name, State.OK, act(), required=required)
+    except MachineError as error:
+        return Check(name, State.NO, str(error), error.reason, error.hint, required)
+    except OSError as error:
+        reason, hint = _explain(name, error)
+        return Check(name, State.NO, error.strerror or str(error), reason, hint, required)
+
+
+def _explain(name: str, error: OSError) -> tuple[str, str]:
+    if name == "kernel-reads" and "unknown func" in getattr(error, "log", ""):
+        return "LockdownActive", "boot without lockdown=confidentiality; lockdown=integrity is fine"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        needed = [need.name for need in capabilities.NEEDS[:2]]
+        lacking = [need.name for need in capabilities.missing(capabilities.held()) if need.name in needed]
+        if lacking:
+            return "PermissionDenied", capabilities.how_to_grant(lacking)
+        hint = "a seccomp filter, an LSM or a user namespace forbids bpf(2); before Linux 5.11 also try `ulimit -l unlimited`"
+        return "PermissionDenied", hint
+    if error.errno == errno.ENOSYS:
+        return "KernelTooOld", "a kernel with CONFIG_BPF_SYSCALL=y"
+    return "MechanismUnsupported", "kernelspan needs Linux 5.10 or newer"
+
+
+@contextlib.contextmanager
+def _loaded(kind: int, code: bytes) -> Iterator[int]:
+    fd = bpf.prog_load(kind, code, "ks_check")
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _map() -> str:
+    fd = bpf.map_create(bpf.MAP_TYPES["hash"], 4, 8, 1, 0, "ks_check")
+    try:
+        bpf.map_update(fd, bytes(4), b"\1" * 8)
+        if bpf.map_lookup(fd, bytes(4), 8) != b"\1" * 8:
+            raise OSError(errno.EIO, "a map does not give back what was put in")
+    finally:
+        os.close(fd)
+    return "made, written, read"
+
+
+def _program() -> str:
+    with _loaded(bpf.PROG_TRACEPOINT, _NOTHING), _loaded(bpf.PROG_RAW_TRACEPOINT, _NOTHING):
+        return "loaded"
+
+
+def _kernel_reads() -> str:
+    with _loaded(bpf.PROG_RAW_TRACEPOINT, _READS):
+        return "programs may read kernel memory"
+
+
+def _ring() -> str:
+    fd = bpf.map_create(bpf.MAP_TYPES["ringbuf"], 0, 0, _RING_BYTES, 0, "ks_check")
+    try:
+        RingReader(fd, _RING_BYTES).close()
+    finally:
+        os.close(fd)
+    return "made, mapped"
+
+
+def _raw() -> str:
+    with _loaded(bpf.PROG_RAW_TRACEPOINT, _NOTHING) as fd:
+        raw_tracepoint(_EVENT, fd).close()
+    return "attached, detached"
+
+
+def _single() -> str:
+    tracefs = Tracefs.find()
+    with _loaded(bpf.PROG_TRACEPOINT, _NOTHING) as fd:
+        attachment = tracepoint(tracefs, "syscalls", _CALL, fd)
+        if attachment is None:
+            raise MachineError("no tracepoints of system calls", reason="TracepointNotFound",
+                               hint="a kernel with CONFIG_FTRACE_SYSCALLS=y; every plan uses raw tracepoints without it")
+        attachment.close()
+    return "attached, detached"
