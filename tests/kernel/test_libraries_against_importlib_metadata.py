@@ -93,7 +93,7 @@ def test_every_file_of_every_distribution(venv: Path) -> None:
     names = {name for listed in owners.values() for name, _ in listed}
     assert len(names) >= 60
     assert len(owners) > 3000
-    assert wrong_owners(owners, LibraryContext("Python", version=VERSION)) == {}
+    assert wrong_owners(owners, LibraryContext("python", version=VERSION)) == {}
 
 
 def test_every_file_under_another_root(venv: Path) -> None:
@@ -102,7 +102,7 @@ def test_every_file_under_another_root(venv: Path) -> None:
     parent = str(venv.parent)
     owners = {file.removeprefix(parent): listed for file, listed in recorded_owners(site).items()}
     assert all(file.startswith(f"/{venv.name}/") for file in owners)
-    assert wrong_owners(owners, LibraryContext("Python", root=parent, version=VERSION)) == {}
+    assert wrong_owners(owners, LibraryContext("python", root=parent, version=VERSION)) == {}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_what_a_running_program_imported(venv: Path, application: tuple[int, dic
     """By /proc/PID/root: the standard library is the runtime's, generated code nobody's, all else its distribution's."""
     pid, found, prefix = application
     listed = recorded_owners(site_packages(venv))
-    context = LibraryContext("Python", root=f"/proc/{pid}/root", version=VERSION)
+    context = LibraryContext("python", root=f"/proc/{pid}/root", version=VERSION)
     libraries = Libraries()
     wrong = []
     seen: Counter[Origin] = Counter()
@@ -158,7 +158,7 @@ def test_debians_own_packages() -> None:
     require("kernel", site.is_dir() and Path("/usr/bin/python3").exists(), "no Debian Python packages here")
     said = subprocess.run(["/usr/bin/python3", "-I", "-c", TOP_LEVELS], check=True, capture_output=True).stdout
     expected = json.loads(said)
-    libraries, context = Libraries(), LibraryContext("Python")
+    libraries, context = Libraries(), LibraryContext("python")
     wrong, known = [], 0
     for file in site.rglob("*.py"):
         top = file.relative_to(site).parts[0].removesuffix(".py")
@@ -198,7 +198,7 @@ def test_an_editable_install_by_pip(venv: Path, project: Path, tmp_path: Path) -
     (site_packages(own) / "tools.pth").write_text(f"{site_packages(venv)}\n")
     pip_install(venv, "--editable", str(project), python=own / "bin" / "python")
     file = subprocess.run([own / "bin" / "shop"], check=True, capture_output=True, text=True).stdout.strip()
-    libraries, context = Libraries(), LibraryContext("Python", version=VERSION)
+    libraries, context = Libraries(), LibraryContext("python", version=VERSION)
     assert file == str(project / "shop" / "main.py")
     assert libraries.classify(file, context) == (Origin.APP, None)
     assert libraries.classify(str(own / "bin" / "shop"), context) == (Origin.APP, None)
@@ -213,7 +213,7 @@ def test_a_target_directory_by_pip(venv: Path, project: Path, tmp_path: Path) ->
     target = tmp_path / "function"
     pip_install(venv, "--target", str(target), str(project))
     (target / "handler.py").touch()
-    libraries, context = Libraries(), LibraryContext("Python", version=VERSION)
+    libraries, context = Libraries(), LibraryContext("python", version=VERSION)
     expected = (Origin.LIBRARY, Library("shop.Front", "3.4", "pkg:pypi/shop-front@3.4"))
     for file in ("shop/main.py", "bin/shop"):
         assert (target / file).exists()
@@ -236,7 +236,7 @@ def test_a_process_with_a_root_of_its_own(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdin is not None
         assert process.stdout.readline() == "\n"
-        libraries, context = Libraries(), LibraryContext("Python", root=f"/proc/{process.pid}/root")
+        libraries, context = Libraries(), LibraryContext("python", root=f"/proc/{process.pid}/root")
         for file in ("/opt/site-packages/inside/a.py", "/srv/site-packages/inside/a.py"):
             assert identity(libraries.classify(file, context)[1]) == ("inside", "1")
         assert libraries.classify(__file__, context) == (Origin.UNKNOWN, None)

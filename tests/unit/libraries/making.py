@@ -36,7 +36,7 @@ class Container:
     def __init__(self, path: Path, clock: Clock | None = None, **context: object) -> None:
         self.path = path
         self.libraries = Libraries(clock or Clock())
-        self.context = LibraryContext("Python", root=str(path), **{"version": (3, 11), **context})  # type: ignore[arg-type]
+        self.context = LibraryContext("python", root=str(path), **{"version": (3, 11), **context})  # type: ignore[arg-type]
 
     def at(self, file: str) -> Path:
         return self.path / file.lstrip("/")

@@ -101,7 +101,7 @@ def test_processes_of_one_container_share_an_index(tmp_path: Path) -> None:
     (tmp_path / "same").symlink_to("box")
     manager = PipManager(Clock())
     for root in (tmp_path / "box", tmp_path / "same"):
-        context = LibraryContext("Python", root=str(root), version=(3, 11))
+        context = LibraryContext("python", root=str(root), version=(3, 11))
         origin, library = manager.classify(f"{SITE}/one/a.py", context)
         assert origin is Origin.LIBRARY
         assert library is not None

@@ -17,7 +17,7 @@ from kernelspan_agent.libraries.pip.places import Place, find_place
 from kernelspan_agent.libraries.rootfs import MAX_PATH_BYTES, Root
 from kernelspan_agent.model import Library, Origin
 
-RUNTIMES = ("Python",)
+RUNTIMES = ("python",)
 MAX_PLACES = 1024  # directories remembered for one process; a large application has some hundreds
 _UNKNOWN: Verdict = (Origin.UNKNOWN, None)
 _FROZEN = "<frozen "
