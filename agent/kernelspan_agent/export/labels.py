@@ -92,7 +92,7 @@ def size(count: int) -> str:
 
 
 def duration(nanoseconds: int) -> str:
-    """A time span for a reader: 950 ns, 12.3 µs, 4.56 ms, 1.23 s, 2 min 05 s."""
+    """A time span for a reader: 950 ns, 12.3 µs, 4.56 ms, 1.23 s, 2 min 05 s, 3 h 07 min, 9 d: at most 12 characters."""
     if nanoseconds < 1_000:
         return f"{nanoseconds} ns"
     for limit, divisor, unit in ((1_000_000, 1e3, "µs"), (1_000_000_000, 1e6, "ms"), (60_000_000_000, 1e9, "s ")):
@@ -100,7 +100,9 @@ def duration(nanoseconds: int) -> str:
             value = nanoseconds / divisor
             return f"{value:.2f} {unit}" if value < 9.995 else f"{value:.1f} {unit}"
     minutes, seconds = divmod(nanoseconds // 1_000_000_000, 60)
-    return f"{minutes} min {seconds:02} s "
+    if minutes < 60:
+        return f"{minutes} min {seconds:02} s "
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes < 6000 else f"{minutes // 1440} d"
 
 
 def process(attributes: Attributes) -> str:

@@ -76,7 +76,15 @@ def batches(draw: st.DrawFn) -> SpanBatch:
     broken = [Segment(draw(_attributes("e")), error=draw(_words)) for _ in range(3)]
     for row in range(count):
         *ids, parent, resource, first, second, large, small = draw(_ROW)
-        rows[row] = (tuple(ids[:2]), ids[2], parent, *ids[3:], resource % len(resources), (large, small), (first, second))
+        rows[row] = (
+            tuple(ids[:2]),
+            ids[2],
+            parent,
+            *ids[3:],
+            resource % len(resources),
+            (large, small),
+            (first, second),
+        )
         rows[row]["value_keys"][1] *= first != second
         for column, choice in enumerate((named, plain, broken)):
             segments[row, column] = (None, *choice)[draw(st.integers(0, 3))]

@@ -236,7 +236,7 @@ def test_slow_server_times_out() -> None:
 def test_abort_ends_a_call() -> None:
     """A close whose time is up ends the call that hangs in the server."""
     release = threading.Event()
-    with grpc_server([lambda _: b"" if release.wait(WAIT_S) else b""]) as (port, received):
+    with grpc_server([lambda _: bytes(not release.wait(WAIT_S))]) as (port, received):
         transport = GrpcTransport(settings_from({}, f"127.0.0.1:{port}"))
         pipeline = Pipeline([OtlpOutput("otlp", transport, timeout_s=math.inf)], QueueLimits(schedule_delay_s=0.0))
         pipeline.export(batch_of(2))

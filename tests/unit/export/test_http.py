@@ -63,11 +63,10 @@ def output_to(
 def test_what_arrives() -> None:
     """The server gets the SDK's message on the specified path, over one kept connection."""
     ports = []
-    with http_server() as (port, received):
-        with output_to(port, {"OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=a%20b"}, spans=2) as output:
-            assert output.deliver(batch_of(3)) is None
-            ports.append(output._transport._connection.sock.getsockname()[1])  # type: ignore[attr-defined]
-            assert output.deliver(batch_of(1)) is None
+    environ = {"OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=a%20b"}
+    with http_server() as (port, received), output_to(port, environ, spans=2) as output:
+        for count in (3, 1):
+            assert output.deliver(batch_of(count)) is None
             ports.append(output._transport._connection.sock.getsockname()[1])  # type: ignore[attr-defined]
     assert ports[0] == ports[1]
     assert normalised(parsed(received.payloads[2])) == normalised(by_sdk(batch_of(1)))

@@ -141,5 +141,5 @@ def test_lone_client_certificate(tls_files: TlsFiles, tmp_path: Path) -> None:
     """A certificate without its key is refused; a file that is a directory is one that cannot be read."""
     with pytest.raises(UsageError, match="go together"):
         settings_from({f"{P}CLIENT_CERTIFICATE": str(tls_files.client_certificate)})
-    with pytest.raises(UsageError, match="CERTIFICATE: .*cannot be read: Is a directory"):
+    with pytest.raises(UsageError, match=r"CERTIFICATE: .*cannot be read: Is a directory"):
         settings_from({f"{P}CERTIFICATE": str(tmp_path)})
