@@ -10,12 +10,17 @@ it.
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import sys
 
 import click
 
+from kernelspan_agent.control import logs
 from kernelspan_agent.errors import KernelspanError
 
+PROGRAM, COMPLETE_VARIABLE = "kernelspan", "_KERNELSPAN_COMPLETE"
+_log = logging.getLogger(__name__)
 COMMANDS = {
     "run": "Trace programs on this machine.",
     "check": "What this machine can do, and why not.",
@@ -54,14 +59,26 @@ class _Lazy(click.Group):
     epilog="Exit codes: 0 fine, 1 a fault of kernelspan's, 2 bad usage or profile, 3 this machine cannot do it.",
 )
 @click.version_option(package_name="kernelspan")
-def cli() -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(logs.LEVELS, case_sensitive=False),
+    default="warning",
+    envvar=logs.VARIABLE,
+    show_envvar=True,
+    show_default=True,
+    help="What the log on standard error shows: plain on a terminal, else JSON, one object a line.",
+)
+def cli(log_level: str) -> None:
     """Traces what unmodified programs do, from kernel probes, with the function, file, line and library behind it."""
+    logs.configure(log_level, sys.stderr)
 
 
 def main() -> None:
     """The console script."""
     try:
-        sys.exit(cli(standalone_mode=False))
+        status = cli(prog_name=PROGRAM, complete_var=COMPLETE_VARIABLE, standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(status)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.exceptions.Exit as leave:
@@ -69,8 +86,13 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
+    except BrokenPipeError:  # the reader of our output has seen enough: `kernelspan render … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere at exit
+        sys.exit(1)  # as click does
     except KernelspanError as error:
-        click.echo(f"kernelspan: {error.reason}: {error}", err=True)
+        click.echo(f"{PROGRAM}: {error.reason}: {error}", err=True)
         if error.hint:
             click.echo(f"  {error.hint}", err=True)
+        if error.details:
+            _log.debug("error.details reason=%s details=%s", error.reason, error.details)
         sys.exit(error.exit_code)

@@ -23,7 +23,9 @@ def open_exporter(options: Mapping[str, Any], environ: Mapping[str, str]) -> Exp
 
     outputs: list[Any] = []
     endpoint = options["endpoint"] or ""
-    if endpoint or any(environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")):
+    if endpoint or any(
+        environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    ):
         from kernelspan_agent.export.otlp import open_output, settings_from
 
         outputs.append(open_output(settings_from(environ, endpoint)))
@@ -66,7 +68,10 @@ def report(app: App) -> dict[str, Any]:
     return {
         "profile": app.profile.metadata.name,
         "operations": app.accounting().as_json(),
-        "spans": {"exported": snapshot.spans_exported, "dropped": {k: v for k, v in snapshot.spans_dropped.items() if v}},
+        "spans": {
+            "exported": snapshot.spans_exported,
+            "dropped": {k: v for k, v in snapshot.spans_dropped.items() if v},
+        },
         "stacks": dict(app.resolver.frame_states),
         "frames": dict(app.resolver.stacks.frames),
         "runtimes": dict(app.processes.runtimes),
@@ -103,7 +108,10 @@ def table(found: Mapping[str, Any]) -> str:
         lines.append(f"stacks          {_parts(found['stacks'])}")
     if found["runtimes"]:
         lines.append(f"runtimes        {_parts(found['runtimes'])}")
-    lines.append(f"spans           {found['spans']['exported']:,}" + (f"   dropped {_parts(found['spans']['dropped'])}" if found["spans"]["dropped"] else ""))
+    lines.append(
+        f"spans           {found['spans']['exported']:,}"
+        + (f"   dropped {_parts(found['spans']['dropped'])}" if found["spans"]["dropped"] else "")
+    )
     seconds = found["seconds"]
     lines.append(f"started in      {seconds['open']:.2f} s, of it compiling {seconds['compile']:.2f} s")
     if found["lastError"]:

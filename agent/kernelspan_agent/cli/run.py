@@ -29,11 +29,17 @@ SCAN_SECONDS = 1.0
 
 @click.command("run")
 @click.option("-f", "--file", "profile_path", required=True, metavar="PROFILE", help="The TraceProfile, a YAML file.")
-@click.option("-p", "--pid", "pids", type=int, multiple=True, help="Trace this process and its children. May be repeated.")
+@click.option(
+    "-p", "--pid", "pids", type=int, multiple=True, help="Trace this process and its children. May be repeated."
+)
 @click.option("--duration", type=click.FloatRange(min=0.001), metavar="SECONDS", help="Stop after so long.")
-@click.option("--console/--no-console", default=None, help="Traces as trees on standard output; default without another output.")
+@click.option(
+    "--console/--no-console", default=None, help="Traces as trees on standard output; default without another output."
+)
 @click.option("--output", "output_path", metavar="FILE", help="OTLP/JSON, one request a line; - is standard output.")
-@click.option("--otlp", "endpoint", metavar="ENDPOINT", help="host:port or http(s)://…; else OTEL_EXPORTER_OTLP_* say where.")
+@click.option(
+    "--otlp", "endpoint", metavar="ENDPOINT", help="host:port or http(s)://…; else OTEL_EXPORTER_OTLP_* say where."
+)
 @click.option("--report", "report_path", metavar="FILE", help="Write the accounting as JSON.")
 @click.option("--listen", metavar="ADDRESS", help="Serve /metrics, /healthz and /readyz at host:port.")
 @click.option("-q", "--quiet", is_flag=True, help="No table at the end.")
@@ -53,8 +59,11 @@ def command(profile_path: str, command_line: tuple[str, ...], **options: Any) ->
     for field in ignored:
         click.echo(f"kernelspan: {field} is for Kubernetes and is ignored here", err=True)
     if os.geteuid() != 0:
-        raise MachineError("loading kernel programs needs root", reason="PermissionDenied",
-                           hint="sudo kernelspan run …, or grant CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH")
+        raise MachineError(
+            "loading kernel programs needs root",
+            reason="PermissionDenied",
+            hint="sudo kernelspan run …, or grant CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH",
+        )
     child = _fork(command_line)  # before any thread is started
     return _run(profile, child, options)
 
@@ -87,8 +96,13 @@ def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) 
             stack.callback(child.abandon)
         exporter = open_exporter(options, os.environ)
         stack.callback(lambda: exporter.close(0.0))
-        app = App(profile, exporter, os.environ, resource=resource_settings(profile, os.environ),
-                  watch_exec=child is None and not options["pids"])
+        app = App(
+            profile,
+            exporter,
+            os.environ,
+            resource=resource_settings(profile, os.environ),
+            watch_exec=child is None and not options["pids"],
+        )
         stack.callback(app.close)
         if options["listen"]:
             stack.callback(watch_health(options["listen"], app))

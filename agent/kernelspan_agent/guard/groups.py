@@ -16,7 +16,7 @@ from kernelspan_agent.probes import bpf, constants
 from kernelspan_agent.probes.attach import Tracefs
 from kernelspan_agent.probes.build import Built, Module, build
 from kernelspan_agent.probes.loader import Loader
-from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism, calls_of
+from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism, calls_of, has_call
 from kernelspan_agent.probes.session import RING_BYTES, modules_of
 from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, WALKER_PROGRAMS
 
@@ -139,9 +139,9 @@ def _absent(calls: list[str]) -> list[str] | None:
         tracefs = Tracefs.mounted()
     except OSError:
         return None
-    if tracefs is None or tracefs.event_id("raw_syscalls", "sys_enter") is None:
+    if tracefs is None or not has_call(tracefs, "execve"):
         return None
-    return [call for call in calls if tracefs.event_id("syscalls", f"sys_enter_{call}") is None]
+    return [call for call in calls if not has_call(tracefs, call)]
 
 
 def as_check(loaded: list[Loaded]) -> Check:

@@ -63,7 +63,8 @@ def _attempt(name: str, act: Callable[[], str], *, required: bool = True) -> Che
 
 
 def _explain(name: str, error: OSError) -> tuple[str, str]:
-    if name == "kernel-reads" and "unknown func" in getattr(error, "log", ""):
+    log = getattr(error, "log", "")
+    if name == "kernel-reads" and ("unknown func" in log or "cannot use helper" in log):
         return "LockdownActive", "boot without lockdown=confidentiality; lockdown=integrity is fine"
     if error.errno in (errno.EPERM, errno.EACCES):
         needed = [need.name for need in capabilities.NEEDS[:2]]

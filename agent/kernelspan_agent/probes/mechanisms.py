@@ -17,15 +17,23 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from kernelspan_api.operations import BY_NAME, Group
-from kernelspan_api.plan import Wanted
-
 from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment, Tracefs, raw_tracepoint, tracepoint
 from kernelspan_agent.probes.source import GROUP_PROGRAMS, syscalls
+from kernelspan_api.operations import BY_NAME, Group
+from kernelspan_api.plan import Wanted
 
 RESTART = "restart_syscall"
 MOST_SINGLE_CALLS = 8
+# A tracepoint bears the name in the kernel's SYSCALL_DEFINE, which differs from the call's for these (fs/stat.c,
+# fs/read_write.c, fs/namespace.c).
+_TRACEPOINT_NAMES = {
+    "stat": "newstat",
+    "lstat": "newlstat",
+    "fstat": "newfstat",
+    "sendfile": "sendfile64",
+    "umount2": "umount",
+}
 _RESOLVE = BY_NAME[Group.NETWORK, "Resolve"].number
 _RESOLVE_PARTS = {BY_NAME[Group.NETWORK, name].number for name in ("Send", "Receive")}
 _OFF_CPU = BY_NAME[Group.WAITS, "OffCPU"].number
@@ -52,6 +60,15 @@ def calls_of(group: Group, wanted: Wanted) -> list[str]:
     return [call.name for call in syscalls(group) if call.operation.number in numbers]
 
 
+def has_call(tracefs: Tracefs, call: str) -> bool:
+    """Whether this kernel has a tracepoint of the system call."""
+    return tracefs.event_id("syscalls", _event("enter", call)) is not None
+
+
+def _event(side: str, call: str) -> str:
+    return f"sys_{side}_{_TRACEPOINT_NAMES.get(call, call)}"
+
+
 def _single(group: Group, wanted: Wanted, programs: Mapping[str, int]) -> Iterator[Attachment]:
     tracefs = Tracefs.find()
     enter, leave, *more = GROUP_PROGRAMS[group]
@@ -61,7 +78,7 @@ def _single(group: Group, wanted: Wanted, programs: Mapping[str, int]) -> Iterat
     restarts = [RESTART] if calls else []
     for program, side, names in ((leave, "exit", calls + restarts), (enter, "enter", restarts + calls)):
         for name in names:
-            yield from _some(tracepoint(tracefs, "syscalls", f"sys_{side}_{name}", programs[program]))
+            yield from _some(tracepoint(tracefs, "syscalls", _event(side, name), programs[program]))
 
 
 def _raw(group: Group, wanted: Wanted, programs: Mapping[str, int]) -> Iterator[Attachment]:

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kernelspan render`: the C that would be compiled for a profile. Nothing is compiled or loaded; no root needed."""
+
+from __future__ import annotations
+
+import click
+
+from kernelspan_agent.cli.profiles import read_profile
+
+
+@click.command("render")
+@click.option("-f", "--file", "profile_path", required=True, metavar="PROFILE", help="The TraceProfile, a YAML file.")
+def command(profile_path: str) -> None:
+    """Print the C that would be compiled for a profile, module by module, with every constant it is compiled with.
+
+    Nothing is compiled or loaded, and nothing of the profile is in it but numbers. Offsets of kernel structs are shown as
+    names of members: they are looked up in the running kernel's type information when it is compiled.
+
+    \b
+    kernelspan render -f profile.yaml | less
+    """
+    from kernelspan_api.plan import wanted
+
+    from kernelspan_agent.probes import constants, mechanisms
+    from kernelspan_agent.probes.session import RING_BYTES, modules_of
+    from kernelspan_agent.probes.source import module_text
+
+    profile, _ = read_profile(profile_path)
+    plan = wanted(profile.metadata.name, profile.spec)
+    mechanism = mechanisms.choose(plan)
+    defines = constants.defines(ring_bytes=RING_BYTES, watch_exec=False, raw=mechanism.raw)
+    click.echo(f"/* profile {profile.metadata.name}: mechanism {mechanism.name}. Each module is compiled by itself. */")
+    click.echo("\n".join(["/*", *(f" * -D{name}={value}" for name, value in defines.items())]))
+    offsets = constants.OFFSETS.items()
+    click.echo("\n".join([*(f" * -D{name}=<{' or '.join(paths)}>" for name, paths in offsets), " */"]))
+    for module in modules_of(plan):
+        click.echo(
+            f"\n/* ===== module {module.name}: {', '.join(module.programs)} ===== */\n\n{module_text(module.name)}",
+            nl=False,
+        )
