@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every CPython that tests run against: the machine's own, and those of Debian's suites in roots of their own.
 
-The suites' packages come by apt itself, in a private state folder: their signatures and SHA256 sums are apt's affair,
-nothing is installed. Each suite is unpacked once, with the libc and libraries it needs, into the user's cache folder,
-and runs there by chroot in a PID namespace of its own. The mirror is the one that this machine's apt sources name.
+Each suite is unpacked once, with the libc and libraries it needs, into the user's cache folder, and runs there by chroot
+in a PID namespace of its own.
 """
 
 from __future__ import annotations
@@ -13,13 +12,14 @@ import functools
 import os
 import re
 import select
-import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support import debian
 
 SUITES = {
     "bullseye": ("3.9",),
@@ -31,7 +31,6 @@ MINORS = range(8, 16)
 SECONDS_TO_START = 10.0
 SECONDS_TO_ANSWER = 30.0
 _RECIPE = "1"  # part of the cache's name: a change here makes new roots
-_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _MERGED = ("bin", "sbin", "lib", "lib64")
 
 
@@ -155,71 +154,24 @@ def interpreter(label: str) -> Interpreter:
 
 
 def _make_root(suite: str, root: Path) -> None:
-    mirror = _mirror()
-    if mirror is None or not Path(_KEYRING).exists() or shutil.which("apt-get") is None:
-        raise PythonsError("this machine's apt names no Debian mirror")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
-        work = Path(scratch)
-        packages = _download(suite, mirror, work)
-        made = work / "root"
-        for name in _MERGED:
-            (made / "usr" / name).mkdir(parents=True)
-            (made / name).symlink_to(f"usr/{name}")
-        for name in ("tmp", "proc", "dev"):
-            (made / name).mkdir()
-        for package in packages:
-            subprocess.run(["dpkg", "-x", str(package), str(made)], check=True, capture_output=True)
-        for version in SUITES[suite]:
-            subprocess.run(["chroot", str(made), f"/usr/bin/python{version}", "-c", "import asyncio"], check=True)
-        with contextlib.suppress(FileExistsError, OSError):  # another session was faster
-            made.rename(root)
+    try:
+        with debian.suite(suite, root.parent) as apt, tempfile.TemporaryDirectory(dir=root.parent) as scratch:
+            made = Path(scratch, "root")
+            for name in _MERGED:
+                (made / "usr" / name).mkdir(parents=True)
+                (made / name).symlink_to(f"usr/{name}")
+            for name in ("tmp", "proc", "dev"):
+                (made / name).mkdir()
+            for package in apt.fetch_with_dependencies(*(f"python{version}" for version in SUITES[suite])):
+                debian.unpack(package, made)
+            for version in SUITES[suite]:
+                subprocess.run(["chroot", str(made), f"/usr/bin/python{version}", "-c", "import asyncio"], check=True)
+            with contextlib.suppress(OSError):  # another session was faster
+                made.rename(root)
+    except debian.DebianError as error:
+        raise PythonsError(str(error)) from error
     if not root.exists():
         raise PythonsError(f"{root} could not be made")
-
-
-def _download(suite: str, mirror: str, work: Path) -> Sequence[Path]:
-    for folder in ("state/lists/partial", "cache/archives/partial", "sources"):
-        (work / folder).mkdir(parents=True)
-    (work / "status").touch()
-    (work / "sources" / "suite.list").write_text(f"deb [arch=amd64 signed-by={_KEYRING}] {mirror} {suite} main\n")
-    options = {
-        "Dir::State": work / "state",
-        "Dir::State::status": work / "status",
-        "Dir::Cache": work / "cache",
-        "Dir::Etc::sourcelist": "/dev/null",
-        "Dir::Etc::sourceparts": work / "sources",
-        "Dir::Etc::main": "/dev/null",
-        "Dir::Etc::parts": "/dev/null",
-        "Acquire::Languages": "none",
-        "Acquire::Check-Valid-Until": "false",  # the mirror may be a snapshot; the signature is checked all the same
-        "APT::Sandbox::User": "root",
-        "APT::Architecture": "amd64",
-        "APT::Install-Recommends": "false",
-    }
-    config = work / "apt.conf"
-    config.write_text("".join(f'{name} "{value}";\n' for name, value in options.items()))
-    wanted = [f"python{version}" for version in SUITES[suite]]
-    for command in (["update"], ["install", "--yes", "--download-only", *wanted]):
-        result = subprocess.run(
-            ["apt-get", "-q", *command],
-            env={**os.environ, "APT_CONFIG": str(config)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if result.returncode:
-            raise PythonsError(f"apt-get {command[0]} of {suite}: {result.stderr.strip()[-300:]}")
-    return sorted((work / "cache" / "archives").glob("*.deb"))
-
-
-def _mirror() -> str | None:
-    texts = [path.read_text(errors="replace") for path in sorted(Path("/etc/apt").rglob("*sources*")) if path.is_file()]
-    texts += [path.read_text(errors="replace") for path in sorted(Path("/etc/apt").rglob("*.list")) if path.is_file()]
-    for text in texts:
-        if match := re.search(r"^(?:URIs:|deb\s+(?:\[[^]]*\])?)\s*(https?://\S+/debian)/?\s", text, re.MULTILINE):
-            return match[1]
-    return None
 
 
 def _only_child(pid: int) -> int:

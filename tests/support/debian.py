@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packages of any Debian suite, fetched and unpacked, never installed.
+
+apt itself does it, in a state folder of its own: signatures and SHA256 sums are its affair, and the mirror is the one
+that this machine's apt sources name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_APT_CONFIGURATION = Path("/etc/apt")
+_MIRROR = re.compile(r"^(?:URIs:|deb\s+(?:\[[^]]*\])?)\s*(https?://\S+/debian)/?\s", re.MULTILINE)
+_DEPENDS = re.compile(r"^\s*(?:Pre)?Depends: ([a-z0-9][a-z0-9.+-]+)$", re.MULTILINE)
+
+
+class DebianError(Exception):
+    """A suite or a package cannot be had on this machine; says why."""
+
+
+class Suite:
+    """apt's view of one suite, as long as the folder it lives in."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self._folder = folder
+
+    def fetch_with_dependencies(self, *packages: str) -> list[Path]:
+        """The files of these packages and of all they need."""
+        self._run("apt-get", "-q", "install", "--yes", "--download-only", *packages)
+        return sorted((self._folder / "cache" / "archives").glob("*.deb"))
+
+    def fetch(self, *packages: str) -> list[Path]:
+        """The files of these packages alone."""
+        into = self._folder / "fetched"
+        into.mkdir(exist_ok=True)
+        self._run("apt-get", "-q", "download", *packages, cwd=into)
+        return sorted(into.glob("*.deb"))
+
+    def depends(self, package: str) -> list[str]:
+        """The names of what a package depends on."""
+        return _DEPENDS.findall(self._run("apt-cache", "depends", package))
+
+    def update(self) -> None:
+        """Fetches the suite's list of packages."""
+        self._run("apt-get", "-q", "update")
+
+    def _run(self, *command: str, cwd: Path | None = None) -> str:
+        result = subprocess.run(
+            command,
+            env={**os.environ, "APT_CONFIG": str(self._folder / "apt.conf"), "LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=cwd,
+        )
+        if result.returncode:
+            raise DebianError(f"{' '.join(command)}, suite {self.name}: {result.stderr.strip()[-300:]}")
+        return result.stdout
+
+
+@contextlib.contextmanager
+def suite(name: str, scratch: Path) -> Iterator[Suite]:
+    """A suite's packages; what is fetched goes into a folder below `scratch` that ends with the block.
+
+    Raises DebianError where this machine's apt knows no Debian mirror, or the mirror not the suite.
+    """
+    mirror = _mirror()
+    if mirror is None or not _KEYRING.exists() or shutil.which("apt-get") is None:
+        raise DebianError("this machine's apt names no Debian mirror")
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as made:
+        folder = Path(made)
+        _configure(folder, f"deb [arch=amd64 signed-by={_KEYRING}] {mirror} {name} main\n")
+        found = Suite(name, folder)
+        found.update()
+        yield found
+
+
+def unpack(package: Path, root: Path) -> None:
+    """Unpacks a package's files below `root`."""
+    subprocess.run(["dpkg", "-x", str(package), str(root)], check=True, capture_output=True)
+
+
+def _configure(folder: Path, source: str) -> None:
+    for name in ("state/lists/partial", "cache/archives/partial", "sources"):
+        (folder / name).mkdir(parents=True)
+    (folder / "status").touch()
+    (folder / "sources" / "suite.list").write_text(source)
+    options = {
+        "Dir::State": folder / "state",
+        "Dir::State::status": folder / "status",
+        "Dir::Cache": folder / "cache",
+        "Dir::Etc::sourcelist": "/dev/null",
+        "Dir::Etc::sourceparts": folder / "sources",
+        "Dir::Etc::main": "/dev/null",
+        "Dir::Etc::parts": "/dev/null",
+        "Acquire::Languages": "none",
+        "Acquire::Check-Valid-Until": "false",  # the mirror may be a snapshot; the signature is checked all the same
+        "APT::Sandbox::User": "root",
+        "APT::Architecture": "amd64",
+        "APT::Install-Recommends": "false",
+    }
+    (folder / "apt.conf").write_text("".join(f'{name} "{value}";\n' for name, value in options.items()))
+
+
+def _mirror() -> str | None:
+    files = sorted(_APT_CONFIGURATION.rglob("*sources*")) + sorted(_APT_CONFIGURATION.rglob("*.list"))
+    for path in files:
+        if path.is_file() and (match := _MIRROR.search(path.read_text(errors="replace"))):
+            return match[1]
+    return None
