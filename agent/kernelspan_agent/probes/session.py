@@ -138,8 +138,8 @@ class Session:
 
     def set_runtime(self, tgid: int, start_ns: int, *, number: int, address: int, layout: np.ndarray | None, greenlets: bool) -> None:
         """Tells the kernel what runs a process; `number` 0: nothing that it can walk."""
-        if "ks_runtimes" not in self._loader.maps:
-            return
+        if "ks_py_layouts" not in self._loader.maps:
+            return  # stacks: None loads no walker
         layout_id = self._layout_id(layout) if layout is not None else 0
         value = _RUNTIME.pack(start_ns, address, layout_id, number, int(greenlets))
         bpf.map_update(self._loader.maps["ks_runtimes"], struct.pack("<I", tgid), value)
