@@ -12,10 +12,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from kernelspan_api.plan import wanted as plan_of
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from kernelspan_agent.accounting import Accounting, UserCounts, balance
 from kernelspan_agent.libraries.base import Libraries
@@ -27,13 +25,13 @@ from kernelspan_agent.resolve.resource import ResourceSettings
 from kernelspan_agent.ring.reader import Drained, RingReader
 from kernelspan_agent.trace import Tracer, TraceSettings
 from kernelspan_agent.trace.settings import Orphans
+from kernelspan_api.plan import wanted as plan_of
 
 if TYPE_CHECKING:
-    from kernelspan_api.profile import TraceProfile
-
     from kernelspan_agent.export.base import Exporter
-    from kernelspan_agent.model import SpanBatch
+    from kernelspan_agent.model import ResolvedBatch, SpanBatch
     from kernelspan_agent.probes.mechanisms import Mechanism
+    from kernelspan_api.profile import TraceProfile
 
 MAX_WAITING_OPERATIONS = 65536  # 10 MB of records
 IDLE_WAIT_SECONDS = 0.05
@@ -131,16 +129,18 @@ class App:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._next_tick = self._next_look = 0.0
-        self.on_start: Callable[[TracedProcess], None] = lambda traced: None
+        self.last_step_seconds = time.monotonic()
         self._reader = threading.Thread(target=self._drain_loop, name="ring", daemon=True)
         self._reader.start()
 
     # --- whom ---------------------------------------------------------------------------------------------------
 
-    def trace(self, pid: int, name: str, *, from_start: bool = False) -> TracedProcess:
-        """Traces a process that exists already."""
+    def trace(self, pid: int, name: str, *, held: bool = False) -> TracedProcess:
+        """Traces a process that exists already. `held`: a child of ours that waits for its exec; its frames are ours."""
         start = self.clock.monotonic_now_ns()
-        traced = self.processes.add(pid, start, name=name, from_start=from_start)
+        traced = self.processes.add(pid, start, name=name, from_start=held)
+        if held:
+            self.processes.leave_unwalked(traced)
         self.session.trace(pid, start)
         self._tell_tracer()
         self.processes.detect_pending(self.clock.monotonic_now_ns())
@@ -177,6 +177,7 @@ class App:
 
     def step(self, timeout_seconds: float) -> None:
         """Takes on what waits, at most one drained piece, and does what is due."""
+        self.last_step_seconds = time.monotonic()
         try:
             drained = self._queue.get(timeout=timeout_seconds)
         except queue.Empty:
@@ -209,7 +210,6 @@ class App:
     def _tell_tracer(self) -> None:
         for traced in self.processes.started:
             self.tracer.process_started(traced.info)
-            self.on_start(traced)
         self.processes.started.clear()
 
     def _tell_ended(self) -> None:
@@ -231,6 +231,23 @@ class App:
     def _export(self, batch: SpanBatch) -> None:
         if len(batch):
             self.exporter.export(batch)
+
+    # --- how it is, for whoever asks from another thread ----------------------------------------------------------
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether operations are being seen: from the start to `finish` or `close`."""
+        return not self._stopping.is_set()
+
+    @property
+    def waiting_operations(self) -> int:
+        """Operations that were drained and wait for the stages."""
+        with self._lock:
+            return self._waiting
+
+    def ring_fill(self) -> float:
+        """Share of the ring buffer that waits to be drained."""
+        return self._ring.fill()
 
     # --- the end ------------------------------------------------------------------------------------------------
 
@@ -261,8 +278,14 @@ class App:
                 rate_limited=self.counts.rate_limited,
                 exported=exported.operations_exported,
                 waiting=self._waiting + exported.operations_in_flight,
-                dropped=_sum([self.counts.dropped, self.resolver.dropped, exported.operations_dropped,
-                              {"Orphan": counters.orphans_dropped}]),
+                dropped=_sum(
+                    [
+                        self.counts.dropped,
+                        self.resolver.dropped,
+                        exported.operations_dropped,
+                        {"Orphan": counters.orphans_dropped},
+                    ]
+                ),
             )
         return balance(self.session.counts(), self.session.in_flight(), user)
 
@@ -277,9 +300,7 @@ class App:
         self.processes.close()
 
 
-def _head(batch: Any, count: int) -> Any:
-    from dataclasses import replace
-
+def _head(batch: ResolvedBatch, count: int) -> ResolvedBatch:
     return replace(
         batch,
         ops=batch.ops[:count],
@@ -295,6 +316,6 @@ def _head(batch: Any, count: int) -> Any:
 def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: dict[str, int] = {}
     for part in parts:
-        for reason, count in part.items():
+        for reason, count in dict(part).items():  # a copy: another thread may add to it
             total[reason] = total.get(reason, 0) + count
     return total
