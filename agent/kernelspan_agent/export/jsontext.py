@@ -2,7 +2,7 @@
 """SpanBatch -> OTLP/JSON, one ExportTraceServiceRequest a line, as the collector's file exporter writes it.
 
 Mapping (opentelemetry-proto, docs/specification.md, "JSON Protobuf Encoding"): ids in hex, 64-bit integers as strings,
-enums as numbers, names in lowerCamelCase. Segments are turned into text once a batch and shared, as in `encode`.
+enums as numbers, names in lowerCamelCase, empty lists and strings left out. Segments are turned into text once a batch and shared, as in `encode`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def any_value(value: AttributeValue) -> str:
     if isinstance(value, int):
         return f'{{"{"intValue" if wire.in_int64(value) else "stringValue"}":"{value}"}}'
     if isinstance(value, tuple):
-        return f'{{"arrayValue":{{"values":[{",".join(map(any_value, value))}]}}}}'
+        items = ",".join(map(any_value, value))
+        return f'{{"arrayValue":{{"values":[{items}]}}}}' if items else '{"arrayValue":{}}'
     raise TypeError(f"an attribute value cannot be {type(value).__name__}")
 
 
@@ -53,7 +54,7 @@ def attributes(values: Attributes) -> list[str]:
     return [f'{{"key":{quoted(key)},"value":{any_value(value)}}}' for key, value in values.items()]
 
 
-_NO_PARENT = "0" * 16
+_NO_PARENT, _PARENT, _NO_ATTRIBUTES = "0" * 16, '"parentSpanId":"%s",', ',"attributes":[]'
 _VALUE_TEXTS = tuple(f'{{"key":"{key}","value":{{"intValue":"' for key in VALUE_KEYS)
 
 
@@ -87,10 +88,11 @@ def _tails(segments: np.ndarray) -> list[str]:
     combinations = list(zip(*columns, strict=True)) or [()] * len(segments)
     texts = {}
     for combination in set(combinations):
-        name, kind, status, pairs = '""', int(Kind.INTERNAL), "{}", ""
+        name, kind, status, pairs = "", int(Kind.INTERNAL), "{}", ""
         for one in map(said.__getitem__, combination):
             name, kind, status, pairs = one.name or name, one.kind or kind, one.status or status, pairs + one.attributes
-        texts[combination] = f',"name":{name},"kind":{kind},"flags":{FLAGS},"status":{status},"attributes":[{pairs}'
+        named = f',"name":{name}' if name else ""
+        texts[combination] = f'{named},"kind":{kind},"flags":{FLAGS},"status":{status},"attributes":[{pairs}'
     return [texts[combination] for combination in combinations]
 
 
@@ -103,18 +105,20 @@ def _spans(rows: np.ndarray, segments: np.ndarray) -> list[str]:
     for at, (start_ns, end_ns, keys, values, tail) in enumerate(zip(*columns, _tails(segments), strict=True)):
         own = "".join([f'{_VALUE_TEXTS[key]}{value}"}}}},' for key, value in zip(keys, values, strict=True) if key])
         parent = parents[16 * at : 16 * at + 16]
-        attributes_end = (tail + own).removesuffix(",")
+        rest = (tail + own).removesuffix(",") + "]"
         out.append(
             f'{{"traceId":"{trace_ids[32 * at : 32 * at + 32]}","spanId":"{span_ids[16 * at : 16 * at + 16]}",'
-            f'"parentSpanId":"{"" if parent == _NO_PARENT else parent}",'
-            f'"startTimeUnixNano":"{start_ns}","endTimeUnixNano":"{end_ns}"{attributes_end}]}}'
+            f"{'' if parent == _NO_PARENT else _PARENT % parent}"
+            f'"startTimeUnixNano":"{start_ns}","endTimeUnixNano":"{end_ns}"{rest.removesuffix(_NO_ATTRIBUTES)}}}'
         )
     return out
 
 
 def _resource_spans(resource: Resource, spans: list[str]) -> str:
+    pairs = ",".join(attributes(resource.attributes))
+    about = f'"attributes":[{pairs}]' if pairs else ""
     return (
-        f'{{"resource":{{"attributes":[{",".join(attributes(resource.attributes))}]}},"scopeSpans":[{{"scope":'
+        f'{{"resource":{{{about}}},"scopeSpans":[{{"scope":'
         f'{{"name":"{SCOPE_NAME}","version":{quoted(scope_version())}}},"spans":[{",".join(spans)}]}}]}}'
     )
 
