@@ -58,9 +58,9 @@ class StackState(enum.Enum):
     NONE = "None"  # no frames were asked for, or the thread has none
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Stack:
-    """Frames of one thread at one moment, innermost first."""
+    """Frames of one thread at one moment, innermost first. Compared by identity: the same id is the same object."""
 
     frames: tuple[Frame, ...]
     state: StackState = StackState.COMPLETE

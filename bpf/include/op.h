@@ -123,7 +123,7 @@ static __always_inline void ks_begin(struct ks_scratch *s, struct ks_proc *p, u3
 	s->op.size = sizeof(s->op);
 	s->op.tgid = id >> 32;
 	s->op.tid = id;
-	s->op.start = start;
+	s->op.start = s->op.time = start;
 	s->op.op = op;
 	s->op.cls = p->cls;
 	s->op.fd = -1;

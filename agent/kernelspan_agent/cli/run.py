@@ -116,7 +116,7 @@ def _trace(app: App, profile: TraceProfile, child: Command | None, options: dict
     stopped = _stop_on_signals(child)
     status = 0
     if child is not None:
-        app.trace(child.pid, Path(child.arguments[0]).name, from_start=True)
+        app.trace(child.pid, Path(child.arguments[0]).name, held=True)
         child.forward_signals()
         child.release()
         app.run(lambda: child.poll() is not None or time.monotonic() >= until)

@@ -34,7 +34,9 @@ def call(command: int, attributes: bytes) -> int:
 
 def map_create(kind: int, key_bytes: int, value_bytes: int, entries: int, flags: int, name: str) -> int:
     """A new map's descriptor."""
-    return call(MAP_CREATE, struct.pack("<IIIIIII16s", kind, key_bytes, value_bytes, entries, flags, 0, 0, name.encode()[:15]))
+    return call(
+        MAP_CREATE, struct.pack("<IIIIIII16s", kind, key_bytes, value_bytes, entries, flags, 0, 0, name.encode()[:15])
+    )
 
 
 def _element(command: int, fd: int, key: int, value: int, flags: int = 0) -> int:
@@ -126,7 +128,7 @@ def _prog_load(kind: int, instructions: bytes, name: str, level: int, log: ctype
         level,
         len(log) if log is not None else 0,
         ctypes.addressof(log) if log is not None else 0,
-        (version[0] << 16) + (version[1] << 8) + min((version + [0])[2], 255),
+        (version[0] << 16) + (version[1] << 8) + min([*version, 0][2], 255),
         0,
         name.encode()[:15],
     )

@@ -11,7 +11,18 @@ import struct
 from array import array
 from pathlib import Path
 
-_INT, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC_PROTO, _VAR, _DATASEC, _DECL_TAG, _ENUM64 = 1, 3, 4, 5, 6, 13, 14, 15, 17, 19
+_INT, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC_PROTO, _VAR, _DATASEC, _DECL_TAG, _ENUM64 = (
+    1,
+    3,
+    4,
+    5,
+    6,
+    13,
+    14,
+    15,
+    17,
+    19,
+)
 _MODIFIERS = {8, 9, 10, 11, 18}  # typedef, volatile, const, restrict, type tag
 _TRAILER = {_INT: 4, _ARRAY: 12, _VAR: 4, _DECL_TAG: 4}
 _TRAILER_EACH = {_STRUCT: 12, _UNION: 12, _ENUM: 8, _FUNC_PROTO: 8, _DATASEC: 12, _ENUM64: 12}

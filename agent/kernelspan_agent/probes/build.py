@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import tempfile
@@ -46,8 +45,8 @@ class Built:
 
 def kernel_version_code(release: str) -> int:
     """LINUX_VERSION_CODE of a release such as 6.1.0-18-amd64."""
-    numbers = [int(part) for part in release.split("-")[0].split(".")[:3] if part.isdigit()]
-    major, minor, patch = (numbers + [0, 0, 0])[:3]
+    numbers = [int(part) for part in release.split("-", maxsplit=1)[0].split(".")[:3] if part.isdigit()]
+    major, minor, patch = [*numbers, 0, 0, 0][:3]
     return (major << 16) + (minor << 8) + min(patch, 255)
 
 
@@ -55,7 +54,11 @@ def cache_directory(environ: Mapping[str, str]) -> Path:
     """Where compiled objects are kept: KERNELSPAN_CACHE, XDG_CACHE_HOME or ~/.cache."""
     if own := environ.get("KERNELSPAN_CACHE"):
         return Path(own)
-    return Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/var/cache")) / ".cache") / "kernelspan" / "objects"
+    return (
+        Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/var/cache")) / ".cache")
+        / "kernelspan"
+        / "objects"
+    )
 
 
 def request(modules: Iterable[Module], defines: Mapping[str, int]) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def _key(wanted: Mapping[str, Any]) -> str:
     digest.update(" ".join(platform.uname()).encode())
     for library in ("/usr/lib/python3/dist-packages/bcc/__init__.py", "/usr/lib/python3/dist-packages/bcc/version.py"):
         try:
-            digest.update(str(os.stat(library).st_mtime_ns).encode())
+            digest.update(str(Path(library).stat().st_mtime_ns).encode())
         except OSError:
             digest.update(b"-")
     return digest.hexdigest()
@@ -107,7 +110,7 @@ def compile_now(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Runs the compiling child on a request; raises MachineError with the first line that says what is wrong."""
     script = Path(__file__).with_name("compiler.py")
     try:
-        child = subprocess.run(  # noqa: S603 - a fixed program
+        child = subprocess.run(
             [COMPILER_PYTHON, "-I", str(script)],
             input=json.dumps(wanted).encode(),
             capture_output=True,
@@ -134,8 +137,11 @@ def _refusal(answer: Mapping[str, str], words: str) -> MachineError:
     if answer["stage"] == "import":
         return MachineError(f"bcc is not there: {answer['error']}", hint=INSTALL)
     if answer["stage"] == "btf":
-        return MachineError(f"no type information of this kernel: {answer['error']}", reason="KernelTooOld",
-                            hint="a kernel with CONFIG_DEBUG_INFO_BTF=y publishes /sys/kernel/btf/vmlinux")
+        return MachineError(
+            f"no type information of this kernel: {answer['error']}",
+            reason="KernelTooOld",
+            hint="a kernel with CONFIG_DEBUG_INFO_BTF=y publishes /sys/kernel/btf/vmlinux",
+        )
     errors = [line for line in words.splitlines() if "error" in line] or [answer["error"]]
     failure = MachineError(f"{answer['module']}: {errors[0]}", reason="CompileFailed")
     failure.details = words

@@ -46,12 +46,16 @@ def _relocations(instructions: bytes, maps: dict[int, str]) -> list[tuple[int, s
         op, registers, _, immediate = struct.unpack_from("<BBhi", instructions, at)
         if op == _LOAD_MAP and registers >> 4 == 1:
             if immediate not in maps:
-                raise ValueError(f"instruction {at // 8} uses map descriptor {immediate}, which is no map of this module")
+                raise ValueError(
+                    f"instruction {at // 8} uses map descriptor {immediate}, which is no map of this module"
+                )
             found.append((at // 8, maps[immediate]))
     return found
 
 
-def _compile(bcc: Any, lib: Any, text: str, programs: list[str], flags: list[str], tokens: dict[int, str]) -> dict[str, Any]:
+def _compile(
+    bcc: Any, lib: Any, text: str, programs: list[str], flags: list[str], tokens: dict[int, str]
+) -> dict[str, Any]:
     lib.bpf_table_name.restype = ctypes.c_char_p
     module = bcc.BPF(text=text, cflags=flags)
     maps, by_fd = {}, dict(tokens)

@@ -15,8 +15,6 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from kernelspan_api.operations import Group
-from kernelspan_api.plan import Wanted
 
 from kernelspan_agent.probes import bpf, constants, mechanisms
 from kernelspan_agent.probes.attach import raw_tracepoint
@@ -24,6 +22,8 @@ from kernelspan_agent.probes.build import Built, Module, build
 from kernelspan_agent.probes.constants import Counter
 from kernelspan_agent.probes.loader import Loader
 from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, WALKER_PROGRAMS
+from kernelspan_api.operations import Group
+from kernelspan_api.plan import Wanted
 
 RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
 _PROC = struct.Struct("<QII")
@@ -136,7 +136,9 @@ class Session:
         value = bpf.map_lookup(self._loader.maps["ks_procs"], struct.pack("<I", tgid), _PROC.size)
         return _PROC.unpack(value)[0] if value else None
 
-    def set_runtime(self, tgid: int, start_ns: int, *, number: int, address: int, layout: np.ndarray | None, greenlets: bool) -> None:
+    def set_runtime(
+        self, tgid: int, start_ns: int, *, number: int, address: int, layout: np.ndarray | None, greenlets: bool
+    ) -> None:
         """Tells the kernel what runs a process; `number` 0: nothing that it can walk."""
         if "ks_py_layouts" not in self._loader.maps:
             return  # stacks: None loads no walker
@@ -175,7 +177,11 @@ class Session:
 
     def in_flight(self) -> int:
         """Operations that began and have not ended."""
-        return sum(len(bpf.map_keys(self._loader.maps[name], 4)) for name in ("ks_calls", "ks_stash") if name in self._loader.maps)
+        return sum(
+            len(bpf.map_keys(self._loader.maps[name], 4))
+            for name in ("ks_calls", "ks_stash")
+            if name in self._loader.maps
+        )
 
     def programs(self) -> dict[str, dict[str, int]]:
         """Name to bpf.prog_info."""
@@ -192,7 +198,9 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

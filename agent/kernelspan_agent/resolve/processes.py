@@ -119,7 +119,9 @@ class ProcessTable:
             return None
         return next((each for each in reversed(images) if each.start_ns <= at_ns), images[0])
 
-    def add(self, tgid: int, start_ns: int, *, name: str, from_start: bool, parent: TracedProcess | None = None) -> TracedProcess:
+    def add(
+        self, tgid: int, start_ns: int, *, name: str, from_start: bool, parent: TracedProcess | None = None
+    ) -> TracedProcess:
         """Takes in a new image."""
         try:
             process = procfs.open_process(tgid, self._proc_root)
@@ -141,6 +143,11 @@ class ProcessTable:
         self.started.append(traced)
         self._pending[traced] = None
         return traced
+
+    def leave_unwalked(self, traced: TracedProcess) -> None:
+        """What runs this image is of no interest: no frames of it."""
+        self._pending.pop(traced, None)
+        self._kernel.set_runtime(traced.info.tgid, traced.start_ns, number=0, address=0, layout=None, greenlets=False)
 
     def learn(self, record: bytes) -> None:
         """Takes in a PROCESS record: a fork, an exec or an end."""
@@ -165,7 +172,9 @@ class ProcessTable:
         """The traced parent of a process that execs: of the child that forked, or of the image before."""
         if old is None or old.info.parent is None:
             return None
-        return next((each for each in self._by_tgid.get(old.info.parent.tgid, []) if each.info is old.info.parent), None)
+        return next(
+            (each for each in self._by_tgid.get(old.info.parent.tgid, []) if each.info is old.info.parent), None
+        )
 
     def _end(self, traced: TracedProcess, when_ns: int) -> None:
         if traced.ended_ns:
@@ -202,7 +211,9 @@ class ProcessTable:
         traced.unsupported = found
         waits = found is not None and found.reason == "RuntimePending"
         if not waits:
-            self._kernel.set_runtime(traced.info.tgid, traced.start_ns, number=0, address=0, layout=None, greenlets=False)
+            self._kernel.set_runtime(
+                traced.info.tgid, traced.start_ns, number=0, address=0, layout=None, greenlets=False
+            )
         if traced.tries >= len(RETRY_NS):
             self._pending.pop(traced, None)
             return

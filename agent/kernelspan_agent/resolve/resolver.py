@@ -16,17 +16,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from kernelspan_api import semconv
-from kernelspan_api.operations import OPERATIONS, Group
 
 from kernelspan_agent.libraries.base import matches_glob
-from kernelspan_agent.model import SPAN, VALUE_KEYS, ResolvedBatch, Segment, Stack, StackState
+from kernelspan_agent.model import SPAN, VALUE_KEYS, Origin, ResolvedBatch, Segment, Stack, StackState
 from kernelspan_agent.resolve import segments as seg
 from kernelspan_agent.resolve.paths import PathTable
 from kernelspan_agent.resolve.stacks import StackTable
 from kernelspan_agent.ring.records import HEADER, OPERATION, STACK_HEADER, RecordKind
+from kernelspan_api import semconv
+from kernelspan_api.operations import OPERATIONS, Group
 
 if TYPE_CHECKING:
+    from kernelspan_agent.libraries.base import Verdict
     from kernelspan_agent.resolve.clock import Clock
     from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
 
@@ -70,24 +71,39 @@ class Resolver:
         self.stacks = StackTable(lambda ids: kernel.forget_ids(stacks=ids))
         self.paths = PathTable(lambda ids: kernel.forget_ids(paths=ids), settings.redact_paths)
         self._networks = [ipaddress.ip_network(each, strict=False) for each in settings.cidrs]
-        self._names, self._codes, self._objects, self._errors = seg.Cache(), seg.Cache(), seg.Cache(), seg.Cache()
-        self._threads, self._wanted = seg.Cache(), seg.Cache()
+        self._names = seg.Cache(lambda key: seg.operation_segment(key[0], seg.transport_of(key[1], key[2])))
+        self._codes = seg.Cache(self._code_segment)
+        self._errors = seg.Cache(lambda key: seg.error_segment(key[0], -key[1]))
+        self._threads = seg.Cache(lambda key: _thread_segment(key[0], key[1]))
+        self._files = seg.Cache(lambda key: self._file_segment(*key))
+        self._unix = seg.Cache(lambda key: seg.unix_segment(self._shown(key[0]), self._shown(key[1])))
+        self._internet = seg.Cache(lambda op: seg.socket_segment(op[1], op[0], (op[4], op[2]), (op[5], op[3])))
+        self._wanted_paths = seg.Cache(lambda key: self._wants_path(*key))
+        self._wanted_peers = seg.Cache(lambda key: self._wants_peer(*key))
         self.filtered = 0
         self.dropped = Counter[str]()
         self.frame_states = Counter[str]()
 
     def learn(self, records: Iterable[tuple[int, bytes]]) -> None:
-        """Takes in records that are no operations, in their order."""
+        """Takes in records that are no operations.
+
+        Processes first, since every millisecond until a new program's runtime is known is one without frames; all
+        others name the instant they belong to.
+        """
+        rest = []
         for kind, record in records:
+            if kind == RecordKind.PROCESS:
+                self._processes.learn(record)
+                self._processes.detect_pending(self._clock.monotonic_now_ns())
+            else:
+                rest.append((kind, record))
+        for kind, record in rest:
             if kind == RecordKind.PATH:
                 self.paths.learn(record)
             elif kind == RecordKind.CODE:
                 self._learn_code(record)
             elif kind == RecordKind.STACK:
                 self._learn_stack(record)
-            elif kind == RecordKind.PROCESS:
-                self._processes.learn(record)
-                self._processes.detect_pending(self._clock.monotonic_now_ns())
 
     def _learn_code(self, record: bytes) -> None:
         header = np.frombuffer(record, HEADER, 1)[0]
@@ -99,7 +115,7 @@ class Resolver:
         header = np.frombuffer(record, STACK_HEADER, 1)[0]
         traced = self._processes.find(int(header["tgid"]), int(header["time"]))
         if traced is None or traced.symboliser is None:
-            self.stacks.learn(record, None, lambda _: (_ for _ in ()).throw(LookupError))
+            self.stacks.learn(record, None, _nobody)
             return
         self.stacks.learn(record, traced.symbolise, lambda file: self._processes.classify(traced, file))
 
@@ -135,13 +151,11 @@ class Resolver:
         if self._settings.paths:
             rows = np.flatnonzero(groups == _FILES)
             pairs = zip(ops["file"][rows].tolist(), ops["path"][rows].tolist(), strict=True)
-            wanted[rows] = [self._wanted.of(pair, lambda pair=pair: self._wants_path(*pair)) for pair in pairs]
+            wanted[rows] = [self._wanted_paths[pair] for pair in pairs]
         if self._networks:
             rows = np.flatnonzero((groups == _NETWORK) & np.isin(ops["family"], _INTERNET))
             for row in rows.tolist():
-                packed = ops["peer_address"][row].tobytes()
-                family = int(ops["family"][row])
-                wanted[row] = self._wanted.of((family, packed), lambda f=family, p=packed: self._wants_peer(f, p))
+                wanted[row] = self._wanted_peers[int(ops["family"][row]), ops["peer_address"][row].tobytes()]
         return wanted
 
     def _wants_path(self, file: int, path: int) -> bool:
@@ -162,7 +176,7 @@ class Resolver:
         stacks = self._stacks_of(ops)
         parts = np.full((len(ops), SEGMENTS), None, object)
         parts[:, 0] = self._name_segments(ops)
-        parts[:, 1] = self._code_segments(stacks)
+        parts[:, 1] = [self._codes[stack] for stack in stacks]
         parts[:, 2] = self._object_segments(ops)
         parts[:, 3] = self._error_segments(ops)
         parts[:, 4] = self._thread_segments(ops, traced)
@@ -187,50 +201,37 @@ class Resolver:
         return [found[index] for index in inverse.reshape(-1).tolist()]
 
     def _name_segments(self, ops: np.ndarray) -> list[Segment]:
-        keys = zip(ops["op"].tolist(), ops["family"].tolist(), ops["protocol"].tolist(), strict=True)
-        of = self._names.of
+        names = self._names
         return [
-            of(key, lambda key=key: seg.operation_segment(key[0], seg.transport_of(key[1], key[2]))) for key in keys
+            names[key] for key in zip(ops["op"].tolist(), ops["family"].tolist(), ops["protocol"].tolist(), strict=True)
         ]
 
-    def _code_segments(self, stacks: list[Stack]) -> list[Segment | None]:
-        of, trace = self._codes.of, self._settings.stack_trace
-        return [
-            of(id(stack), lambda stack=stack: (stack, seg.code_segment(stack, stack_trace=trace)))[1]
-            for stack in stacks
-        ]
+    def _code_segment(self, stack: Stack) -> Segment | None:
+        return seg.code_segment(stack, stack_trace=self._settings.stack_trace)
 
     def _error_segments(self, ops: np.ndarray) -> list[Segment | None]:
         out: list[Segment | None] = [None] * len(ops)
         rows = np.flatnonzero((ops["ret"] < 0) & (ops["ret"] > -4096))
         for row, number, code in zip(rows.tolist(), ops["op"][rows].tolist(), ops["ret"][rows].tolist(), strict=True):
-            out[row] = self._errors.of((number, code), lambda n=number, c=code: seg.error_segment(n, -c))
+            out[row] = self._errors[number, code]
         return out
 
     def _thread_segments(self, ops: np.ndarray, traced: list[TracedProcess]) -> list[Segment | None]:
-        of = self._threads.of
-        return [
-            of((id(each), tid), lambda each=each, tid=tid: (each, _thread_segment(each, tid)))[1]
-            for each, tid in zip(traced, ops["tid"].tolist(), strict=True)
-        ]
+        threads = self._threads
+        return [threads[key] for key in zip(traced, ops["tid"].tolist(), strict=True)]
 
     def _object_segments(self, ops: np.ndarray) -> list[Segment | None]:
         out: list[Segment | None] = [None] * len(ops)
         rows = np.flatnonzero((ops["file"] != 0) | (ops["path"] != 0) | (ops["path2"] != 0) | (ops["family"] != 0))
-        of = self._objects.of
         columns = [ops[name][rows].tolist() for name in ("file", "path", "path2", "family")]
         for row, file, path, path2, family in zip(rows.tolist(), *columns, strict=True):
             if family in _INTERNET:
-                op = ops[row]
-                key = (op["protocol"].item(), family, op["local_port"].item(), op["peer_port"].item(),
-                       op["local_address"].tobytes(), op["peer_address"].tobytes())
-                out[row] = of(key, lambda key=key: seg.socket_segment(key[1], key[0], (key[4], key[2]), (key[5], key[3])))
+                out[row] = self._internet[_ends(ops[row])]
             elif family == socket.AF_UNIX:
-                out[row] = of((path, path2), lambda p=path, q=path2: seg.unix_segment(self._shown(p), self._shown(q)))
+                out[row] = self._unix[path, path2]
             else:
                 base2 = int.from_bytes(ops["local_address"][row][:8].tobytes(), "little") if path2 else 0
-                key = (file, path, path2, base2)
-                out[row] = of(key, lambda key=key: self._file_segment(*key))
+                out[row] = self._files[file, path, path2, base2]
         return out
 
     def _shown(self, path: int) -> str:
@@ -243,6 +244,17 @@ class Resolver:
         if path2 and (target := self.paths.resolve(base2, path2)):
             found[semconv.FILE_TARGET_PATH] = self.paths.shown(target)
         return Segment(found)
+
+
+def _nobody(_file: str) -> Verdict:
+    return Origin.UNKNOWN, None
+
+
+def _ends(op: np.void) -> tuple[int, int, int, int, bytes, bytes]:
+    """Protocol, family, ports and addresses of an operation on an internet socket."""
+    protocol, family = int(op["protocol"]), int(op["family"])
+    ports = int(op["local_port"]), int(op["peer_port"])
+    return protocol, family, *ports, op["local_address"].tobytes(), op["peer_address"].tobytes()
 
 
 def _thread_segment(traced: TracedProcess, tid: int) -> Segment | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 import re
@@ -13,12 +14,11 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import PurePosixPath
 
-from kernelspan_api import semconv
-
 from kernelspan_agent.model import AttributeValue, Resource
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.runtimes.registry import DetectedRuntime
+from kernelspan_api import semconv
 
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 _LANGUAGES = {"python": "python"}
@@ -30,7 +30,9 @@ _HASH_BYTES = 16
 class ResourceSettings:
     """What every resource of an agent has or hides."""
 
-    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)  # the profile's, and OTEL_RESOURCE_ATTRIBUTES
+    attributes: Mapping[str, AttributeValue] = field(
+        default_factory=dict
+    )  # the profile's, and OTEL_RESOURCE_ATTRIBUTES
     service_name: str = ""  # OTEL_SERVICE_NAME
     command_line: str = "Drop"  # Keep, Hash or Drop
 
@@ -86,10 +88,8 @@ def resource_of(
         found.update(runtime.attributes)
         found[semconv.TELEMETRY_SDK_LANGUAGE] = _LANGUAGES.get(runtime.runtime, runtime.runtime)
     if process is not None:
-        try:
+        with contextlib.suppress(ProcessError):  # it may end meanwhile: what was found stands
             found.update(_of_process(process, runtime, settings))
-        except ProcessError:
-            pass  # it ended meanwhile: what was found stands
     found.update(settings.attributes)
     if settings.service_name:
         found[semconv.SERVICE_NAME] = settings.service_name

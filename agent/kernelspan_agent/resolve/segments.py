@@ -10,15 +10,13 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
-
-from kernelspan_api import semconv
-from kernelspan_api.operations import BY_NUMBER, Group
 
 from kernelspan_agent.model import AttributeValue, Kind, Segment, Stack, StackState
 from kernelspan_agent.resolve.stacks import nearest_app, nearest_library
+from kernelspan_api import semconv
+from kernelspan_api.operations import BY_NUMBER, Group
 
 MAX_SEGMENTS = 16384
 NOT_FAILURES = {errno.EAGAIN, errno.EINPROGRESS, errno.EINTR}
@@ -27,22 +25,20 @@ _TRANSPORTS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPR
 _FAMILIES = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
 
 
-class Cache(OrderedDict[Hashable, Any]):
-    """What was made by its key, the least recently used going first."""
+class Cache(dict[Any, Any]):
+    """What `make` gives for each key, made at the first look and kept; the oldest goes first when there are too many.
 
-    def __init__(self, size: int = MAX_SEGMENTS) -> None:
+    A plain look-up, so a hit costs no more than that of a dict.
+    """
+
+    def __init__(self, make: Callable[[Any], Any], size: int = MAX_SEGMENTS) -> None:
         super().__init__()
-        self._size = size
+        self._make, self._size = make, size
 
-    def of(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The thing made for `key`, made now if there is none."""
-        found = self.get(key)
-        if found is None:
-            found = self[key] = make()
-            if len(self) > self._size:
-                self.popitem(last=False)
-        else:
-            self.move_to_end(key)
+    def __missing__(self, key: Any) -> Any:
+        found = self[key] = self._make(key)
+        if len(self) > self._size:
+            del self[next(iter(self))]
         return found
 
 

@@ -55,7 +55,7 @@ class RingReader:
 
     def fill(self) -> float:
         """Share of the ring that waits to be read."""
-        return (self._produced() - self._position) / self._size
+        return float(self._produced() - self._position) / self._size
 
     def _produced(self) -> int:
         return int(struct.unpack_from("<Q", self._rest)[0])
@@ -86,9 +86,7 @@ class RingReader:
             self._consumer.close()
 
 
-def _large(
-    copied: bytes, lengths: np.ndarray, kinds: np.ndarray
-) -> tuple[list[tuple[int, bytes]], np.ndarray, int]:
+def _large(copied: bytes, lengths: np.ndarray, kinds: np.ndarray) -> tuple[list[tuple[int, bytes]], np.ndarray, int]:
     """Records that are no operations, the mask of slots that are operations, and how many slots are complete."""
     one = SLOT - RING_HEADER
     keep = (lengths == one) & (kinds == RecordKind.OPERATION)

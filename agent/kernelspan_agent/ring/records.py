@@ -158,7 +158,13 @@ PROCESS = np.dtype(
 
 assert OPERATION.itemsize == OP_SIZE
 
-C_STRUCTS = {"ks_op": OPERATION, "ks_frame": FRAME, "ks_stack_rec": STACK_HEADER, "ks_path_rec": PATH_HEADER, "ks_proc_rec": PROCESS}
+C_STRUCTS = {
+    "ks_op": OPERATION,
+    "ks_frame": FRAME,
+    "ks_stack_rec": STACK_HEADER,
+    "ks_path_rec": PATH_HEADER,
+    "ks_proc_rec": PROCESS,
+}
 
 
 def c_assertions() -> str:
@@ -167,8 +173,9 @@ def c_assertions() -> str:
     for struct, dtype in C_STRUCTS.items():
         if struct not in ("ks_stack_rec", "ks_path_rec"):  # those end in a flexible array
             lines.append(f'_Static_assert(sizeof(struct {struct}) == {dtype.itemsize}, "{struct} size");')
-        fields = dtype.fields or {}
-        for name, (field, offset, *_) in fields.items():
+        for name, (field, offset, *_) in (dtype.fields or {}).items():
             lines.append(f'_Static_assert(__builtin_offsetof(struct {struct}, {name}) == {offset}, "{struct}.{name}");')
-            lines.append(f'_Static_assert(sizeof(((struct {struct} *)0)->{name}) == {field.itemsize}, "{struct}.{name} size");')
+            lines.append(
+                f'_Static_assert(sizeof(((struct {struct} *)0)->{name}) == {field.itemsize}, "{struct}.{name} size");'
+            )
     return "\n".join(lines) + "\n"

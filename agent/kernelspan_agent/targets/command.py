@@ -43,7 +43,7 @@ class Command:
             if os.read(held, 1) != b"g":
                 os._exit(0)  # the agent ended before it began to trace
             os.close(held)
-            os.execv(program, self.arguments)
+            os.execv(program, self.arguments)  # noqa: S606 - the user's own command
         except BaseException as error:  # noqa: BLE001 - this is the child: it must never return
             sys.stderr.write(f"kernelspan: {program}: {error}\n")
             sys.stderr.flush()
