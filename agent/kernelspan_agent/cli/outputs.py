@@ -58,7 +58,7 @@ def watch_health(address: str, app: App) -> Callable[[], None]:
     """Serves /metrics, /healthz and /readyz; gives what stops it. Raises UsageError."""
     from kernelspan_agent.control.health import serve
 
-    return serve(address, app)
+    return serve(address, app, lambda text: print(f"kernelspan: {text}", file=sys.stderr, flush=True))
 
 
 def report(app: App) -> dict[str, Any]:
