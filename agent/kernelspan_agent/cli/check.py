@@ -71,10 +71,9 @@ def survey(examined: Examined | None) -> dict[str, Any]:
 
 
 def _plan(examined: Examined) -> tuple[Any, Plan]:
-    from kernelspan_api.plan import wanted
-
     from kernelspan_agent.guard import groups
     from kernelspan_agent.probes import mechanisms
+    from kernelspan_api.plan import wanted
 
     assert examined.profile is not None
     needed = wanted(examined.profile.metadata.name, examined.profile.spec)

@@ -7,14 +7,15 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kernelspan_agent.errors import UsageError
+from kernelspan_agent.errors import MachineError, UsageError
 from kernelspan_agent.resolve.resource import ResourceSettings
 
 if TYPE_CHECKING:
-    from kernelspan_api.profile import TraceProfile
-
     from kernelspan_agent.app import App
     from kernelspan_agent.export.base import Exporter
+    from kernelspan_api.profile import TraceProfile
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 def open_exporter(options: Mapping[str, Any], environ: Mapping[str, str]) -> Exporter:
@@ -40,6 +41,23 @@ def open_exporter(options: Mapping[str, Any], environ: Mapping[str, str]) -> Exp
         color, width = wants_color(sys.stdout, environ), terminal_width(sys.stdout, environ)
         outputs.append(ConsoleExporter(sys.stdout, color=color, width=width))
     return Pipeline(outputs)
+
+
+def trace_self(options: Mapping[str, Any], environ: Mapping[str, str]) -> Callable[[float], None]:
+    """Makes the agent's own traces; gives what sends the rest and ends it. Raises UsageError."""
+    endpoint = options["endpoint"] or ""
+    if not endpoint and not any(environ.get(name) for name in _ENDPOINTS):
+        raise UsageError(
+            "--self-traces (KERNELSPAN_SELF_TRACES): there is no OTLP endpoint to send them to",
+            hint="give --otlp ENDPOINT",
+        )
+    try:
+        from kernelspan_agent.control import telemetry
+    except ImportError as error:
+        raise MachineError(f"--self-traces: {error}", hint="pip install 'kernelspan[telemetry]'") from error
+    from kernelspan_agent.export.otlp import settings_from
+
+    return telemetry.start(settings_from(environ, endpoint))
 
 
 def resource_settings(profile: TraceProfile, environ: Mapping[str, str]) -> ResourceSettings:

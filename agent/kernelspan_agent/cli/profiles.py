@@ -6,10 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernelspan_api.profile import TraceProfile, ignored_standalone, load, unavailable
-from kernelspan_api.problems import Problem, ProfileError
-
 from kernelspan_agent.errors import UsageError
+from kernelspan_api.problems import Problem, ProfileError
+from kernelspan_api.profile import TraceProfile, ignored_standalone, load, unavailable
 
 MAX_PROFILE_BYTES = 1 << 20
 

@@ -19,11 +19,10 @@ def command(profile_path: str) -> None:
     \b
     kernelspan render -f profile.yaml | less
     """
-    from kernelspan_api.plan import wanted
-
     from kernelspan_agent.probes import constants, mechanisms
     from kernelspan_agent.probes.session import RING_BYTES, modules_of
     from kernelspan_agent.probes.source import module_text
+    from kernelspan_api.plan import wanted
 
     profile, _ = read_profile(profile_path)
     plan = wanted(profile.metadata.name, profile.spec)

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kernelspan_agent.cli.files import check_writable, write_text
 from kernelspan_agent.cli.profiles import read_profile
-from kernelspan_agent.errors import MachineError, UsageError
+from kernelspan_agent.errors import UsageError
+from kernelspan_agent.guard import capabilities
+from kernelspan_agent.selftrace import span
 
 if TYPE_CHECKING:
-    from kernelspan_api.profile import TraceProfile
-
     from kernelspan_agent.app import App
     from kernelspan_agent.targets.command import Command
+    from kernelspan_api.profile import TraceProfile
 
 EXPORT_TIMEOUT_SECONDS = 10.0
 SCAN_SECONDS = 1.0
@@ -42,6 +44,13 @@ SCAN_SECONDS = 1.0
 )
 @click.option("--report", "report_path", metavar="FILE", help="Write the accounting as JSON.")
 @click.option("--listen", metavar="ADDRESS", help="Serve /metrics, /healthz and /readyz at host:port.")
+@click.option(
+    "--self-traces",
+    is_flag=True,
+    envvar="KERNELSPAN_SELF_TRACES",
+    show_envvar=True,
+    help="Also send the agent's own traces (compile, load, attach, export) to the OTLP endpoint.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No table at the end.")
 @click.argument("command_line", nargs=-1, metavar="[-- COMMAND [ARGUMENT]...]", type=click.UNPROCESSED)
 def command(profile_path: str, command_line: tuple[str, ...], **options: Any) -> int:
@@ -58,12 +67,9 @@ def command(profile_path: str, command_line: tuple[str, ...], **options: Any) ->
     _check_targets(profile, command_line, options["pids"])
     for field in ignored:
         click.echo(f"kernelspan: {field} is for Kubernetes and is ignored here", err=True)
-    if os.geteuid() != 0:
-        raise MachineError(
-            "loading kernel programs needs root",
-            reason="PermissionDenied",
-            hint="sudo kernelspan run …, or grant CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH",
-        )
+    if options["report_path"]:
+        check_writable("--report", options["report_path"])
+    capabilities.require()
     child = _fork(command_line)  # before any thread is started
     return _run(profile, child, options)
 
@@ -89,20 +95,24 @@ def _fork(command_line: tuple[str, ...]) -> Command | None:
 
 def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) -> int:
     from kernelspan_agent.app import App
-    from kernelspan_agent.cli.outputs import open_exporter, resource_settings, watch_health
+    from kernelspan_agent.cli.outputs import open_exporter, resource_settings, trace_self, watch_health
 
     with ExitStack() as stack:
+        if options["self_traces"]:
+            stop = trace_self(options, os.environ)
+            stack.callback(lambda: stop(EXPORT_TIMEOUT_SECONDS))
         if child is not None:
             stack.callback(child.abandon)
         exporter = open_exporter(options, os.environ)
         stack.callback(lambda: exporter.close(0.0))
-        app = App(
-            profile,
-            exporter,
-            os.environ,
-            resource=resource_settings(profile, os.environ),
-            watch_exec=child is None and not options["pids"],
-        )
+        with span("agent.open", profile=profile.metadata.name):
+            app = App(
+                profile,
+                exporter,
+                os.environ,
+                resource=resource_settings(profile, os.environ),
+                watch_exec=child is None and not options["pids"],
+            )
         stack.callback(app.close)
         if options["listen"]:
             stack.callback(watch_health(options["listen"], app))
@@ -183,7 +193,7 @@ def _say(app: App, options: dict[str, Any]) -> None:
 
     found = report(app)
     if options["report_path"]:
-        Path(options["report_path"]).write_text(json.dumps(found, indent=1) + "\n")
+        write_text("--report", options["report_path"], json.dumps(found, indent=1) + "\n")
     if not options["quiet"]:
         sys.stdout.flush()
         click.echo(table(found), err=True)

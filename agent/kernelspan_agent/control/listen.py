@@ -58,7 +58,9 @@ class Server:
             self._server = _HttpServer(host, port, routes)
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise UsageError(f"--listen {address}: {reason}", hint="choose another port or address; `ss -ltnp` shows who listens") from error
+            raise UsageError(
+                f"--listen {address}: {reason}", hint="choose another port or address; `ss -ltnp` shows who listens"
+            ) from error
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="listen", daemon=True)
         self._thread.start()
@@ -101,7 +103,9 @@ class _HttpServer(http.server.ThreadingHTTPServer):
             self._slots.release()
             raise
 
-    def process_request_thread(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+    def process_request_thread(
+        self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
+    ) -> None:
         """In that thread."""
         try:
             super().process_request_thread(request, client_address)
@@ -131,11 +135,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """The Server header: no versions for strangers."""
         return "kernelspan"
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         """A path of the table, or 404."""
         self._answer(with_body=True)
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         """The same without the body."""
         self._answer(with_body=False)
 

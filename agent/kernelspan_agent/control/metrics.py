@@ -62,18 +62,27 @@ class _Agent:
 def _operations(app: App) -> Iterator[Metric]:
     found = app.accounting()
     total = "operations_{}"
-    yield _total(total.format("seen"), "Operations that traced processes began and that the profile asks for.", found.seen)
+    yield _total(
+        total.format("seen"), "Operations that traced processes began and that the profile asks for.", found.seen
+    )
     yield _total(total.format("exported"), "Operations whose span every output has taken.", found.exported)
     yield _total(total.format("filtered"), "Operations that the profile's filters left out.", found.filtered)
     yield _total(total.format("sampled_out"), "Operations of traces that were not sampled.", found.sampled_out)
     yield _total(total.format("rate_limited"), "Operations beyond the profile's limits.", found.rate_limited)
-    yield _totals(total.format("dropped"), "Operations lost against our will.", "reason", dict.fromkeys(_DROPPED, 0) | found.dropped)
+    yield _totals(
+        total.format("dropped"),
+        "Operations lost against our will.",
+        "reason",
+        dict.fromkeys(_DROPPED, 0) | found.dropped,
+    )
     yield _gauge("operations_in_flight", "Operations seen and not settled yet, wherever they are.", found.in_flight)
 
 
 def _stages(app: App) -> Iterator[Metric]:
     yield _gauge("ring_fill_ratio", "Share of the ring buffer that waits to be drained.", app.ring_fill())
-    yield _gauge("queue_operations", "Operations drained from the ring that wait for the next stage.", app.waiting_operations)
+    yield _gauge(
+        "queue_operations", "Operations drained from the ring that wait for the next stage.", app.waiting_operations
+    )
     yield _gauge("processes_traced", "Processes that are traced now.", len(app.processes.alive()))
     yield _totals("runtimes_detected", "Processes whose runtime was detected.", "runtime", app.processes.runtimes)
     yield _totals("stacks", "Operations by the state of their stack.", "state", app.resolver.frame_states)
@@ -97,9 +106,15 @@ def _export(app: App) -> Iterator[Metric]:
     yield _total("spans_exported", "Spans that every output has taken.", whole.spans_exported)
     yield _totals("spans_dropped", "Spans that an output has lost.", "reason", whole.spans_dropped)
     outputs = {output.name: output.counters.snapshot() for output in getattr(app.exporter, "outputs", ())}
-    yield _totals("export_requests", "Requests (lines, for a file) taken.", "output", {k: v.requests for k, v in outputs.items()})
-    yield _totals("export_retries", "Requests that had to be sent again.", "output", {k: v.retries for k, v in outputs.items()})
-    yield _totals("export_bytes", "Size of those requests before compression.", "output", {k: v.bytes for k, v in outputs.items()})
+    yield _totals(
+        "export_requests", "Requests (lines, for a file) taken.", "output", {k: v.requests for k, v in outputs.items()}
+    )
+    yield _totals(
+        "export_retries", "Requests that had to be sent again.", "output", {k: v.retries for k, v in outputs.items()}
+    )
+    yield _totals(
+        "export_bytes", "Size of those requests before compression.", "output", {k: v.bytes for k, v in outputs.items()}
+    )
     queue = GaugeMetricFamily(f"{_PREFIX}export_queue_spans", "Spans queued or being sent.", labels=["output"])
     for name, snapshot in outputs.items():
         queue.add_metric([name], snapshot.spans_in_flight)

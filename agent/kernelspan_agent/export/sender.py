@@ -24,6 +24,7 @@ from kernelspan_agent.export.batches import operation_mask
 from kernelspan_agent.export.counters import ExportCounters, Fate
 from kernelspan_agent.export.encode import Bounds, Request, encode
 from kernelspan_agent.model import SpanBatch
+from kernelspan_agent.selftrace import span
 
 _log = logging.getLogger(__name__)
 
@@ -154,7 +155,8 @@ class OtlpOutput:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 return Outcome(Answer.REFUSED, f"given up after {self._export_timeout_s:g} s: {outcome.message}")
-            outcome = self._transport.send(payload, min(self._timeout_s, left_s))
+            with span("agent.export", output=self.name, bytes=len(payload), attempt=attempt):
+                outcome = self._transport.send(payload, min(self._timeout_s, left_s))
             if outcome.answer is not Answer.RETRY:
                 return outcome
             self.counters.retry(outcome.message)

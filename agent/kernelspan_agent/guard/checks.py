@@ -73,7 +73,15 @@ class Places:
 
 def read(places: Places) -> list[Check]:
     """Every check that needs no bpf(2)."""
-    each: list[Callable[[Places], list[Check]]] = [_capabilities, _namespaces, _btf, _bcc, _headers, _tracefs, _lockdown]
+    each: list[Callable[[Places], list[Check]]] = [
+        _capabilities,
+        _namespaces,
+        _btf,
+        _bcc,
+        _headers,
+        _tracefs,
+        _lockdown,
+    ]
     return [check for look in each for check in look(places)] + [_unprivileged(places), _jit(places)]
 
 
@@ -94,7 +102,11 @@ def _namespaces(places: Places) -> list[Check]:
     found = []
     for name, is_initial, hint in (
         ("user-namespace", capabilities.in_initial_user_namespace, "run on the host, or without user namespaces"),
-        ("pid-namespace", capabilities.in_initial_pid_namespace, "run on the host, or with its PID namespace (hostPID)"),
+        (
+            "pid-namespace",
+            capabilities.in_initial_pid_namespace,
+            "run on the host, or with its PID namespace (hostPID)",
+        ),
     ):
         if is_initial(str(places.proc)):
             found.append(Check(name, State.OK, "the host's"))
@@ -134,7 +146,15 @@ def _bcc(places: Places) -> list[Check]:
 def _headers(places: Places) -> list[Check]:
     missing = [name for name in ("linux/bpf.h", "linux/types.h") if not (places.include / name).is_file()]
     if missing:
-        return [Check("linux-headers", State.NO, f"{places.include / missing[0]} is not there", "MechanismUnsupported", INSTALL)]
+        return [
+            Check(
+                "linux-headers",
+                State.NO,
+                f"{places.include / missing[0]} is not there",
+                "MechanismUnsupported",
+                INSTALL,
+            )
+        ]
     return [Check("linux-headers", State.OK, f"{places.include}/linux")]
 
 
@@ -147,7 +167,16 @@ def _tracefs(places: Places) -> list[Check]:
         return [Check(name, State.NO, str(error), "PermissionDenied", hint, required=False)]
     if mounted is None:
         detail = "not mounted: every plan uses raw tracepoints, which do not need it"
-        return [Check(name, State.NO, detail, "TracepointNotFound", "mount -t tracefs tracefs /sys/kernel/tracing", required=False)]
+        return [
+            Check(
+                name,
+                State.NO,
+                detail,
+                "TracepointNotFound",
+                "mount -t tracefs tracefs /sys/kernel/tracing",
+                required=False,
+            )
+        ]
     return [Check(name, State.OK, str(mounted.root), required=False)]
 
 
@@ -157,7 +186,11 @@ def _lockdown(places: Places) -> list[Check]:
         text = (places.sys / "kernel/security/lockdown").read_text("ascii", "replace")
     except OSError:
         detail = "securityfs does not say; kernel-reads below tells whether it matters"
-        return [Check(name, State.UNKNOWN, detail, hint="mount -t securityfs securityfs /sys/kernel/security", required=False)]
+        return [
+            Check(
+                name, State.UNKNOWN, detail, hint="mount -t securityfs securityfs /sys/kernel/security", required=False
+            )
+        ]
     level = text.partition("[")[2].partition("]")[0] or "none"
     if level == "confidentiality":
         hint = "boot without lockdown=confidentiality; lockdown=integrity is fine"
@@ -183,8 +216,12 @@ def _jit(places: Places) -> Check:
     value = _setting(places, "net/core/bpf_jit_enable")
     if value == "0":
         hint = "sysctl net.core.bpf_jit_enable=1"
-        return Check("jit", State.NO, "programs are interpreted: tracing costs several times as much", "", hint, required=False)
-    return Check("jit", State.OK if value else State.UNKNOWN, "on" if value else "the kernel does not say", required=False)
+        return Check(
+            "jit", State.NO, "programs are interpreted: tracing costs several times as much", "", hint, required=False
+        )
+    return Check(
+        "jit", State.OK if value else State.UNKNOWN, "on" if value else "the kernel does not say", required=False
+    )
 
 
 def not_visible(places: Places) -> list[tuple[str, str]]:
@@ -196,7 +233,9 @@ def not_visible(places: Places) -> list[tuple[str, str]]:
     if places.proc == Path("/proc") and _has_io_uring():
         disabled = _setting(places, "kernel/io_uring_disabled")
         if disabled != "2":
-            found.append(("io_uring", "its reads and writes are no system calls (sysctl kernel.io_uring_disabled=2 forbids it)"))
+            found.append(
+                ("io_uring", "its reads and writes are no system calls (sysctl kernel.io_uring_disabled=2 forbids it)")
+            )
     if (places.proc / "sys/abi/vsyscall32").exists():
         found.append(("32-bit programs", "their system calls have other numbers; they are left out"))
     return found

@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kernelspan_api.operations import Group
-from kernelspan_api.plan import Wanted
-
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.guard.checks import Check, State
 from kernelspan_agent.probes import bpf, constants
@@ -19,6 +16,8 @@ from kernelspan_agent.probes.loader import Loader
 from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism, calls_of, has_call
 from kernelspan_agent.probes.session import RING_BYTES, modules_of
 from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, WALKER_PROGRAMS
+from kernelspan_api.operations import Group
+from kernelspan_api.plan import Wanted
 
 CORE = "core"
 
@@ -53,10 +52,16 @@ class Loaded:
 def every_module() -> list[Module]:
     """All there are: core, the walkers, the groups."""
     walkers = [Module(name, programs) for name, programs in WALKER_PROGRAMS.items()]
-    return [Module(CORE, tuple(CORE_PROGRAMS)), *walkers, *(Module(group.value, GROUP_PROGRAMS[group]) for group in Group)]
+    return [
+        Module(CORE, tuple(CORE_PROGRAMS)),
+        *walkers,
+        *(Module(group.value, GROUP_PROGRAMS[group]) for group in Group),
+    ]
 
 
-def load_all(environ: Mapping[str, str], mechanisms: tuple[Mechanism, ...] = MECHANISMS, wanted: Wanted | None = None) -> list[Loaded]:
+def load_all(
+    environ: Mapping[str, str], mechanisms: tuple[Mechanism, ...] = MECHANISMS, wanted: Wanted | None = None
+) -> list[Loaded]:
     """Every module (of a plan, where one is given) with every mechanism."""
     modules = modules_of(wanted) if wanted else every_module()
     return [found for mechanism in mechanisms for found in _load(modules, mechanism, environ)]
@@ -65,7 +70,9 @@ def load_all(environ: Mapping[str, str], mechanisms: tuple[Mechanism, ...] = MEC
 def untried(why: str, mechanisms: tuple[Mechanism, ...] = MECHANISMS, wanted: Wanted | None = None) -> list[Loaded]:
     """The same rows, where trying makes no sense."""
     modules = modules_of(wanted) if wanted else every_module()
-    return [Loaded(module.name, mechanism.name, State.UNTRIED, detail=why) for mechanism in mechanisms for module in modules]
+    return [
+        Loaded(module.name, mechanism.name, State.UNTRIED, detail=why) for mechanism in mechanisms for module in modules
+    ]
 
 
 def _load(modules: list[Module], mechanism: Mechanism, environ: Mapping[str, str]) -> list[Loaded]:
@@ -86,7 +93,9 @@ def _load(modules: list[Module], mechanism: Mechanism, environ: Mapping[str, str
     return found
 
 
-def _build(modules: list[Module], mechanism: Mechanism, environ: Mapping[str, str]) -> dict[Module, Built | MachineError]:
+def _build(
+    modules: list[Module], mechanism: Mechanism, environ: Mapping[str, str]
+) -> dict[Module, Built | MachineError]:
     """All at once; one by one where that fails, to see which one it is."""
     defines = constants.defines(ring_bytes=RING_BYTES, watch_exec=False, raw=mechanism.raw)
     found: dict[Module, Built | MachineError] = {}
@@ -128,7 +137,10 @@ class Plan:
 def plan_of(wanted: Wanted, mechanism: Mechanism) -> Plan:
     """What would be attached for a profile on this machine."""
     groups = {
-        group.value: ([operation.name for operation in wanted.wanted() if operation.group is group], calls_of(group, wanted))
+        group.value: (
+            [operation.name for operation in wanted.wanted() if operation.group is group],
+            calls_of(group, wanted),
+        )
         for group in wanted.groups
     }
     return Plan(mechanism.name, groups, _absent([call for _, calls in groups.values() for call in calls]))

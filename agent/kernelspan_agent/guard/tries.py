@@ -47,7 +47,11 @@ def tries() -> list[Check]:
     if found[0].state is not State.OK:
         names = ("bpf-program", "kernel-reads", "ring-buffer", "raw-tracepoint", "tracepoint")
         return found + [Check(name, State.UNTRIED, "needs bpf-map", required=name != "tracepoint") for name in names]
-    found += [_attempt("bpf-program", _program), _attempt("kernel-reads", _kernel_reads), _attempt("ring-buffer", _ring)]
+    found += [
+        _attempt("bpf-program", _program),
+        _attempt("kernel-reads", _kernel_reads),
+        _attempt("ring-buffer", _ring),
+    ]
     found += [_attempt("raw-tracepoint", _raw), _attempt("tracepoint", _single, required=False)]
     return found
 
@@ -128,7 +132,10 @@ def _single() -> str:
     with _loaded(bpf.PROG_TRACEPOINT, _NOTHING) as fd:
         attachment = tracepoint(tracefs, "syscalls", _CALL, fd)
         if attachment is None:
-            raise MachineError("no tracepoints of system calls", reason="TracepointNotFound",
-                               hint="a kernel with CONFIG_FTRACE_SYSCALLS=y; every plan uses raw tracepoints without it")
+            raise MachineError(
+                "no tracepoints of system calls",
+                reason="TracepointNotFound",
+                hint="a kernel with CONFIG_FTRACE_SYSCALLS=y; every plan uses raw tracepoints without it",
+            )
         attachment.close()
     return "attached, detached"

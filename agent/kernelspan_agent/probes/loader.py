@@ -20,6 +20,7 @@ from typing import Any, Self
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment
+from kernelspan_agent.selftrace import span
 
 _LOAD_MAP_BYTES = 8
 
@@ -75,7 +76,7 @@ class Loader:
         """Size of a value of a map."""
         return int(self._shapes[name]["value"])
 
-    def set_walker(self, array: str, index: int, program: str) -> None:
+    def link(self, array: str, index: int, program: str) -> None:
         """Makes `program` the one that a tail call to `index` of `array` reaches."""
         bpf.map_update(self.maps[array], struct.pack("<I", index), struct.pack("<I", self.programs[program]))
 
@@ -85,8 +86,10 @@ class Loader:
 
     def detach(self) -> None:
         """Detaches every program; maps and programs stay, so counters can still be read."""
-        while self._attachments:
-            self._attachments.pop().close()
+        if self._attachments:
+            with span("agent.detach", attachments=len(self._attachments)):
+                while self._attachments:
+                    self._attachments.pop().close()
 
     def close(self) -> None:
         """Detaches and gives everything back."""

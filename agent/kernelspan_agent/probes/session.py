@@ -22,6 +22,7 @@ from kernelspan_agent.probes.build import Built, Module, build
 from kernelspan_agent.probes.constants import Counter
 from kernelspan_agent.probes.loader import Loader
 from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, WALKER_PROGRAMS
+from kernelspan_agent.selftrace import span
 from kernelspan_api.operations import Group
 from kernelspan_api.plan import Wanted
 
@@ -71,14 +72,17 @@ class Session:
         """Builds, loads and attaches what `wanted` names. Raises MachineError; nothing is left behind then."""
         mechanism = mechanism or mechanisms.choose(wanted)
         defines = constants.defines(ring_bytes=ring_bytes, watch_exec=watch_exec, raw=mechanism.raw)
-        built = build(modules_of(wanted), defines, environ)
+        with span("agent.compile"):
+            built = build(modules_of(wanted), defines, environ)
         loader = Loader({"ks_ring": ring_bytes})
         try:
-            for name, module in built.modules.items():
-                loader.load(module, bpf.PROG_RAW_TRACEPOINT if name == "core" else mechanism.program_kind)
+            with span("agent.load", modules=len(built.modules)):
+                for name, module in built.modules.items():
+                    loader.load(module, bpf.PROG_RAW_TRACEPOINT if name == "core" else mechanism.program_kind)
             session = cls(loader, built, ring_bytes, mechanism)
             session.set_class(1, wanted)
-            session._attach(wanted)
+            with span("agent.attach", mechanism=mechanism.name):
+                session._attach(wanted)
         except BaseException:
             loader.close()
             raise
@@ -88,14 +92,14 @@ class Session:
         if wanted.max_depth:
             walkers = [program for programs in WALKER_PROGRAMS.values() for program in programs]
             for index, program in enumerate(walkers, start=1):
-                self._loader.set_walker(self.mechanism.walkers, index, program)
+                self._loader.link(self.mechanism.walkers, index, program)
         for program, event in CORE_PROGRAMS.items():
             self._loader.keep(raw_tracepoint(event, self._loader.programs[program]))
             self.attached.append(event)
-        for group in wanted.groups:
-            for attachment in mechanisms.attach(self.mechanism, group, wanted, self._loader.programs):
-                self._loader.keep(attachment)
-                self.attached.append(attachment.name)
+        link = self._loader.link
+        for attachment in mechanisms.attach(self.mechanism, wanted, self._loader.programs, link):
+            self._loader.keep(attachment)
+            self.attached.append(attachment.name)
 
     @property
     def ring_fd(self) -> int:
