@@ -92,12 +92,12 @@ int ks_files_enter(struct ks_sys_enter *ctx)
 		return 0;
 	nr = ks_nr(ctx);
 	if (nr == __NR_restart_syscall) {
-		ks_resume(KS_GROUP_FILES);
+		ks_resume();
 		return 0;
 	}
 	op = ks_describe(nr, &roles);
 	if (!op || !ks_wants(p, op))
-		return 0;
+		return ks_next_enter(ctx, KS_GROUP_FILES);
 	ks_args(ctx, &args);
 	if (roles & HAS_FD) {
 		u32 n = ARG(roles, 0);
@@ -105,7 +105,7 @@ int ks_files_enter(struct ks_sys_enter *ctx)
 		file = ks_file(n == 0 ? args.v[0] : n == 1 ? args.v[1] : args.v[2]);
 		inode = file ? ks_inode(file) : 0;
 		if (file && !is_file(inode))
-			return 0;
+			return ks_next_enter(ctx, KS_GROUP_FILES);
 	}
 	ks_enter(nr, &args, p, KS_GROUP_FILES, op, file, inode);
 	return 0;
@@ -117,13 +117,16 @@ int ks_files_exit(struct ks_sys_exit *ctx)
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_class *c = 0;
 	struct ks_scratch *s;
-	struct ks_call call = {};
+	struct ks_call call = {}, *own;
 	u64 verdict, file = 0;
 	u8 *seen;
 
 	if (!p)
 		return 0;
-	s = ks_exit(ctx, p, KS_GROUP_FILES, &call, &c);
+	own = ks_own_call(KS_GROUP_FILES);
+	if (!own)
+		return ks_next_exit(ctx, KS_GROUP_FILES);
+	s = ks_exit(ctx, p, own, &call, &c);
 	if (!s)
 		return 0;
 	ks_describe(call.nr, &s->roles);

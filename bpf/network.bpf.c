@@ -75,20 +75,20 @@ int ks_net_enter(struct ks_sys_enter *ctx)
 		return 0;
 	nr = ks_nr(ctx);
 	if (nr == __NR_restart_syscall) {
-		ks_resume(KS_GROUP_NETWORK);
+		ks_resume();
 		return 0;
 	}
 	op = ks_describe(nr, &roles);
 	if (!op)
-		return 0;
+		return ks_next_enter(ctx, KS_GROUP_NETWORK);
 	c = ks_wants(p, op);
 	if (!c && !(roles & (SENDS | RECEIVES) && ks_wants(p, KS_OP_Resolve)))
-		return 0;
+		return ks_next_enter(ctx, KS_GROUP_NETWORK);
 	ks_args(ctx, &args);
 	file = ks_file(args.v[0]);
 	sk = file ? ks_sock(file) : 0;
 	if (!sk)
-		return 0;
+		return ks_next_enter(ctx, KS_GROUP_NETWORK);
 	if (!c) { /* only Resolve is wanted: nothing but talk with port 53 counts */
 		u16 port = __builtin_bswap16(KS_KREAD(u16, sk + KS_SOCK_DPORT));
 
@@ -140,14 +140,17 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 	u32 tgid = ks_tgid(), roles = 0, tid = bpf_get_current_pid_tgid(), n;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_class *c = 0;
-	struct ks_call call = {};
+	struct ks_call call = {}, *own;
 	struct ks_scratch *s;
 	struct ks_op *early;
 	u64 file, sk = 0;
 
 	if (!p)
 		return 0;
-	s = ks_exit(ctx, p, KS_GROUP_NETWORK, &call, &c);
+	own = ks_own_call(KS_GROUP_NETWORK);
+	if (!own)
+		return ks_next_exit(ctx, KS_GROUP_NETWORK);
+	s = ks_exit(ctx, p, own, &call, &c);
 	if (!s) {
 		early = ks_stash.lookup(&tid);
 		if (early && early->op == KS_OP_Close && !ks_calls.lookup(&tid))

@@ -83,15 +83,15 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 		return 0;
 	nr = ks_nr(ctx);
 	if (nr == __NR_restart_syscall) {
-		ks_resume(KS_GROUP_PROCESSES);
+		ks_resume();
 		return 0;
 	}
 	op = ks_describe(nr, &roles);
 	if (!op)
-		return 0;
+		return ks_next_enter(ctx, KS_GROUP_PROCESSES);
 	c = ks_wants(p, op);
 	if (!c)
-		return 0;
+		return ks_next_enter(ctx, KS_GROUP_PROCESSES);
 	ks_args(ctx, &args);
 	if (roles & THREADS && args.v[0] & CLONE_THREAD)
 		return 0;
@@ -137,7 +137,7 @@ int ks_proc_exit(struct ks_sys_exit *ctx)
 {
 	u32 tgid = ks_tgid(), roles = 0, op;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
-	struct ks_call call = {};
+	struct ks_call call = {}, *own;
 	struct ks_class *c = 0;
 	struct ks_scratch *s;
 
@@ -152,7 +152,10 @@ int ks_proc_exit(struct ks_sys_exit *ctx)
 	}
 	if (op == KS_OP_Fork && ctx->ret == 0)
 		return 0; /* the child: its parent's return is the operation's */
-	s = ks_exit(ctx, p, KS_GROUP_PROCESSES, &call, &c);
+	own = ks_own_call(KS_GROUP_PROCESSES);
+	if (!own)
+		return ks_next_exit(ctx, KS_GROUP_PROCESSES);
+	s = ks_exit(ctx, p, own, &call, &c);
 	if (!s)
 		return 0;
 	if (ks_rate_limited(c, p->cls)) {

@@ -38,12 +38,12 @@ int ks_wait_enter(struct ks_sys_enter *ctx)
 		return 0;
 	nr = ks_nr(ctx);
 	if (nr == __NR_restart_syscall) {
-		ks_resume(KS_GROUP_WAITS);
+		ks_resume();
 		return 0;
 	}
 	op = ks_describe(nr, &roles);
 	if (!op || !ks_wants(p, op))
-		return 0;
+		return ks_next_enter(ctx, KS_GROUP_WAITS);
 	ks_args(ctx, &args);
 	if (roles & FUTEX) {
 		u32 futex_op = args.v[1] & 0x7f; /* WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2 */
@@ -59,13 +59,16 @@ int ks_wait_exit(struct ks_sys_exit *ctx)
 {
 	u32 tgid = ks_tgid();
 	struct ks_proc *p = ks_procs.lookup(&tgid);
-	struct ks_call call = {};
+	struct ks_call call = {}, *own;
 	struct ks_class *c = 0;
 	struct ks_scratch *s;
 
 	if (!p)
 		return 0;
-	s = ks_exit(ctx, p, KS_GROUP_WAITS, &call, &c);
+	own = ks_own_call(KS_GROUP_WAITS);
+	if (!own)
+		return ks_next_exit(ctx, KS_GROUP_WAITS);
+	s = ks_exit(ctx, p, own, &call, &c);
 	if (!s)
 		return 0;
 	if (ks_rate_limited(c, p->cls)) {

@@ -181,6 +181,9 @@ struct ks_sys_exit {
 };
 
 BPF_PROG_ARRAY(ks_walkers_raw, KS_MAX_RUNTIMES);
+/* Of several groups only the first is attached; each hands on what is not its own: see ks_next_enter. */
+BPF_PROG_ARRAY(ks_enter_chain, KS_GROUPS);
+BPF_PROG_ARRAY(ks_exit_chain, KS_GROUPS);
 #else
 struct ks_sys_enter {
 	u64 common;

@@ -177,13 +177,49 @@ static __always_inline int ks_restarts(s64 ret)
 }
 
 /* The kernel goes on with a call that a signal stopped (restart_syscall): it is the same operation. */
-static __always_inline void ks_resume(u32 group)
+static __always_inline void ks_resume(void)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct ks_call *call = ks_calls.lookup(&tid);
 
-	if (call && call->group == group)
+	if (call)
 		call->restart = 0;
+}
+
+/*
+ * What is not this group's may be the next one's. With one attachment for all calls the groups are a chain of tail calls,
+ * so that a process nobody wants costs one look-up however many groups there are; with one for each call every group is
+ * attached by itself.
+ */
+static __always_inline int ks_next_enter(void *ctx, u32 group)
+{
+#if KS_RAW
+	ks_enter_chain.call(ctx, group);
+#endif
+	return 0;
+}
+
+static __always_inline int ks_next_exit(void *ctx, u32 group)
+{
+#if KS_RAW
+	ks_exit_chain.call(ctx, group);
+#endif
+	return 0;
+}
+
+/* The call that the thread is in, if it is this group's. */
+static __always_inline struct ks_call *ks_own_call(u32 group)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct ks_call *call = ks_calls.lookup(&tid);
+
+	KS_OPAQUE(call);
+	if (!call)
+		return 0;
+	if (call->group != group)
+		return 0;
+	KS_OPAQUE(call);
+	return call;
 }
 
 /* Remembers a call; `fd_file` is the struct file of its descriptor, or 0. */
@@ -218,20 +254,17 @@ static __always_inline void ks_enter(s32 nr, struct ks_args *args, struct ks_pro
 }
 
 /*
- * Takes the call out and applies the filters that need only its result. Gives 0 where there is nothing more to do;
+ * Takes the call `found` out and applies the filters that need only its result. Gives 0 where there is nothing more to do;
  * else `call` is filled, and s->op begun.
  */
-static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struct ks_proc *p, u32 group,
+static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struct ks_proc *p, struct ks_call *found,
 						  struct ks_call *call, struct ks_class **cls)
 {
 	u32 tid = bpf_get_current_pid_tgid();
-	struct ks_call *found = ks_calls.lookup(&tid);
 	struct ks_scratch *s;
 	struct ks_class *c;
 	u64 now;
 
-	if (!found || found->group != group)
-		return 0;
 	now = bpf_ktime_get_ns();
 	if (ks_restarts(ctx->ret)) {
 		found->restart = 1;
@@ -244,7 +277,7 @@ static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struc
 	if (!c)
 		return 0;
 	*cls = c;
-	if (now - call->start < c->min_duration_ns[group & 3]) {
+	if (now - call->start < c->min_duration_ns[call->group & 3]) {
 		ks_count(p->cls, KS_C_FILTERED);
 		return 0;
 	}

@@ -14,6 +14,7 @@ them: an entry without its return would stay in flight for ever.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from kernelspan_api.operations import BY_NAME, Group
 from kernelspan_api.plan import Wanted
 
 RESTART = "restart_syscall"
+SWITCH_PROGRAM = "ks_switch"
 MOST_SINGLE_CALLS = 8
 # A tracepoint bears the name in the kernel's SYSCALL_DEFINE, which differs from the call's for these (fs/stat.c,
 # fs/read_write.c, fs/namespace.c).
@@ -38,7 +40,9 @@ _RESOLVE = BY_NAME[Group.NETWORK, "Resolve"].number
 _RESOLVE_PARTS = {BY_NAME[Group.NETWORK, name].number for name in ("Send", "Receive")}
 _OFF_CPU = BY_NAME[Group.WAITS, "OffCPU"].number
 
-Attach = Callable[[Group, Wanted, Mapping[str, int]], Iterator[Attachment]]
+Link = Callable[[str, int, str], None]
+"""Puts a program, by name, into a program array at an index."""
+Attach = Callable[[Wanted, Mapping[str, int], Link], Iterator[Attachment]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +73,29 @@ def _event(side: str, call: str) -> str:
     return f"sys_{side}_{_TRACEPOINT_NAMES.get(call, call)}"
 
 
-def _single(group: Group, wanted: Wanted, programs: Mapping[str, int]) -> Iterator[Attachment]:
+def _single(wanted: Wanted, programs: Mapping[str, int], _link: Link) -> Iterator[Attachment]:
     tracefs = Tracefs.find()
-    enter, leave, *more = GROUP_PROGRAMS[group]
-    calls = calls_of(group, wanted)
-    if more and _OFF_CPU in wanted.operations:
-        yield from _some(tracepoint(tracefs, "sched", "sched_switch", programs[more[0]]))
-    restarts = [RESTART] if calls else []
-    for program, side, names in ((leave, "exit", calls + restarts), (enter, "enter", restarts + calls)):
-        for name in names:
-            yield from _some(tracepoint(tracefs, "syscalls", _event(side, name), programs[program]))
+    if _OFF_CPU in wanted.operations:
+        yield from _some(tracepoint(tracefs, "sched", "sched_switch", programs[SWITCH_PROGRAM]))
+    for group in wanted.groups:
+        enter, leave, *_ = GROUP_PROGRAMS[group]
+        calls = calls_of(group, wanted)
+        restarts = [RESTART] if calls else []
+        for program, side, names in ((leave, "exit", calls + restarts), (enter, "enter", restarts + calls)):
+            for name in names:
+                yield from _some(tracepoint(tracefs, "syscalls", _event(side, name), programs[program]))
 
 
-def _raw(group: Group, wanted: Wanted, programs: Mapping[str, int]) -> Iterator[Attachment]:
-    enter, leave, *more = GROUP_PROGRAMS[group]
-    if more and _OFF_CPU in wanted.operations:
-        yield raw_tracepoint("sched_switch", programs[more[0]])
-    if calls_of(group, wanted):
+def _raw(wanted: Wanted, programs: Mapping[str, int], link: Link) -> Iterator[Attachment]:
+    if _OFF_CPU in wanted.operations:
+        yield raw_tracepoint("sched_switch", programs[SWITCH_PROGRAM])
+    groups = [group for group in wanted.groups if calls_of(group, wanted)]
+    for group, following in itertools.pairwise(groups):
+        index = list(Group).index(group)
+        link("ks_enter_chain", index, GROUP_PROGRAMS[following][0])
+        link("ks_exit_chain", index, GROUP_PROGRAMS[following][1])
+    if groups:
+        enter, leave, *_ = GROUP_PROGRAMS[groups[0]]
         yield raw_tracepoint("sys_exit", programs[leave])
         yield raw_tracepoint("sys_enter", programs[enter])
 
@@ -114,11 +124,11 @@ def _has_tracefs() -> bool:
         return False
 
 
-def attach(mechanism: Mechanism, group: Group, wanted: Wanted, programs: Mapping[str, int]) -> list[Attachment]:
-    """Attaches a group, all of it or nothing. Raises MachineError."""
+def attach(mechanism: Mechanism, wanted: Wanted, programs: Mapping[str, int], link: Link) -> list[Attachment]:
+    """Attaches a plan's groups, all of them or nothing. Raises MachineError."""
     done: list[Attachment] = []
     with contextlib.ExitStack() as stack:
-        for attachment in mechanism.attach(group, wanted, programs):
+        for attachment in mechanism.attach(wanted, programs, link):
             stack.callback(attachment.close)
             done.append(attachment)
         stack.pop_all()
