@@ -153,14 +153,17 @@ def _records(rows: np.ndarray, tail_sizes: np.ndarray) -> np.ndarray:
     return records
 
 
-def _tails(segments: np.ndarray) -> list[bytes]:
-    """The joined segments of each row; rows that share all their segments share the bytes."""
-    combinations = list(zip(*(segments[:, at].tolist() for at in range(segments.shape[1])), strict=True))
-    joined = {
-        combination: b"".join(segment_wire(segment) for segment in combination if segment is not None)
-        for combination in set(combinations)
-    }
-    return [joined[combination] for combination in combinations] or [b""] * len(segments)
+def _columns(segments: np.ndarray) -> tuple[list[list[bytes]], np.ndarray]:
+    """The bytes of the segments, column by column without those that say nothing at all; and each row's sum of them."""
+    columns: list[list[bytes]] = []
+    sizes = np.zeros(len(segments), dtype=np.int64)
+    for at in range(segments.shape[1]):
+        column = segments[:, at].tolist()
+        known = {one: b"" if one is None else segment_wire(one) for one in set(column)}
+        if any(known.values()):
+            columns.append(list(map(known.__getitem__, column)))
+            sizes += np.fromiter(map(len, columns[-1]), dtype=np.int64, count=len(column))
+    return columns, sizes
 
 
 def encode(batch: SpanBatch, bounds: Bounds = Bounds()) -> Iterator[Request]:
@@ -172,10 +175,9 @@ def encode(batch: SpanBatch, bounds: Bounds = Bounds()) -> Iterator[Request]:
         return
     order = np.argsort(batch.rows["resource"], kind="stable")
     rows = batch.rows[order].astype(SPAN, copy=False)  # numpy's own joins lose the byte order
-    tails = _tails(batch.segments[order])
-    tail_sizes = np.fromiter(map(len, tails), dtype=np.int64, count=len(tails))
+    columns, tail_sizes = _columns(batch.segments[order])
     heads, head_sizes = _heads(rows, tail_sizes)
-    pieces = list(itertools.chain.from_iterable(zip(heads, tails, strict=True)))
+    pieces = list(itertools.chain.from_iterable(zip(heads, *columns, strict=True)))
     ends = np.concatenate(([0], np.cumsum(head_sizes + tail_sizes)))
     resources = rows["resource"]
     headers = np.array([len(resource_wire(one)) + len(_scope()) + _MAX_HEADER for one in batch.resources])
@@ -196,8 +198,9 @@ _MAX_HEADER = 16  # two tags and two lengths around the spans of a resource
 def _request(
     known: list[Resource], resources: np.ndarray, pieces: list[bytes], ends: np.ndarray, start: int, stop: int
 ) -> bytes:
-    """The request of rows start to stop; `pieces` holds two entries a row, `ends` each row's offset."""
+    """The request of rows start to stop; `pieces` holds as many entries for each row, `ends` its offset."""
     cuts = [start, *(np.flatnonzero(np.diff(resources[start:stop])) + start + 1).tolist(), stop]
+    width = len(pieces) // len(resources)
     out: list[bytes] = []
     for low, high in itertools.pairwise(cuts):
         resource, scope = resource_wire(known[resources[low]]), _scope()
@@ -205,5 +208,5 @@ def _request(
         scope_spans = wire.tag(2, wire.BYTES) + wire.varint(len(scope) + spans_size) + scope
         out.append(wire.tag(1, wire.BYTES) + wire.varint(len(resource) + len(scope_spans) + spans_size))
         out += (resource, scope_spans)
-        out += pieces[2 * low : 2 * high]
+        out += pieces[width * low : width * high]
     return b"".join(out)

@@ -19,23 +19,30 @@ import re
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.export.encode import Bounds
+from kernelspan_agent.export.pem import read_pem
 from kernelspan_agent.export.queue import QueueLimits
 from kernelspan_agent.export.sender import OtlpOutput, Transport
 
 GRPC, HTTP = "grpc", "http/protobuf"
 _PATH = "/v1/traces"
 _DEFAULT_PORTS = {GRPC: 4317, HTTP: 4318}
-_MAX_PEM_BYTES = 1 << 20
 _MAX_TIMEOUT_MS = 1 << 31
 _DEFAULT_TIMEOUT_S = 10.0  # the specification's
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, token
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _GRPC_NAME = re.compile(r"[0-9a-z_.-]+")  # gRPC over HTTP/2, Header-Name
-_RESERVED = {"content-type", "content-length", "content-encoding", "host", "te", "user-agent", "connection"}
+_RESERVED = {
+    "content-type",
+    "content-length",
+    "content-encoding",
+    "host",
+    "te",
+    "user-agent",
+    "connection",
+}  # codespell:ignore te
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +141,6 @@ def open_output(settings: OtlpSettings, limits: QueueLimits | None = None) -> Ot
         export_timeout_s=limits.export_timeout_s,
         bounds=Bounds(max_spans=limits.max_batch_spans),
     )
-
-
-def read_pem(path: str) -> bytes:
-    """A PEM file. Raises UsageError if it cannot be read or is none."""
-    try:
-        with Path(path).open("rb") as source:
-            content = source.read(_MAX_PEM_BYTES)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path!r}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if b"-----BEGIN " not in content:
-        raise UsageError(f"{path!r}: holds no PEM certificate or key")
-    return content
 
 
 def _protocol(variables: _Variables) -> str:
