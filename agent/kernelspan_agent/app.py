@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.accounting import Accounting, UserCounts, balance
+from kernelspan_agent.guard.cost import CostSampler
 from kernelspan_agent.libraries.base import Libraries
 from kernelspan_agent.probes.session import RING_BYTES, Session
 from kernelspan_agent.resolve.clock import Clock
@@ -129,6 +130,7 @@ class App:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._next_tick = self._next_look = 0.0
+        self.cost = CostSampler(self.session, time.monotonic())
         self.last_step_seconds = time.monotonic()
         self._reader = threading.Thread(target=self._drain_loop, name="ring", daemon=True)
         self._reader.start()
@@ -224,6 +226,7 @@ class App:
         # what is still in the ring or the queue may be as old as the last drain
         self._export(self.tracer.tick(monotonic + self.clock.offset_ns - int(TICK_SECONDS * 1e9)))
         self.processes.sweep(monotonic)
+        self.cost.tick(now)
         if now >= self._next_look:
             self._next_look = now + GREENLET_LOOK_SECONDS
             self.processes.look_for_greenlets()
@@ -292,6 +295,7 @@ class App:
     def close(self) -> None:
         """Gives everything back to the kernel; what was not exported is lost."""
         self._stopping.set()
+        self.cost.close()
         self.session.detach()
         if self._reader.is_alive():
             self._reader.join()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,19 @@ def report(app: App) -> dict[str, Any]:
             "open": round(app.timings.open_seconds, 3),
             "compile": round(app.timings.compile_seconds, 3),
         },
+        "cost": _cost(app),
         "lastError": snapshot.last_error,
+    }
+
+
+def _cost(app: App) -> dict[str, Any]:
+    cost = app.cost.cost(time.monotonic())
+    return {
+        "agentCpuSeconds": cost.agent_cpu_seconds,
+        "agentMillicores": cost.agent_millicores,
+        "programsMillicores": cost.programs_millicores,
+        "sampledSeconds": cost.sampled_seconds,
+        "limitMillicores": app.profile.spec.limits.cpu_millicores,
     }
 
 
@@ -130,11 +143,19 @@ def table(found: Mapping[str, Any]) -> str:
         f"spans           {found['spans']['exported']:,}"
         + (f"   dropped {_parts(found['spans']['dropped'])}" if found["spans"]["dropped"] else "")
     )
+    lines.append(_cost_line(found["cost"]))
     seconds = found["seconds"]
     lines.append(f"started in      {seconds['open']:.2f} s, of it compiling {seconds['compile']:.2f} s")
     if found["lastError"]:
         lines.append(f"last error      {found['lastError']}")
     return "\n".join(lines)
+
+
+def _cost_line(cost: Mapping[str, Any]) -> str:
+    programs = cost["programsMillicores"]
+    kernel = "not measured" if programs is None else f"{programs:,} millicores (sampled {cost['sampledSeconds']:.1f} s)"
+    agent = f"{cost['agentCpuSeconds']:.2f} s of CPU, {cost['agentMillicores']:,} millicores"
+    return f"time spent      agent {agent}; programs in the kernel {kernel}"
 
 
 def _parts(counts: Mapping[str, int]) -> str:

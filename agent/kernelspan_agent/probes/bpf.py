@@ -16,7 +16,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _ATTR_BYTES = 144
 
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY, PROG_LOAD = 0, 1, 2, 3, 4, 5
-PROG_QUERY_INFO, RAW_TRACEPOINT_OPEN = 15, 17
+PROG_QUERY_INFO, RAW_TRACEPOINT_OPEN, ENABLE_STATS = 15, 17, 32
 
 MAP_TYPES = {"hash": 1, "array": 2, "prog_array": 3, "percpu_array": 6, "lru_hash": 9, "ringbuf": 27}
 PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TRACEPOINT = 2, 5, 17
@@ -139,6 +139,11 @@ def raw_tracepoint_open(program_fd: int, name: str) -> int:
     """Attaches a raw tracepoint program; closing the descriptor detaches it."""
     text = ctypes.create_string_buffer(name.encode())
     return call(RAW_TRACEPOINT_OPEN, struct.pack("<QI", ctypes.addressof(text), program_fd))
+
+
+def enable_stats() -> int:
+    """Makes the kernel time every program until the descriptor is closed (Linux 5.8)."""
+    return call(ENABLE_STATS, struct.pack("<I", 0))
 
 
 def prog_info(fd: int) -> dict[str, int]:
