@@ -78,7 +78,7 @@ def _check_targets(profile: TraceProfile, command_line: tuple[str, ...], pids: t
     if command_line and pids:
         raise UsageError("give a command or --pid, not both")
     selector = profile.spec.process_selector
-    if not command_line and not pids and (selector is None or not selector.executables):
+    if not command_line and not pids and not selector.executables:
         raise UsageError(
             "nothing to trace: no command, no --pid, and the profile's processSelector names no executables",
             hint="kernelspan run -f PROFILE -- COMMAND",
@@ -155,7 +155,7 @@ def _scanner(app: App, profile: TraceProfile, pids: tuple[int, ...]) -> Any:
         for process in named + select.descendants(pids):
             app.trace(process.pid, _name_of(process))
         return lambda: not app.processes.alive()
-    executables = profile.spec.process_selector.executables  # type: ignore[union-attr]  # _check_targets has looked
+    executables = profile.spec.process_selector.executables
     known: set[tuple[int, int]] = set()
     last = [0.0]
 

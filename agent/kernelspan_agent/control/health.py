@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from kernelspan_agent.control.listen import Answer, Server
 
 if TYPE_CHECKING:
-    from kernelspan_agent.app import App
+    from kernelspan_agent.control.running import Running
 
 # A step takes milliseconds, and every wait in it is bounded by 50 ms; a machine that is out of memory or CPU may take
 # seconds, and a restart would not help it.
 STALE_SECONDS = 30.0
 
 
-def serve(address: str, app: App, say: Callable[[str], None] | None = None) -> Callable[[], None]:
+def serve(address: str, app: Running, say: Callable[[str], None] | None = None) -> Callable[[], None]:
     """Serves at host:port; gives what stops it. `say` is told the port, where it was left to the kernel (0).
 
     Raises UsageError: the address is malformed, in use or not ours.
@@ -43,13 +43,13 @@ def serve(address: str, app: App, say: Callable[[str], None] | None = None) -> C
     return server.close
 
 
-def healthy(app: App, now_seconds: float) -> str:
+def healthy(app: Running, now_seconds: float) -> str:
     """Why the agent is not alive; empty: it is. `now_seconds`: time.monotonic()."""
     silent = now_seconds - app.last_step_seconds
     return f"the loop has not taken a step for {silent:.0f} s" if silent > STALE_SECONDS else ""
 
 
-def ready(app: App) -> str:
+def ready(app: Running) -> str:
     """Why nothing is traced now; empty: all is attached."""
     if not app.is_attached:
         return "the agent is ending"

@@ -147,7 +147,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         route = self.server.routes.get(self.path.partition("?")[0])
         try:
             answer = route() if route else Answer(HTTPStatus.NOT_FOUND, "\n".join([*self.server.routes, ""]).encode())
-        except Exception:
+        except Exception:  # noqa: BLE001 - a fault while answering must not end the server's thread
             _log.exception("listen.fault path=%s", self.path)
             answer = Answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"fault\n")
         self.send_response(answer.status)

@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 if TYPE_CHECKING:
-    from kernelspan_agent.app import App
+    from kernelspan_agent.control.running import Running
 
 _PREFIX = "kernelspan_"
 # Shown as 0 until it happens, so that a rate over it has a beginning; others appear with their first loss.
@@ -29,7 +29,7 @@ class Metrics:
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: Running) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_Agent(app))
         ProcessCollector(registry=self._registry)
@@ -42,7 +42,7 @@ class Metrics:
 class _Agent:
     """A collector (prometheus_client) that asks the running agent."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: Running) -> None:
         self._app = app
 
     def describe(self) -> list[Metric]:
@@ -59,7 +59,7 @@ class _Agent:
         yield _info(app)
 
 
-def _operations(app: App) -> Iterator[Metric]:
+def _operations(app: Running) -> Iterator[Metric]:
     found = app.accounting()
     total = "operations_{}"
     yield _total(
@@ -78,7 +78,7 @@ def _operations(app: App) -> Iterator[Metric]:
     yield _gauge("operations_in_flight", "Operations seen and not settled yet, wherever they are.", found.in_flight)
 
 
-def _stages(app: App) -> Iterator[Metric]:
+def _stages(app: Running) -> Iterator[Metric]:
     yield _gauge("ring_fill_ratio", "Share of the ring buffer that waits to be drained.", app.ring_fill())
     yield _gauge(
         "queue_operations", "Operations drained from the ring that wait for the next stage.", app.waiting_operations
@@ -100,7 +100,7 @@ def _stages(app: App) -> Iterator[Metric]:
     yield start
 
 
-def _export(app: App) -> Iterator[Metric]:
+def _export(app: Running) -> Iterator[Metric]:
     """By output; spans are counted in `spans_*` for all outputs together."""
     whole = app.exporter.counters.snapshot()
     yield _total("spans_exported", "Spans that every output has taken.", whole.spans_exported)
@@ -121,7 +121,7 @@ def _export(app: App) -> Iterator[Metric]:
     yield queue
 
 
-def _programs(app: App) -> Iterator[Metric]:
+def _programs(app: Running) -> Iterator[Metric]:
     """Runs and time are counted by the kernel only while kernel.bpf_stats_enabled is 1."""
     found = app.session.programs()
     runs, seconds, skipped = (
@@ -133,7 +133,7 @@ def _programs(app: App) -> Iterator[Metric]:
     yield _totals("program_skipped", "Runs that the kernel left out to prevent recursion.", "program", skipped)
 
 
-def _info(app: App) -> Metric:
+def _info(app: Running) -> Metric:
     return InfoMetricFamily(
         f"{_PREFIX}agent",
         "What runs.",

@@ -85,6 +85,19 @@ class Symboliser(Protocol):
         """Frames of FRAME rows (shape (n,)), in their order; rows that are no frames of the language are left out."""
 
 
+COMPLETE, RUNNING, TRUNCATED, UNREADABLE = "Complete", "Running", "Truncated", "Unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStack:
+    """A thread's frames as user space read them. `state`: COMPLETE, RUNNING (only the outer ones), ..."""
+
+    key: int  # pthread_self(); 0: not known
+    native_id: int  # the thread's id in the process's own PID namespace, as the runtime says; 0: it does not
+    rows: np.ndarray  # what the symboliser takes, innermost first, shape (n,)
+    state: str
+
+
 class FileCache(OrderedDict["FileKey", Any]):
     """What was learnt from files, by identity; the file least recently used goes first."""
 
@@ -103,6 +116,7 @@ class Runtime:
     number: int
     detect: Callable[[Process, MutableMapping[FileKey, Any]], Detection] = field(repr=False)
     symboliser: Callable[[DetectedRuntime, Memory], Symboliser] = field(repr=False)
+    walk: Callable[[DetectedRuntime, Memory], list[LiveStack]] = field(repr=False)
 
 
 def all_runtimes() -> Sequence[Runtime]:
@@ -113,7 +127,16 @@ def all_runtimes() -> Sequence[Runtime]:
 
 def symboliser(found: DetectedRuntime, memory: Memory) -> Symboliser:
     """The symboliser of a process whose runtime was detected; `memory` must stay open as long as it is used."""
-    return next(runtime for runtime in all_runtimes() if runtime.name == found.runtime).symboliser(found, memory)
+    return _runtime(found).symboliser(found, memory)
+
+
+def walk(found: DetectedRuntime, memory: Memory) -> list[LiveStack]:
+    """The stacks of all threads of a process as they are now. Raises MemoryReadError where there is no reading them."""
+    return _runtime(found).walk(found, memory)
+
+
+def _runtime(found: DetectedRuntime) -> Runtime:
+    return next(runtime for runtime in all_runtimes() if runtime.name == found.runtime)
 
 
 def detect(process: Process, cache: MutableMapping[FileKey, Any] | None = None) -> Detection:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `control` asks of a running agent, from threads of its own: to read, never to steer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from kernelspan_agent.accounting import Accounting
+    from kernelspan_agent.export.base import Exporter
+    from kernelspan_agent.probes.session import Session
+    from kernelspan_agent.resolve.processes import ProcessTable
+    from kernelspan_agent.resolve.resolver import Resolver
+    from kernelspan_agent.trace import Tracer
+    from kernelspan_api.profile import TraceProfile
+
+
+class Timings(Protocol):
+    """Seconds of the agent's start."""
+
+    @property
+    def open_seconds(self) -> float:
+        """All of it."""
+
+    @property
+    def compile_seconds(self) -> float:
+        """Of it the compiler."""
+
+
+class Running(Protocol):
+    """An agent (app.App)."""
+
+    profile: TraceProfile
+    session: Session
+    processes: ProcessTable
+    resolver: Resolver
+    tracer: Tracer
+    exporter: Exporter
+    last_step_seconds: float  # time.monotonic() of the loop's last step
+
+    @property
+    def timings(self) -> Timings:
+        """Of its start."""
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether operations are being seen."""
+
+    @property
+    def waiting_operations(self) -> int:
+        """Operations that wait for the stages."""
+
+    def ring_fill(self) -> float:
+        """Share of the ring buffer that waits to be drained."""
+
+    def accounting(self) -> Accounting:
+        """The balance so far."""
