@@ -11,7 +11,7 @@ import os
 import time
 import unicodedata
 from collections.abc import Mapping
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from kernelspan_agent.model import SpanBatch
 
 _DURATION_CELLS = 12  # "59 min 59 s "
 _LEAST_CELLS = 40
+_LEAST_SUBJECT_CELLS = 16
 _MAX_DEPTH = 40  # deeper levels are drawn at this one, or the labels would have no room
 _KNOWN_LABELS = 4096
 
@@ -41,6 +42,17 @@ _STYLES = {
 }
 
 Piece = tuple[str, str]  # style, text
+
+
+class Above(NamedTuple):
+    """What stands further up already: the app's innermost function, the library it called."""
+
+    function: str
+    library: str
+
+
+_NOTHING = Above("", "")
+Branch = tuple[Node, str, str, Above, int]  # span, prefix of its line, prefix of the lines below, above, depth
 
 
 def wants_color(stream: TextIO, environ: Mapping[str, str]) -> bool:
@@ -100,35 +112,36 @@ class ConsoleExporter(DirectOutput):
         partial = "" if tree.roots else "  (in part)"
         out = [self._line([("trace", f"{head}  trace {tree.trace_id:032x}{partial}")], "")]
         children = tree.children()
-        stack: list[tuple[Node, str, str, str, int]] = [(node, "", "", "", 0) for node in reversed(children.get(0, []))]
+        stack: list[Branch] = [(node, "", "", _NOTHING, 0) for node in reversed(children.get(0, []))]
         while stack:
-            node, prefix, below, function, depth = stack.pop()
+            node, prefix, below, above, depth = stack.pop()
             said = self._label(node.segments)
             inner = children.pop(node.span_id, [])  # so that an id that stands twice makes no circle
-            out.append(self._span(node, said, prefix, function, is_leaf=not inner))
-            here = said.function or (said.name if inner else function)
-            stack += reversed(_branches(inner, below, here, depth + 1))
+            out.append(self._span(node, said, prefix, above, is_leaf=not inner))
+            stack += reversed(_branches(inner, below, _below(above, said), depth + 1))
         if tree.hidden:
             out.append(self._line([("detail", f"… {tree.hidden} more")], ""))
         text = "\n".join(out) + "\n\n"
         self._stream.write(_encodable(text, self._stream))
         return len(text)
 
-    def _span(self, node: Node, said: Label, prefix: str, function: str, is_leaf: bool) -> str:
+    def _span(self, node: Node, said: Label, prefix: str, above: Above, is_leaf: bool) -> str:
         style = "operation" if is_leaf and node.parent_id else "function" if node.parent_id else "root"
         pieces = [("trace", prefix), (style, said.name)]
         if node.count > 1:
             pieces.append((style, f" ×{node.count}"))  # noqa: RUF001 - meant
         details = [
-            ("subject", said.subject),
             ("detail", labels.numbers(node.values, node.count)),
             ("error", said.error),
-            ("library", said.library),
-            ("detail", "" if said.function == function else said.function),
+            ("library", "" if said.library == above.library else said.library),
+            ("detail", "" if said.function == above.function else said.function),
             ("detail", said.code),
         ]
-        pieces += [(kind, f"  {text}") for kind, text in details if text]
-        return self._line(pieces, labels.duration(max(0, node.busy_ns)))
+        after = [(kind, f"  {text}") for kind, text in details if text]
+        if said.subject:
+            room = self._width - _DURATION_CELLS - 3 - sum(cells(text) for _, text in pieces + after)
+            pieces.append(("subject", f"  {_squeezed(said.subject, max(room, _LEAST_SUBJECT_CELLS))}"))
+        return self._line(pieces + after, labels.duration(max(0, node.busy_ns)))
 
     def _line(self, pieces: list[Piece], right: str) -> str:
         room = self._width - (_DURATION_CELLS + 1 if right else 0)
@@ -156,13 +169,20 @@ class ConsoleExporter(DirectOutput):
         return found
 
 
-def _branches(nodes: list[Node], below: str, function: str, depth: int) -> list[tuple[Node, str, str, str, int]]:
-    """What to print of a span's children: node, prefix of its line, prefix of the lines below, function, depth."""
+def _below(above: Above, said: Label) -> Above:
+    """What a span's children need not say again."""
+    if said.library:
+        return Above(said.function or above.function, said.library)
+    return Above(said.function or said.name, above.library)
+
+
+def _branches(nodes: list[Node], below: str, above: Above, depth: int) -> list[Branch]:
+    """What to print of a span's children."""
     if depth > _MAX_DEPTH:
-        return [(node, f"{below}· ", below, function, depth) for node in nodes]
+        return [(node, f"{below}· ", below, above, depth) for node in nodes]
     last = len(nodes) - 1
     return [
-        (node, below + ("└─ " if at == last else "├─ "), below + ("   " if at == last else "│  "), function, depth)
+        (node, below + ("└─ " if at == last else "├─ "), below + ("   " if at == last else "│  "), above, depth)
         for at, node in enumerate(nodes)
     ]
 
@@ -191,6 +211,18 @@ def _cut(text: str, room: int) -> str:
             break
         kept.append(one)
     return "".join(kept) + "…" if room > 0 else ""
+
+
+def _squeezed(text: str, room: int) -> str:
+    """At most `room` cells (4 or more), the first third and the rest from the end: where a path's name is."""
+    if cells(text) <= room:
+        return text
+    head = _cut(text, room // 3)
+    kept, left = len(text), room - cells(head)
+    while kept and _cells(text[kept - 1]) <= left:
+        kept -= 1
+        left -= _cells(text[kept])
+    return head + text[kept:]
 
 
 def _encodable(text: str, stream: TextIO) -> str:

@@ -289,3 +289,25 @@ def test_duration(nanoseconds: int, wanted: str) -> None:
 def test_size(count: int, wanted: str) -> None:
     """Sizes have a unit a reader can compare."""
     assert labels.size(count) == wanted
+
+
+def test_long_paths_give_way() -> None:
+    """A path that does not fit loses its middle; what stands behind it, and its own end, stay."""
+    path = f"/srv/{'deep/' * 40}orders-of-the-day.db"
+    (line,) = [
+        each for each in shown(operation({"file.path": path} | LINE_47.attributes), 90).splitlines() if "…" in each
+    ]
+    assert cells(line) <= 90
+    assert re.search(r"/srv/\S*…\S*/orders-of-the-day\.db  shop\.Orders\.load  orders\.py:47 +950 ns$", line)
+
+
+def test_function_is_said_once() -> None:
+    """Below a library's function the app's function that called it is not said again."""
+    library = {"kernelspan.library.name": "psycopg", "kernelspan.library.version": "3.1"}
+    rows: list[Row] = [
+        (4, 3, 10, 20, {}, [READ, LINE_47]),
+        (3, 2, 10, 20, {}, [Segment(library, name="psycopg.connect")]),
+        (2, 1, 10, 20, {}, [Segment(LOAD, name="shop.Orders.load")]),
+        (1, 0, 0, 30, {}, [Segment(name="activity w")]),
+    ]
+    assert shown(batch(rows, 1)).count("shop.Orders.load") == 1
