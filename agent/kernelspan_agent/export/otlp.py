@@ -34,15 +34,8 @@ _DEFAULT_TIMEOUT_S = 10.0  # the specification's
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, token
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _GRPC_NAME = re.compile(r"[0-9a-z_.-]+")  # gRPC over HTTP/2, Header-Name
-_RESERVED = {
-    "content-type",
-    "content-length",
-    "content-encoding",
-    "host",
-    "te",
-    "user-agent",
-    "connection",
-}  # codespell:ignore te
+_RESERVED = {"content-type", "content-length", "content-encoding", "host", "user-agent", "connection"}
+_RESERVED |= {"te", "transfer-encoding"}  # codespell:ignore te
 
 
 @dataclass(frozen=True, slots=True)

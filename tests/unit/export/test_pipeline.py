@@ -182,7 +182,8 @@ def test_stuck_output_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     output.released.set()
     for worker in pipeline._workers:
         worker.thread.join(WAIT_S)
-    assert outcome(pipeline.counters.snapshot()) == (0, 0, 5, 0)
+    for counters in (pipeline.counters, output.counters):
+        assert outcome(counters.snapshot()) == (0, 0, 5, 0)
 
 
 def test_interrupted_close(monkeypatch: pytest.MonkeyPatch) -> None:
