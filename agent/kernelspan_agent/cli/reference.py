@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference page of the command line, written from it: `python -m kernelspan_agent.cli.reference [FILE]`.
+
+docs/reference/cli.md is this module's output; a test compares them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from kernelspan_agent.cli import COMMANDS, PROGRAM, cli
+
+_HEAD = """<!-- Written by `python -m kernelspan_agent.cli.reference`. Edit the commands in agent/kernelspan_agent/cli instead. -->
+
+# Command line
+
+| Exit code | Means |
+| --- | --- |
+| 0 | fine; `run -- COMMAND` gives the command's own status, 128 and the number for a signal |
+| 1 | a fault of kernelspan's, or nobody reads its output any more |
+| 2 | bad usage, or a profile that is wrong: every problem is named |
+| 3 | this machine cannot do it: what is missing, and how to get it |
+| 130 | interrupted before anything was traced |
+
+Errors go to standard error: `kernelspan: REASON: message`, then what to do about it. REASON is one of a profile's
+[status reasons](traceprofile.md#status-reasons) where one fits.
+"""
+
+_KEYS: dict[str, tuple[tuple[str, str], ...]] = {
+    "run": (
+        ("profile", "the profile's name"),
+        ("operations", "seen, exported, filtered, sampledOut, rateLimited, inFlight, dropped (by reason), unaccounted"),
+        ("spans", "exported, dropped (by reason)"),
+        ("stacks", "operations by the state of their stack"),
+        ("frames", "frames of new stacks: resolved, or why not"),
+        ("runtimes", "processes by runtime and version"),
+        ("kernel", "what the programs counted"),
+        ("skipped", "runs that the kernel left out to prevent recursion"),
+        ("mechanism", "how programs were attached"),
+        ("attached", "number of attachments"),
+        ("seconds", "open: the whole start; compile: of it the compiler"),
+        ("lastError", "of the outputs; empty: none"),
+    ),
+    "check": (
+        ("ok", "whether `run` can work"),
+        ("kernel", "release, machine"),
+        ("checks[]", "name, state (`ok` `no` `unknown` `untried`), required, detail, reason, hint"),
+        ("programs[]", "module, mechanism, state, programs, verifiedInstructions (null: the kernel does not say), detail, reason, hint"),
+        ("notVisible[]", "what, why"),
+        ("profile", "null without -f; path, name, problems[] (path, value, message, line), ignored[], plan"),
+        ("profile.plan", "null for a bad profile; mechanism, groups[] (group, operations, systemCalls), absentSystemCalls (null: not known)"),
+    ),
+    "explain": (
+        ("pid, namespacePid", "as seen here, and in its own PID namespace"),
+        ("executable, executableDeleted, workingDirectory", "as the process names them"),
+        ("runtime", "null: none that can be read; name, version, file, address, layout (offsets in bytes)"),
+        ("unsupported", "null, or a runtime that cannot be read: name, version, reason, message"),
+        ("libraries[]", "name, version, purl, seen (`stack`, `mapped`)"),
+        ("sites[]", "directory, distributions: how many are installed there"),
+        ("threads[]", "tid (null: not known which), name, schedulerState, ofRuntime, state, frames[], innermost first"),
+        ("threads[].state", "`Complete`; `Running`: only outer frames; `Truncated`; `Unreadable`, or why a frame has no name"),
+        ("threads[].frames[]", "function, file, line (null: not known), origin, library (name, version)"),
+    ),
+}  # fmt: skip
+_KEYS_OF = {"run": "Keys of `--report`:", "check": "Keys of `--json`:", "explain": "Keys of `--json`:"}
+
+_METRICS = """## /metrics, /healthz, /readyz
+
+`run --listen host:port` serves them (`:9464`: on every address; port 0: any that is free, told on standard error).
+`/healthz` answers 200 while the agent's loop takes steps, `/readyz` 200 while operations are seen; both else 503 with
+the reason. `/metrics` is in Prometheus' text format: every metric begins with `kernelspan_` and describes itself; those
+that begin with `process_` are about the agent's own process.
+
+## Logs
+
+On standard error, plain on a terminal, else JSON, one object a line: `time`, `level`, `logger`, `event`, and the event's
+own keys. What a traced program passed to its calls is never logged.
+"""
+
+
+def page() -> str:
+    """The page, as Markdown."""
+    parent = click.Context(cli, info_name=PROGRAM, **cli.context_settings)
+    lines = [_HEAD, f"## {PROGRAM}", "", _help(cli), "", *_options(cli, parent), ""]
+    lines += [
+        "| Command | Does |",
+        "| --- | --- |",
+        *(f"| [{name}](#{PROGRAM}-{name}) | {text} |" for name, text in COMMANDS.items()),
+    ]
+    for name in COMMANDS:
+        lines += ["", *_section(name, parent)]
+    return "\n".join([*lines, "", _METRICS])
+
+
+def _section(name: str, parent: click.Context) -> Iterator[str]:
+    command = cli.get_command(parent, name)
+    assert command is not None
+    context = click.Context(command, info_name=name, parent=parent)
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    yield from (f"## {PROGRAM} {name}", "", f"`{usage}`", "", _help(command))
+    if options := list(_options(command, context)):
+        yield from ("", *options)
+    if keys := _KEYS.get(name):
+        yield from ("", _KEYS_OF[name], "", "| Key | Is |", "| --- | --- |")
+        yield from (f"| {', '.join(f'`{each}`' for each in key.split(', '))} | {text} |" for key, text in keys)
+
+
+def _help(command: click.Command) -> str:
+    """Its help; what click must not wrap becomes a block."""
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    return "\n\n".join(
+        "```\n" + paragraph[1:].strip("\n") + "\n```" if paragraph.startswith("\b") else paragraph
+        for paragraph in paragraphs
+    )
+
+
+def _options(command: click.Command, context: click.Context) -> Iterator[str]:
+    rows = [parameter.get_help_record(context) for parameter in command.get_params(context)]
+    cells = [(names, " ".join(text.split())) for names, text in filter(None, rows) if text]
+    if cells:
+        yield from ("| Option | Does |", "| --- | --- |")
+        yield from (f"| `{names.replace('|', chr(92) + '|')}` | {text} |" for names, text in cells)
+
+
+def main(arguments: list[str]) -> None:
+    """Write the page to the file that is named, or to standard output."""
+    if arguments:
+        Path(arguments[0]).write_text(page(), encoding="utf-8")
+    else:
+        sys.stdout.write(page())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
