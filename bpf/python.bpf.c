@@ -4,7 +4,7 @@
  *
  *   ks_py:       walk -> a stack that the agent knows? -> send the operation
  *                else -> ks_py_codes
- *   ks_py_codes: what names the frames' code -> the stack -> send the operation
+ *   ks_py_codes: what names the frames' code, a few frames at a time -> the stack -> send the operation
  */
 #include "op.h"
 #include "path.h"
@@ -41,11 +41,8 @@ int ks_py(void *ctx)
 			ks_py_walk(s, rt, l);
 	}
 	if (KS_LOAD(s->frames)) {
-#if KS_RAW
-		ks_walkers_raw.call(ctx, KS_WALKER_PYTHON_CODES);
-#else
-		ks_walkers.call(ctx, KS_WALKER_PYTHON_CODES);
-#endif
+		s->walk.count = 0;
+		ks_continue(ctx, KS_WALKER_PYTHON_CODES);
 		s->op.stack = 0;
 		s->op.frame_state = KS_FRAMES_STACK_LOST;
 	}
@@ -67,6 +64,8 @@ int ks_py_codes(void *ctx)
 		if (l)
 			ks_py_send_codes(s, l, rt->base);
 	}
+	if (KS_LOAD(s->walk.count) < KS_LOAD(s->frames))
+		ks_continue(ctx, KS_WALKER_PYTHON_CODES);
 	ks_py_send_stack(s, s->op.stack, KS_LOAD(s->frames));
 	ks_finish(s);
 	return 0;

@@ -131,6 +131,16 @@ static __always_inline void ks_begin(struct ks_scratch *s, struct ks_proc *p, u3
 	s->stash = 0;
 }
 
+/* Goes on in another program; comes back only where that failed. */
+static __always_inline void ks_continue(void *ctx, u32 walker)
+{
+#if KS_RAW
+	ks_walkers_raw.call(ctx, walker);
+#else
+	ks_walkers.call(ctx, walker);
+#endif
+}
+
 /* Walks the thread's frames and finishes; only a failed tail call comes back. */
 static __always_inline void ks_walk(void *ctx, struct ks_scratch *s, struct ks_class *c)
 {
@@ -144,11 +154,7 @@ static __always_inline void ks_walk(void *ctx, struct ks_scratch *s, struct ks_c
 			s->op.frame_state = KS_FRAMES_PENDING;
 		} else if (rt->runtime) {
 			s->op.frame_state = KS_FRAMES_READ_FAILED;
-#if KS_RAW
-			ks_walkers_raw.call(ctx, rt->runtime);
-#else
-			ks_walkers.call(ctx, rt->runtime);
-#endif
+			ks_continue(ctx, rt->runtime);
 		}
 	}
 	ks_finish(s);

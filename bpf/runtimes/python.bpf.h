@@ -241,8 +241,7 @@ static __always_inline u64 ks_py_generation(struct ks_scratch *s, struct ks_py_l
 static __always_inline int ks_py_frame(struct ks_scratch *s, struct ks_py_layout *l, struct ks_frame *f)
 {
 	struct ks_walk *w = &s->walk;
-	u64 *v = s->words, frame = KS_LOAD(w->at), code, previous, owner = 0;
-	u32 generator;
+	u64 *v = s->words, frame = KS_LOAD(w->at), code, previous, owner;
 
 	if (ks_read_user(v, l->frame_header_bytes & 127, (void *)frame))
 		return 0;
@@ -252,11 +251,15 @@ static __always_inline int ks_py_frame(struct ks_scratch *s, struct ks_py_layout
 	f->pc = l->frame_pc_bytes == 4 ? (u32)(v[(l->frame_pc >> 3) & 15] >> ((l->frame_pc & 4) * 8)) :
 					 v[(l->frame_pc >> 3) & 15];
 	f->globals = v[(l->frame_globals >> 3) & 15];
+	w->found[0] = w->found[1] = 0; /* the frame's owner, and whether it is a generator's */
 	if (l->frame_owner != KS_PY_NONE)
-		owner = (v[(l->frame_owner >> 3) & 15] >> ((l->frame_owner & 7) * 8)) & 255;
-	generator =
-		l->frame_generator != KS_PY_NONE ? v[(l->frame_generator >> 3) & 15] != 0 : owner == l->owner_generator;
-	f->owner = l->frame_generator != KS_PY_NONE ? generator : owner;
+		w->found[0] = (v[(l->frame_owner >> 3) & 15] >> ((l->frame_owner & 7) * 8)) & 255;
+	if (l->frame_generator != KS_PY_NONE)
+		w->found[0] = w->found[1] = v[(l->frame_generator >> 3) & 15] != 0;
+	else
+		w->found[1] = KS_LOAD(w->found[0]) == l->owner_generator;
+	owner = KS_LOAD(w->found[0]);
+	f->owner = owner;
 	f->runtime = KS_RUNTIME_PYTHON;
 	f->reserved = 0;
 	f->check = 0;
@@ -265,7 +268,7 @@ static __always_inline int ks_py_frame(struct ks_scratch *s, struct ks_py_layout
 			return 0;
 		if (KS_LOAD(w->task_frame) == KS_LOAD(w->last))
 			w->task_outer = frame; /* the frame just outside the outermost coroutine so far */
-		if (generator && KS_UREAD(u32, code + l->code_flags) & KS_PY_COROUTINE) {
+		if (KS_LOAD(w->found[1]) && KS_UREAD(u32, code + l->code_flags) & KS_PY_COROUTINE) {
 			w->task_frame = frame;
 			w->task_outer = 0;
 		}

@@ -14,12 +14,16 @@
 #define KS_PY_NAME 512 /* bytes of a name; a longer one is cut, and says so */
 #define KS_PY_MODULE 256
 #define KS_PY_FILE 1024
+#define KS_PY_AT_ONCE 16 /* the kernel allows 33 tail calls in a row */
+#define KS_PY_TEXTS 2048 /* a power of two above all three */
 #define KS_PY_TABLE 16384
 
 struct ks_code_scratch {
 	struct ks_code_rec header;
 	u8 bytes[20480]; /* 18176 at most, in whole slots */
-	u64 at; /* where the next text goes; read by KS_LOAD */
+	/* in memory for the reason of ks_walk: */
+	u64 at; /* where the next text goes */
+	u64 from, size; /* where it comes from, its bytes */
 };
 
 BPF_PERCPU_ARRAY(ks_code_scratches, struct ks_code_scratch, 1);
@@ -28,86 +32,111 @@ struct ks_py_str {
 	u64 length, hash, state;
 };
 
-/* Appends a str's characters, `limit` bytes at most; gives their bytes, 0: not readable. */
-static __always_inline u64 ks_py_append(struct ks_code_scratch *c, struct ks_py_layout *l, u64 str, u64 limit, u8 *width)
+/* Appends the characters of the str c->from, `limit` bytes at most. *bytes: how many; 0 where it is not readable. */
+static __always_inline void ks_py_append(struct ks_code_scratch *c, struct ks_py_layout *l, u64 limit, u16 *bytes,
+					 u8 *width)
 {
-	struct ks_py_str head = {};
-	u64 at = KS_LOAD(c->at), kind, size;
+	struct ks_py_str head;
+	u64 at, kind, size, str = KS_LOAD(c->from);
 
+	*bytes = 0;
 	if (!str || ks_read_user(&head, sizeof(head), (void *)(str + l->str_length)))
-		return 0;
+		return;
 	kind = (head.state >> 2) & 7;
 	if (!(head.state & 0x20) || (kind != 1 && kind != 2 && kind != 4))
-		return 0;
-	size = head.length * kind;
-	if (head.length > limit || size > limit) {
-		size = limit;
+		return;
+	*width = kind;
+	c->size = head.length * kind;
+	if (head.length > limit || KS_LOAD(c->size) > limit) {
+		c->size = limit;
 		c->header.flags |= KS_CODE_CUT;
 	}
-	*width = kind;
-	KS_OPAQUE(size);
-	if (size > limit || at > 2048)
-		return 0;
-	if (ks_read_user(&c->bytes[at], size, (void *)(str + (head.state & 0x40 ? l->str_data : l->str_compact_data))))
-		return 0;
-	c->at = at + size;
-	return size;
+	c->from = str + l->str_data;
+	if (!(head.state & 0x40))
+		c->from = str + l->str_compact_data;
+	/* Bounds by masks, right where they are used: before 6.8 the verifier forgets those of a value that clang spills. */
+	at = KS_LOAD(c->at);
+	size = KS_LOAD(c->size);
+	if (ks_read_user(&c->bytes[at & (KS_PY_TEXTS - 1)], size & (KS_PY_TEXTS - 1), (void *)KS_LOAD(c->from)))
+		return;
+	*bytes = KS_LOAD(c->size);
+	c->at = KS_LOAD(c->at) + KS_LOAD(c->size);
 }
 
-/* The str that a module's namespace holds under __name__, where that is its first entry, as the import system makes it. */
-static __always_inline u64 ks_py_module(struct ks_py_layout *l, u64 base, u64 globals)
+/* Where the entries of a dict are. */
+static __always_inline u64 ks_py_entries(struct ks_code_scratch *c, struct ks_py_layout *l, u64 keys)
 {
-	u64 keys = KS_UREAD(u64, globals + l->dict_keys), entries, key, value;
+	u64 size;
 
 	if (l->minor >= 11) {
-		u8 log2_index_bytes = KS_UREAD(u8, keys + 9), kind = KS_UREAD(u8, keys + 10);
+		u8 log2_index_bytes = KS_UREAD(u8, keys + 9);
 
 		if (log2_index_bytes > 24)
 			return 0;
-		entries = keys + 32 + (1ULL << (log2_index_bytes & 31));
-		entries += kind == 1 ? 0 : 8; /* a table of keys that are not all str has the key's hash first */
-	} else {
-		u64 size = KS_UREAD(u64, keys + 8);
-
-		if (size > 0xffffffff)
-			return 0;
-		entries = keys + 40 + size * (size <= 0xff ? 1 : size <= 0xffff ? 2 : 4) + 8;
+		c->from = keys + 32 + (1ULL << (log2_index_bytes & 31));
+		if (KS_UREAD(u8, keys + 10) != 1) /* a table of keys that are not all str has the key's hash first */
+			c->from = KS_LOAD(c->from) + 8;
+		return KS_LOAD(c->from);
 	}
+	size = KS_UREAD(u64, keys + 8);
+	if (size > 0xffffffff)
+		return 0;
+	c->size = size;
+	if (size > 0xff)
+		c->size = size * 2;
+	if (size > 0xffff)
+		c->size = size * 4;
+	return keys + 40 + KS_LOAD(c->size) + 8;
+}
+
+/* c->from becomes the str that a module's namespace holds under __name__, where that is its first entry, as the import
+ * system makes it; else 0. */
+static __always_inline void ks_py_module(struct ks_code_scratch *c, struct ks_py_layout *l, u64 base, u64 globals)
+{
+	u64 entries = ks_py_entries(c, l, KS_UREAD(u64, globals + l->dict_keys)), key, value;
+
+	c->from = 0;
+	if (!entries)
+		return;
 	key = KS_UREAD(u64, entries);
 	value = KS_UREAD(u64, entries + 8);
 	if (KS_UREAD(u64, key + l->str_length) != 8 || KS_UREAD(u64, key + l->str_data) != 0x5f5f656d616e5f5fULL)
-		return 0; /* not __name__ */
+		return; /* not __name__ */
 	if (!l->unicode_type || (s64)(KS_UREAD(u64, value + 8) - base) != l->unicode_type)
-		return 0; /* a program may put anything there */
-	return value;
+		return; /* a program may put anything there */
+	c->from = value;
 }
 
 static __always_inline int ks_py_fill(struct ks_code_scratch *c, struct ks_py_layout *l, u64 base, struct ks_frame *f)
 {
+	struct ks_code_rec *r = &c->header;
 	u64 table = KS_UREAD(u64, f->code + l->code_line_table), length = KS_UREAD(u64, table + l->bytes_size), at;
+	u8 *to;
 
+	r->code = f->code;
+	r->globals = f->globals;
+	r->check = f->check;
+	r->first_line = KS_UREAD(u32, f->code + l->code_first_line);
+	r->flags = 0;
+	if (length > KS_PY_TABLE)
+		return 0;
+	r->table_bytes = length;
 	c->at = 0;
-	c->header.code = f->code;
-	c->header.globals = f->globals;
-	c->header.check = f->check;
-	c->header.first_line = KS_UREAD(u32, f->code + l->code_first_line);
-	c->header.flags = 0;
-	c->header.name_bytes =
-		ks_py_append(c, l, KS_UREAD(u64, f->code + l->code_name), KS_PY_NAME, &c->header.name_width);
-	c->header.module_bytes =
-		ks_py_append(c, l, ks_py_module(l, base, f->globals), KS_PY_MODULE, &c->header.module_width);
-	c->header.file_bytes =
-		ks_py_append(c, l, KS_UREAD(u64, f->code + l->code_file), KS_PY_FILE, &c->header.file_width);
-	if (!c->header.name_bytes || !c->header.file_bytes)
+	c->from = KS_UREAD(u64, f->code + l->code_name);
+	ks_py_append(c, l, KS_PY_NAME, &r->name_bytes, &r->name_width);
+	ks_py_module(c, l, base, f->globals);
+	ks_py_append(c, l, KS_PY_MODULE, &r->module_bytes, &r->module_width);
+	c->from = KS_UREAD(u64, f->code + l->code_file);
+	ks_py_append(c, l, KS_PY_FILE, &r->file_bytes, &r->file_width);
+	if (!KS_LOAD(r->name_bytes) || !KS_LOAD(r->file_bytes))
 		return 0; /* not resident: the agent reads it itself, if it still can */
 	at = KS_LOAD(c->at);
-	KS_OPAQUE(length);
-	if (length > KS_PY_TABLE || at > 2048)
+	to = &c->bytes[at & (KS_PY_TEXTS - 1)];
+	table = KS_UREAD(u64, f->code + l->code_line_table) + l->bytes_data;
+	length = KS_LOAD(r->table_bytes);
+	if (length > KS_PY_TABLE || ks_read_user(to, length, (void *)table))
 		return 0;
-	if (ks_read_user(&c->bytes[at], length, (void *)(table + l->bytes_data)))
-		return 0;
-	c->header.table_bytes = length;
-	c->at = at + length;
+	c->at = KS_LOAD(c->at) + KS_LOAD(r->table_bytes);
 	return 1;
 }
 
@@ -144,15 +173,22 @@ static __always_inline void ks_py_send_code(struct ks_scratch *s, struct ks_py_l
 	ks_count(s->op.cls, KS_C_CODES_SENT);
 }
 
+/*
+ * Goes on with frame s->walk.count, for KS_PY_AT_ONCE frames at most: the program calls itself for the rest. All frames
+ * in one loop would make the verifier follow half a million instructions.
+ */
 static __always_inline void ks_py_send_codes(struct ks_scratch *s, struct ks_py_layout *l, u64 base)
 {
-	for (u32 i = 0; i < KS_MAX_DEPTH; i++) {
-		struct ks_frame *f = &s->stack.frames[i & 127];
-		u64 key;
+	for (u32 i = 0; i < KS_PY_AT_ONCE; i++) {
+		u32 n = KS_LOAD(s->walk.count);
+		struct ks_frame *f = &s->stack.frames[n & 127];
+		u64 key, owner;
 
-		if (i >= KS_LOAD(s->frames))
+		if (n >= KS_LOAD(s->frames))
 			break;
-		if (l->frame_owner != KS_PY_NONE && f->owner >= l->owner_skip)
+		s->walk.count = n + 1;
+		owner = f->owner;
+		if (owner >= l->owner_skip && l->frame_owner != KS_PY_NONE)
 			continue;
 		key = ks_mix(ks_mix(ks_mix(s->proc_start, s->op.tgid), f->code ^ ((u64)f->check << 32)), f->globals);
 		if (!ks_codes.lookup(&key))
