@@ -22,15 +22,15 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 def open_exporter(options: Mapping[str, Any], environ: Mapping[str, str]) -> Exporter:
     """The outputs that were asked for, as one; the console where none was. Raises UsageError."""
     from kernelspan_agent.export.pipeline import Pipeline
+    from kernelspan_agent.export.queue import limits_from
 
     outputs: list[Any] = []
+    limits = limits_from(environ)
     endpoint = options["endpoint"] or ""
-    if endpoint or any(
-        environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    ):
+    if endpoint or any(environ.get(name) for name in _ENDPOINTS):
         from kernelspan_agent.export.otlp import open_output, settings_from
 
-        outputs.append(open_output(settings_from(environ, endpoint)))
+        outputs.append(open_output(settings_from(environ, endpoint), limits))
     if options["output_path"]:
         from kernelspan_agent.export.jsonfile import JsonFileExporter
 
@@ -41,7 +41,7 @@ def open_exporter(options: Mapping[str, Any], environ: Mapping[str, str]) -> Exp
 
         color, width = wants_color(sys.stdout, environ), terminal_width(sys.stdout, environ)
         outputs.append(ConsoleExporter(sys.stdout, color=color, width=width))
-    return Pipeline(outputs)
+    return Pipeline(outputs, limits)
 
 
 def trace_self(options: Mapping[str, Any], environ: Mapping[str, str]) -> Callable[[float], None]:
