@@ -29,7 +29,11 @@ def test_the_script_is_one_the_shell_reads(shell: str) -> None:
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [("kernelspan ", set(COMMANDS)), ("kernelspan re", {"render"}), ("kernelspan completion ", {"bash", "zsh", "fish"})],
+    [
+        ("kernelspan ", set(COMMANDS)),
+        ("kernelspan re", {"render"}),
+        ("kernelspan completion ", {"bash", "zsh", "fish"}),
+    ],
 )
 def test_the_command_answers_the_script(words: str, expected: set[str]) -> None:
     """As bash asks: words and the index of the one to complete."""

@@ -16,7 +16,9 @@ GOOD = ROOT / "examples" / "01-python-files.yaml"
 LATER = ROOT / "examples" / "later" / "00-smallest.yaml"
 
 
-def kernelspan(*arguments: str | Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def kernelspan(
+    *arguments: str | Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """A run of the command, with the outputs it wrote."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "KERNELSPAN_"))}
     return subprocess.run(
@@ -49,7 +51,10 @@ def test_help_lists_every_command_without_importing_the_stages() -> None:
         (["run", "-f", str(GOOD), "--pid", "x"], "not a valid integer"),
         (["run", "-f", str(GOOD), "--pid", "1", "--", "true"], "not both"),
         (["run", "-f", str(GOOD), "--duration", "-1", "--", "true"], "--duration"),
-        (["run", "-f", str(GOOD), "--report", "/no/such/folder/x", "--", "true"], "--report '/no/such/folder/x': No such file"),
+        (
+            ["run", "-f", str(GOOD), "--report", "/no/such/folder/x", "--", "true"],
+            "--report '/no/such/folder/x': No such file",
+        ),
         (["run", "-f", str(GOOD), "--report", "/", "--", "true"], "--report '/'"),
         (["run", "-f", "/no/such/profile", "--", "true"], "No such file or directory"),
         (["render", "-f", str(LATER)], "not available in this version"),

@@ -85,7 +85,7 @@ def test_a_port_in_use_is_said(server: Server) -> None:
 
 def test_an_address_of_another_machine_is_said() -> None:
     """TEST-NET-1 is nobody's (RFC 5737)."""
-    with pytest.raises(UsageError, match="192.0.2.1"):
+    with pytest.raises(UsageError, match=r"192\.0\.2\.1"):
         Server("192.0.2.1:0", {})
 
 
@@ -107,7 +107,9 @@ def test_clients_that_say_nothing_do_not_keep_others_out_for_ever(
 ) -> None:
     """More silent clients than are served at once: they are turned away or time out, then there is room."""
     monkeypatch.setattr(listen._Handler, "timeout", 0.2)
-    silent = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(listen.MAX_REQUESTS_AT_ONCE + 4)]
+    silent = [
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(listen.MAX_REQUESTS_AT_ONCE + 4)
+    ]
     try:
         for client in silent:
             assert client.recv(1) == b""
@@ -117,7 +119,9 @@ def test_clients_that_say_nothing_do_not_keep_others_out_for_ever(
             client.close()
 
 
-@pytest.mark.parametrize("data", [b"\r\n\r\n", b"\x00" * 100, b"GET " + b"x" * 70_000 + b" HTTP/1.0\r\n\r\n", b"GET /ok\r\n" * 500])
+@pytest.mark.parametrize(
+    "data", [b"\r\n\r\n", b"\x00" * 100, b"GET " + b"x" * 70_000 + b" HTTP/1.0\r\n\r\n", b"GET /ok\r\n" * 500]
+)
 def test_nonsense_is_refused(server: Server, data: bytes) -> None:
     """And the server goes on."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:

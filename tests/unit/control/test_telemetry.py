@@ -8,7 +8,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from kernelspan_agent import selftrace
@@ -61,7 +64,6 @@ def receiver() -> Iterator[Receiver]:
         thread.join()
 
 
-
 def test_without_being_asked_there_is_nothing() -> None:
     """A span is a context that does nothing."""
     with selftrace.span("agent.compile") as made:
@@ -82,7 +84,9 @@ def test_spans_arrive_with_parents_attributes_and_errors(receiver: Receiver) -> 
     assert load.parent_span_id == attach.parent_span_id == opened.span_id != b""
     assert load.trace_id == attach.trace_id == opened.trace_id
     assert opened.parent_span_id == b""
-    assert opened.start_time_unix_nano <= load.start_time_unix_nano <= load.end_time_unix_nano <= opened.end_time_unix_nano
+    assert (
+        opened.start_time_unix_nano <= load.start_time_unix_nano <= load.end_time_unix_nano <= opened.end_time_unix_nano
+    )
     assert [(each.key, each.value.int_value) for each in load.attributes] == [("modules", 3)]
     assert [(each.key, each.value.string_value) for each in opened.attributes] == [("profile", "p")]
     assert attach.status.code == Status.STATUS_CODE_ERROR
