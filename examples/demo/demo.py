@@ -201,6 +201,7 @@ def main() -> int:
     parser.add_argument("--python", required=True, help="the application's interpreter, with requirements/demo.txt")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write spans.jsonl and report.json here")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started us with it ignored
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return demonstrate(options.python, options.keep)
