@@ -24,13 +24,14 @@ Key = tuple[str, str]  # worker, workload
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`count` operations a burst. `in_set`: which variants it is for."""
+    """`count` operations a burst. `in_set`: which variants it is for. `by_wall`: another process does the work."""
 
     worker: str
     name: str
     count: int
     in_set: str
     bursts: int = 5
+    by_wall: bool = False
 
     @property
     def key(self) -> Key:
@@ -39,12 +40,12 @@ class Workload:
 
 
 def workloads(pythons: Sequence[str], *, quick: bool) -> list[Workload]:
-    """Of one round: C, each Python, and the neighbours that nobody traces."""
+    """Of one round: C, each Python (the first in full), and the neighbours that nobody traces."""
     applications = (("files-memory", 100), ("files-disk", 10), ("pingpong", 150), ("connect", 60), ("http", 150))
     micro = (("getppid", 3000), ("write1", 3000), ("pread4k", 2000))
     found = [Workload("C", name, count, MICRO) for name, count in micro]
     found += [Workload("C", name, count, APPLICATION) for name, count in applications]
-    found.append(Workload("C", "dd", 10_000, CHILD, 2))
+    found.append(Workload("C", "dd", 10_000, CHILD, 2, by_wall=True))
     for number, python in enumerate(pythons):
         found += [Workload(python, name, count, MICRO) for name, count in micro[1 : 2 if number else 3]]
         if number == 0:
@@ -76,6 +77,11 @@ class Matrix:
     cells: dict[str, dict[Key, Cell]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(Cell)))
     reports: dict[str, Reports] = field(default_factory=lambda: defaultdict(list))
     left_out: set[str] = field(default_factory=set)
+
+    def figures(self, variant: str, workload: Workload) -> dict[int, float]:
+        """Nanoseconds an operation, by round: of the worker's CPU, or of the clock where others do the work."""
+        cell = self.cells[variant][workload.key]
+        return cell.wall_ns if workload.by_wall else cell.cpu_ns
 
     def lost(self, variant: str) -> dict[str, int]:
         """Operations that a variant's agents lost, by reason, over all rounds."""

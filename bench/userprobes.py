@@ -72,18 +72,18 @@ def _numbers() -> dict[str, int]:
     return {name: int(number) for name, number in found}
 
 
-def _attach(group: Group, wanted: Wanted, programs: Mapping[str, int]) -> Iterator[Attachment]:
-    if group not in FUNCTIONS:
-        raise BenchError(f"no user probes for the group {group.value}")
-    calls, numbers, library = set(mechanisms.calls_of(group, wanted)), _numbers(), libc_path()
-    names = {symbol: call for symbol, call in FUNCTIONS[group].items() if call in calls}
-    enter, leave = source.GROUP_PROGRAMS[group][:2]
-    places = {}
-    for symbol, offset in offsets_of(library, list(names)).items():
-        places[offset] = numbers[names[symbol]]
-    for program, at_return in ((leave, True), (enter, False)):
-        for offset, number in places.items():
-            yield user_probe(library, offset, programs[program], at_return=at_return, word=number)
+def _attach(wanted: Wanted, programs: Mapping[str, int], _link: mechanisms.Link) -> Iterator[Attachment]:
+    numbers, library = _numbers(), libc_path()
+    for group in wanted.groups:
+        if group not in FUNCTIONS:
+            raise BenchError(f"no user probes for the group {group.value}")
+        calls = set(mechanisms.calls_of(group, wanted))
+        names = {symbol: call for symbol, call in FUNCTIONS[group].items() if call in calls}
+        places = {offset: numbers[names[symbol]] for symbol, offset in offsets_of(library, list(names)).items()}
+        enter, leave = source.GROUP_PROGRAMS[group][:2]
+        for program, at_return in ((leave, True), (enter, False)):
+            for offset, number in places.items():
+                yield user_probe(library, offset, programs[program], at_return=at_return, word=number)
 
 
 USER_PROBES = mechanisms.Mechanism("UserProbes", False, bpf.PROG_KPROBE, "ks_walkers", _attach)
