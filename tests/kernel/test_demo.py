@@ -41,7 +41,14 @@ def demo(
     """What the demo printed, its spans, its accounting."""
     assert venv_python
     keep = tmp_path_factory.mktemp("demo")
-    done = subprocess.run([RUN, "--keep", keep], capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    done = subprocess.run(
+        [RUN, "--keep", keep],
+        env=os.environ | {"COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     spans = [span for line in (keep / "spans.jsonl").read_text().splitlines() for span in spans_of(json.loads(line))]
     return done.stdout, spans, json.loads((keep / "report.json").read_text())
