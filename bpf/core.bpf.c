@@ -3,10 +3,10 @@
  * Core: keeps ks_procs true with no race, in the kernel, for every group.
  *
  *   fork:  the child of a traced process is traced from its first instruction, with its parent's runtime
- *   exec:  another image: its runtime is not known yet
+ *   exec:  another image: its runtime is not known yet, but for a program that was seen before
  *   exit:  the thread's state goes; with the last thread the process's
  */
-#include "ks.h"
+#include "image.h"
 
 static __always_inline void send_process(u32 event, u32 tgid, u32 parent, s32 exit_code, u64 start)
 {
@@ -53,6 +53,16 @@ int ks_fork(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* The new image's program may be one whose runtime is known already. */
+static __always_inline void known_executable(u32 tgid, u64 start)
+{
+	u64 mm = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_MM), file = KS_KREAD(u64, mm + KS_MM_EXE_FILE);
+	struct ks_image *image = ks_image_of(KS_KREAD(u64, file + KS_FILE_INODE));
+
+	if (image && image->offset == KS_IMAGE_EXECUTABLE)
+		ks_image_use(tgid, start, image, KS_KREAD(u64, mm + KS_MM_START_CODE) + image->delta);
+}
+
 int ks_exec(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
@@ -66,6 +76,7 @@ int ks_exec(struct bpf_raw_tracepoint_args *ctx)
 	next = *p;
 	next.start = bpf_ktime_get_ns();
 	ks_procs.update(&tgid, &next);
+	known_executable(tgid, next.start);
 	send_process(KS_PROCESS_EXEC, tgid, 0, 0, next.start);
 	return 0;
 }

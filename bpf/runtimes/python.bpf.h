@@ -324,6 +324,8 @@ static __always_inline void ks_py_walk(struct ks_scratch *s, struct ks_runtime *
 		}
 		w->count = i + 1;
 	}
+	if (KS_LOAD(w->at) && KS_LOAD(w->state) == KS_FRAMES_COMPLETE)
+		w->state = KS_FRAMES_DEPTH;
 	s->op.frame_state = KS_LOAD(w->state);
 	ks_py_context(s, rt, l, ts);
 	if (!KS_LOAD(w->count)) {

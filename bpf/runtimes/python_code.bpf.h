@@ -32,9 +32,12 @@ struct ks_py_str {
 	u64 length, hash, state;
 };
 
-/* Appends the characters of the str c->from, `limit` bytes at most. *bytes: how many; 0 where it is not readable. */
-static __always_inline void ks_py_append(struct ks_code_scratch *c, struct ks_py_layout *l, u64 limit, u16 *bytes,
-					 u8 *width)
+/*
+ * Appends the characters of the str c->from, `limit` bytes at most; `cut`: flag that says it was longer. *bytes: how many;
+ * 0 where it is not readable.
+ */
+static __always_inline void ks_py_append(struct ks_code_scratch *c, struct ks_py_layout *l, u64 limit, u32 cut,
+					 u16 *bytes, u8 *width)
 {
 	struct ks_py_str head;
 	u64 at, kind, size, str = KS_LOAD(c->from);
@@ -49,7 +52,7 @@ static __always_inline void ks_py_append(struct ks_code_scratch *c, struct ks_py
 	c->size = head.length * kind;
 	if (head.length > limit || KS_LOAD(c->size) > limit) {
 		c->size = limit;
-		c->header.flags |= KS_CODE_CUT;
+		c->header.flags |= cut;
 	}
 	c->from = str + l->str_data;
 	if (!(head.state & 0x40))
@@ -123,11 +126,11 @@ static __always_inline int ks_py_fill(struct ks_code_scratch *c, struct ks_py_la
 	r->table_bytes = length;
 	c->at = 0;
 	c->from = KS_UREAD(u64, f->code + l->code_name);
-	ks_py_append(c, l, KS_PY_NAME, &r->name_bytes, &r->name_width);
+	ks_py_append(c, l, KS_PY_NAME, KS_CODE_CUT, &r->name_bytes, &r->name_width);
 	ks_py_module(c, l, base, f->globals);
-	ks_py_append(c, l, KS_PY_MODULE, &r->module_bytes, &r->module_width);
+	ks_py_append(c, l, KS_PY_MODULE, KS_CODE_CUT << 1, &r->module_bytes, &r->module_width);
 	c->from = KS_UREAD(u64, f->code + l->code_file);
-	ks_py_append(c, l, KS_PY_FILE, &r->file_bytes, &r->file_width);
+	ks_py_append(c, l, KS_PY_FILE, KS_CODE_CUT << 2, &r->file_bytes, &r->file_width);
 	if (!KS_LOAD(r->name_bytes) || !KS_LOAD(r->file_bytes))
 		return 0; /* not resident: the agent reads it itself, if it still can */
 	at = KS_LOAD(c->at);

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment, Tracefs, raw_tracepoint, tracepoint
-from kernelspan_agent.probes.source import GROUP_PROGRAMS, syscalls
+from kernelspan_agent.probes.source import GROUP_PROGRAMS, MAPS_PROGRAM, syscalls
 from kernelspan_api.operations import BY_NAME, Group
 from kernelspan_api.plan import Wanted
 
@@ -95,6 +95,8 @@ def _raw(wanted: Wanted, programs: Mapping[str, int], link: Link) -> Iterator[At
         link("ks_enter_chain", index, GROUP_PROGRAMS[following][0])
         link("ks_exit_chain", index, GROUP_PROGRAMS[following][1])
     if groups:
+        if MAPS_PROGRAM in programs:
+            link("ks_exit_chain", list(Group).index(groups[-1]), MAPS_PROGRAM)
         enter, leave, *_ = GROUP_PROGRAMS[groups[0]]
         yield raw_tracepoint("sys_exit", programs[leave])
         yield raw_tracepoint("sys_enter", programs[enter])

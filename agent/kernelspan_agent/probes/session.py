@@ -6,6 +6,7 @@ One session is one set of maps and programs. Only the modules that the plan name
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import threading
@@ -21,7 +22,7 @@ from kernelspan_agent.probes.attach import raw_tracepoint
 from kernelspan_agent.probes.build import Built, Module, build
 from kernelspan_agent.probes.constants import Counter
 from kernelspan_agent.probes.loader import Loader
-from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, WALKER_PROGRAMS
+from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, MAPS_PROGRAM, WALKER_PROGRAMS
 from kernelspan_agent.selftrace import span
 from kernelspan_api.operations import Group
 from kernelspan_api.plan import Wanted
@@ -30,6 +31,7 @@ RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
 _PROC = struct.Struct("<QII")
 _RUNTIME = struct.Struct("<QQIHH")
 _CLASS_PATHS = 1
+_U64 = (1 << 64) - 1
 
 
 def modules_of(wanted: Wanted) -> list[Module]:
@@ -37,6 +39,7 @@ def modules_of(wanted: Wanted) -> list[Module]:
     found = [Module("core", tuple(CORE_PROGRAMS))]
     if wanted.max_depth:
         found += [Module(name, programs) for name, programs in WALKER_PROGRAMS.items()]
+        found.append(Module("maps", (MAPS_PROGRAM,)))
     return found + [Module(group.value, GROUP_PROGRAMS[group]) for group in wanted.groups]
 
 
@@ -146,18 +149,34 @@ class Session:
         """Tells the kernel what runs a process; `number` 0: nothing that it can walk."""
         if "ks_py_layouts" not in self._loader.maps:
             return  # stacks: None loads no walker
+        if self.process_start(tgid) != start_ns:
+            return  # another image runs by now, and the kernel may know its runtime already
         layout_id = self._layout_id(layout) if layout is not None else 0
+        if layout_id is None:
+            number = layout_id = 0  # more kinds of interpreters than the kernel has room for: no frames
         value = _RUNTIME.pack(start_ns, address, layout_id, number, int(greenlets))
         bpf.map_update(self._loader.maps["ks_runtimes"], struct.pack("<I", tgid), value)
 
-    def _layout_id(self, layout: np.ndarray) -> int:
+    def know_image(
+        self, *, inode: int, size_bytes: int, mtime: int, device: int, delta: int, offset: int, number: int, layout: np.ndarray
+    ) -> None:
+        """Lets the kernel know the runtime of a file by itself: see bpf/include/image.h."""
+        layout_id = self._layout_id(layout)
+        if layout_id is None or "ks_images" not in self._loader.maps:
+            return
+        key = struct.pack("<QQQQ", inode, size_bytes, mtime & _U64, device)
+        value = struct.pack("<qQII", delta, offset & _U64, layout_id, number)
+        with contextlib.suppress(OSError):  # the map is full: such programs are looked at each time
+            bpf.map_update(self._loader.maps["ks_images"], key, value)
+
+    def _layout_id(self, layout: np.ndarray) -> int | None:
+        """The kernel's number of a layout; None: there is no room for another (rows are never given away)."""
         row = layout.tobytes()
         with self._lock:
             number = self._layouts.get(row)
-            if number is None:
-                number = len(self._layouts) % constants.MAX_LAYOUTS
+            if number is None and len(self._layouts) < constants.MAX_LAYOUTS:
+                number = self._layouts[row] = len(self._layouts)
                 bpf.map_update(self._loader.maps["ks_py_layouts"], struct.pack("<I", number), row)
-                self._layouts[row] = number
             return number
 
     def reject_file(self, file: int, path: int) -> None:

@@ -27,6 +27,7 @@ GROUP_PROGRAMS = {
     Group.WAITS: ("ks_wait_enter", "ks_wait_exit", "ks_switch"),
 }
 CORE_PROGRAMS = {"ks_fork": "sched_process_fork", "ks_exec": "sched_process_exec", "ks_gone": "sched_process_exit"}
+MAPS_PROGRAM = "ks_map_exit"
 WALKER_PROGRAMS = {"python": ("ks_py", "ks_py_codes")}  # in the order of their places in the program array
 
 

@@ -22,6 +22,7 @@ from kernelspan_agent.model import ProcessInfo
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.process.memory import ProcessMemory
+from kernelspan_agent.resolve.images import Image, image_of
 from kernelspan_agent.resolve.resource import ResourceSettings, resource_of
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent
 from kernelspan_agent.runtimes import registry
@@ -43,6 +44,20 @@ class Kernel(Protocol):
         self, tgid: int, start_ns: int, *, number: int, address: int, layout: np.ndarray | None, greenlets: bool
     ) -> None:
         """What runs the image of `tgid` that began at `start_ns`."""
+
+    def know_image(
+        self,
+        *,
+        inode: int,
+        size_bytes: int,
+        mtime: int,
+        device: int,
+        delta: int,
+        offset: int,
+        number: int,
+        layout: np.ndarray,
+    ) -> None:
+        """A file that holds a runtime, to be recognised in the next process."""
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +119,7 @@ class ProcessTable:
         self._pending: dict[TracedProcess, None] = {}
         self._ended: list[TracedProcess] = []
         self._files = registry.FileCache()
+        self._known_images: set[Image] = set()
         self.started: list[TracedProcess] = []  # since the caller last emptied it
         self.finished: list[TracedProcess] = []
         self.runtimes = Counter[str]()
@@ -207,6 +223,7 @@ class ProcessTable:
             return
         if isinstance(found, DetectedRuntime):
             self._use(traced, found, greenlets=self._has_greenlets(traced), tell=True)
+            self._let_know(traced.process, found)
             return
         traced.unsupported = found
         waits = found is not None and found.reason == "RuntimePending"
@@ -219,6 +236,28 @@ class ProcessTable:
             return
         traced.next_try_ns = now_ns + RETRY_NS[traced.tries]
         traced.tries += 1
+
+    def _let_know(self, process: procfs.Process, found: DetectedRuntime) -> None:
+        with contextlib.suppress(ProcessError, OSError):
+            image = image_of(process, found)
+            if image is not None and image not in self._known_images:
+                self._known_images.add(image)
+                self._kernel.know_image(
+                    inode=image.inode,
+                    size_bytes=image.size_bytes,
+                    mtime=image.mtime,
+                    device=image.device,
+                    delta=image.delta,
+                    offset=image.offset,
+                    number=found.number,
+                    layout=found.layout,
+                )
+
+    def detect_now(self, traced: TracedProcess) -> None:
+        """Looks at a process at once: the kernel has walked it, so its runtime is there."""
+        if traced in self._pending:
+            traced.next_try_ns = 0
+            self._detect(traced, 0)
 
     @staticmethod
     def _has_greenlets(traced: TracedProcess) -> bool:

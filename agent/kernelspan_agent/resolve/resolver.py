@@ -22,7 +22,7 @@ from kernelspan_agent.model import SPAN, VALUE_KEYS, Origin, ResolvedBatch, Segm
 from kernelspan_agent.resolve import segments as seg
 from kernelspan_agent.resolve.paths import PathTable
 from kernelspan_agent.resolve.stacks import StackTable
-from kernelspan_agent.ring.records import HEADER, OPERATION, STACK_HEADER, RecordKind
+from kernelspan_agent.ring.records import HEADER, OPERATION, RecordKind
 from kernelspan_api import semconv
 from kernelspan_api.operations import OPERATIONS, Group
 
@@ -106,14 +106,20 @@ class Resolver:
                 self._learn_stack(record)
 
     def _learn_code(self, record: bytes) -> None:
-        header = np.frombuffer(record, HEADER, 1)[0]
-        traced = self._processes.find(int(header["tgid"]), int(header["time"]))
+        traced = self._walked(record)
         if traced is not None and traced.symboliser is not None:
             traced.symboliser.learn(record)
 
-    def _learn_stack(self, record: bytes) -> None:
-        header = np.frombuffer(record, STACK_HEADER, 1)[0]
+    def _walked(self, record: bytes) -> TracedProcess | None:
+        """The process whose frames a record is about."""
+        header = np.frombuffer(record, HEADER, 1)[0]
         traced = self._processes.find(int(header["tgid"]), int(header["time"]))
+        if traced is not None and traced.symboliser is None:  # the kernel knew the program before we looked
+            self._processes.detect_now(traced)
+        return traced
+
+    def _learn_stack(self, record: bytes) -> None:
+        traced = self._walked(record)
         if traced is None or traced.symboliser is None:
             self.stacks.learn(record, None, _nobody)
             return

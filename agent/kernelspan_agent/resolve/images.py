@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lets the kernel recognise a runtime's file by itself in the next process: see bpf/include/image.h."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kernelspan_agent.process import files, procfs
+
+if TYPE_CHECKING:
+    from kernelspan_agent.runtimes.registry import DetectedRuntime
+
+EXECUTABLE = (1 << 64) - 1
+_START_CODE = 26 - 3  # proc(5): field 26 of stat, counted from the state, field 3
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A file that holds a runtime. `delta`: from the program's first code, or the mapping at `offset`, to the runtime."""
+
+    inode: int
+    size_bytes: int
+    mtime: int
+    device: int  # as the kernel counts: major << 20 | minor
+    delta: int
+    offset: int
+
+
+def image_of(process: procfs.Process, found: DetectedRuntime) -> Image | None:
+    """The file of a detected runtime; None where it is mapped in a way that cannot be foretold.
+
+    Raises ProcessError, OSError.
+    """
+    mappings = [mapping for mapping in procfs.read_maps(process) if mapping.path == found.file and mapping.is_file]
+    first = min(mappings, key=lambda mapping: mapping.start, default=None)
+    if first is None or first.deleted or first.offset:
+        return None
+    with files.open_mapping(process, first) as fd:
+        status = os.fstat(fd)
+    executable, _ = procfs.read_executable(process)
+    is_program = executable == found.file
+    origin = _start_code(process) if is_program else first.start
+    if not origin:
+        return None
+    return Image(
+        first.inode,
+        status.st_size,
+        int(status.st_mtime),
+        first.device[0] << 20 | first.device[1],
+        found.address - origin,
+        EXECUTABLE if is_program else 0,
+    )
+
+
+def _start_code(process: procfs.Process) -> int:
+    """Where the program's first code lies; 0: the kernel does not tell."""
+    text = (Path(process.path) / "stat").read_bytes()
+    start = int(text.rpartition(b")")[2].split()[_START_CODE])
+    return start if start > 1 else 0
