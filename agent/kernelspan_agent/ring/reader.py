@@ -14,7 +14,6 @@ from __future__ import annotations
 import mmap
 import platform
 import select
-import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +44,12 @@ class RingReader:
         self._consumer = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
         self._rest = mmap.mmap(fd, _PAGE + 2 * ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
         self._view: memoryview | None = memoryview(self._rest)
-        self._position = struct.unpack_from("<Q", self._consumer)[0]
+        # Positions as native words: a view loads and stores eight bytes at once, where struct goes byte by byte and the
+        # kernel, or this reader, would now and then see half a position.
+        self._produced_word = self._view[:8].cast("Q")
+        self._consumer_view = memoryview(self._consumer)
+        self._consumed_word = self._consumer_view[:8].cast("Q")
+        self._position = self._consumed_word[0]
         self._poll = select.epoll()
         self._poll.register(fd, select.EPOLLIN)
 
@@ -58,7 +62,7 @@ class RingReader:
         return float(self._produced() - self._position) / self._size
 
     def _produced(self) -> int:
-        return int(struct.unpack_from("<Q", self._rest)[0])
+        return self._produced_word[0]
 
     def drain(self) -> Drained:
         """Everything that has been committed up to now, at most one ring."""
@@ -66,20 +70,22 @@ class RingReader:
         produced = self._produced()
         begin = _PAGE + (self._position & (self._size - 1))
         count = (produced - self._position) // SLOT
+        # Lengths first: what is committed by then is whole in the copy, in whatever order memcpy goes.
+        lengths = np.ndarray(count, np.uint32, self._view, begin, (SLOT,)).copy()
         copied = bytes(self._view[begin : begin + count * SLOT])
         slots = np.frombuffer(copied, np.uint8).reshape(count, SLOT)
-        lengths = slots[:, :4].copy().view(np.uint32)[:, 0]
         kinds = slots[:, RING_HEADER : RING_HEADER + 2].copy().view(np.uint16)[:, 0]
         others, keep, used = _large(copied, lengths, kinds)
         self._position += used * SLOT
-        struct.pack_into("<Q", self._consumer, 0, self._position)
+        self._consumed_word[0] = self._position
         operations = slots[:used][keep[:used], RING_HEADER:].copy().view(OPERATION)[:, 0]
         return Drained(operations, others)
 
     def close(self) -> None:
         """Unmaps the ring."""
         if self._view is not None:
-            self._view.release()
+            for view in (self._produced_word, self._consumed_word, self._consumer_view, self._view):
+                view.release()
             self._view = None
             self._poll.close()
             self._rest.close()
