@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -109,7 +108,9 @@ def test_threads_and_stacks(python: Interpreter) -> None:
         own = [[pair for pair in stack if pair[0] in {"deep", "<module>"}] for stack in frames]
         expected = [[pair for pair in each["frames"] if pair[0] in {"deep", "<module>"}] for each in truth]
         assert sorted(own) == sorted(expected)
-        assert all(frame["origin"] == "App" for thread in threads for frame in thread["frames"] if frame["file"] == script)
+        assert all(
+            frame["origin"] == "App" for thread in threads for frame in thread["frames"] if frame["file"] == script
+        )
         if python.minor >= 11:
             said = {each["native"]: len(each["frames"]) for each in truth}
             assert {native_of(program.pid, each["tid"]): len(each["frames"]) for each in threads} == said
@@ -146,7 +147,11 @@ def test_a_thread_that_runs_shows_only_what_is_sure() -> None:
             names = [frame["function"].removeprefix("__main__.") for frame in spinning["frames"]]
             assert spinning["state"] in {"Complete", "Running"}
             assert names[-2:] == ["threading.Thread._bootstrap_inner", "threading.Thread._bootstrap"]
-            assert [name for name in names if "." not in name] in (["inner", "spin", "outer"], ["spin", "outer"], ["outer"])
+            assert [name for name in names if "." not in name] in (
+                ["inner", "spin", "outer"],
+                ["spin", "outer"],
+                ["outer"],
+            )
 
 
 @contextmanager
@@ -165,7 +170,9 @@ def test_libraries_and_sites() -> None:
     """A library in a stack and one that is mapped, with their versions, and where distributions lie."""
     from importlib import metadata
 
-    script = "import click, numpy, sys, time\n@click.command()\ndef go():\n print('go', flush=True)\n time.sleep(600)\ngo()"
+    script = (
+        "import click, numpy, sys, time\n@click.command()\ndef go():\n print('go', flush=True)\n time.sleep(600)\ngo()"
+    )
     with running(sys.executable, "-c", script) as process:
         found = explained(process.pid)
     by_name = {library["name"]: library for library in found["libraries"]}
@@ -244,7 +251,7 @@ def test_processes_that_cannot_be_explained() -> None:
     assert (kernel_thread.returncode, "kernel thread" in kernel_thread.stderr) == (2, True)
     with running(sys.executable, "-c", "import threading as t, time\nx = t.Thread(target=time.sleep, args=(600,), daemon=True)\n"
                  "x.start()\nprint('go', flush=True)\ntime.sleep(600)") as process:  # fmt: skip
-        thread = next(tid for tid in os.listdir(f"/proc/{process.pid}/task") if int(tid) != process.pid)
+        thread = next(task.name for task in Path(f"/proc/{process.pid}/task").iterdir() if int(task.name) != process.pid)
         run = kernelspan("explain", "--pid", thread)
     assert (run.returncode, f"thread of process {process.pid}" in run.stderr) == (2, True)
 
@@ -273,7 +280,14 @@ def test_without_the_capability() -> None:
 
 def test_a_process_of_another_pid_namespace() -> None:
     """Both of its pids are shown."""
-    command = ["unshare", "-pf", "--kill-child", sys.executable, "-c", "import time; print('go', flush=True); time.sleep(600)"]
+    command = [
+        "unshare",
+        "-pf",
+        "--kill-child",
+        sys.executable,
+        "-c",
+        "import time; print('go', flush=True); time.sleep(600)",
+    ]
     with running(*command) as process:
         child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
         found = explained(child)

@@ -15,8 +15,8 @@ from kernelspan_agent.probes.build import Built, Module, build
 from kernelspan_agent.probes.loader import Loader
 from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism, calls_of, has_call
 from kernelspan_agent.probes.session import RING_BYTES, modules_of
-from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, WALKER_PROGRAMS
-from kernelspan_api.operations import Group
+from kernelspan_agent.ring.records import MAX_DEPTH
+from kernelspan_api.operations import OPERATIONS
 from kernelspan_api.plan import Wanted
 
 CORE = "core"
@@ -49,14 +49,23 @@ class Loaded:
         }
 
 
+_EVERYTHING = Wanted(
+    name="everything",
+    operations=frozenset(operation.number for operation in OPERATIONS),
+    min_duration_ns={},
+    paths=(),
+    ports=(),
+    cidrs=(),
+    max_depth=MAX_DEPTH,
+    events_per_second=1,
+    spans_per_second=1,
+    burst_events=1,
+)
+
+
 def every_module() -> list[Module]:
-    """All there are: core, the walkers, the groups."""
-    walkers = [Module(name, programs) for name, programs in WALKER_PROGRAMS.items()]
-    return [
-        Module(CORE, tuple(CORE_PROGRAMS)),
-        *walkers,
-        *(Module(group.value, GROUP_PROGRAMS[group]) for group in Group),
-    ]
+    """All there are: those of a plan that wants everything."""
+    return modules_of(_EVERYTHING)
 
 
 def load_all(
