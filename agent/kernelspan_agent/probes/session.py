@@ -170,7 +170,9 @@ class Session:
             bpf.map_update(self._loader.maps["ks_images"], key, value)
 
     def _layout_id(self, layout: np.ndarray) -> int | None:
-        """The kernel's number of a layout; None: there is no room for another (rows are never given away)."""
+        """The kernel's number of a layout; None: no room for another (rows are never given away), or no walker at all."""
+        if "ks_py_layouts" not in self._loader.maps:
+            return None
         row = layout.tobytes()
         with self._lock:
             number = self._layouts.get(row)
