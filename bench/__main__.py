@@ -69,8 +69,16 @@ def say(text: str) -> None:
 def interpreters() -> dict[str, str]:
     """CPythons of this machine by version, 3.12 and later first: their frames are what the line is about."""
     found: dict[str, str] = {}
-    for path in [*map(shutil.which, ("python3.12", "python3.13", "python3.14", "python3.11")), sys.executable, "/usr/bin/python3"]:
-        command = [path or "", "-c", "import sys, sqlite3; print(sys.implementation.name, *sys.version_info[:2], sys.executable)"]
+    for path in [
+        *map(shutil.which, ("python3.12", "python3.13", "python3.14", "python3.11")),
+        sys.executable,
+        "/usr/bin/python3",
+    ]:
+        command = [
+            path or "",
+            "-c",
+            "import sys, sqlite3; print(sys.implementation.name, *sys.version_info[:2], sys.executable)",
+        ]
         try:
             said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
         except (OSError, subprocess.SubprocessError):
@@ -195,8 +203,12 @@ def write(found: Measured, table: Sequence[Row], folder: Path, reference: Path |
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a judged line does not hold; writes nothing")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="exit with 1 where a judged line does not hold; writes nothing"
+    )
     parser.add_argument("--quick", action="store_true", help="few rounds and one minute of load: for development")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this part; may be repeated")
     parser.add_argument("--rounds", type=int, help="rounds of the matrix")

@@ -83,4 +83,4 @@ def _module() -> dict[str, Any]:
     return _compiled["bench"]
 
 
-_compiled: dict[str, Any] = {}
+_compiled: dict[str, dict[str, Any]] = {}

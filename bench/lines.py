@@ -9,7 +9,7 @@ same-against-same median leaves 0.95-1.05 on a workload is void for that workloa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -62,6 +62,11 @@ def counted(what: str, where: str, line: str, values: Sequence[float], note: str
     """A line on figures that need no noise floor (counts, rates of the agent's own CPU time, memory)."""
     found = estimate(values)
     return Row(what, where, line, found, Verdict.HELD if meets(found.median, line) else Verdict.NOT_HELD, note)
+
+
+def unjudged(row: Row, why: str) -> Row:
+    """The same row without a verdict."""
+    return replace(row, verdict=Verdict.NOT_JUDGED, note=f"{why}; {row.note}".rstrip("; "))
 
 
 class Judge:
@@ -127,11 +132,22 @@ class Judge:
         margin = abs(float(line.split()[1]) - 1)
         return self._row(what, workload, line, estimate(values), self.noise(workload).width, margin, "")
 
-    def _row(self, what: str, workload: Workload, line: str, found: Estimate, noise: float, margin: float, note: str) -> Row:
+    def _row(
+        self, what: str, workload: Workload, line: str, found: Estimate, noise: float, margin: float, note: str
+    ) -> Row:
         where = f"{workload.worker}, {workload.name}"
         same = self.noise(workload).median
         if not NOISE_LOW <= same <= NOISE_HIGH:
-            return Row(what, where, line, found, Verdict.NOT_JUDGED, f"void: same against same {same:.3f}; {note}".rstrip("; "))
+            return Row(
+                what, where, line, found, Verdict.NOT_JUDGED, f"void: same against same {same:.3f}; {note}".rstrip("; ")
+            )
         if noise > margin / 3:
-            return Row(what, where, line, found, Verdict.NOT_JUDGED, f"noise {noise / margin:.0%} of the margin; {note}".rstrip("; "))
+            return Row(
+                what,
+                where,
+                line,
+                found,
+                Verdict.NOT_JUDGED,
+                f"noise {noise / margin:.0%} of the margin; {note}".rstrip("; "),
+            )
         return Row(what, where, line, found, Verdict.HELD if meets(found.median, line) else Verdict.NOT_HELD, note)

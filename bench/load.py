@@ -16,6 +16,7 @@ from bench.profiles import profile
 
 MIX = (("files-memory", 100), ("sqlite", 20), ("write1", 500), ("pingpong", 100), ("http", 50))
 
+
 @dataclass(frozen=True, slots=True)
 class Flood:
     """One flood: operations made by the generator against what the agent says of them."""

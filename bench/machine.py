@@ -29,7 +29,8 @@ def describe() -> dict[str, Any]:
         "work_core": WORK_CORE,
         "load_core": LOAD_CORE,
         "python": platform.python_version(),
-        "versions": {name: _version([name, option]) for name, option in _PROGRAMS} | {n: metadata.version(n) for n in _PACKAGES},
+        "versions": {name: _version([name, option]) for name, option in _PROGRAMS}
+        | {n: metadata.version(n) for n in _PACKAGES},
     }
 
 

@@ -132,8 +132,10 @@ def run_matrix(
 ) -> Matrix:
     """`rounds` rounds, fewer where `until` (time.monotonic) comes first, never less than two. Raises BenchError."""
     matrix = Matrix(variants, todo, 0)
-    shuffle = random.Random(7).shuffle  # noqa: S311 - the same order in every run
-    targets = Targets(tuple(worker.pid for name, worker in workers.items() if not name.startswith("neighbour")), endpoint)
+    shuffle = random.Random(7).shuffle
+    targets = Targets(
+        tuple(worker.pid for name, worker in workers.items() if not name.startswith("neighbour")), endpoint
+    )
     for number in range(rounds):
         if number >= 2 and time.monotonic() > until:
             say(f"time is over after {number} rounds")

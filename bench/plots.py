@@ -7,7 +7,13 @@ from bench.judging import MEMORY_MB, Measured
 from bench.lines import Judge
 from bench.svg import Bar, bars, series
 
-_SHOWN = (("write1", "a one-byte write"), ("files-memory", "a file's life in memory"), ("sqlite", "a row in and out of SQLite"), ("pingpong", "a TCP message and its answer"), ("http", "an HTTP request"))
+_SHOWN = (
+    ("write1", "a one-byte write"),
+    ("files-memory", "a file's life in memory"),
+    ("sqlite", "a row in and out of SQLite"),
+    ("pingpong", "a TCP message and its answer"),
+    ("http", "an HTTP request"),
+)
 _OURS = ("raw", "tracepoints", "ours")
 
 
@@ -33,6 +39,10 @@ def plots(found: Measured) -> dict[str, str]:
     if found.steady is not None and found.steady.seconds:
         steady = found.steady
         drawn["memory"] = series(
-            "The agent's anonymous memory, MB", f"under load, Linux {kernel}", steady.seconds, steady.anonymous_mb, MEMORY_MB
+            "The agent's anonymous memory, MB",
+            f"under load, Linux {kernel}",
+            steady.seconds,
+            steady.anonymous_mb,
+            MEMORY_MB,
         )
     return drawn

@@ -32,7 +32,11 @@ def compile_c(source: str, folder: Path, *flags: str) -> Path:
     """A workload in C, compiled with the machine's cc. Raises BenchError."""
     program = folder / Path(source).stem
     try:
-        subprocess.run(["cc", "-O2", "-o", program, HERE / "workloads" / source, "-lpthread", *flags], check=True, capture_output=True)
+        subprocess.run(
+            ["cc", "-O2", "-o", program, HERE / "workloads" / source, "-lpthread", *flags],
+            check=True,
+            capture_output=True,
+        )
     except FileNotFoundError as error:
         raise BenchError("there is no C compiler (cc)") from error
     except subprocess.CalledProcessError as error:
@@ -80,7 +84,9 @@ class Child:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -125,7 +131,9 @@ class Peer(Child):
     """The other end of the network workloads. `ports`: echo, accept, http."""
 
     def __init__(self, program: Path) -> None:
-        super().__init__(subprocess.Popen(on_core(LOAD_CORE, [program]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0))
+        super().__init__(
+            subprocess.Popen(on_core(LOAD_CORE, [program]), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        )
         self.ports = self.line(START_SECONDS).split()
 
 
@@ -133,7 +141,12 @@ class Agent(Child):
     """`kernelspan run` as a user starts it, but for a word when it traces (bench/agent.py)."""
 
     def __init__(
-        self, profile: Mapping[str, Any], arguments: Sequence[str], *, mode: str = "", environ: Mapping[str, str] | None = None
+        self,
+        profile: Mapping[str, Any],
+        arguments: Sequence[str],
+        *,
+        mode: str = "",
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         """Traces when this returns. Raises BenchError with what the agent said."""
         self._folder = tempfile.TemporaryDirectory(prefix="kernelspan-bench-")

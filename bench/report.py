@@ -87,6 +87,11 @@ def page(found: Measured, rows: Sequence[Row]) -> str:
         for row in rows
     ]
     if found.matrix:
-        head += ["", f"## What it adds, {found.matrix.rounds} rounds", "", "ns added to an operation (and the whole time's ratio)."]
+        head += [
+            "",
+            f"## What it adds, {found.matrix.rounds} rounds",
+            "",
+            "ns added to an operation (and the whole time's ratio).",
+        ]
         head.append(matrix_markdown(found.matrix))
     return "\n".join(head) + "\n"

@@ -23,21 +23,35 @@ def first_span_seconds(*, cold: bool, times: int) -> list[float]:
 
     Not pinned to one core: a start may use the machine. The first warm one fills the cache and is not counted.
     """
-    found = []
     with tempfile.TemporaryDirectory(prefix="kernelspan-bench-") as folder:
         if not cold:
             _once(folder)
-        for number in range(times):
-            found.append(_once(str(Path(folder, str(number))) if cold else folder))
-    return found
+        return [_once(str(Path(folder, str(number))) if cold else folder) for number in range(times)]
 
 
 def _once(cache: str) -> float:
-    command = [str(Path(sys.executable).with_name("kernelspan")), "run", "-q", "-f", str(HERE.parent / "examples" / "01-python-files.yaml")]
+    command = [
+        str(Path(sys.executable).with_name("kernelspan")),
+        "run",
+        "-q",
+        "-f",
+        str(HERE.parent / "examples" / "01-python-files.yaml"),
+    ]
     with counting_server() as (endpoint, received):
         began = time.monotonic()
         agent = subprocess.Popen(
-            ["taskset", "-c", f"{WORK_CORE},{LOAD_CORE}", *command, "--otlp", endpoint, "--", sys.executable, "-c", _PROGRAM],
+            [
+                "taskset",
+                "-c",
+                f"{WORK_CORE},{LOAD_CORE}",
+                *command,
+                "--otlp",
+                endpoint,
+                "--",
+                sys.executable,
+                "-c",
+                _PROGRAM,
+            ],
             env={**os.environ, "KERNELSPAN_CACHE": cache},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -53,11 +53,15 @@ def bars(title: str, subtitle: str, data: Sequence[Bar], unit: str) -> str:
     for index, bar in enumerate(shown):
         y, end = _TOP + _ROW * index, at(bar.value.median)
         body.append(f'<text x="{_LABEL - 8}" y="{y + 14}" text-anchor="end">{escape(bar.label)}</text>')
-        body.append(f'<rect x="{_LABEL}" y="{y + 3}" width="{max(end - _LABEL, 1):.1f}" height="14" fill="{_OURS if bar.ours else _OTHERS}"/>')
+        body.append(
+            f'<rect x="{_LABEL}" y="{y + 3}" width="{max(end - _LABEL, 1):.1f}" height="14" fill="{_OURS if bar.ours else _OTHERS}"/>'
+        )
         body.append(
             f'<line x1="{at(bar.value.low):.1f}" y1="{y + 10}" x2="{at(bar.value.high):.1f}" y2="{y + 10}" stroke="#24292f"/>'
         )
-        body.append(f'<text x="{max(end, at(bar.value.high)) + 6:.1f}" y="{y + 14}">{bar.value.median:,.0f} {escape(unit)}</text>')
+        body.append(
+            f'<text x="{max(end, at(bar.value.high)) + 6:.1f}" y="{y + 14}">{bar.value.median:,.0f} {escape(unit)}</text>'
+        )
     return _document(bottom + 24, body, title, subtitle)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.attaching import libc_path, offsets_of, user_probe
 from bench.processes import BenchError
-from kernelspan_agent.probes import bpf, build, mechanisms, session, source
+from kernelspan_agent.probes import bpf, build, mechanisms, source
 from kernelspan_agent.probes.attach import Attachment
 from kernelspan_api.operations import Group
 from kernelspan_api.plan import Wanted
@@ -91,6 +91,5 @@ USER_PROBES = mechanisms.Mechanism("UserProbes", False, bpf.PROG_KPROBE, "ks_wal
 
 def install() -> None:
     """Makes this process's agent attach so."""
-    build.module_text = text_of
-    mechanisms.choose = lambda _wanted: USER_PROBES
-    session.mechanisms.choose = mechanisms.choose
+    vars(build)["module_text"] = text_of
+    vars(mechanisms)["choose"] = lambda _wanted: USER_PROBES

@@ -26,7 +26,9 @@ MICRO, APPLICATION, NEIGHBOUR, CHILD = "micro", "application", "neighbour", "chi
 EVERYTHING = (MICRO, APPLICATION, NEIGHBOUR, CHILD)
 WRITES = {"operations": ["Write"]}  # few calls: attached one by one
 _WRITE_CALLS = ("write", "pwrite64", "writev", "pwritev", "pwritev2", "copy_file_range", "restart_syscall")
-_TOOL_CALLS = "openat open read write pread64 pwrite64 fsync fdatasync unlink close connect accept4 sendto recvfrom".split()
+_TOOL_CALLS = (
+    ["openat", "open", "read", "write", "pread64", "pwrite64", "fsync", "fdatasync", "unlink", "close", "connect", "accept4", "sendto", "recvfrom"]
+)
 _TOOL_START_SECONDS = 20.0
 
 Reports = list[dict[str, Any]]
@@ -91,7 +93,10 @@ def _tool(command: Callable[[Targets], list[str]], ready: str) -> Open:
     @contextmanager
     def opened(targets: Targets, _reports: Reports) -> Iterator[None]:
         process = subprocess.Popen(
-            on_core(LOAD_CORE, command(targets)), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            on_core(LOAD_CORE, command(targets)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
         try:
             _wait_for(process, ready)
@@ -149,7 +154,6 @@ def _perf(targets: Targets) -> list[str]:
 
 def variants() -> list[Variant]:
     """Those that this machine can run; the first two are the same nothing."""
-    both = {"files": {}, "network": {}}
     found = [
         Variant("none", "nothing attached", "none", EVERYTHING, _nothing),
         Variant("none again", "nothing attached, once more: the noise", "none", EVERYTHING, _nothing),
@@ -160,9 +164,9 @@ def variants() -> list[Variant]:
         Variant("raw", "ours, files, raw tracepoints, application context", "equal", (MICRO, NEIGHBOUR), _ours(profile(files={}))),
         Variant("tracepoints, no stack", "ours, writes, each call's own tracepoints, no stack", "no code", (MICRO,), _ours(profile(files=WRITES, stacks="None"))),
         Variant("tracepoints", "ours, writes, each call's own tracepoints, application context", "equal", (MICRO, NEIGHBOUR), _ours(profile(files=WRITES))),
-        Variant("ours, no stack", "ours, files and network, no stack", "no code", (APPLICATION, CHILD), _ours(profile(**both, stacks="None"))),
-        Variant("ours", "ours, files and network, application context", "equal", EVERYTHING, _ours(profile(**both))),
-        Variant("user probes", "uprobe and uretprobe on libc's functions, our agent", "equal but for the numbers of errors", (MICRO, APPLICATION), _ours(profile(**both), "userprobes"), slow=2),
+        Variant("ours, no stack", "ours, files and network, no stack", "no code", (APPLICATION, CHILD), _ours(profile(files={}, network={}, stacks="None"))),
+        Variant("ours", "ours, files and network, application context", "equal", EVERYTHING, _ours(profile(files={}, network={}))),
+        Variant("user probes", "uprobe and uretprobe on libc's functions, our agent", "equal but for the numbers of errors", (MICRO, APPLICATION), _ours(profile(files={}, network={}), "userprobes"), slow=2),
     ]  # fmt: skip
     tools = [
         Variant("bpftrace", "bpftrace printing every event", "less data: no file, peer or code", (MICRO, APPLICATION), _tool(_bpftrace, ""), 2, 3),

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: UP031, PTH108, PTH123, SLF001 - what is measured is plain calls, in every Python from 3.8
 """The workloads in Python, for any CPython from 3.8: reads "NAME COUNT" a line, answers "OPERATIONS NANOSECONDS CPU_NANOSECONDS".
 
 Every timed loop runs in a frame that is exactly FRAMES deep: the same stack for every workload. Standard library alone.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -11,6 +14,10 @@ import sqlite3
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FRAMES = 16
 MEMORY, DISK = sys.argv[1:3]
 ECHO_PORT, ACCEPT_PORT, HTTP_PORT = map(int, sys.argv[3:6])
@@ -18,45 +25,45 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n"
 NULL = os.open("/dev/null", os.O_WRONLY)
 PAGE = os.open(MEMORY + "/page-py%d" % os.getpid(), os.O_RDWR | os.O_CREAT)
 os.pwrite(PAGE, bytes(4096), 0)
-_sockets = {}
+_sockets: dict[int, socket.socket] = {}
 
 
-def dial(port):
+def dial(port: int) -> socket.socket:
     """A connection to the peer."""
     connection = socket.create_connection(("127.0.0.1", port))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
 
-def kept(port):
+def kept(port: int) -> socket.socket:
     """The one connection to a peer that is kept."""
     if port not in _sockets:
         _sockets[port] = dial(port)
     return _sockets[port]
 
 
-def getppid(count):
+def getppid(count: int) -> None:
     """One system call that is nobody's operation."""
     call = os.getppid
     for _ in range(count):
         call()
 
 
-def write1(count):
+def write1(count: int) -> None:
     """One byte to /dev/null."""
     write, fd = os.write, NULL
     for _ in range(count):
         write(fd, b"x")
 
 
-def pread4k(count):
+def pread4k(count: int) -> None:
     """A page of the page cache."""
     pread, fd = os.pread, PAGE
     for _ in range(count):
         pread(fd, 4096, 0)
 
 
-def _files(folder, count):
+def _files(folder: str, count: int) -> None:
     data = bytes(1024)
     for number in range(count):
         path = "%s/p%d-%d" % (folder, os.getpid(), number % 64)
@@ -70,17 +77,17 @@ def _files(folder, count):
         os.unlink(path)
 
 
-def files_memory(count):
+def files_memory(count: int) -> None:
     """A file's life in memory."""
     _files(MEMORY, count)
 
 
-def files_disk(count):
+def files_disk(count: int) -> None:
     """A file's life on disk."""
     _files(DISK, count)
 
 
-def sqlite(count):
+def sqlite(count: int) -> None:
     """Two rows inserted and read back, one transaction each, in a database file in memory."""
     path = "%s/py%d.db" % (MEMORY, os.getpid())
     base = sqlite3.connect(path, isolation_level=None)
@@ -91,7 +98,7 @@ def sqlite(count):
     base.close()
 
 
-def pingpong(count):
+def pingpong(count: int) -> None:
     """A message and its echo."""
     connection, message = kept(ECHO_PORT), bytes(64)
     for _ in range(count):
@@ -101,7 +108,7 @@ def pingpong(count):
             left -= len(connection.recv(left))
 
 
-def connect(count):
+def connect(count: int) -> None:
     """A connection, one byte, and its end."""
     for _ in range(count):
         connection = dial(ACCEPT_PORT)
@@ -109,7 +116,7 @@ def connect(count):
         connection.close()
 
 
-def http(count):
+def http(count: int) -> None:
     """A request over a connection that is kept."""
     connection = kept(HTTP_PORT)
     for _ in range(count):
@@ -122,7 +129,7 @@ def http(count):
             answer += part
 
 
-def job(count):
+def job(count: int) -> None:
     """What programs do: some JSON, a file, a row. About 1 ms of its own work each."""
     path = "%s/job%d" % (MEMORY, os.getpid())
     base = sqlite3.connect(path + ".db", isolation_level=None)
@@ -155,7 +162,7 @@ WORKLOADS = {
 }
 
 
-def timed(work, count):
+def timed(work: Callable[[int], None], count: int) -> tuple[int, int]:
     """Nanoseconds of one run, and of CPU; the frame of `work` is number FRAMES of the stack."""
     depth, frame = 1, sys._getframe()
     while frame.f_back is not None:
@@ -163,7 +170,7 @@ def timed(work, count):
     return deeper(FRAMES - depth - 1, work, count)
 
 
-def deeper(levels, work, count):
+def deeper(levels: int, work: Callable[[int], None], count: int) -> tuple[int, int]:
     """Runs `work` so many frames further down."""
     if levels > 0:
         return deeper(levels - 1, work, count)
@@ -172,7 +179,7 @@ def deeper(levels, work, count):
     return time.perf_counter_ns() - began, time.process_time_ns() - cpu
 
 
-def main():
+def main() -> None:
     """Answers one line after the other."""
     print("ready", flush=True)
     for line in sys.stdin:
