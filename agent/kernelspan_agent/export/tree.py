@@ -17,6 +17,8 @@ from kernelspan_agent.export.batches import operation_mask
 from kernelspan_agent.model import SPAN, VALUE_KEYS, Resource, Segment, SpanBatch
 
 Segments = tuple[Segment | None, ...]
+Content = tuple[object, ...]
+_KNOWN_CONTENTS = 4096
 
 
 @dataclass(slots=True)
@@ -40,7 +42,7 @@ class Tree:
     trace_id: int
     resource: Resource
     nodes: list[Node] = field(default_factory=list)
-    folded: dict[tuple[int, Segments], Node] = field(default_factory=dict)
+    folded: dict[tuple[int, Content], Node] = field(default_factory=dict)
     hidden: int = 0
     roots: int = 0
 
@@ -59,6 +61,7 @@ class Forest:
     def __init__(self, max_nodes_a_trace: int = 500, max_nodes: int = 20_000) -> None:
         self._max_nodes_a_trace, self._max_nodes = max_nodes_a_trace, max_nodes
         self._trees: dict[int, Tree] = {}
+        self._contents: dict[Segments, Content] = {}
         self._nodes = 0
 
     def add(self, batch: SpanBatch) -> Iterator[Tree]:
@@ -90,19 +93,29 @@ class Forest:
 
     def _put(self, tree: Tree, node: Node, is_operation: bool) -> int:
         """1 if the tree has a node more."""
-        if is_operation and node.parent_id:
-            first = tree.folded.get((node.parent_id, node.segments))
-            if first is not None:
-                _fold(first, node)
-                return 0
+        key = (node.parent_id, self._content(node.segments)) if is_operation and node.parent_id else None
+        if key is not None and (first := tree.folded.get(key)) is not None:
+            _fold(first, node)
+            return 0
         if len(tree.nodes) >= self._max_nodes_a_trace and node.parent_id:
             tree.hidden += 1
             return 0
         tree.nodes.append(node)
         tree.roots += not node.parent_id
-        if is_operation and node.parent_id:
-            tree.folded[node.parent_id, node.segments] = node
+        if key is not None:
+            tree.folded[key] = node
         return 1
+
+    def _content(self, segments: Segments) -> Content:
+        """What segments say: a file that was made anew has another segment of the same words."""
+        found = self._contents.get(segments)
+        if found is None:
+            if len(self._contents) >= _KNOWN_CONTENTS:
+                self._contents.clear()
+            found = self._contents[segments] = tuple(
+                segment and (segment.name, segment.error, *sorted(segment.attributes.items())) for segment in segments
+            )
+        return found
 
     def _out(self, trace_id: int) -> Tree:
         tree = self._trees.pop(trace_id)

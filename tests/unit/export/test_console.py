@@ -311,3 +311,13 @@ def test_function_is_said_once() -> None:
         (1, 0, 0, 30, {}, [Segment(name="activity w")]),
     ]
     assert shown(batch(rows, 1)).count("shop.Orders.load") == 1
+
+
+def test_equal_words_are_one_line() -> None:
+    """A file that was made anew has another segment of the same words: it is folded all the same."""
+    rows: list[Row] = [
+        (at, 1, 10 * at, 10 * at + 5, {}, [Segment({"file.path": "/tmp/log"}, name="file.rename"), LINE_47])
+        for at in (2, 3, 4)
+    ]
+    printed = shown(batch([*rows, (1, 0, 0, 90, {}, [Segment(name="activity w")])], 3))
+    assert printed.count("file.rename") == printed.count("file.rename ×3") == 1  # noqa: RUF001
