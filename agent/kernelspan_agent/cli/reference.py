@@ -44,6 +44,7 @@ _KEYS: dict[str, tuple[tuple[str, str], ...]] = {
         ("mechanism", "how programs were attached"),
         ("attached", "number of attachments"),
         ("seconds", "open: the whole start; compile: of it the compiler"),
+        ("cost", "agentCpuSeconds, agentMillicores, programsMillicores, sampledSeconds, limitMillicores: CPU of the agent and of its programs"),
         ("lastError", "of the outputs; empty: none"),
     ),
     "check": (
