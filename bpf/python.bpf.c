@@ -36,6 +36,7 @@ int ks_py(void *ctx)
 	s->frames = 0;
 	rt = runtime_of(s);
 	if (rt) {
+		s->layout = rt->layout;
 		l = ks_py_layouts.lookup(&rt->layout);
 		if (l)
 			ks_py_walk(s, rt, l);

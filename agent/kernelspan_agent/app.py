@@ -8,6 +8,7 @@ Everything else happens in the thread that calls `run`.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -15,15 +16,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kernelspan_agent.accounting import Accounting, UserCounts, balance
 from kernelspan_agent.guard.cost import CostSampler
 from kernelspan_agent.libraries.base import Libraries
 from kernelspan_agent.probes.session import RING_BYTES, Session
 from kernelspan_agent.resolve.clock import Clock
+from kernelspan_agent.resolve.glance import Glance, glance
 from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
 from kernelspan_agent.resolve.resolver import Resolver, ResolveSettings
 from kernelspan_agent.resolve.resource import ResourceSettings
 from kernelspan_agent.ring.reader import Drained, RingReader
+from kernelspan_agent.ring.records import PROCESS, ProcessEvent, RecordKind
 from kernelspan_agent.trace import Tracer, TraceSettings
 from kernelspan_agent.trace.settings import Orphans
 from kernelspan_api.plan import wanted as plan_of
@@ -39,6 +44,7 @@ IDLE_WAIT_SECONDS = 0.05
 TICK_SECONDS = 0.2
 GREENLET_LOOK_SECONDS = 1.0
 BURST_SECONDS = 2
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,7 @@ class App:
             lambda monotonic_ns: monotonic_ns + self.clock.offset_ns,
             app_paths=tuple(spec.code.app_paths),
             library_paths=tuple(spec.code.library_paths),
+            glances=self._glance_of,
         )
         self.resolver = Resolver(
             ResolveSettings(
@@ -128,6 +135,8 @@ class App:
         self._queue: queue.SimpleQueue[Drained] = queue.SimpleQueue()
         self._waiting = 0
         self._lock = threading.Lock()
+        self._boot_ahead_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+        self._glances: dict[tuple[int, int], Glance | None] = {}
         self._stopping = threading.Event()
         self._next_tick = self._next_look = 0.0
         self.cost = CostSampler(self.session, time.monotonic())
@@ -167,8 +176,34 @@ class App:
                 drained = Drained(drained.operations[:0], drained.others)
             else:
                 self._waiting += count
+        self._look_at(drained.others)
         self._queue.put(drained)
         return True
+
+    def _look_at(self, records: list[tuple[int, bytes]]) -> None:
+        """Takes a glance at every process that starts, before anything else: it may live for milliseconds only."""
+        for kind, record in records:
+            if kind == RecordKind.PROCESS:
+                row = np.frombuffer(record, PROCESS, 1)[0]
+                tgid, start = int(row["tgid"]), int(row["start"])
+                if int(row["event"]) == ProcessEvent.EXIT or not start:
+                    continue
+                seen = glance(tgid)
+                if seen is not None and not self._is_image(seen, tgid, start):
+                    seen.close()
+                    seen = None
+                self._glances[tgid, start] = seen
+
+    def _is_image(self, seen: Glance, tgid: int, start_ns: int) -> bool:
+        """Whether a glance is of the image that began at `start_ns`: not of a later one, nor of a pid used again."""
+        now = self.session.process_start(tgid)
+        began_ns = seen.process.start_ticks * _TICK_NS - self._boot_ahead_ns
+        return now in (None, start_ns) and began_ns <= start_ns + _TICK_NS
+
+    def _glance_of(self, tgid: int, start_ns: int) -> Glance | None:
+        if (tgid, start_ns) in self._glances:
+            return self._glances.pop((tgid, start_ns))
+        return glance(tgid)
 
     # --- the stages ---------------------------------------------------------------------------------------------
 

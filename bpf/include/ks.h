@@ -43,7 +43,7 @@ struct ks_stack_rec {
 	u64 stack;
 	u16 count;
 	u8 state, runtime;
-	u32 reserved;
+	u32 layout; /* of the runtime, as in ks_runtime */
 	struct ks_frame frames[];
 };
 
@@ -128,6 +128,7 @@ struct ks_scratch {
 	u64 proc_start;
 	u32 max_depth;
 	u32 frames; /* of a stack that is to be sent */
+	u32 layout, reserved;
 	u32 roles; /* of the call's arguments; in memory for the reason of ks_walk */
 	u32 stash; /* keep the finished operation by thread in ks_stash instead of sending it */
 	struct ks_walk walk;

@@ -114,7 +114,7 @@ static __always_inline void ks_py_send_stack(struct ks_scratch *s, u64 id, u64 c
 	r->count = count;
 	r->state = s->op.frame_state;
 	r->runtime = KS_RUNTIME_PYTHON;
-	r->reserved = 0;
+	r->layout = s->layout;
 	KS_OPAQUE(size);
 	if (size > sizeof(s->stack))
 		return;

@@ -162,7 +162,7 @@ static __always_inline void ks_py_send_code(struct ks_scratch *s, struct ks_py_l
 	c->header.time = s->op.time;
 	c->header.tgid = s->op.tgid;
 	c->header.tid = s->op.tid;
-	c->header.reserved = 0;
+	c->header.layout = s->layout;
 	size = ks_slots(sizeof(c->header) + KS_LOAD(c->at));
 	c->header.size = size;
 	KS_OPAQUE(size);

@@ -151,17 +151,26 @@ class Session:
             return  # stacks: None loads no walker
         if self.process_start(tgid) != start_ns:
             return  # another image runs by now, and the kernel may know its runtime already
-        layout_id = self._layout_id(layout) if layout is not None else 0
+        layout_id = self.layout_id(layout) if layout is not None else 0
         if layout_id is None:
             number = layout_id = 0  # more kinds of interpreters than the kernel has room for: no frames
         value = _RUNTIME.pack(start_ns, address, layout_id, number, int(greenlets))
         bpf.map_update(self._loader.maps["ks_runtimes"], struct.pack("<I", tgid), value)
 
     def know_image(
-        self, *, inode: int, size_bytes: int, mtime: int, device: int, delta: int, offset: int, number: int, layout: np.ndarray
+        self,
+        *,
+        inode: int,
+        size_bytes: int,
+        mtime: int,
+        device: int,
+        delta: int,
+        offset: int,
+        number: int,
+        layout: np.ndarray,
     ) -> None:
         """Lets the kernel know the runtime of a file by itself: see bpf/include/image.h."""
-        layout_id = self._layout_id(layout)
+        layout_id = self.layout_id(layout)
         if layout_id is None or "ks_images" not in self._loader.maps:
             return
         key = struct.pack("<QQQQ", inode, size_bytes, mtime & _U64, device)
@@ -169,7 +178,7 @@ class Session:
         with contextlib.suppress(OSError):  # the map is full: such programs are looked at each time
             bpf.map_update(self._loader.maps["ks_images"], key, value)
 
-    def _layout_id(self, layout: np.ndarray) -> int | None:
+    def layout_id(self, layout: np.ndarray) -> int | None:
         """The kernel's number of a layout; None: no room for another (rows are never given away), or no walker at all."""
         if "ks_py_layouts" not in self._loader.maps:
             return None

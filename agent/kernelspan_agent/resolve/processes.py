@@ -9,7 +9,6 @@ their last operations may still be on the way.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +20,8 @@ from kernelspan_agent.libraries.base import Libraries, LibraryContext
 from kernelspan_agent.model import ProcessInfo
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
-from kernelspan_agent.process.memory import ProcessMemory
+from kernelspan_agent.process.memory import GONE, Memory, ProcessMemory
+from kernelspan_agent.resolve.glance import Glance, glance
 from kernelspan_agent.resolve.images import Image, image_of
 from kernelspan_agent.resolve.resource import ResourceSettings, resource_of
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent
@@ -45,6 +45,9 @@ class Kernel(Protocol):
     ) -> None:
         """What runs the image of `tgid` that began at `start_ns`."""
 
+    def layout_id(self, layout: np.ndarray) -> int | None:
+        """The number by which the kernel's records name a layout."""
+
     def know_image(
         self,
         *,
@@ -66,7 +69,7 @@ class TracedProcess:
 
     info: ProcessInfo
     start_ns: int  # CLOCK_MONOTONIC
-    process: procfs.Process | None  # None: it had ended before we could look
+    seen: Glance | None  # None: it had ended before we could look
     context: LibraryContext
     ended_ns: int = 0  # CLOCK_MONOTONIC; 0: alive
     runtime: DetectedRuntime | None = None
@@ -78,10 +81,22 @@ class TracedProcess:
     greenlets: bool = False
     threads: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def process(self) -> procfs.Process | None:
+        """None: it had ended before we could look."""
+        return self.seen.process if self.seen else None
+
     def symbolise(self, rows: np.ndarray) -> list[RawFrame]:
         """Frames of this process; needs `symboliser`."""
         assert self.symboliser is not None
         return self.symboliser.frames(rows)
+
+    def close(self) -> None:
+        """Lets go of what is open of it."""
+        if self.memory is not None:
+            self.memory.close()
+        if self.seen is not None:
+            self.seen.close()
 
     def thread_name(self, tid: int) -> str:
         """The kernel's name of a thread as it was when first seen; empty: it had ended."""
@@ -112,13 +127,17 @@ class ProcessTable:
         app_paths: tuple[str, ...] = (),
         library_paths: tuple[str, ...] = (),
         proc_root: str = "/proc",
+        glances: Callable[[int, int], Glance | None] | None = None,
     ) -> None:
+        """`glances`: gives the glance that was taken of an image (tgid, start) when its record was read from the ring."""
         self._kernel, self._settings, self._libraries, self._to_epoch = kernel, settings, libraries, to_epoch
         self._app_paths, self._library_paths, self._proc_root = app_paths, library_paths, proc_root
         self._by_tgid: dict[int, list[TracedProcess]] = {}
         self._pending: dict[TracedProcess, None] = {}
         self._ended: list[TracedProcess] = []
+        self._glances = glances or (lambda tgid, _start: glance(tgid, proc_root))
         self._files = registry.FileCache()
+        self._by_layout: dict[int, DetectedRuntime] = {}
         self._known_images: set[Image] = set()
         self.started: list[TracedProcess] = []  # since the caller last emptied it
         self.finished: list[TracedProcess] = []
@@ -139,22 +158,22 @@ class ProcessTable:
         self, tgid: int, start_ns: int, *, name: str, from_start: bool, parent: TracedProcess | None = None
     ) -> TracedProcess:
         """Takes in a new image."""
-        try:
-            process = procfs.open_process(tgid, self._proc_root)
-        except ProcessError:
-            process = None
+        seen = self._glances(tgid, start_ns)
         context = LibraryContext(
-            "", f"{self._proc_root}/{tgid}/root", app_paths=self._app_paths, library_paths=self._library_paths
+            "",
+            seen.root if seen else f"{self._proc_root}/{tgid}/root",
+            app_paths=self._app_paths,
+            library_paths=self._library_paths,
         )
         info = ProcessInfo(
             tgid,
             self._to_epoch(start_ns),
             from_start,
             name,
-            resource_of(process, tgid, name, None, self._settings),
+            resource_of(seen, tgid, name, None, self._settings),
             parent.info if parent else None,
         )
-        traced = TracedProcess(info, start_ns, process, context)
+        traced = TracedProcess(info, start_ns, seen, context)
         self._by_tgid.setdefault(tgid, []).append(traced)
         self.started.append(traced)
         self._pending[traced] = None
@@ -274,25 +293,28 @@ class ProcessTable:
                 self._tell(traced, traced.runtime)
 
     def _use(self, traced: TracedProcess, found: DetectedRuntime, *, greenlets: bool, tell: bool) -> None:
-        if traced.process is None:
-            return
-        try:
-            traced.memory = ProcessMemory(traced.process)
-            cwd = os.readlink(f"{traced.process.path}/cwd")  # noqa: PTH115 - bytes that are no UTF-8 stay as they are
-        except (ProcessError, OSError):
-            self._pending.pop(traced, None)
-            return
+        memory: Memory = GONE
+        if traced.process is not None:
+            with contextlib.suppress(ProcessError):  # it has ended: what the kernel sent of it is all there is
+                memory = traced.memory = ProcessMemory(traced.process)
         traced.runtime, traced.greenlets, traced.unsupported = found, greenlets, None
-        traced.symboliser = registry.symboliser(found, traced.memory)
+        traced.symboliser = registry.symboliser(found, memory)
         version = tuple(int(part) for part in found.version.split(".")[:2] if part.isdigit())
+        cwd = traced.seen.cwd if traced.seen else ""
         traced.context = LibraryContext(
             found.runtime, traced.context.root, version, cwd, self._app_paths, self._library_paths
         )
-        traced.info.resource = resource_of(traced.process, traced.info.tgid, traced.info.name, found, self._settings)
+        traced.info.resource = resource_of(traced.seen, traced.info.tgid, traced.info.name, found, self._settings)
         self._pending.pop(traced, None)
         self.runtimes[f"{found.implementation} {found.version}"] += 1
         if tell:
             self._tell(traced, found)
+
+    def walked(self, traced: TracedProcess, layout: int) -> None:
+        """The kernel has walked a process that nobody has looked at yet: its runtime is the one of that layout."""
+        self.detect_now(traced)
+        if traced.runtime is None and (found := self._by_layout.get(layout)) is not None:
+            self._use(traced, found, greenlets=False, tell=False)
 
     def _tell(self, traced: TracedProcess, found: DetectedRuntime) -> None:
         self._kernel.set_runtime(
@@ -303,6 +325,8 @@ class ProcessTable:
             layout=found.layout,
             greenlets=traced.greenlets,
         )
+        if (layout := self._kernel.layout_id(found.layout)) is not None:
+            self._by_layout[layout] = found
 
     def classify(self, traced: TracedProcess, file: str) -> Verdict:
         """Whose code a file of this process is."""
@@ -315,8 +339,7 @@ class ProcessTable:
             if now_ns - traced.ended_ns < LINGER_NS:
                 keep.append(traced)
                 continue
-            if traced.memory is not None:
-                traced.memory.close()
+            traced.close()
             images = self._by_tgid.get(traced.info.tgid, [])
             if traced in images:
                 images.remove(traced)
@@ -328,5 +351,4 @@ class ProcessTable:
         """Closes every process's memory."""
         for images in self._by_tgid.values():
             for traced in images:
-                if traced.memory is not None:
-                    traced.memory.close()
+                traced.close()

@@ -40,6 +40,7 @@ for _operation in OPERATIONS:
 _FILES, _NETWORK = 1, 2
 _EXEC = next(operation.number for operation in OPERATIONS if operation.name == "Exec")
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
+_LAYOUT_AT = {RecordKind.STACK: 36, RecordKind.CODE: 60}  # the last word of each one's header: the layout's number
 SEGMENTS = 5  # name, code, object, error, thread
 
 
@@ -115,7 +116,8 @@ class Resolver:
         header = np.frombuffer(record, HEADER, 1)[0]
         traced = self._processes.find(int(header["tgid"]), int(header["time"]))
         if traced is not None and traced.symboliser is None:  # the kernel knew the program before we looked
-            self._processes.detect_now(traced)
+            at = _LAYOUT_AT[RecordKind(int(header["kind"]))]
+            self._processes.walked(traced, int.from_bytes(record[at : at + 4], "little"))
         return traced
 
     def _learn_stack(self, record: bytes) -> None:

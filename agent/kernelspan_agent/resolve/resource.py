@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import platform
-import re
 import socket
 import uuid
 from collections.abc import Mapping
@@ -16,11 +14,10 @@ from pathlib import PurePosixPath
 
 from kernelspan_agent.model import AttributeValue, Resource
 from kernelspan_agent.process import procfs
-from kernelspan_agent.process.errors import ProcessError
+from kernelspan_agent.resolve.glance import Glance
 from kernelspan_agent.runtimes.registry import DetectedRuntime
 from kernelspan_api import semconv
 
-_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 _LANGUAGES = {"python": "python"}
 _VERSION = metadata.version("kernelspan")
 _HASH_BYTES = 16
@@ -55,23 +52,10 @@ def service_name_of(executable: str, arguments: tuple[str, ...], runtime: Detect
     return name
 
 
-def container_id_of(process: procfs.Process) -> str:
-    """The container's id as its cgroup path names it (cri-containerd-, docker-, crio-); empty: none."""
-    try:
-        entries = procfs.read_cgroups(process)
-    except ProcessError:
-        return ""
-    for entry in entries:
-        found = _CONTAINER_ID.findall(entry.path)
-        if found:
-            return str(found[-1])
-    return ""
-
-
 def resource_of(
-    process: procfs.Process | None, tgid: int, name: str, runtime: DetectedRuntime | None, settings: ResourceSettings
+    seen: Glance | None, tgid: int, name: str, runtime: DetectedRuntime | None, settings: ResourceSettings
 ) -> Resource:
-    """The resource of one process as it is now. `process` None: it has ended, `name` is all that is known."""
+    """The resource of one process. `seen` None: it had ended before it was looked at, `name` is all that is known."""
     found: dict[str, AttributeValue] = {
         semconv.SERVICE_NAME: settings.service_name or name,
         semconv.PROCESS_PID: tgid,
@@ -87,34 +71,29 @@ def resource_of(
     if runtime is not None:
         found.update(runtime.attributes)
         found[semconv.TELEMETRY_SDK_LANGUAGE] = _LANGUAGES.get(runtime.runtime, runtime.runtime)
-    if process is not None:
-        with contextlib.suppress(ProcessError):  # it may end meanwhile: what was found stands
-            found.update(_of_process(process, runtime, settings))
+    if seen is not None:
+        found.update(_of_process(seen, runtime, settings))
     found.update(settings.attributes)
     if settings.service_name:
         found[semconv.SERVICE_NAME] = settings.service_name
     return Resource(found)
 
 
-def _of_process(
-    process: procfs.Process, runtime: DetectedRuntime | None, settings: ResourceSettings
-) -> dict[str, AttributeValue]:
-    executable, _ = procfs.read_executable(process)
-    arguments = procfs.read_cmdline(process)
-    status = procfs.read_status(process)
+def _of_process(seen: Glance, runtime: DetectedRuntime | None, settings: ResourceSettings) -> dict[str, AttributeValue]:
+    process = seen.process
     found: dict[str, AttributeValue] = {
-        semconv.SERVICE_NAME: procfs.printable(service_name_of(executable, arguments, runtime)),
+        semconv.SERVICE_NAME: procfs.printable(service_name_of(seen.executable, seen.arguments, runtime)),
         semconv.SERVICE_INSTANCE_ID: str(
             uuid.uuid5(uuid.NAMESPACE_OID, f"{socket.gethostname()} {process.pid} {process.start_ticks}")
         ),
-        semconv.PROCESS_EXECUTABLE_PATH: procfs.printable(executable),
-        semconv.PROCESS_EXECUTABLE_NAME: procfs.printable(PurePosixPath(executable).name),
+        semconv.PROCESS_EXECUTABLE_PATH: procfs.printable(seen.executable),
+        semconv.PROCESS_EXECUTABLE_NAME: procfs.printable(PurePosixPath(seen.executable).name),
     }
-    if status.namespace_pids[-1] != process.pid:
-        found[semconv.PROCESS_VPID] = status.namespace_pids[-1]
-    if container := container_id_of(process):
-        found[semconv.CONTAINER_ID] = container
-    line = procfs.printable(" ".join(arguments))
+    if seen.namespace_pid != process.pid:
+        found[semconv.PROCESS_VPID] = seen.namespace_pid
+    if seen.container_id:
+        found[semconv.CONTAINER_ID] = seen.container_id
+    line = procfs.printable(" ".join(seen.arguments))
     if settings.command_line == "Keep":
         found[semconv.PROCESS_COMMAND_LINE] = line
     elif settings.command_line == "Hash":

@@ -132,7 +132,7 @@ STACK_HEADER = np.dtype(
         ("count", "<u2"),  # frames that follow
         ("state", "u1"),
         ("runtime", "u1"),
-        ("reserved", "<u4"),
+        ("layout", "<u4"),  # number of the runtime's layout: Session.layout_id
     ]
 )
 

@@ -100,8 +100,8 @@ PY_CODE = np.dtype(
         ("name_width", "u1"),  # bytes a character: 1 latin-1, 2 UTF-16, 4 UTF-32
         ("module_width", "u1"),
         ("file_width", "u1"),
-        ("flags", "u1"),  # 1: a text was too long and is cut
-        ("reserved", "<u4"),
+        ("flags", "u1"),  # which text was too long and is cut: 1 name, 2 module, 4 file
+        ("layout", "<u4"),  # number of the layout in the kernel
     ]
 )
 assert PY_LAYOUT.itemsize % 8 == 0, PY_LAYOUT.itemsize

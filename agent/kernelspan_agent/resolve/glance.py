@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What /proc tells of a process, taken at once when it starts: a short-lived one is gone before anything else is asked.
+
+A glance keeps the process's root directory open, so files can be looked up in it after the process has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass
+
+from kernelspan_agent.process import procfs
+from kernelspan_agent.process.errors import ProcessError
+
+_CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(slots=True)
+class Glance:
+    """One process as it was when it started. `root`: the path that its `/` has for us."""
+
+    process: procfs.Process
+    executable: str
+    arguments: tuple[str, ...]
+    namespace_pid: int  # its pid in its own PID namespace
+    container_id: str  # empty: none
+    cwd: str
+    root: str
+    root_fd: int = -1
+
+    def close(self) -> None:
+        """Lets go of the root directory."""
+        if self.root_fd >= 0:
+            os.close(self.root_fd)
+            self.root_fd = -1
+
+
+def glance(tgid: int, proc_root: str = "/proc") -> Glance | None:
+    """Takes a glance at a process; None: it has ended."""
+    try:
+        process = procfs.open_process(tgid, proc_root)
+        executable, _ = procfs.read_executable(process)
+        status = procfs.read_status(process)
+        arguments = procfs.read_cmdline(process)
+        cwd = os.readlink(f"{process.path}/cwd")  # noqa: PTH115 - bytes that are no UTF-8 stay as they are
+    except (ProcessError, OSError):
+        return None
+    root, root_fd = f"{process.path}/root", -1
+    with contextlib.suppress(OSError):  # too many descriptors: then only as long as the process lives
+        root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        root = f"/proc/self/fd/{root_fd}"
+    return Glance(process, executable, arguments, status.namespace_pids[-1], _container_id(process), cwd, root, root_fd)
+
+
+def _container_id(process: procfs.Process) -> str:
+    """The container's id as its cgroup path names it (cri-containerd-, docker-, crio-); empty: none."""
+    try:
+        entries = procfs.read_cgroups(process)
+    except ProcessError:
+        return ""
+    for entry in entries:
+        found = _CONTAINER_ID.findall(entry.path)
+        if found:
+            return str(found[-1])
+    return ""
