@@ -149,10 +149,10 @@ class App:
     def trace(self, pid: int, name: str, *, held: bool = False) -> TracedProcess:
         """Traces a process that exists already. `held`: a child of ours that waits for its exec; its frames are ours."""
         start = self.clock.monotonic_now_ns()
+        self.session.trace(pid, start)  # first: the kernel is told of runtimes of images that it knows
         traced = self.processes.add(pid, start, name=name, from_start=held)
         if held:
             self.processes.leave_unwalked(traced)
-        self.session.trace(pid, start)
         self._tell_tracer()
         self.processes.detect_pending(self.clock.monotonic_now_ns())
         return traced

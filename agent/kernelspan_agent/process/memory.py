@@ -39,16 +39,6 @@ class _Gone:
 GONE: Memory = _Gone()
 
 
-class NoMemory:
-    """The memory of a process that has ended: nothing of it can be read."""
-
-    __slots__ = ()
-
-    def read(self, address: int, size: int) -> bytes:
-        """Raises MemoryReadError."""
-        raise MemoryReadError(address, size, "the process has ended")
-
-
 class ProcessMemory:
     """The memory of one process, open until closed."""
 

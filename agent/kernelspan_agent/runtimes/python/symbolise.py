@@ -46,6 +46,7 @@ _PY_CODE_BYTES = 144  # up to and with the line table's pointer, in every versio
 _ASCII_COMPACT = 0x60
 _TAIL_BYTES = 16
 _TABLE_BYTES = 24
+_NAME_CUT, _MODULE_CUT, _FILE_CUT = 1, 2, 4  # PY_CODE["flags"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class PythonSymboliser:
         self.unresolved: Counter[str] = Counter()  # frames without a name, by reason
 
     def learn(self, record: bytes) -> None:
-        """Takes in a CODE record; one that is cut off or makes no text is passed over."""
+        """Takes in a CODE record; one that makes no text is passed over."""
         header = np.frombuffer(record, PY_CODE, 1)[0]
         texts, at = [], PY_CODE.itemsize
         for part in ("name", "module", "file"):
@@ -78,11 +79,13 @@ class PythonSymboliser:
             at += size
         name, module, file = texts
         table = record[at : at + int(header["table_bytes"])]
+        flags = int(header["flags"])
         if not name or not file:
             return
         key = (int(header["code"]), int(header["check"]), int(header["globals"]))
-        cut = ELLIPSIS if int(header["flags"]) & 1 else ""
-        self._keep(key, _Code(printable(module), printable(name) + cut, file, int(header["first_line"]), table))
+        name, module = _shown(name, cut=flags & _NAME_CUT), _shown(module, cut=flags & _MODULE_CUT)
+        file += ELLIPSIS if flags & _FILE_CUT else ""
+        self._keep(key, _Code(module, name, file, int(header["first_line"]), table))
 
     def _keep(self, key: tuple[int, int, int], code: _Code) -> None:
         self._codes[key] = code
@@ -196,6 +199,12 @@ def _text(data: bytes, width: int) -> str:
         return data.decode({1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}.get(width, "ascii"), "surrogatepass")
     except UnicodeDecodeError:
         return ""
+
+
+def _shown(text: str, *, cut: int) -> str:
+    """A name as a frame has it; `cut`: not 0 where the kernel sent only its beginning."""
+    whole = not cut and len(text) <= MAX_NAME_CHARS
+    return printable(text if whole else text[: MAX_NAME_CHARS - 1] + ELLIPSIS)
 
 
 def _call_site(code: int, pc: int, offsets: Offsets) -> int:

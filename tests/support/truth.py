@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether what spans say is true: targets say of every operation where they did it, spans are held against that.
+
+A target (targets/*.py after targets/said.py) notes its own stack on the very line of each operation, and gives the
+operation a file name that is used once. So every span has its truth, by name. Counted apart: what is wrong, and what is
+missing with its reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kernelspan_agent.app import App
+from kernelspan_agent.export.jsonfile import JsonFileExporter
+from kernelspan_agent.process.procfs import printable
+from kernelspan_agent.resolve.resource import ResourceSettings
+from kernelspan_api import semconv
+from kernelspan_api.profile import load
+from tests.support.otlp_json import ReceivedSpan, spans_of
+from tests.support.pythons import Interpreter, Program
+
+TARGETS = Path(__file__).with_name("targets")
+PLACE = "/kernelspan-truth/"
+SECONDS = 120.0
+CUT_CHARS = 64  # of a name that is cut, at least so many are given
+PENDING = "RuntimePending"
+PROFILE = """
+apiVersion: kernelspan.io/v1alpha1
+kind: TraceProfile
+metadata: {name: truth}
+spec:
+  podSelector: {}
+  processSelector: {executables: ["/nothing"]}
+  files: {operations: [Stat]}
+  code: {stackTrace: Attribute, maxDepth: 127}
+  limits: {eventsPerSecond: 10000000, spansPerSecond: 10000000}
+"""
+Named = tuple[str, str, int]  # function, file, line
+_FRAME = re.compile(r"(.*) \((.*):(\d+|\?)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a target said of one operation. `frames`: (module, name, file, line), innermost first."""
+
+    path: str
+    context: str
+    frames: tuple[tuple[str, str, str, int | None], ...]
+    pid: int  # the process's own, in its PID namespace
+    app: dict[str, bool]
+
+
+@dataclass
+class Verdict:
+    """What came of holding spans against what was said."""
+
+    said: int = 0
+    right: int = 0
+    wrong: list[str] = field(default_factory=list)
+    missing: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0  # of the right ones: the outermost frames are missing, and the span says so
+    no_module: int = 0  # frames whose function is right but bears no module
+
+    @property
+    def pending(self) -> int:
+        """Operations from before the runtime was known."""
+        return self.missing[PENDING]
+
+    @property
+    def missed(self) -> int:
+        """Operations without frames, but for those that were pending."""
+        return sum(self.missing.values()) - self.pending
+
+    def add(self, other: Verdict) -> None:
+        """Sums up."""
+        self.said += other.said
+        self.right += other.right
+        self.wrong += other.wrong
+        self.missing += other.missing
+        self.truncated += other.truncated
+        self.no_module += other.no_module
+
+    def __str__(self) -> str:
+        return (
+            f"{self.said} said, {self.right} right, {len(self.wrong)} wrong, missing {dict(self.missing)}, "
+            f"truncated {self.truncated}, frames without module {self.no_module}; {self.wrong[:3]}"
+        )
+
+
+# --- running ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A target to be run: a file of targets/, by which interpreter, with which arguments of its own."""
+
+    python: Interpreter
+    target: str
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """For messages."""
+        return f"{self.python.label} {self.target} {' '.join(self.arguments)}".strip()
+
+
+@dataclass
+class Outcome:
+    """What one launched target said, and the spans of all of them."""
+
+    launch: Launch
+    said: list[Said]
+    spans: dict[str, list[ReceivedSpan]]
+    pid: int = 0
+    host_pids: frozenset[int] = frozenset()
+
+
+def text_of(target: str) -> str:
+    """A target's whole program."""
+    return (TARGETS / "said.py").read_text("utf-8") + (TARGETS / f"{target}.py").read_text("utf-8")
+
+
+def traced_together(launches: Sequence[Launch], *, greenlets: bool = False, profile: str = PROFILE) -> list[Outcome]:
+    """Runs the targets side by side, all traced from the moment they are ready, by one agent."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        programs = [stack.enter_context(_started(launch)) for launch in launches]
+        for program, _ in programs:
+            assert program.line() == "ready"
+        with open_app(folder / "spans.jsonl", profile) as app:
+            pids = [program.pid for program, _ in programs]
+            for pid in pids:
+                app.trace(pid, "target")
+            if greenlets:
+                app.processes.look_for_greenlets()
+            for program, _ in programs:
+                program.go_on()
+            run_until(app, lambda: all(program.started.poll() is not None for program, _ in programs))
+            app.finish(10.0)
+        for launch, (program, _) in zip(launches, programs, strict=True):
+            assert program.started.wait() == 0, launch.label
+        spans = by_path(read_spans(folder / "spans.jsonl"))
+        return [
+            Outcome(launch, read_said(said), spans, pid)
+            for launch, (_, said), pid in zip(launches, programs, pids, strict=True)
+        ]
+
+
+@contextlib.contextmanager
+def open_app(output: Path, profile: str = PROFILE) -> Iterator[App]:
+    """An agent in this process that writes into a file."""
+    loaded = load(profile.encode(), standalone=True)
+    app = App(loaded, JsonFileExporter(str(output)), os.environ, resource=ResourceSettings())
+    try:
+        yield app
+    finally:
+        app.close()
+
+
+def run_until(app: App, done: Callable[[], bool]) -> None:
+    """Lets the agent work until then. Raises AssertionError where it takes too long."""
+    deadline = time.monotonic() + SECONDS
+
+    def until() -> bool:
+        assert time.monotonic() < deadline, "the targets do not end"
+        return done()
+
+    app.run(until)
+
+
+@contextlib.contextmanager
+def _started(launch: Launch) -> Iterator[tuple[Program, Path]]:
+    with launch.python.script(text_of(launch.target), f"{launch.target}.py") as script:
+        out = f"{script}.said"
+        with launch.python.running(script, out, *launch.arguments) as program:
+            yield program, host_path(launch.python, out)
+
+
+def host_path(python: Interpreter, path: str) -> Path:
+    """A file of the interpreter's root as seen from here."""
+    return Path(path) if python.root is None else python.root / path.lstrip("/")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What `kernelspan run` left: its exit status, its report, its spans, what was said."""
+
+    status: int
+    report: dict[str, Any]
+    spans: list[ReceivedSpan]
+    said: list[Said]
+    errors: str
+
+
+def run_command(
+    command: Sequence[str], out: Path, *, profile: str = PROFILE, environ: dict[str, str] | None = None
+) -> Ran:
+    """`kernelspan run -- COMMAND`, traced from its first system call; `out`: where its targets say what they did."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        (folder / "profile.yaml").write_text(profile)
+        own = [sys.executable, "-m", "kernelspan_agent.cli", "run", "-f", str(folder / "profile.yaml"), "-q"]
+        own += ["--output", str(folder / "spans.jsonl"), "--report", str(folder / "report.json"), "--", *command]
+        done = subprocess.run(
+            own, env=environ or os.environ, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+        assert (folder / "report.json").exists(), done.stderr
+        report = json.loads((folder / "report.json").read_text())
+        return Ran(done.returncode, report, read_spans(folder / "spans.jsonl"), read_said(out), done.stderr)
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def read_said(out: Path) -> list[Said]:
+    """What the target and its children left beside `out`."""
+    found = []
+    for path in sorted(out.parent.glob(f"{out.name}.*")):
+        message = json.loads(path.read_text("utf-8", errors="surrogatepass"))
+        stacks = [tuple(tuple(row) for row in rows) for rows in message["stacks"]]
+        for number, context, stack in message["said"]:
+            name = f"{PLACE}{message['token']}/{number}"
+            found.append(Said(name, context, stacks[stack], message["pid"], message["app"]))
+    return found
+
+
+def read_spans(output: Path) -> list[ReceivedSpan]:
+    """Every span of a file of OTLP/JSON lines."""
+    with output.open(encoding="utf-8") as lines:
+        return [span for line in lines for span in spans_of(json.loads(line))]
+
+
+def by_path(spans: Iterable[ReceivedSpan]) -> dict[str, list[ReceivedSpan]]:
+    """The targets' operations by their file name."""
+    found: dict[str, list[ReceivedSpan]] = defaultdict(list)
+    for span in spans:
+        path = span.attributes.get(semconv.FILE_PATH)
+        if isinstance(path, str) and path.startswith(PLACE):
+            found[path].append(span)
+    return found
+
+
+# --- judging ------------------------------------------------------------------------------------------------------
+
+
+def judge(said: Iterable[Said], spans: dict[str, list[ReceivedSpan]], *, allow_outer_missing: bool = False) -> Verdict:
+    """Holds every operation that was said against its span. `allow_outer_missing`: of truncated stacks."""
+    verdict = Verdict()
+    for each in said:
+        verdict.said += 1
+        found = spans.get(each.path, [])
+        if len(found) != 1:
+            if found:
+                verdict.wrong.append(f"{each.path} has {len(found)} spans")
+            else:
+                verdict.missing["NotSeen"] += 1
+            continue
+        _judge_one(each, found[0], verdict, allow_outer_missing=allow_outer_missing)
+    return verdict
+
+
+def _judge_one(said: Said, span: ReceivedSpan, verdict: Verdict, *, allow_outer_missing: bool) -> None:
+    reason = str(span.attributes.get(semconv.CODE_MISSING, ""))
+    text = span.attributes.get(semconv.CODE_STACKTRACE)
+    if not isinstance(text, str):
+        verdict.missing[reason or "None"] += 1
+        return
+    shown = [_parse(line) for line in text.split("\n")]
+    expected = list(said.frames)
+    if reason:
+        verdict.truncated += 1
+        if allow_outer_missing:
+            expected = expected[: len(shown)]
+    problem = _compare(expected, shown, verdict) or _compare_nearest(said, expected, span)
+    if problem:
+        verdict.wrong.append(f"{said.path} ({said.context}): {problem}")
+    else:
+        verdict.right += 1
+
+
+def _parse(line: str) -> Named:
+    match = _FRAME.fullmatch(line)
+    assert match, line
+    return match[1], match[2], 0 if match[3] == "?" else int(match[3])
+
+
+def _compare(expected: Sequence[Any], shown: Sequence[Named], verdict: Verdict) -> str:
+    if len(expected) != len(shown):
+        return f"{len(shown)} frames, not {len(expected)}: {shown[:4]} {expected[:4]}"
+    for (module, name, file, line), (function, shown_file, shown_line) in zip(expected, shown, strict=True):
+        if not same_function(module, name, function):
+            return f"{function} is not {module}.{name}"
+        if module and same_text(name, function):
+            verdict.no_module += 1
+        if not same_text(file, shown_file) or (line or 0) != shown_line:
+            return f"{function} at {shown_file}:{shown_line}, not {file}:{line}"
+    return ""
+
+
+def same_function(module: str, name: str, function: str) -> bool:
+    """Whether this is the function's name: with its module or without one, whole or visibly cut."""
+    if same_text(name, function):
+        return True
+    return any(
+        same_text(module, function[:at]) and same_text(name, function[at + 1 :])
+        for at, character in enumerate(function)
+        if module and character == "."
+    )
+
+
+def same_text(whole: str, shown: str) -> bool:
+    """Whether it is the text as shown: all of it, or visibly cut."""
+    if printable(whole) == shown:
+        return True
+    cut = shown.removesuffix("…")
+    return cut != shown and len(cut) >= CUT_CHARS and printable(whole).startswith(cut)
+
+
+def _compare_nearest(said: Said, expected: Sequence[Any], span: ReceivedSpan) -> str:
+    nearest = next((row for row in expected if said.app[row[2]]), None)
+    function = span.attributes.get(semconv.CODE_FUNCTION_NAME)
+    if nearest is None:
+        return f"{function} is no App frame" if function is not None else ""
+    module, name, file, line = nearest
+    place = (span.attributes.get(semconv.CODE_FILE_PATH), span.attributes.get(semconv.CODE_LINE_NUMBER))
+    if not same_function(module, name, str(function)) or not same_text(file, str(place[0])) or place[1] != line:
+        return f"nearest App frame is {function} at {place}, not {nearest}"
+    return ""
+
+
+def contexts(said: Iterable[Said], spans: dict[str, list[ReceivedSpan]]) -> tuple[list[str], dict[str, int], int]:
+    """(traces that hold operations of more than one context, context -> number of its traces, operations without)."""
+    in_trace: dict[str, set[str]] = defaultdict(set)
+    of_context: dict[str, set[str]] = defaultdict(set)
+    nowhere = 0
+    for each in said:
+        for span in spans.get(each.path, []):
+            in_trace[span.trace_id].add(each.context)
+            of_context[each.context].add(span.trace_id)
+        nowhere += not spans.get(each.path)
+    mixed = [f"{sorted(names)[:5]}" for names in in_trace.values() if len(names) > 1]
+    return mixed, {name: len(traces) for name, traces in of_context.items()}, nowhere
