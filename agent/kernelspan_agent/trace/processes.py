@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kernelspan_agent.model import ProcessInfo, Resource, Segment
+from kernelspan_agent.model import ProcessInfo, Segment
 from kernelspan_agent.trace.spans import Closed, OpenSpan, Trace, closed
 
 if TYPE_CHECKING:
     from kernelspan_agent.trace.contexts import Context, Key
 
-NewTrace = Callable[[Resource], Trace]
+NewTrace = Callable[[ProcessInfo], Trace]
 
 
 class Process:
@@ -74,7 +74,7 @@ class ProcessTable:
         process = self._by_info[info] = Process(info)
         process.limit_ns = info.started_ns + self._max_length_ns
         parent = self._by_info.get(info.parent) if info.parent is not None else None
-        trace = self._joined(process, parent) or self._new_trace(info.resource)
+        trace = self._joined(process, parent) or self._new_trace(info)
         process.span_id = self._new_id()
         process.root = OpenSpan(trace, process.span_id, info.started_ns, info.started_ns)
         self.with_activity[process] = None
@@ -88,7 +88,7 @@ class ProcessTable:
         process.parent, process.depth = parent, parent.depth + 1
         above = parent.root.trace
         parent.root.end_ns = max(parent.root.end_ns, info.started_ns)  # it was alive to start this one
-        return Trace(above.high, above.low, above.sampled, info.resource)
+        return Trace(above.high, above.low, above.sampled, info)
 
     def need(self, process: Process) -> list[Closed]:
         """The process has an operation: export its activity and those above it. Returns those that had closed."""

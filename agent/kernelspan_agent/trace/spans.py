@@ -14,7 +14,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from kernelspan_agent.model import SPAN, VALUE_KEYS, Resource, Segment, SpanBatch
+from kernelspan_agent.model import SPAN, VALUE_KEYS, ProcessInfo, Resource, Segment, SpanBatch
 from kernelspan_agent.trace.segments import Function
 from kernelspan_api import semconv
 
@@ -22,12 +22,17 @@ _OPERATIONS_KEY = VALUE_KEYS.index(semconv.OPERATIONS)
 
 
 class Trace(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """Where spans go: a trace, whether it is sampled (decided here, once), and the Resource they carry."""
+    """Where spans go: a trace, whether it is sampled (decided here, once), and the process that made them."""
 
     high: int
     low: int
     sampled: bool
-    resource: Resource
+    process: ProcessInfo
+
+    @property
+    def resource(self) -> Resource:
+        """The process's, as it is known by now: its runtime may have been found after the trace began."""
+        return self.process.resource
 
 
 class OpenSpan(msgspec.Struct, eq=False, gc=False):

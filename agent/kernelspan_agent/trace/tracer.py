@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kernelspan_agent.model import ProcessInfo, ResolvedBatch, Resource, SpanBatch
+from kernelspan_agent.model import ProcessInfo, ResolvedBatch, SpanBatch
 from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace.columns import Parents, every_one_a_root, keys_and_stacks, set_times, thread_name
 from kernelspan_agent.trace.contexts import Context, ContextTable, Key
@@ -182,7 +182,7 @@ class Tracer:
         else:
             if process.root is not None:
                 self._ending[process] = None
-            root = OpenSpan(self._new_trace(info.resource), self._ids.one(), start, end)
+            root = OpenSpan(self._new_trace(info), self._ids.one(), start, end)
             context = Context(key, process, root, start + self._settings.max_length_ns)
             thread = thread_name(batch, row) if kind is ContextKind.THREAD else ""
             context.segment = self._segments.activity(kind, info.name, thread)
@@ -212,9 +212,9 @@ class Tracer:
             self._finish(process)
         self._ending.clear()
 
-    def _new_trace(self, resource: Resource) -> Trace:
+    def _new_trace(self, process: ProcessInfo) -> Trace:
         high, low = self._ids.one(), self._ids.one()
-        return Trace(high, low, low < self._bound, resource)
+        return Trace(high, low, low < self._bound, process)
 
     def _take_closed(self) -> list[Closed]:
         spans = self._closed.copy()
