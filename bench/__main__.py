@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,25 +66,20 @@ def say(text: str) -> None:
 
 
 def interpreters() -> dict[str, str]:
-    """CPythons of this machine by version, 3.12 and later first: their frames are what the line is about."""
+    """CPythons of this machine by version: 3.12, whose walk the line is about, then 3.11 and 3.13, then the others."""
+    from tests.support.pythons import own_interpreters  # noqa: PLC0415 - a checkout without tests can measure the rest
+
+    order = {12: 0, 11: 1, 13: 2}
     found: dict[str, str] = {}
-    for path in [
-        *map(shutil.which, ("python3.12", "python3.13", "python3.14", "python3.11")),
-        sys.executable,
-        "/usr/bin/python3",
-    ]:
-        command = [
-            path or "",
-            "-c",
-            "import sys, sqlite3; print(sys.implementation.name, *sys.version_info[:2], sys.executable)",
-        ]
-        try:
-            said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
-        except (OSError, subprocess.SubprocessError):
-            continue
-        if said[0] == "cpython":
-            found.setdefault(f"CPython {said[1]}.{said[2]}", os.path.realpath(said[3]))
-    return dict(sorted(found.items(), key=lambda item: int(item[0].split(".")[1]) < 12))
+    for each in sorted(
+        own_interpreters(), key=lambda interpreter: (order.get(interpreter.minor, 3), -interpreter.minor)
+    ):
+        with suppress(OSError, subprocess.SubprocessError):
+            subprocess.run([each.program, "-c", "import sqlite3"], capture_output=True, timeout=10, check=True)
+            found.setdefault(f"CPython 3.{each.minor}", each.program)
+    if not found:
+        raise BenchError("there is no CPython with sqlite3 on this machine")
+    return found
 
 
 @contextmanager

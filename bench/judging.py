@@ -42,14 +42,10 @@ def _matrix_rows(matrix: Matrix) -> list[Row]:
     judge = Judge(matrix)
     runtimes = list(dict.fromkeys(each.worker for each in matrix.workloads if not each.worker.startswith("neighbour")))
     found: list[Row | None] = []
-    for runtime in runtimes:
-        for name in FILES + NETWORK:
-            if workload := judge.workload(runtime, name):
-                found.append(
-                    judge.added_ratio(
-                        "equal data, added time, user probes : ours", "user probes", "ours", workload, ">= 5"
-                    )
-                )
+    what = "equal data, added time, user probes : ours"
+    keys = [(runtime, name) for runtime in runtimes for name in FILES + NETWORK]
+    equal = [workload for key in keys if (workload := judge.workload(*key))]
+    found += [judge.added_ratio(what, "user probes", "ours", workload, ">= 5") for workload in equal]
     for runtime in runtimes:
         found += _per_operation(judge, runtime)
     if workload := judge.workload("C", "dd"):

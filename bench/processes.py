@@ -170,14 +170,12 @@ class Agent(Child):
             )
         super().__init__(process)
         os.close(write)
-        try:
-            if not select.select([ready], [], [], START_SECONDS)[0] or not os.read(ready, 1):
-                raise BenchError(f"the agent does not start: {self._said()}")
-        except BaseException:
+        traces = bool(select.select([ready], [], [], START_SECONDS)[0] and os.read(ready, 1))
+        os.close(ready)
+        if not traces:
+            said = self._said()
             self.close()
-            raise
-        finally:
-            os.close(ready)
+            raise BenchError(f"the agent does not start: {said}")
 
     def _said(self) -> str:
         return self._log.read_text(errors="replace")[-800:]

@@ -26,9 +26,22 @@ MICRO, APPLICATION, NEIGHBOUR, CHILD = "micro", "application", "neighbour", "chi
 EVERYTHING = (MICRO, APPLICATION, NEIGHBOUR, CHILD)
 WRITES = {"operations": ["Write"]}  # few calls: attached one by one
 _WRITE_CALLS = ("write", "pwrite64", "writev", "pwritev", "pwritev2", "copy_file_range", "restart_syscall")
-_TOOL_CALLS = (
-    ["openat", "open", "read", "write", "pread64", "pwrite64", "fsync", "fdatasync", "unlink", "close", "connect", "accept4", "sendto", "recvfrom"]
-)
+_TOOL_CALLS = [
+    "openat",
+    "open",
+    "read",
+    "write",
+    "pread64",
+    "pwrite64",
+    "fsync",
+    "fdatasync",
+    "unlink",
+    "close",
+    "connect",
+    "accept4",
+    "sendto",
+    "recvfrom",
+]
 _TOOL_START_SECONDS = 20.0
 
 Reports = list[dict[str, Any]]
