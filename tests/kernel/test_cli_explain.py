@@ -251,7 +251,9 @@ def test_processes_that_cannot_be_explained() -> None:
     assert (kernel_thread.returncode, "kernel thread" in kernel_thread.stderr) == (2, True)
     with running(sys.executable, "-c", "import threading as t, time\nx = t.Thread(target=time.sleep, args=(600,), daemon=True)\n"
                  "x.start()\nprint('go', flush=True)\ntime.sleep(600)") as process:  # fmt: skip
-        thread = next(task.name for task in Path(f"/proc/{process.pid}/task").iterdir() if int(task.name) != process.pid)
+        thread = next(
+            task.name for task in Path(f"/proc/{process.pid}/task").iterdir() if int(task.name) != process.pid
+        )
         run = kernelspan("explain", "--pid", thread)
     assert (run.returncode, f"thread of process {process.pid}" in run.stderr) == (2, True)
 
@@ -266,10 +268,11 @@ def kernelspan_of_zombie(pid: int) -> subprocess.CompletedProcess[str]:
 
 def test_without_the_capability() -> None:
     """Another user's process: which capability, and how to grant it."""
+    caps = "-all,+dac_read_search"  # else that user could not read an interpreter below somebody's home
     with running(sys.executable, "-c", "import time; print('go', flush=True); time.sleep(600)") as process:
         run = subprocess.run(
-            ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--reuid", "65534", "--clear-groups", sys.executable,
-             "-c", "from kernelspan_agent.cli import main; main()", "explain", "--pid", str(process.pid)],
+            ["setpriv", "--bounding-set", caps, "--inh-caps", caps, "--ambient-caps", caps, "--reuid", "65534", "--clear-groups",
+             sys.executable, "-c", "from kernelspan_agent.cli import main; main()", "explain", "--pid", str(process.pid)],
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert run.returncode == 3, run.stderr

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kernelspan_agent.cli.terminal import Painter
+from kernelspan_agent.guard.capabilities import how_to_grant
 
 if TYPE_CHECKING:
     from kernelspan_agent.cli.profiles import Examined
@@ -113,6 +114,7 @@ def page(found: dict[str, Any], paint: Painter) -> list[str]:
     lines = [f"kernel {found['kernel']['release']} {found['kernel']['machine']}"]
     for check in found["checks"]:
         lines += _check_lines(check, paint)
+    lines += _grant_lines(found["checks"])
     lines += ["", *_program_lines(found["programs"], paint)]
     lines += ["", "not visible here"]
     lines += [f"  {each['what']:<{_NAME_WIDTH}} {each['why']}" for each in found["notVisible"]]
@@ -128,9 +130,15 @@ def _check_lines(check: dict[str, Any], paint: Painter) -> list[str]:
     lines = [
         f"  {paint.state(check['state'], check['required'])} {check['name']:<{_NAME_WIDTH}} {check['detail']}".rstrip()
     ]
-    if check["hint"] and check["state"] != "ok":
+    if check["hint"] and check["state"] != "ok" and check["hint"] != how_to_grant([check["name"]]):
         lines.append(f"{'':<{_NAME_WIDTH + 11}}{paint.faint(check['hint'])}")
     return lines
+
+
+def _grant_lines(checks: list[dict[str, Any]]) -> list[str]:
+    """How to grant all that is missing, said once."""
+    missing = [check["name"] for check in checks if check["name"].startswith("CAP_") and check["state"] == "no"]
+    return ["", "to grant what is missing", *_wrapped(how_to_grant(missing), 2)] if missing else []
 
 
 def _program_lines(programs: list[dict[str, Any]], paint: Painter) -> list[str]:

@@ -164,7 +164,8 @@ def _tracefs(places: Places) -> list[Check]:
         mounted = Tracefs.mounted(places.tracefs)
     except OSError as error:
         hint = capabilities.how_to_grant(["CAP_DAC_READ_SEARCH"])
-        return [Check(name, State.NO, str(error), "PermissionDenied", hint, required=False)]
+        detail = f"{error.filename}: {error.strerror}"
+        return [Check(name, State.NO, detail, "PermissionDenied", hint, required=False)]
     if mounted is None:
         detail = "not mounted: every plan uses raw tracepoints, which do not need it"
         return [

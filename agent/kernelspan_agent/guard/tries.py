@@ -74,7 +74,7 @@ def _explain(name: str, error: OSError) -> tuple[str, str]:
         needed = [need.name for need in capabilities.NEEDS[:2]]
         lacking = [need.name for need in capabilities.missing(capabilities.held()) if need.name in needed]
         if lacking:
-            return "PermissionDenied", capabilities.how_to_grant(lacking)
+            return "PermissionDenied", f"grant {' and '.join(lacking)}"
         hint = "a seccomp filter, an LSM or a user namespace forbids bpf(2); before Linux 5.11 also try `ulimit -l unlimited`"
         return "PermissionDenied", hint
     if error.errno == errno.ENOSYS:

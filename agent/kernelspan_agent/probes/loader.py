@@ -10,6 +10,7 @@ import base64
 import contextlib
 import errno
 import os
+import re
 import resource
 import struct
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from kernelspan_agent.probes.attach import Attachment
 from kernelspan_agent.selftrace import span
 
 _LOAD_MAP_BYTES = 8
+_READ_REFUSED = re.compile(r"(?:unknown func|cannot use helper) bpf_probe_read_kernel")  # kernel/bpf/verifier.c
 
 
 class Loader:
@@ -138,6 +140,12 @@ def _forbidden(what: str) -> MachineError:
 
 def _rejected(name: str, error: OSError) -> MachineError:
     log = getattr(error, "log", "")
+    if _READ_REFUSED.search(log):
+        return MachineError(
+            f"program {name}: the kernel's lockdown forbids programs to read kernel memory",
+            reason="LockdownActive",
+            hint="boot without lockdown=confidentiality; lockdown=integrity is fine",
+        )
     lines = [line for line in log.strip().splitlines() if line and not line.startswith("processed ")]
     failure = MachineError(f"program {name}: {error.strerror}: {' / '.join(lines[-2:])}", reason="VerifierRejected")
     failure.details = log

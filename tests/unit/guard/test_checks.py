@@ -11,6 +11,8 @@ import pytest
 
 from kernelspan_agent.guard import checks
 from kernelspan_agent.guard.checks import Check, Places, State
+from kernelspan_agent.probes import loader
+from kernelspan_agent.probes.bpf import VerifierError
 
 
 @pytest.fixture
@@ -104,3 +106,18 @@ def test_json_has_the_documented_keys(bare: Places) -> None:
     for check in checks.read(bare):
         assert set(check.as_json()) == {"name", "state", "required", "detail", "reason", "hint"}
         assert check.as_json()["state"] in {"ok", "no", "unknown", "untried"}
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ("1: (85) call unknown#113\nunknown func bpf_probe_read_kernel#113\nprocessed 6 insns\n", "LockdownActive"),
+        ("program of this type cannot use helper bpf_probe_read_kernel#113\n", "LockdownActive"),
+        ("R1 invalid mem access 'scalar'\nprocessed 6 insns\n", "VerifierRejected"),
+    ],
+)
+def test_what_a_locked_down_kernel_says_of_a_program(log: str, reason: str) -> None:
+    """Under confidentiality the helper is not there: that is no fault of the program's."""
+    error = VerifierError(22, "Invalid argument")
+    error.log = log
+    assert loader._rejected("ks_x", error).reason == reason

@@ -9,7 +9,7 @@ from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime
 
 from .detect import NAME, NUMBER, detect
 from .symbolise import PythonSymboliser
-from .walk import walk
+from .walk import read_stacks
 
 if TYPE_CHECKING:
     from kernelspan_agent.process.memory import Memory
@@ -19,4 +19,4 @@ def _symboliser(found: DetectedRuntime, memory: Memory) -> PythonSymboliser:
     return PythonSymboliser(memory, found.details.offsets, found.details.types)
 
 
-RUNTIME = Runtime(NAME, NUMBER, detect, _symboliser, walk)
+RUNTIME = Runtime(NAME, NUMBER, detect, _symboliser, read_stacks)

@@ -50,7 +50,7 @@ class _Seen:
     owner: int
 
 
-def walk(found: DetectedRuntime, memory: Memory) -> list[LiveStack]:
+def read_stacks(found: DetectedRuntime, memory: Memory) -> list[LiveStack]:
     """A stack for each thread state of each interpreter, in the order of the runtime's lists, newest first.
 
     Raises MemoryReadError where the list itself cannot be read.
