@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles modules in a child process that ends, and keeps the result by everything that went into it.
 
-The key of a kept object is the text, the constants, the kernel (release and build) and bcc's version: a second start on
-the same kernel compiles nothing.
+Each module is kept on its own; its key is its text, the constants, the kernel (release and build) and bcc's version: a
+second start on the same kernel compiles nothing, another profile what it has and the first had not.
 """
 
 from __future__ import annotations
@@ -96,14 +96,32 @@ def build(modules: Iterable[Module], defines: Mapping[str, int], environ: Mappin
     Raises MachineError: bcc or its Python is missing, the kernel has no BTF, or clang refuses (CompileFailed).
     """
     wanted = request(modules, defines)
-    kept = cache_directory(environ) / f"{_key(wanted)}.json"
+    kept = {name: cache_directory(environ) / f"{_key(_only(wanted, [name]))}.json" for name in wanted["modules"]}
+    found = {name: answer for name, path in kept.items() if (answer := _kept(path, name))}
+    missing = [name for name in kept if name not in found]
+    seconds = 0.0
+    if missing:
+        answer = compile_now(_only(wanted, missing))
+        seconds = answer["seconds"]
+        for name in missing:
+            found[name] = _only(answer, [name])
+            _keep(kept[name], found[name])
+    in_order = {name: found[name]["modules"][name] for name in kept}
+    offsets = next(iter(found.values()))["defines"] if found else dict(defines)
+    return Built(in_order, offsets, not missing, seconds)
+
+
+def _only(wanted: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """A request or an answer with these of its modules."""
+    return {**wanted, "modules": {name: wanted["modules"][name] for name in names}}
+
+
+def _kept(path: Path, name: str) -> dict[str, Any] | None:
     try:
-        answer = json.loads(kept.read_bytes())
-        return Built(answer["modules"], answer["defines"], True, 0.0)
-    except (OSError, ValueError, KeyError):
-        answer = compile_now(wanted)
-    _keep(kept, answer)
-    return Built(answer["modules"], answer["defines"], False, answer["seconds"])
+        answer: dict[str, Any] = json.loads(path.read_bytes())
+        return answer if answer["modules"][name]["programs"] and answer["defines"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def compile_now(wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,12 +43,16 @@ class Loader:
         for name, shape in module["maps"].items():
             self._make_map(name, shape)
         for name, program in module["programs"].items():
-            code = bytearray(base64.b64decode(program["instructions"]))
-            for index, map_name in program["relocations"]:
-                if map_name not in self.maps:
-                    raise MachineError(f"{name} uses map {map_name}, which no module declares", reason="CompileFailed")
-                struct.pack_into("<i", code, index * _LOAD_MAP_BYTES + 4, self.maps[map_name])
-            self.programs[name] = self._load_program(kind, bytes(code), name)
+            self.programs[name] = self._load_program(kind, self.relocated(name, program), name)
+
+    def relocated(self, name: str, program: Mapping[str, Any]) -> bytes:
+        """A built program's instructions with the descriptors of this loader's maps. Raises MachineError."""
+        code = bytearray(base64.b64decode(program["instructions"]))
+        for index, map_name in program["relocations"]:
+            if map_name not in self.maps:
+                raise MachineError(f"{name} uses map {map_name}, which no module declares", reason="CompileFailed")
+            struct.pack_into("<i", code, index * _LOAD_MAP_BYTES + 4, self.maps[map_name])
+        return bytes(code)
 
     def _make_map(self, name: str, shape: Mapping[str, int]) -> None:
         known = self._shapes.get(name)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our programs on the oldest and the newest kernel (`make matrix`: on all four): they load, they attach, and the same
+program gives the same spans as on this machine's kernel. One machine boots for each kernel and does it all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import kernels, vm
+from tests.support.require import require
+from tests.vm.tracing import PROFILES, ROOT, Traced, read, start
+
+MOST_INSTRUCTIONS = 400_000  # the verifier gives up at a million; other compilers and kernels need room
+SECONDS = 900.0  # emulated, on a machine with other work
+MECHANISMS = tuple(PROFILES)
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """What a guest left behind."""
+
+    kernel: kernels.Kernel
+    folder: Path
+    results: dict[str, Any]
+
+    def traced(self, mechanism: str) -> Traced:
+        """What it traced by this mechanism."""
+        return read(mechanism, self.folder)
+
+
+@pytest.fixture(scope="module", params=kernels.wanted_labels())
+def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Guest:
+    """A machine with another kernel, when it has done its work."""
+    try:
+        kernel = kernels.kernel(request.param)
+    except kernels.KernelsError as error:
+        require("vm", False, str(error))
+        raise
+    folder = tmp_path_factory.mktemp(f"kernel-{request.param}")
+    ran = vm.run(
+        kernel,
+        [sys.executable, "-m", "tests.vm.guest", str(folder)],
+        seconds=SECONDS,
+        shared=folder,
+        folder=ROOT,
+        environ={name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
+    )
+    assert (folder / "results.json").exists(), ran.output
+    return Guest(kernel, folder, json.loads((folder / "results.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Traced]:
+    """The same on this machine's kernel."""
+    folder = tmp_path_factory.mktemp("here")
+    for mechanism in MECHANISMS:
+        start(mechanism, folder)
+    return {mechanism: read(mechanism, folder) for mechanism in MECHANISMS}
+
+
+def test_the_guest_runs_the_kernel_it_was_given(guest: Guest) -> None:
+    """Else all the rest would say something about another one."""
+    assert guest.results["release"] == guest.kernel.release
+    assert guest.results["errors"] == []
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_the_verifier_takes_every_program(guest: Guest, mechanism: str) -> None:
+    """And has room left: what it follows is far from where it gives up."""
+    costs = guest.results["costs"][mechanism]
+    assert {name: said for name, said in costs.items() if isinstance(said, str)} == {}
+    assert {name: cost for name, cost in costs.items() if cost > MOST_INSTRUCTIONS} == {}
+    assert {"ks_py", "ks_files_exit", "ks_net_exit", "ks_proc_exit", "ks_switch", "ks_fork"} <= set(costs)
+
+
+def test_everything_attaches(guest: Guest) -> None:
+    """The raw pair with the scheduler's and the process's tracepoints; and the calls one by one, both sides of each."""
+    raw, single = (guest.results["attached"][name] for name in ("RawTracepoint", "Tracepoint"))
+    assert {"sys_enter", "sys_exit", "sched_switch", "sched_process_exec"} <= set(raw)
+    entries = [name for name in single if name.startswith("syscalls:sys_enter_")]
+    assert len(entries) > 80  # 5.10 has 94 of the calls that we know
+    assert sorted(name.replace("_exit_", "_enter_") for name in single if ":sys_exit_" in name) == sorted(entries)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_nothing_is_lost_or_unaccounted(guest: Guest, mechanism: str) -> None:
+    """Every operation that the kernel saw is exported, filtered, or in flight; none is dropped."""
+    traced = guest.traced(mechanism)
+    assert traced.status == 0, traced.words
+    assert traced.report["mechanism"] == mechanism
+    assert traced.report["operations"]["unaccounted"] == 0
+    assert traced.report["operations"]["dropped"] == {}
+    assert traced.report["operations"]["exported"] > 0
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_the_same_spans_as_here(guest: Guest, here: dict[str, Traced], mechanism: str) -> None:
+    """Operations of the target's functions: names, functions, files, lines, libraries, paths, peers, results, and how
+    many of each.
+    """
+    there, ours = guest.traced(mechanism).operations, here[mechanism].operations
+    assert (there - ours, ours - there) == (Counter(), Counter())
+
+
+def test_the_target_does_what_is_compared(here: dict[str, Traced]) -> None:
+    """What is compared is not empty: each kind of operation, from the function that makes it."""
+    found = {(name, json.loads(told)["code.function.name"]) for name, _, told in here["RawTracepoint"].operations}
+    assert found >= {
+        ("file.rename", "__main__.write_and_rename"),
+        ("file.write", "__main__.write_and_rename"),
+        ("file.stat", "__main__.deeper"),
+        ("tcp.connect", "__main__.refused"),
+        ("unix.connect", "__main__.talk"),
+        ("file.list", "__main__.in_a_thread"),
+        ("wait.sleep", "__main__.nap"),
+    }
+
+
+def test_the_kernel_does_not_complain(guest: Guest) -> None:
+    """No warning, no error in the kernel's log while programs load, attach and run."""
+    assert guest.results["complaints"] == []
