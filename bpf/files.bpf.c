@@ -138,7 +138,7 @@ int ks_files_exit(struct ks_sys_exit *ctx)
 		return 0;
 	}
 	if (roles & HAS_SIZE)
-		s->op.arg = arg_of(&call, roles, 12);
+		ks_argument(s, arg_of(&call, roles, 12));
 	if (roles & HAS_FD) {
 		s->op.fd = arg_of(&call, roles, 0);
 		if (ks_same_file(&call, s->op.fd))
@@ -157,6 +157,8 @@ int ks_files_exit(struct ks_sys_exit *ctx)
 		if (first != '/')
 			s->op.file = ks_base_id(s, roles & HAS_DIRFD ? (s32)arg_of(&call, roles, 8) : -100);
 		s->op.path = ks_user_path_id(s, path);
+		if (!s->op.path && (path || ctx->ret < 0))
+			s->op.file = 0; /* the directory alone would be another file's name; without a path it is the file */
 	}
 	if (roles & HAS_PATH2) {
 		u64 base = 0, path = arg_of(&call, roles, 16);

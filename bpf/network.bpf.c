@@ -162,7 +162,7 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 	s->op.fd = call.args[0];
 	if (roles & 15) {
 		n = (roles & 15) - 1;
-		s->op.arg = n == 2 ? call.args[2] : call.args[3];
+		ks_argument(s, n == 2 ? call.args[2] : call.args[3]);
 	}
 	if (roles & AT_ENTRY) {
 		early = ks_stash.lookup(&tid);

@@ -60,7 +60,7 @@ static __always_inline void describe(struct ks_scratch *s, u32 roles, u64 first_
 	char first = 0;
 
 	if (n)
-		s->op.arg = n == 1 ? first_arg : n == 2 ? second_arg : third_arg;
+		ks_argument(s, n == 1 ? first_arg : n == 2 ? second_arg : third_arg);
 	if (!(roles & 0xf0))
 		return;
 

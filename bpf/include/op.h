@@ -127,8 +127,15 @@ static __always_inline void ks_begin(struct ks_scratch *s, struct ks_proc *p, u3
 	s->op.op = op;
 	s->op.cls = p->cls;
 	s->op.fd = -1;
+	s->op.flags = KS_OP_NO_ARGUMENT;
 	s->proc_start = p->start;
 	s->stash = 0;
+}
+
+static __always_inline void ks_argument(struct ks_scratch *s, u64 value)
+{
+	s->op.arg = value;
+	s->op.flags &= ~KS_OP_NO_ARGUMENT;
 }
 
 /* Goes on in another program; comes back only where that failed. */
@@ -173,7 +180,7 @@ static __always_inline void ks_interrupted(struct ks_proc *p, struct ks_call *ca
 	ks_begin(s, p, call->op, call->start);
 	s->op.time = call->end;
 	s->op.ret = -4; /* EINTR */
-	s->op.flags = KS_OP_INTERRUPTED;
+	s->op.flags |= KS_OP_INTERRUPTED;
 	ks_send(s);
 }
 

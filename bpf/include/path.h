@@ -126,6 +126,8 @@ static __always_inline void ks_path_climb(struct ks_scratch *s, struct ks_walk *
 		}
 		w->at = words[0];
 	}
+	if (KS_LOAD(w->at) == KS_LOAD(w->root) && KS_LOAD(w->mnt) == KS_LOAD(w->root_mnt))
+		w->state = 0; /* with the last turn */
 }
 
 /* Interns a location of the current task's name space; gives its id. */

@@ -134,7 +134,6 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_RUNTIME_PYTHON": 1,
         "KS_RUNTIME_GREENLETS": 1,
         "KS_CLASS_PATHS": 1,
-        "KS_OP_INTERRUPTED": 1,
         "KS_SWITCH_NEXT_PID": 56,  # sched_switch: offset of next_pid; see tracefs
         "KS_FRAMES_NONE": records.FrameState.NONE,
         "KS_FRAMES_COMPLETE": records.FrameState.COMPLETE,
@@ -152,6 +151,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         ("KS_PROCESS", records.ProcessEvent),
         ("KS_CONTEXT", records.ContextKind),
         ("KS_PATH", records.PathFlag),
+        ("KS_OP", records.OperationFlag),
         ("KS_C", Counter),
     ):
         found.update({f"{prefix}_{member.name}": int(member) for member in members})

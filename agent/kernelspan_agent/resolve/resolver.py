@@ -22,7 +22,7 @@ from kernelspan_agent.model import SPAN, VALUE_KEYS, Origin, ResolvedBatch, Segm
 from kernelspan_agent.resolve import segments as seg
 from kernelspan_agent.resolve.paths import PathTable
 from kernelspan_agent.resolve.stacks import StackTable
-from kernelspan_agent.ring.records import HEADER, OPERATION, RecordKind
+from kernelspan_agent.ring.records import HEADER, OPERATION, OperationFlag, RecordKind
 from kernelspan_api import semconv
 from kernelspan_api.operations import OPERATIONS, Group
 
@@ -275,9 +275,10 @@ def _rows(ops: np.ndarray) -> np.ndarray:
     rows = np.zeros(len(ops), SPAN)
     numbers = ops["op"] & 63
     rows["values"][:, 0] = ops["arg"].astype(np.int64)
-    rows["value_keys"][:, 0] = _ARGUMENT_KEY[numbers]
+    rows["value_keys"][:, 0] = np.where(ops["flags"] & OperationFlag.NO_ARGUMENT, 0, _ARGUMENT_KEY[numbers])
     rows["values"][:, 1] = ops["ret"]
-    rows["value_keys"][:, 1] = np.where(ops["ret"] >= 0, _RESULT_KEY[numbers], 0)
+    has_result = (ops["ret"] >= 0) & (ops["flags"] & OperationFlag.NO_RESULT == 0)
+    rows["value_keys"][:, 1] = np.where(has_result, _RESULT_KEY[numbers], 0)
     return rows
 
 

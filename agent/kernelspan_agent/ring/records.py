@@ -74,6 +74,14 @@ class PathFlag(enum.IntFlag):
     DELETED = 8
 
 
+class OperationFlag(enum.IntFlag):
+    """OPERATION["flags"]."""
+
+    INTERRUPTED = 1  # a signal ended the call, and the thread went on with something else
+    NO_ARGUMENT = 2  # `arg` says nothing
+    NO_RESULT = 4  # `ret` is not what the operation's result attribute means
+
+
 HEADER_FIELDS = [
     ("kind", "<u2"),
     ("version", "<u2"),
