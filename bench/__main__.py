@@ -175,7 +175,7 @@ def _start(_bench: Bench, found: Measured, effort: Effort, _quick: bool) -> None
 _PARTS = {"matrix": _matrix, "flood": _flood, "steady": _steady, "send": _send, "start": _start}
 
 
-def write(found: Measured, table: Sequence[Row], folder: Path, reference: Path | None) -> None:
+def write(found: Measured, table: Sequence[Row], folder: Path, reference: Path) -> None:
     """The result as JSON, its plots, and the page made of it."""
     folder.mkdir(parents=True, exist_ok=True)
     result = {
@@ -190,8 +190,7 @@ def write(found: Measured, table: Sequence[Row], folder: Path, reference: Path |
     (folder / "latest.json").write_text(json.dumps(result, indent=1) + "\n")
     for name, text in plots(found).items():
         (folder / f"{name}.svg").write_text(text)
-    if reference is not None:
-        reference.write_text(page(found, table))
+    reference.write_text(page(found, table))
     say(f"written: {folder}")
 
 
@@ -230,7 +229,7 @@ def main() -> int:
     table = rows(found)
     print(lines_table(table))
     if options.output is not None:
-        write(found, table, options.output, None)
+        write(found, table, options.output, options.output / "benchmarks.md")
     elif not options.check:
         write(found, table, HERE / "results", HERE.parent / "docs" / "reference" / "benchmarks.md")
     return int(options.check and any(row.verdict is Verdict.NOT_HELD for row in table))
