@@ -12,7 +12,9 @@ import json
 import platform
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from kernelspan_agent.probes.source import bpf_directory, module_text
 
 COMPILER_PYTHON = "/usr/bin/python3"  # Debian's bcc belongs to Debian's Python
 COMPILE_TIMEOUT_SECONDS = 60
+CHILDREN = 2  # at once: half the time on two cores, and no more memory than 2 x 120 MB for half a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +104,16 @@ def build(modules: Iterable[Module], defines: Mapping[str, int], environ: Mappin
     missing = [name for name in kept if name not in found]
     seconds = 0.0
     if missing:
-        answer = compile_now(_only(wanted, missing))
-        seconds = answer["seconds"]
-        for name in missing:
-            found[name] = _only(answer, [name])
-            _keep(kept[name], found[name])
+        started = time.monotonic()
+        children = [missing[start::CHILDREN] for start in range(CHILDREN) if missing[start::CHILDREN]]
+        with ThreadPoolExecutor(len(children)) as pool:
+            for names, answer in zip(
+                children, pool.map(lambda names: compile_now(_only(wanted, names)), children), strict=True
+            ):
+                for name in names:
+                    found[name] = _only(answer, [name])
+                    _keep(kept[name], found[name])
+        seconds = time.monotonic() - started
     in_order = {name: found[name]["modules"][name] for name in kept}
     offsets = next(iter(found.values()))["defines"] if found else dict(defines)
     return Built(in_order, offsets, not missing, seconds)
