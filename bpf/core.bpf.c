@@ -6,6 +6,7 @@
  *   exec:  another image: its runtime is not known yet, but for a program that was seen before
  *   exit:  the thread's state goes; with the last thread the process's
  */
+#include "op.h"
 #include "image.h"
 
 static __always_inline void send_process(u32 event, u32 tgid, u32 parent, s32 exit_code, u64 start)
@@ -31,8 +32,10 @@ int ks_fork(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 parent = ctx->args[0], child = ctx->args[1];
 	u32 tgid = KS_KREAD(u32, parent + KS_TASK_TGID), child_tgid = KS_KREAD(u32, child + KS_TASK_TGID);
+	u32 tid = bpf_get_current_pid_tgid();
 	struct ks_runtime *rt, child_rt;
 	struct ks_proc *p, child_proc;
+	struct ks_call *call;
 
 	if (tgid == child_tgid)
 		return 0; /* a thread */
@@ -49,6 +52,9 @@ int ks_fork(struct bpf_raw_tracepoint_args *ctx)
 	}
 	if (ks_procs.update(&child_tgid, &child_proc))
 		ks_count(p->cls, KS_C_PROCESS_LOST);
+	call = ks_calls.lookup(&tid);
+	if (call && call->op == KS_OP_Fork)
+		call->inode = child_tgid; /* the call's result is its number in the parent's PID name space */
 	send_process(KS_PROCESS_FORK, child_tgid, tgid, 0, child_proc.start);
 	return 0;
 }
@@ -61,6 +67,23 @@ static __always_inline void known_executable(u32 tgid, u64 start)
 
 	if (image && image->offset == KS_IMAGE_EXECUTABLE)
 		ks_image_use(tgid, start, image, KS_KREAD(u64, mm + KS_MM_START_CODE) + image->delta);
+}
+
+/*
+ * The operation waits in ks_stash since the call's entry. It ends here and not at the call's return: that bears another
+ * number where the new image is a 32-bit one. A second thread that execs has become the first by now.
+ */
+static __always_inline void finish_exec(u32 tid)
+{
+	struct ks_op *early = ks_stash.lookup(&tid);
+	struct ks_scratch *s = ks_scratch();
+
+	if (!s || !early || early->op != KS_OP_Exec)
+		return;
+	s->op = *early;
+	ks_stash.delete(&tid);
+	s->op.time = bpf_ktime_get_ns();
+	ks_send(s);
 }
 
 int ks_exec(struct bpf_raw_tracepoint_args *ctx)
@@ -78,6 +101,7 @@ int ks_exec(struct bpf_raw_tracepoint_args *ctx)
 	ks_procs.update(&tgid, &next);
 	known_executable(tgid, next.start);
 	send_process(KS_PROCESS_EXEC, tgid, 0, 0, next.start);
+	finish_exec(ctx->args[1]);
 	return 0;
 }
 
@@ -86,20 +110,22 @@ int ks_gone(struct bpf_raw_tracepoint_args *ctx)
 	u64 id = bpf_get_current_pid_tgid(), task = bpf_get_current_task(), signal;
 	u32 tgid = id >> 32, tid = id;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
-	struct ks_call *call;
+	struct ks_call *call = ks_calls.lookup(&tid);
+	struct ks_op *kept = ks_stash.lookup(&tid);
 	s32 code;
 
-	if (!p)
-		return 0;
-	call = ks_calls.lookup(&tid);
+	/* before the process is looked up: of two threads that end at once the first may have taken it away */
 	if (call) {
-		ks_count(p->cls, KS_C_TARGET_GONE);
+		ks_count(call->cls, KS_C_TARGET_GONE);
 		ks_calls.delete(&tid);
 	}
-	if (ks_stash.lookup(&tid)) {
-		ks_count(p->cls, KS_C_TARGET_GONE);
+	if (kept) {
+		if (kept->op != KS_OP_Close) /* whose call was counted */
+			ks_count(kept->cls, KS_C_TARGET_GONE);
 		ks_stash.delete(&tid);
 	}
+	if (!p)
+		return 0;
 	ks_threads.delete(&tid);
 	signal = KS_KREAD(u64, task + KS_TASK_SIGNAL);
 	if (KS_KREAD(s32, signal + KS_SIGNAL_LIVE))

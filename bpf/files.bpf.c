@@ -107,7 +107,7 @@ int ks_files_enter(struct ks_sys_enter *ctx)
 		if (file && !is_file(inode))
 			return ks_next_enter(ctx, KS_GROUP_FILES);
 	}
-	ks_enter(nr, &args, p, KS_GROUP_FILES, op, file, inode);
+	ks_enter(nr, &args, p, KS_GROUP_FILES, op, file, inode, 0);
 	return 0;
 }
 

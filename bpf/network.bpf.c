@@ -17,8 +17,11 @@
 #define ACCEPTS (1 << 8) /* the result is the socket */
 #define SENDS (1 << 9)
 #define RECEIVES (1 << 10)
-#define MESSAGE (1 << 11) /* argument 1 is a struct msghdr, or an array of mmsghdr */
+#define MESSAGE (1 << 11) /* argument 1 is a struct msghdr */
 #define AT_ENTRY (1 << 12) /* the socket is gone at return */
+#define TOLD (1 << 13) /* the address is the kernel's to fill; the argument after it points to its length */
+#define MANY (1 << 14) /* argument 1 is an array of struct mmsghdr, the result their number */
+#define HAS_ADDRESS 0xf0
 
 #define KS_SYSCALLS(X)                                                                                                 \
 	X(connect, Connect, ADDRESS(1))                                                                                \
@@ -26,13 +29,13 @@
 	X(accept4, Accept, ACCEPTS)                                                                                    \
 	X(sendto, Send, SENDS | SIZE(2) | ADDRESS(4))                                                                  \
 	X(sendmsg, Send, SENDS | MESSAGE)                                                                              \
-	X(sendmmsg, Send, SENDS | MESSAGE)                                                                             \
+	X(sendmmsg, Send, SENDS | MESSAGE | MANY)                                                                      \
 	X(write, Send, SENDS | SIZE(2))                                                                                \
 	X(writev, Send, SENDS)                                                                                         \
 	X(sendfile, Send, SENDS | SIZE(3))                                                                             \
-	X(recvfrom, Receive, RECEIVES | SIZE(2))                                                                       \
+	X(recvfrom, Receive, RECEIVES | SIZE(2) | ADDRESS(4) | TOLD)                                                   \
 	X(recvmsg, Receive, RECEIVES | MESSAGE)                                                                        \
-	X(recvmmsg, Receive, RECEIVES | MESSAGE)                                                                       \
+	X(recvmmsg, Receive, RECEIVES | MESSAGE | MANY)                                                                \
 	X(read, Receive, RECEIVES | SIZE(2))                                                                           \
 	X(readv, Receive, RECEIVES)                                                                                    \
 	X(close, Close, AT_ENTRY)
@@ -40,6 +43,10 @@
 #include "syscalls.h"
 
 #define DNS_PORT 53
+#define PROTOCOL_TCP 6
+#define PROTOCOL_UDP 17
+#define MAX_MESSAGES 32 /* that are summed up */
+#define MMSGHDR 64 /* struct mmsghdr: a struct msghdr, the bytes that were sent or received */
 
 struct query {
 	u64 sk, start;
@@ -62,10 +69,18 @@ static __always_inline int wanted_port(struct ks_class *c, struct ks_op *op)
 	return 0;
 }
 
+/* Talk with a name server, or with nobody yet. */
+static __always_inline u32 may_be_dns(u64 sk)
+{
+	u16 port = __builtin_bswap16(KS_KREAD(u16, sk + KS_SOCK_DPORT));
+
+	return port == DNS_PORT || (!port && KS_KREAD(u16, sk + KS_SOCK_PROTOCOL) == PROTOCOL_UDP);
+}
+
 int ks_net_enter(struct ks_sys_enter *ctx)
 {
 	s32 nr;
-	u32 tgid = ks_tgid(), op, roles = 0;
+	u32 tgid = ks_tgid(), op, roles = 0, dns = 0;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_args args = {};
 	struct ks_class *c;
@@ -89,13 +104,11 @@ int ks_net_enter(struct ks_sys_enter *ctx)
 	sk = file ? ks_sock(file) : 0;
 	if (!sk)
 		return ks_next_enter(ctx, KS_GROUP_NETWORK);
-	if (!c) { /* only Resolve is wanted: nothing but talk with port 53 counts */
-		u16 port = __builtin_bswap16(KS_KREAD(u16, sk + KS_SOCK_DPORT));
-
-		if (port != DNS_PORT)
-			return 0;
-	}
-	ks_enter(nr, &args, p, KS_GROUP_NETWORK, op, file, ks_inode(file));
+	if (roles & (SENDS | RECEIVES) && ks_wants(p, KS_OP_Resolve))
+		dns = may_be_dns(sk);
+	if (!c && !dns) /* only Resolve is wanted */
+		return 0;
+	ks_enter(nr, &args, p, KS_GROUP_NETWORK, op, file, ks_inode(file), dns);
 	if (roles & AT_ENTRY) {
 		struct ks_scratch *s = ks_scratch();
 		u32 tid = bpf_get_current_pid_tgid();
@@ -133,6 +146,53 @@ static __always_inline int resolve(struct ks_scratch *s, struct ks_call *call, u
 	s->op.op = KS_OP_Resolve;
 	ks_queries.delete(&tid);
 	return 1;
+}
+
+/* Of several messages the result is their number: adds up their bytes. Gives 1 if they all have one address. */
+static __always_inline int sum_up(struct ks_scratch *s, u64 messages)
+{
+	struct ks_walk *w = &s->walk;
+
+	w->count = s->op.ret;
+	w->state = w->count > MAX_MESSAGES;
+	w->length = 0;
+	w->found[0] = KS_UREAD(u64, messages);
+	w->found[1] = 0;
+	for (u32 i = 0; i < MAX_MESSAGES; i++) {
+		if (i >= KS_LOAD(w->count))
+			break;
+		if (ks_read_user(s->words, MMSGHDR, (void *)(messages + i * MMSGHDR)))
+			w->state = 1;
+		if (s->words[0] != KS_LOAD(w->found[0]))
+			w->found[1] = 1;
+		w->length = KS_LOAD(w->length) + (u32)s->words[MMSGHDR / 8 - 1];
+	}
+	s->op.ret = KS_LOAD(w->length);
+	if (KS_LOAD(w->state))
+		s->op.flags |= KS_OP_NO_RESULT;
+	return !KS_LOAD(w->state) && !KS_LOAD(w->found[1]);
+}
+
+/* The peer by the address that the call names, or is told. Of a stream it is who it is connected to. */
+static __always_inline void describe_peer(struct ks_scratch *s, struct ks_call *call, u32 roles)
+{
+	int known = s->op.peer_port || s->op.path;
+	u64 address = 0;
+	u32 length = 0;
+
+	if (roles & RECEIVES ? known || s->op.ret < 0 : roles & SENDS && known && s->op.protocol == PROTOCOL_TCP)
+		return;
+	if (roles & MESSAGE) {
+		address = KS_UREAD(u64, call->args[1]);
+		length = KS_UREAD(u32, call->args[1] + 8);
+	} else if ((roles & HAS_ADDRESS) == ADDRESS(1)) {
+		address = call->args[1];
+		length = call->args[2];
+	} else if ((roles & HAS_ADDRESS) == ADDRESS(4)) {
+		address = call->args[4];
+		length = roles & TOLD ? KS_UREAD(u32, call->args[5]) : call->args[5];
+	}
+	ks_describe_address(s, address, length);
 }
 
 int ks_net_exit(struct ks_sys_exit *ctx)
@@ -185,20 +245,23 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 	}
 	if (sk)
 		ks_describe_sock(s, sk);
-	if (roles & 0xf0) {
-		if (((roles >> 4) & 15) == 2)
-			ks_describe_address(s, call.args[1], call.args[2]);
-	}
-	if (roles & MESSAGE && roles & SENDS && !s->op.peer_port && !s->op.path) /* msg_name, msg_namelen */
-		ks_describe_address(s, KS_UREAD(u64, call.args[1]), KS_UREAD(u32, call.args[1] + 8));
+	n = 1;
+	if (roles & MANY && ctx->ret > 0)
+		n = sum_up(s, call.args[1]) && (roles & SENDS || ctx->ret == 1);
+	if (n && roles & (MESSAGE | HAS_ADDRESS))
+		describe_peer(s, &call, roles);
 	if (resolve(s, &call, roles, sk) && ks_wants(p, KS_OP_Resolve)) {
-		s->op.ret = ctx->ret;
+		s->op.flags |= KS_OP_NO_RESULT;
 	} else if (!ks_wants(p, call.op)) {
 		ks_count(p->cls, KS_C_UNSEEN); /* one half of a name resolution that is not finished */
 		return 0;
 	} else {
 		s->op.op = call.op;
 		s->op.start = call.start;
+	}
+	if (call.dns && s->op.time - s->op.start < c->min_duration_ns[KS_GROUP_NETWORK]) {
+		ks_count(p->cls, KS_C_FILTERED);
+		return 0;
 	}
 	if (!wanted_port(c, &s->op)) {
 		ks_count(p->cls, KS_C_FILTERED);

@@ -3,7 +3,7 @@
  * Processes: exec, fork, exit, signals, identity, ptrace, mounts, modules.
  *
  *   enter:  wanted? : remember. A successful exec and an exit never return to the stack that made them: their path is
- *           read and their stack walked at entry, and the operation waits in ks_stash for its result.
+ *           read and their stack walked at entry, and the operation waits in ks_stash for its result (see ks_exec).
  *   exit:   filters -> rate limit -> walk -> record
  */
 #include "op.h"
@@ -98,7 +98,7 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 	if (roles & THREADS_AT && KS_UREAD(u64, args.v[0]) & CLONE_THREAD)
 		return 0;
 	if (!(roles & EARLY)) {
-		ks_enter(nr, &args, p, KS_GROUP_PROCESSES, op, 0, 0);
+		ks_enter(nr, &args, p, KS_GROUP_PROCESSES, op, 0, 0, 0);
 		return 0;
 	}
 	ks_count(p->cls, KS_C_SEEN);
@@ -119,12 +119,14 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 	return 0;
 }
 
-/* exec: its operation was walked at entry and waits in ks_stash (a second thread that execs becomes the first) */
-static __always_inline void finish_exec(struct ks_sys_exit *ctx, struct ks_scratch *s, u32 tid)
+/* An exec that failed; one that succeeded ends in ks_exec. */
+static __always_inline void failed_exec(struct ks_sys_exit *ctx)
 {
+	u32 tid = bpf_get_current_pid_tgid();
 	struct ks_op *early = ks_stash.lookup(&tid);
+	struct ks_scratch *s = ks_scratch();
 
-	if (!early || early->op != KS_OP_Exec)
+	if (!s || !early || early->op != KS_OP_Exec)
 		return;
 	s->op = *early;
 	ks_stash.delete(&tid);
@@ -145,9 +147,7 @@ int ks_proc_exit(struct ks_sys_exit *ctx)
 		return 0;
 	op = ks_describe(ks_exit_nr(ctx), &roles);
 	if (op == KS_OP_Exec) {
-		s = ks_scratch();
-		if (s)
-			finish_exec(ctx, s, bpf_get_current_pid_tgid());
+		failed_exec(ctx);
 		return 0;
 	}
 	if (op == KS_OP_Fork && ctx->ret == 0)
@@ -162,6 +162,8 @@ int ks_proc_exit(struct ks_sys_exit *ctx)
 		ks_count(p->cls, KS_C_RATE_LIMITED);
 		return 0;
 	}
+	if (op == KS_OP_Fork && ctx->ret > 0 && call.inode)
+		s->op.ret = call.inode;
 	if (roles & TARGET)
 		s->op.child = call.args[0];
 	s->roles = roles;

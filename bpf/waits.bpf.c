@@ -51,7 +51,7 @@ int ks_wait_enter(struct ks_sys_enter *ctx)
 		if (futex_op != 0 && futex_op != 6 && futex_op != 9 && futex_op != 11 && futex_op != 13)
 			return 0;
 	}
-	ks_enter(nr, &args, p, KS_GROUP_WAITS, op, 0, 0);
+	ks_enter(nr, &args, p, KS_GROUP_WAITS, op, 0, 0, 0);
 	return 0;
 }
 
@@ -124,6 +124,7 @@ static __always_inline void comes_back(u32 tid)
 
 #define THREAD_SIZE 16384 /* x86_64, without KASAN */
 #define USER_CS 0x33
+#define PF_EXITING 4 /* include/linux/sched.h */
 
 /*
  * Frames are true only inside a system call: the saved user registers at the top of the kernel stack say whether this is
@@ -150,6 +151,8 @@ int ks_switch(struct ks_sched_switch *ctx)
 	p = ks_procs.lookup(&tgid);
 	if (!p)
 		return 0;
+	if (KS_KREAD(u32, bpf_get_current_task() + KS_TASK_FLAGS) & PF_EXITING)
+		return 0; /* it does not come back */
 	c = ks_wants(p, KS_OP_OffCPU);
 	if (!c || ks_stash.lookup(&tid))
 		return 0;

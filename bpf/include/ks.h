@@ -101,13 +101,16 @@ struct ks_class {
 
 struct ks_call {
 	u64 start;
-	u64 args[4];
+	u64 args[6];
 	u64 file; /* struct file behind the fd argument */
 	u64 inode;
 	u64 end; /* of a call that the kernel restarts */
 	u32 nr;
 	u16 op;
 	u8 group, restart;
+	u16 cls;
+	u16 dns; /* may be half of a name resolution, whose duration is another */
+	u32 reserved;
 };
 
 /*
@@ -163,7 +166,7 @@ BPF_PERCPU_ARRAY(ks_scratches, struct ks_scratch, 1);
 BPF_RINGBUF_OUTPUT(ks_ring, KS_RING_PAGES);
 
 struct ks_args {
-	u64 v[4];
+	u64 v[6];
 };
 
 /*

@@ -37,6 +37,8 @@ static __always_inline void ks_args(struct ks_sys_enter *ctx, struct ks_args *ar
 	args->v[1] = regs[6];
 	args->v[2] = regs[5];
 	args->v[3] = regs[0];
+	args->v[4] = regs[2];
+	args->v[5] = regs[1];
 }
 #else
 static __always_inline s32 ks_nr(struct ks_sys_enter *ctx)
@@ -169,14 +171,25 @@ static __always_inline void ks_walk(void *ctx, struct ks_scratch *s, struct ks_c
 
 /*
  * A call that was to be restarted (-ERESTART*) but is not: the thread went on with something else. It is sent without
- * frames, as interrupted: the thread's stack is another by now.
+ * frames, as interrupted: the thread's stack is another by now. Nor is its file or peer known: a filter of those rejects
+ * it (of paths and addresses in user space).
  */
 static __always_inline void ks_interrupted(struct ks_proc *p, struct ks_call *call)
 {
+	struct ks_class *c = ks_classes.lookup(&p->cls);
 	struct ks_scratch *s = ks_scratch();
 
-	if (!s)
+	if (!s || !c)
 		return;
+	if (call->end - call->start < c->min_duration_ns[call->group & 3] ||
+	    (call->group == KS_GROUP_NETWORK && c->port_count)) {
+		ks_count(p->cls, KS_C_FILTERED);
+		return;
+	}
+	if (ks_rate_limited(c, p->cls)) {
+		ks_count(p->cls, KS_C_RATE_LIMITED);
+		return;
+	}
 	ks_begin(s, p, call->op, call->start);
 	s->op.time = call->end;
 	s->op.ret = -4; /* EINTR */
@@ -237,7 +250,7 @@ static __always_inline struct ks_call *ks_own_call(u32 group)
 
 /* Remembers a call; `fd_file` is the struct file of its descriptor, or 0. */
 static __always_inline void ks_enter(s32 nr, struct ks_args *args, struct ks_proc *p, u32 group, u32 op, u64 file,
-				     u64 inode)
+				     u64 inode, u32 dns)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct ks_call call = {}, *old = ks_calls.lookup(&tid);
@@ -257,11 +270,15 @@ static __always_inline void ks_enter(s32 nr, struct ks_args *args, struct ks_pro
 	call.args[1] = args->v[1];
 	call.args[2] = args->v[2];
 	call.args[3] = args->v[3];
+	call.args[4] = args->v[4];
+	call.args[5] = args->v[5];
 	call.file = file;
 	call.inode = inode;
 	call.nr = nr;
 	call.op = op;
 	call.group = group;
+	call.cls = p->cls;
+	call.dns = dns;
 	if (ks_calls.update(&tid, &call))
 		ks_count(p->cls, KS_C_INFLIGHT_FULL);
 }
@@ -290,7 +307,7 @@ static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struc
 	if (!c)
 		return 0;
 	*cls = c;
-	if (now - call->start < c->min_duration_ns[call->group & 3]) {
+	if (!call->dns && now - call->start < c->min_duration_ns[call->group & 3]) {
 		ks_count(p->cls, KS_C_FILTERED);
 		return 0;
 	}

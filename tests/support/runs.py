@@ -46,7 +46,7 @@ class Run:
     @property
     def operations(self) -> list[ReceivedSpan]:
         """The operations' spans in the order of their start."""
-        return sorted((span for span in self.spans if operation_of(span)), key=lambda span: span.start_ns)
+        return sorted((span for span in self.spans if operation_of(span)), key=lambda span: (span.start_ns, -span.end_ns))
 
     def of(self, pid: int) -> list[ReceivedSpan]:
         """The operations of one process."""
@@ -164,7 +164,6 @@ def attached(folder: Path, profile_path: Path, *options: str | Path, **popen: An
     """An agent without a command of its own, as soon as it traces."""
     with PortReservation(1) as reserved:
         (port,) = reserved.ports
-    port = free_port()
     with agent(folder, profile_path, options=[*options, "--listen", f"127.0.0.1:{port}"], **popen) as running:
         running.wait_until(lambda: answers_ok(port, "/readyz"), "ready")
         yield running

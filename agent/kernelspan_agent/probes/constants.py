@@ -46,6 +46,7 @@ OFFSETS: dict[str, list[str]] = {
     "KS_TASK_FS": ["task_struct.fs"],
     "KS_TASK_TGID": ["task_struct.tgid"],
     "KS_TASK_PID": ["task_struct.pid"],
+    "KS_TASK_FLAGS": ["task_struct.flags"],
     "KS_TASK_STATUS": ["task_struct.thread_info.status"],
     "KS_TASK_SIGNAL": ["task_struct.signal"],
     "KS_TASK_STACK": ["task_struct.stack"],

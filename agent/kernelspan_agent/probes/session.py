@@ -23,14 +23,16 @@ from kernelspan_agent.probes.build import Built, Module, build
 from kernelspan_agent.probes.constants import Counter
 from kernelspan_agent.probes.loader import Loader
 from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, MAPS_PROGRAM, WALKER_PROGRAMS
+from kernelspan_agent.ring.records import OP_SIZE, OPERATION
 from kernelspan_agent.selftrace import span
-from kernelspan_api.operations import Group
+from kernelspan_api.operations import BY_NAME, Group
 from kernelspan_api.plan import Wanted
 
 RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
 _PROC = struct.Struct("<QII")
 _RUNTIME = struct.Struct("<QQIHH")
 _CLASS_PATHS = 1
+_CLOSE = BY_NAME[Group.NETWORK, "Close"].number
 _U64 = (1 << 64) - 1
 
 
@@ -211,11 +213,11 @@ class Session:
 
     def in_flight(self) -> int:
         """Operations that began and have not ended."""
-        return sum(
-            len(bpf.map_keys(self._loader.maps[name], 4))
-            for name in ("ks_calls", "ks_stash")
-            if name in self._loader.maps
-        )
+        maps = self._loader.maps
+        calls = len(bpf.map_keys(maps["ks_calls"], 4)) if "ks_calls" in maps else 0
+        kept = [bpf.map_lookup(maps["ks_stash"], key, OP_SIZE) for key in bpf.map_keys(maps["ks_stash"], 4)]
+        # what a close finds at its entry is kept besides its call
+        return calls + sum(1 for each in kept if each and _operation_of(each) != _CLOSE)
 
     def programs(self) -> dict[str, dict[str, int]]:
         """Name to bpf.prog_info."""
@@ -236,6 +238,10 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _operation_of(record: bytes) -> int:
+    return int(np.frombuffer(record, OPERATION, 1)["op"][0])
 
 
 def mix(value: int, word: int) -> int:

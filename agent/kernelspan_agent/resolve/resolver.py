@@ -161,7 +161,8 @@ class Resolver:
             pairs = zip(ops["file"][rows].tolist(), ops["path"][rows].tolist(), strict=True)
             wanted[rows] = [self._wanted_paths[pair] for pair in pairs]
         if self._networks:
-            rows = np.flatnonzero((groups == _NETWORK) & np.isin(ops["family"], _INTERNET))
+            wanted[(groups == _NETWORK) & ~np.isin(ops["family"], _INTERNET)] = False
+            rows = np.flatnonzero(wanted & (groups == _NETWORK))
             for row in rows.tolist():
                 wanted[row] = self._wanted_peers[int(ops["family"][row]), ops["peer_address"][row].tobytes()]
         return wanted

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: PTH, B023, ARG001 - each call by its own name; lambdas are called where they are made
 """Every system call on files, and every way a path can be meant."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: PTH, ARG001 - each call by its own name; lambdas are called where they are made
 """Every way a file can be named, moved or hidden while it is used. Needs root; mounts are in a name space of its own."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: PTH - each call by its own name; lambdas are called where they are made
 """Scenarios: functions that do known operations, each in a process of its own, and say what they did.
 
 `main` prints a line of JSON a scenario: name, pid, what it says it did, whatever else it has to say. Nothing here makes
@@ -119,7 +120,7 @@ def main() -> None:
         if pid == 0:
             try:
                 _child(name, folder, out)
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - this is a child
                 traceback.print_exc()
                 sys.stderr.flush()
                 os._exit(70)
