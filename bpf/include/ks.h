@@ -32,7 +32,7 @@ struct ks_frame {
 	u64 code, pc, globals;
 	u32 check;
 	u8 owner, runtime;
-	u16 reserved;
+	u16 tag;
 };
 
 struct ks_stack_rec {
@@ -123,6 +123,7 @@ struct ks_walk {
 	u64 hash, length;
 	u64 found[2];
 	u64 task_frame, task_outer, last;
+	u64 globals, module; /* of the frame before: its name space, and a hash of its module's name */
 	u32 count, state;
 };
 

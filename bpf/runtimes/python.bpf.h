@@ -14,6 +14,9 @@
 #include "op.h"
 
 #define KS_PY_NONE 0xffff
+#define KS_PY_NAME_KEY 0x5f5f656d616e5f5fULL /* "__name__" */
+#define KS_PY_ADDRESS ((1ULL << 48) - 1) /* of user memory; above it ks_frame.globals has bits of the module's hash */
+#define KS_PY_NO_MODULE 1
 #define KS_PY_COROUTINE 0x380 /* CO_COROUTINE | CO_ITERABLE_COROUTINE | CO_ASYNC_GENERATOR */
 
 BPF_ARRAY(ks_py_layouts, struct ks_py_layout, KS_MAX_LAYOUTS);
@@ -129,36 +132,93 @@ static __always_inline void ks_py_send_stack(struct ks_scratch *s, u64 id, u64 c
 }
 
 /*
+ * A str's part in an identity: its length and hash; where nobody has hashed it yet (-1), the end of its text as well.
+ * v: 7 words.
+ */
+static __always_inline u64 ks_py_text(struct ks_py_layout *l, u64 h, u64 str, u64 *v)
+{
+	u64 data = str + l->str_data, size;
+
+	v[0] = v[1] = v[2] = v[3] = v[4] = v[5] = v[6] = 0;
+	ks_read_user(v, 24, (void *)(str + l->str_length)); /* length, hash, state */
+	h = ks_mix(ks_mix(h, v[0]), v[1]);
+	if (v[1] != ~0ULL || !(v[2] & 0x20))
+		return h;
+	if (!(v[2] & 0x40))
+		data = str + l->str_compact_data;
+	size = v[0] * ((v[2] >> 2) & 7);
+	if (size < 32)
+		ks_read_user(&v[3], size & 31, (void *)data);
+	else
+		ks_read_user(&v[3], 32, (void *)(data + size - 32));
+	return ks_mix(ks_mix(ks_mix(ks_mix(h, v[3]), v[4]), v[5]), v[6]);
+}
+
+/*
  * Words that tell a code object from another that has its address later (layout.py says which, and computes the same):
- * counts and first line, with co_version where there is one; before 3.12 also the hash of its name, the end of its file's
- * name, and the beginning of its line table.
+ * counts and first line, with co_version where there is one; before 3.12 also its name, its file, and its line table: the
+ * hash, which the compiler leaves there since 3.10, else the beginning.
  */
 static __always_inline int ks_py_identity(struct ks_py_layout *l, u64 code, u64 *v, u32 *check)
 {
-	u64 h, pointers[4] = {}, words[3] = {}, length, table;
+	u64 h, length, name, table;
 
 	v[16] = v[17] = v[18] = v[19] = 0;
 	if (ks_read_user(&v[16], l->code_check_bytes & 63, (void *)(code + l->code_check)))
 		return -1;
 	h = ks_mix(ks_mix(ks_mix(ks_mix(0, v[16]), v[17]), v[18]), v[19]);
 	if (l->code_strings != KS_PY_NONE) {
-		if (ks_read_user(pointers, 32, (void *)(code + l->code_strings)))
+		if (ks_read_user(&v[16], 32, (void *)(code + l->code_strings)))
 			return -1;
-		h = ks_mix(h, KS_UREAD(u64, pointers[1] + l->str_hash));
-		if (ks_read_user(&v[16], 24, (void *)(pointers[0] + l->str_length)))
-			return -1; /* length, hash, state */
-		length = v[16];
-		if ((v[18] & 0x60) == 0x60 && length >= 16 && length <= 4096)
-			ks_read_user(words, 16, (void *)(pointers[0] + l->str_data + length - 16));
-		h = ks_mix(ks_mix(ks_mix(h, length), words[0]), words[1]);
-		table = l->code_line_table - l->code_strings == 16 ? pointers[2] : pointers[3];
-		length = KS_UREAD(u64, table + l->bytes_size);
-		words[0] = words[1] = words[2] = 0;
-		ks_read_user(words, length < 24 ? length & 31 : 24, (void *)(table + l->bytes_data));
-		h = ks_mix(ks_mix(ks_mix(ks_mix(h, length), words[0]), words[1]), words[2]);
+		name = v[17];
+		table = v[18];
+		if (l->code_line_table - l->code_strings == 24) { /* 3.11: the qualified name stands between */
+			name = v[18];
+			table = v[19];
+		}
+		h = ks_py_text(l, h, name, v);
+		h = ks_py_text(l, h, v[16], v);
+		if (ks_read_user(&v[16], 16, (void *)(table + l->bytes_size))) /* size, hash */
+			return -1;
+		h = ks_mix(ks_mix(h, v[16]), v[17]);
+		if (v[17] == ~0ULL) {
+			__builtin_memset(v, 0, 128);
+			length = v[16];
+			ks_read_user(v, length < 128 ? length & 127 : 128, (void *)(table + l->bytes_data));
+#pragma unroll
+			for (u32 i = 0; i < 16; i++)
+				h = ks_mix(h, v[i]);
+		}
 	}
 	*check = (u32)(h >> 32) ^ (u32)h;
 	return 0;
+}
+
+/*
+ * A hash of the name of a name space's module, of which a frame keeps 32 bits: the same code may run in one name space after
+ * another that had the same address. KS_PY_NO_MODULE: its first entry is no name.
+ */
+static __always_inline u64 ks_py_module_hash(struct ks_scratch *s, struct ks_py_layout *l, u64 globals)
+{
+	u64 *v = s->words, keys = KS_UREAD(u64, globals + l->dict_keys);
+
+	if (ks_read_user(v, 16, (void *)keys))
+		return KS_PY_NO_MODULE;
+	if (l->minor >= 11) { /* log2 of the index's bytes; kind 1: keys are str, else the key's hash comes first */
+		v[2] = keys + 32 + (1ULL << ((v[1] >> 8) & 31));
+		if (((v[1] >> 16) & 255) != 1)
+			v[2] = KS_LOAD(v[2]) + 8;
+	} else {
+		v[2] = v[1];
+		if (v[1] > 0xff)
+			v[2] = v[1] * 2;
+		if (v[1] > 0xffff)
+			v[2] = v[1] * 4;
+		v[2] = keys + 48 + KS_LOAD(v[2]);
+	}
+	if (ks_read_user(&v[4], 16, (void *)KS_LOAD(v[2])) || KS_UREAD(u64, v[4] + l->str_data) != KS_PY_NAME_KEY)
+		return KS_PY_NO_MODULE;
+	return ks_py_text(l, 0, v[5], &v[8]);
 }
 
 /* The number in "Task-123", which is how asyncio names a task; 0 for every other name. */
@@ -225,6 +285,14 @@ static __always_inline u64 ks_py_task_number(struct ks_scratch *s, struct ks_py_
 	return 0;
 }
 
+/* The thread's count of context switches, in this thread; never what a task's number gives, never 0. */
+static __always_inline u64 ks_py_switches(struct ks_scratch *s, struct ks_py_layout *l, u64 ts)
+{
+	if (l->ts_context_ver == KS_PY_NONE)
+		return 0;
+	return ks_mix(ks_mix(KS_UREAD(u64, ts + l->ts_context_ver) | 1ULL << 62, 0), s->op.tid) | 1;
+}
+
 static __always_inline u64 ks_py_generation(struct ks_scratch *s, struct ks_py_layout *l, u64 base, u64 ts, u64 frame,
 					    u64 outer)
 {
@@ -232,16 +300,14 @@ static __always_inline u64 ks_py_generation(struct ks_scratch *s, struct ks_py_l
 							   KS_UREAD(u64, frame + l->frame_generator);
 	u64 number = ks_py_task_number(s, l, base, coroutine, outer);
 
-	if (number)
-		return ks_mix(number, 1);
-	return l->ts_context_ver == KS_PY_NONE ? 0 : ks_mix(KS_UREAD(u64, ts + l->ts_context_ver), 2);
+	return number ? ks_mix(number | 1ULL << 63, 0) : ks_py_switches(s, l, ts);
 }
 
 /* One frame: noted in s->stack; 0 where it could not be read. w->at becomes the next one, w->hash covers this one. */
 static __always_inline int ks_py_frame(struct ks_scratch *s, struct ks_py_layout *l, struct ks_frame *f)
 {
 	struct ks_walk *w = &s->walk;
-	u64 *v = s->words, frame = KS_LOAD(w->at), code, previous, owner;
+	u64 *v = s->words, frame = KS_LOAD(w->at), code, globals, previous, owner;
 
 	if (ks_read_user(v, l->frame_header_bytes & 127, (void *)frame))
 		return 0;
@@ -250,7 +316,7 @@ static __always_inline int ks_py_frame(struct ks_scratch *s, struct ks_py_layout
 	f->code = code;
 	f->pc = l->frame_pc_bytes == 4 ? (u32)(v[(l->frame_pc >> 3) & 15] >> ((l->frame_pc & 4) * 8)) :
 					 v[(l->frame_pc >> 3) & 15];
-	f->globals = v[(l->frame_globals >> 3) & 15];
+	globals = v[(l->frame_globals >> 3) & 15];
 	w->found[0] = w->found[1] = 0; /* the frame's owner, and whether it is a generator's */
 	if (l->frame_owner != KS_PY_NONE)
 		w->found[0] = (v[(l->frame_owner >> 3) & 15] >> ((l->frame_owner & 7) * 8)) & 255;
@@ -261,11 +327,14 @@ static __always_inline int ks_py_frame(struct ks_scratch *s, struct ks_py_layout
 	owner = KS_LOAD(w->found[0]);
 	f->owner = owner;
 	f->runtime = KS_RUNTIME_PYTHON;
-	f->reserved = 0;
 	f->check = 0;
 	if (owner < l->owner_skip || l->frame_owner == KS_PY_NONE) {
 		if (ks_py_identity(l, code, v, &f->check))
 			return 0;
+		if (globals != KS_LOAD(w->globals)) {
+			w->globals = globals;
+			w->module = ks_py_module_hash(s, l, globals);
+		}
 		if (KS_LOAD(w->task_frame) == KS_LOAD(w->last))
 			w->task_outer = frame; /* the frame just outside the outermost coroutine so far */
 		if (KS_LOAD(w->found[1]) && KS_UREAD(u32, code + l->code_flags) & KS_PY_COROUTINE) {
@@ -274,7 +343,10 @@ static __always_inline int ks_py_frame(struct ks_scratch *s, struct ks_py_layout
 		}
 		w->last = frame;
 	}
-	w->hash = ks_mix(ks_mix(ks_mix(KS_LOAD(w->hash), f->code ^ ((u64)f->check << 32)), f->pc), f->globals);
+	f->globals = (globals & KS_PY_ADDRESS) | (KS_LOAD(w->module) & ~KS_PY_ADDRESS);
+	f->tag = KS_LOAD(w->module);
+	w->hash = ks_mix(ks_mix(ks_mix(KS_LOAD(w->hash), f->code ^ ((u64)f->check << 32)), f->pc),
+			 globals ^ KS_LOAD(w->module));
 	w->at = previous;
 	return 1;
 }
@@ -293,8 +365,7 @@ static __always_inline void ks_py_context(struct ks_scratch *s, struct ks_runtim
 	} else if (rt->flags & KS_RUNTIME_GREENLETS) {
 		s->op.context_kind = KS_CONTEXT_GREENLET;
 		s->op.context = w->last;
-		if (l->ts_context_ver != KS_PY_NONE)
-			s->op.generation = ks_mix(KS_UREAD(u64, ts + l->ts_context_ver), 3);
+		s->op.generation = ks_py_switches(s, l, ts);
 	}
 }
 
@@ -309,6 +380,7 @@ static __always_inline void ks_py_walk(struct ks_scratch *s, struct ks_runtime *
 	w->at = ks_py_frame_of(l, ts);
 	w->hash = ks_mix(s->proc_start, s->op.tgid);
 	w->task_frame = w->task_outer = w->last = 0;
+	w->globals = w->module = 0;
 	w->count = 0;
 	w->state = KS_FRAMES_COMPLETE;
 	for (u32 i = 0; i < KS_MAX_DEPTH; i++) {

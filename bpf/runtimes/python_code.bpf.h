@@ -103,7 +103,7 @@ static __always_inline void ks_py_module(struct ks_code_scratch *c, struct ks_py
 		return;
 	key = KS_UREAD(u64, entries);
 	value = KS_UREAD(u64, entries + 8);
-	if (KS_UREAD(u64, key + l->str_length) != 8 || KS_UREAD(u64, key + l->str_data) != 0x5f5f656d616e5f5fULL)
+	if (KS_UREAD(u64, key + l->str_length) != 8 || KS_UREAD(u64, key + l->str_data) != KS_PY_NAME_KEY)
 		return; /* not __name__ */
 	if (!l->unicode_type || (s64)(KS_UREAD(u64, value + 8) - base) != l->unicode_type)
 		return; /* a program may put anything there */
@@ -118,6 +118,7 @@ static __always_inline int ks_py_fill(struct ks_code_scratch *c, struct ks_py_la
 
 	r->code = f->code;
 	r->globals = f->globals;
+	r->tag = f->tag;
 	r->check = f->check;
 	r->first_line = KS_UREAD(u32, f->code + l->code_first_line);
 	r->flags = 0;
@@ -127,7 +128,7 @@ static __always_inline int ks_py_fill(struct ks_code_scratch *c, struct ks_py_la
 	c->at = 0;
 	c->from = KS_UREAD(u64, f->code + l->code_name);
 	ks_py_append(c, l, KS_PY_NAME, KS_CODE_CUT, &r->name_bytes, &r->name_width);
-	ks_py_module(c, l, base, f->globals);
+	ks_py_module(c, l, base, f->globals & KS_PY_ADDRESS);
 	ks_py_append(c, l, KS_PY_MODULE, KS_CODE_CUT << 1, &r->module_bytes, &r->module_width);
 	c->from = KS_UREAD(u64, f->code + l->code_file);
 	ks_py_append(c, l, KS_PY_FILE, KS_CODE_CUT << 2, &r->file_bytes, &r->file_width);
@@ -193,7 +194,8 @@ static __always_inline void ks_py_send_codes(struct ks_scratch *s, struct ks_py_
 		owner = f->owner;
 		if (owner >= l->owner_skip && l->frame_owner != KS_PY_NONE)
 			continue;
-		key = ks_mix(ks_mix(ks_mix(s->proc_start, s->op.tgid), f->code ^ ((u64)f->check << 32)), f->globals);
+		key = ks_mix(ks_mix(ks_mix(s->proc_start, s->op.tgid), f->code ^ ((u64)f->check << 32)),
+			     f->globals ^ ((u64)f->tag << 32));
 		if (!ks_codes.lookup(&key))
 			ks_py_send_code(s, l, base, f, key);
 	}

@@ -125,11 +125,11 @@ FRAME = np.dtype(
     [
         ("code", "<u8"),  # address of the code object
         ("pc", "<u8"),  # last instruction, as the runtime keeps it
-        ("globals", "<u8"),  # address of the frame's globals
+        ("globals", "<u8"),  # address of the frame's globals; above 48 bits a part of its tag
         ("check", "<u4"),  # identity words of the code object, hashed: a reused address has others
         ("owner", "u1"),
         ("runtime", "u1"),
-        ("reserved", "<u2"),
+        ("tag", "<u2"),  # of what globals hold: a reused address has another
     ]
 )
 

@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every kind of Python frame there is, in five threads and an event loop each.
 import asyncio
 import collections
 import concurrent.futures.thread
@@ -5,26 +7,25 @@ import contextlib
 import functools
 
 ROUNDS = int(sys.argv[2])
-access = os.access
 
 
 def recursion(n):
-    access(M(), 0)
+    read(9, M())
     if n:
         recursion(n - 1)
-        access(M(), 0)
+        read(9, M())
 
 
 def generator(n):
     for _ in range(n):
-        yield access(M(), 0)
-    yield from (access(M(), 0) for _ in range(n))
+        yield read(9, M())
+    yield from (read(9, M()) for _ in range(n))
 
 
 def decorated(function):
     @functools.wraps(function)
     def wrapper(*args):
-        access(M(), 0)
+        read(9, M())
         return function(*args)
 
     return wrapper
@@ -34,50 +35,50 @@ class Orders:
     class Inner:
         @decorated
         def load(self, key):
-            return sorted(key, key=lambda value: access(M(), 0) or value)
+            return sorted(key, key=lambda value: read(9, M()) or value)
 
         @classmethod
         def many(cls, n):
-            return [cls().load(range(2)) or access(M(), 0) for _ in range(n)]
+            return [cls().load(range(2)) or read(9, M()) for _ in range(n)]
 
         @property
         def total(self):
-            return {k: access(M(), 0) for k in range(2)}, {access(M(), 0) for _ in range(2)}
+            return {k: read(9, M()) for k in range(2)}, {read(9, M()) for _ in range(2)}
 
     def __lt__(self, other):
-        access(M(), 0)
+        read(9, M())
         return id(self) < id(other)
 
     def __del__(self):
-        access(M(), 0)
+        read(9, M())
 
     def __getattr__(self, name):
-        access(M(), 0)
+        read(9, M())
         return name
 
 
 def callbacks():
     sorted([Orders(), Orders(), Orders()])
-    list(map(lambda x: access(M(), 0), range(2)))
-    functools.reduce(lambda a, b: access(M(), 0), range(3))
-    max(range(3), key=lambda x: access(M(), 0))
+    list(map(lambda x: read(9, M()), range(2)))
+    functools.reduce(lambda a, b: read(9, M()), range(3))
+    max(range(3), key=lambda x: read(9, M()))
     collections.OrderedDict.fromkeys(x for x in generator(1))
     import re
-    re.sub("a", lambda match: str(access(M(), 0)), "aa")
-    json.loads('{"a": {"b": 1}}', object_hook=lambda found: access(M(), 0))
+    re.sub("a", lambda match: str(read(9, M())), "aa")
+    json.loads('{"a": {"b": 1}}', object_hook=lambda found: read(9, M()))
     os.path.exists(Named())
 
 
 
 @contextlib.contextmanager
 def manager():
-    access(M(), 0)
+    read(9, M())
     try:
-        yield access(M(), 0)
+        yield read(9, M())
     except KeyError:
-        access(M(), 0)
+        read(9, M())
     finally:
-        access(M(), 0)
+        read(9, M())
 
 
 def jumps(n):
@@ -85,63 +86,63 @@ def jumps(n):
         while n:
             n -= 1
             if n % 3 == 0:
-                access(M(), 0)
+                read(9, M())
                 continue
             try:
-                access(M(), 0)
+                read(9, M())
                 raise ValueError
             except ValueError:
-                access(M(), 0)
+                read(9, M())
             finally:
-                access(M(), 0)
+                read(9, M())
         raise KeyError
-    access(M(), 0) ; access(M(), 0)
+    read(9, M()) ; read(9, M())
 
     long = [
-        access(M(), 0),
-        [access(M(), 0)
+        read(9, M()),
+        [read(9, M())
          for _ in range(2)],
         (lambda:
-            access(M(), 0))(),
+            read(9, M()))(),
     ]
     del long
-    if access(M(), 0): pass
-    else: access(M(), 0)
+    if read(9, M()): pass
+    else: read(9, M())
 
 
 def made():
     for source, file in (
-        ("access(M(), 0)\ndef made_up():\n\n  access(M(), 0)\nmade_up()", "<made>"),
-        ("\n" * 70000 + "def f():\n return access(M(), 0)\nf()", "/no/such é\n.py"),
-        ("def f():\n return access(M(), 0)\nf()", "/" + "very long name/" * 200 + ".py"),
-        ("def " + "f" * 600 + "():\n return access(M(), 0)\n" + "f" * 600 + "()", "/long.py"),
-        ("def " + "é" * 600 + "():\n return access(M(), 0)\n" + "é" * 600 + "()", "/" + "日本/" * 300 + "語.py"),
-        ("def 関数():\n class 𝕂ind:\n  def ñ(self): return access(M(), 0)\n return 𝕂ind().ñ()\n関数()", "/日本/語.py"),
-        ("def l(x):\n " + "x += 1\n " * 1000 + "return access(M(), 0)\nl(1)", "/long function.py"),
+        ("read(9, M())\ndef made_up():\n\n  read(9, M())\nmade_up()", "<made>"),
+        ("\n" * 70000 + "def f():\n return read(9, M())\nf()", "/no/such é\n.py"),
+        ("def f():\n return read(9, M())\nf()", "/" + "very long name/" * 200 + ".py"),
+        ("def " + "f" * 600 + "():\n return read(9, M())\n" + "f" * 600 + "()", "/long.py"),
+        ("def " + "é" * 600 + "():\n return read(9, M())\n" + "é" * 600 + "()", "/" + "日本/" * 300 + "語.py"),
+        ("def 関数():\n class 𝕂ind:\n  def ñ(self): return read(9, M())\n return 𝕂ind().ñ()\n関数()", "/日本/語.py"),
+        ("def l(x):\n " + "x += 1\n " * 1000 + "return read(9, M())\nl(1)", "/long function.py"),
     ):
         for name in ("made.up", "日本.語", "m" * 400, None):
-            space = {"access": access, "M": M}
+            space = {"read": read, "M": M}
             if name:
                 space = dict({"__name__": name}, **space)
             exec(compile(source, file, "exec"), space)
-    eval("access(M(), 0)")
-    eval("[access(M(), 0) for _ in range(2)]", {"access": access, "M": M})
-    exec("class A:\n access(M(), 0)\n x = [access(M(), 0) for _ in range(2)]")
+    eval("read(9, M())")
+    eval("[read(9, M()) for _ in range(2)]", {"read": read, "M": M})
+    exec("class A:\n read(9, M())\n x = [read(9, M()) for _ in range(2)]")
 
 
 async def agen(n):
     for _ in range(n):
         await asyncio.sleep(0)
-        yield access(M(), 0)
+        yield read(9, M())
 
 
 async def task(n):
-    access(M(), 0)
+    read(9, M())
     async for _ in agen(n):
-        access(M(), 0)
-    [access(M(), 0) async for _ in agen(2)]
-    await asyncio.get_running_loop().run_in_executor(None, lambda: access(M(), 0))
-    asyncio.get_running_loop().call_soon(lambda: access(M(), 0))
+        read(9, M())
+    [read(9, M()) async for _ in agen(2)]
+    await asyncio.get_running_loop().run_in_executor(None, lambda: read(9, M()))
+    asyncio.get_running_loop().call_soon(lambda: read(9, M()))
     return recursion(1)
 
 
@@ -162,7 +163,7 @@ def everything(rounds):
 
 
 def deep(n):
-    return deep(n - 1) if n else access(M(), 0)
+    return deep(n - 1) if n else read(9, M())
 
 
 ready()
@@ -177,5 +178,5 @@ for worker in workers:
     worker.join()
 for depth in (100, 126, 127, 200, 900):
     deep(depth)
-access(M(), 0)
+read(9, M())
 finish()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# The beginning of every target: M() notes the stack of the line it stands on and gives a file name that no other line
-# and no other process will ever use; the operation on that name stands on the same line. Python 3.8 and later.
+# The beginning of every target. An operation is read(9, M()): M() notes the stack of the very line and gives a number that
+# this process never uses again, the read asks for so many bytes of a file of this process's own. Python 3.8 and later.
 import itertools
 import json
 import os
@@ -13,9 +13,15 @@ _LIBRARIES = tuple(part + "-packages" for part in ("site", "dist"))
 _said, _stacks, _numbers, _token = [], {}, itertools.count(), ""
 
 
+read = os.read
+
+
 def _renew():
     global _said, _stacks, _numbers, _token
-    _said, _stacks, _numbers, _token = [], {}, itertools.count(), os.urandom(6).hex()
+    _said, _stacks, _numbers, _token = [], {}, itertools.count(1), os.urandom(6).hex()
+    file = os.open("%s.%s.reads" % (_OUT, _token), os.O_RDONLY | os.O_CREAT)
+    os.dup2(file, 9)
+    os.close(file)
 
 
 _renew()
@@ -34,11 +40,12 @@ def M(context="", up=1):
     while frame is not None:
         code = frame.f_code
         name = getattr(code, "co_qualname", code.co_name)
-        rows.append((frame.f_globals.get("__name__", ""), name, code.co_filename, frame.f_lineno))
+        module = frame.f_globals.get("__name__", "")
+        rows.append((module if isinstance(module, str) else "", name, code.co_filename, frame.f_lineno))
         frame = frame.f_back
     number = next(_numbers)
     _said.append((number, context, _stacks.setdefault(tuple(rows), len(_stacks))))
-    return "/kernelspan-truth/%s/%d" % (_token, number)
+    return number
 
 
 class Named(os.PathLike):
@@ -48,7 +55,7 @@ class Named(os.PathLike):
         self.context = context
 
     def __fspath__(self):
-        return M(self.context, 2)
+        return "/kernelspan-truth/%s/%d" % (_token, M(self.context, 2))
 
 
 def finish():
@@ -60,7 +67,7 @@ def finish():
         "stacks": list(_stacks),
         "said": _said,
     }
-    with open("%s.%s" % (_OUT, _token), "w", encoding="utf-8", errors="surrogatepass") as file:
+    with open("%s.%s.json" % (_OUT, _token), "w", encoding="utf-8", errors="surrogatepass") as file:
         json.dump(found, file)
 
 

@@ -118,4 +118,4 @@ def test_check_word_is_the_documented_one() -> None:
     with pytest.raises(ValueError, match="at most 32"):
         check_word(bytes(33))
     with pytest.raises(ValueError, match="at most 32"):
-        check_word(bytes(32), bytes(8))
+        check_word(bytes(32), bytes(7))

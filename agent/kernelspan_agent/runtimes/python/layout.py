@@ -7,11 +7,15 @@ ABSENT (0xffff) in a field means that this version has no such thing.
 
 What the kernel computes for FRAME.check (`check_word` is the same in user space):
 * words 0-3: the `code_check_bytes` (<= 32) bytes at code + code_check, padded with zeros.
-* Only where code_strings != ABSENT (before 3.12, whose co_version is unique in a process): eight words more.
-  At code + code_strings lie two pointers, file and name (both str). word 4 = u64 at name + str_hash; word 5 = u64
-  length at file + str_length; words 6-7 = the 16 bytes that end at file + str_data + length where the str is compact
-  ASCII (state bits 5 and 6 at str_state) and 16 <= length <= 4096, else zeros. Words 8-11: size and first 24 bytes (as
-  many as there are, padded with zeros) of the line table: the same function made again with its lines elsewhere.
+* Only where code_strings != ABSENT (before 3.12, whose co_version is unique in a process), more words. At
+  code + code_strings lie pointers to str: file, name and, in 3.11, the qualified name. First the name (3.11: the
+  qualified one), then the file, each as: u64 length at str + str_length; u64 hash behind it; and only where the hash is
+  -1 (nobody has asked for it yet) and the str is compact (state bit 5), the last 32 bytes of its text, padded with zeros.
+  Then the line table: u64 size at table + bytes_size; u64 hash behind it (the compiler leaves it there since 3.10); and
+  only where that is -1, its first 128 bytes, padded with zeros. So before 3.10, and for code from a .pyc, the same
+  function with another line table from the 129th byte on (64 lines in 3.8, some 40 instructions in 3.11) and nothing
+  else changed is not told apart from the one whose address it got.
+The hash of a module's name (FRAME.tag and the upper bits of FRAME.globals) is made of the same words of its str.
 * h = 0; for each word w: h = (h ^ w) * 0x9E3779B97F4A7C15; h ^= h >> 29. check = (u32)((h >> 32) ^ h).
 
 Fields for asyncio's generation: see `tasks`.
@@ -26,6 +30,8 @@ import numpy as np
 
 ABSENT = 0xFFFF
 NO_SKIP = 255
+ADDRESS_BITS = 48  # of FRAME.globals; above them, and in FRAME.tag, are 32 bits of a hash of the module's name
+NOT_TOLD, NO_MODULE = 0, 1  # of these 32 bits: nobody has hashed it; the first entry of the globals is no name
 
 PY_LAYOUT = np.dtype(
     [
@@ -52,7 +58,7 @@ PY_LAYOUT = np.dtype(
         ("code_flags", "<u2"),
         ("code_check", "<u2"),
         ("code_check_bytes", "<u2"),
-        ("code_strings", "<u2"),  # two pointers: file, name
+        ("code_strings", "<u2"),  # pointers: file, name; in 3.11 qualified name
         ("tag_mask", "<u2"),  # low bits that are not address: 3 from 3.14 on
         ("minor", "<u2"),
         ("owner_generator", "<u2"),  # value of owner that marks a generator's frame
@@ -102,6 +108,9 @@ PY_CODE = np.dtype(
         ("file_width", "u1"),
         ("flags", "u1"),  # which text was too long and is cut: 1 name, 2 module, 4 file
         ("layout", "<u4"),  # number of the layout in the kernel
+        ("tag", "<u2"),  # as FRAME["tag"]
+        ("unused", "<u2"),
+        ("unused2", "<u4"),
     ]
 )
 assert PY_LAYOUT.itemsize % 8 == 0, PY_LAYOUT.itemsize
@@ -197,12 +206,28 @@ def interp_head_address(runtime_address: int, offsets: Offsets) -> int:
 
 
 def check_word(window: bytes, strings: bytes = b"") -> int:
-    """FRAME.check of a code object: `window` is at most 32 bytes, `strings` the 64 bytes of words 4-11 or empty."""
-    if len(window) > 32 or len(strings) not in (0, 64):
-        raise ValueError("a check is made of at most 32 bytes of counts and 0 or 64 bytes of strings")
+    """FRAME.check of a code object: `window` is at most 32 bytes, `strings` the words that come after or empty."""
+    if len(window) > 32 or len(strings) % 8:
+        raise ValueError("a check is made of at most 32 bytes of counts and whole words of strings")
     data = window.ljust(32, b"\0") + strings
+    mixed = mix_words(data)
+    return (mixed >> 32 ^ mixed) & 0xFFFFFFFF
+
+
+def mix_words(data: bytes) -> int:
+    """64 bits of a hash of whole words; not for secrets."""
     mixed = 0
     for (word,) in struct.iter_unpack("<Q", data):
         mixed = (mixed ^ word) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
         mixed ^= mixed >> 29
-    return (mixed >> 32 ^ mixed) & 0xFFFFFFFF
+    return mixed
+
+
+def split_globals(namespace: int, tag: int) -> tuple[int, int]:
+    """(address of the globals, 32 bits of the hash of the module's name) of FRAME.globals and FRAME.tag."""
+    return namespace & (1 << ADDRESS_BITS) - 1, (namespace >> ADDRESS_BITS) << 16 | tag
+
+
+def module_bits(mixed: int) -> int:
+    """What `split_globals` gives for a hash of a module's name."""
+    return (mixed >> ADDRESS_BITS) << 16 | mixed & 0xFFFF

@@ -76,8 +76,8 @@ def read_bytes(memory: Memory, address: int, offsets: Offsets, max_bytes: int) -
     return memory.read(address + offsets.bytes_data, size)
 
 
-def read_module_name(memory: Memory, namespace: int, offsets: Offsets, types: Types, max_chars: int) -> str:
-    """The str under "__name__" in the dict at `namespace`; empty where its first entries hold none.
+def find_module_name(memory: Memory, namespace: int, offsets: Offsets, types: Types) -> int:
+    """Address of the str under "__name__" in the dict at `namespace`; 0 where its first entries hold none.
 
     A program may put anything there: only what is known to be a str is taken for one.
 
@@ -85,16 +85,14 @@ def read_module_name(memory: Memory, namespace: int, offsets: Offsets, types: Ty
     """
     keys, values = struct.unpack("<QQ", memory.read(namespace + offsets.dict_keys, 16))
     if values:  # an instance's dict shares its keys with others: not a module's
-        return ""
+        return 0
     entries, stride, key_at = _entries(memory, keys, offsets)
     for position in range(0, len(entries), stride):
         key, value = struct.unpack_from("<QQ", entries, position + key_at)
         # A deleted entry has neither.
         if key and value and _is_name_key(memory, key, offsets):
-            if not types.unicode or not is_alive(memory, value, types.unicode, offsets):
-                return ""
-            return read_str(memory, value, offsets, max_chars)
-    return ""
+            return int(value) if types.unicode and is_alive(memory, value, types.unicode, offsets) else 0
+    return 0
 
 
 def _entries(memory: Memory, keys: int, offsets: Offsets) -> tuple[bytes, int, int]:

@@ -8,9 +8,9 @@ computed again from the same memory, must be the one that the kernel computed wh
 freed, its address perhaps used again, and the frame is unresolved. Doing this last is what makes the rest true: an
 object that is still the same was the same all along, and so was what it holds. That it lives must be seen apart: a
 dead object keeps most of its fields until its memory is used again, what it held does not.
-One thing the check cannot see: a code object that lives on may be run in one namespace after another (exec of the same
-code in fresh dicts); where such a dict dies and another one takes its address, the module's name may be the other's.
-Answers are kept by (code, check): memory that changes later is not asked again. Both caches are bounded.
+A code object that lives on may be run in one namespace after another (exec of the same code in fresh dicts), and a dict
+may get another's address: a frame bears a hash of the module's name, and the name found must have it.
+Answers are kept by (code, check, globals, hash): memory that changes later is not asked again. Both caches are bounded.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from kernelspan_agent.process.errors import MemoryReadError
 from kernelspan_agent.process.procfs import printable
 from kernelspan_agent.runtimes.registry import RawFrame
 
-from .layout import ABSENT, PY_CODE, check_word
+from .layout import ABSENT, NO_MODULE, NOT_TOLD, PY_CODE, check_word, mix_words, module_bits, split_globals
 from .lines import line_of
-from .objects import ELLIPSIS, CorruptObjectError, is_alive, read_bytes, read_module_name, read_str
+from .objects import ELLIPSIS, CorruptObjectError, find_module_name, is_alive, read_bytes, read_str
 
 if TYPE_CHECKING:
     from kernelspan_agent.process.memory import Memory
@@ -43,10 +43,14 @@ MAX_FRAMES = 32768
 FREED, REPLACED, UNREADABLE, CORRUPT = "CodeFreed", "CodeReplaced", "MemoryUnreadable", "Corrupt"
 
 _PY_CODE_BYTES = 144  # up to and with the line table's pointer, in every version
-_ASCII_COMPACT = 0x60
-_TAIL_BYTES = 16
-_TABLE_BYTES = 24
+_COMPACT, _ASCII = 0x20, 0x40  # bits of a str's state
+_TAIL_BYTES = 32
+_TABLE_BYTES = 128
+_NOT_HASHED = (1 << 64) - 1
 _NAME_CUT, _MODULE_CUT, _FILE_CUT = 1, 2, 4  # PY_CODE["flags"]
+
+
+_Space = tuple[int, int]  # a namespace: address, bits of the hash of its module's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,8 @@ class PythonSymboliser:
         self._memory = memory
         self._offsets = offsets
         self._types = types
-        self._codes: OrderedDict[tuple[int, int, int], _Code] = OrderedDict()
-        self._frames: OrderedDict[tuple[int, int, int, int], RawFrame] = OrderedDict()
+        self._codes: OrderedDict[tuple[int, int, _Space], _Code] = OrderedDict()
+        self._frames: OrderedDict[tuple[int, int, _Space, int], RawFrame] = OrderedDict()
         self.unresolved: Counter[str] = Counter()  # frames without a name, by reason
 
     def learn(self, record: bytes) -> None:
@@ -82,39 +86,41 @@ class PythonSymboliser:
         flags = int(header["flags"])
         if not name or not file:
             return
-        key = (int(header["code"]), int(header["check"]), int(header["globals"]))
+        space = split_globals(int(header["globals"]), int(header["tag"]))
+        key = (int(header["code"]), int(header["check"]), space)
         name, module = _shown(name, cut=flags & _NAME_CUT), _shown(module, cut=flags & _MODULE_CUT)
         file += ELLIPSIS if flags & _FILE_CUT else ""
         self._keep(key, _Code(module, name, file, int(header["first_line"]), table))
 
-    def _keep(self, key: tuple[int, int, int], code: _Code) -> None:
+    def _keep(self, key: tuple[int, int, _Space], code: _Code) -> None:
         self._codes[key] = code
         self._codes.move_to_end(key)
         if len(self._codes) > MAX_CODES:
             self._codes.popitem(last=False)
 
     def frames(self, rows: np.ndarray) -> list[RawFrame]:
-        """Frames of the rows (fields code, pc, globals, check, owner; shape (n,)) in their order.
+        """Frames of the rows (fields code, pc, globals, check, owner and, from the kernel, tag; shape (n,)) in their order.
 
         Rows whose owner says that they are no Python frame are left out. A frame that could not be resolved has no
         function and says why.
         """
         found = []
-        columns = (rows[name].tolist() for name in ("code", "pc", "globals", "check", "owner"))
-        for code, pc, namespace, check, owner in zip(*columns, strict=True):
+        columns = [rows[name].tolist() for name in ("code", "pc", "globals", "check", "owner")]
+        tags = rows["tag"].tolist() if "tag" in (rows.dtype.names or ()) else [NOT_TOLD] * len(rows)
+        for code, pc, namespace, check, owner, tag in zip(*columns, tags, strict=True):
             if self._offsets.frame_owner != ABSENT and owner >= self._offsets.owner_skip:
                 continue
-            frame = self._cached(code, pc, namespace, check)
+            frame = self._cached(code, pc, split_globals(namespace, tag), check)
             if frame.unresolved:
                 self.unresolved[frame.unresolved] += 1
             found.append(frame)
         return found
 
-    def _cached(self, code: int, pc: int, namespace: int, check: int) -> RawFrame:
-        key = (code, pc, namespace, check)
+    def _cached(self, code: int, pc: int, space: _Space, check: int) -> RawFrame:
+        key = (code, pc, space, check)
         frame = self._frames.get(key)
         if frame is None:
-            frame = self._resolve(code, pc, namespace, check)
+            frame = self._resolve(code, pc, space, check)
             if not frame.unresolved:  # a page may be resident the next time
                 self._frames[key] = frame
                 if len(self._frames) > MAX_FRAMES:
@@ -123,15 +129,15 @@ class PythonSymboliser:
             self._frames.move_to_end(key)
         return frame
 
-    def _resolve(self, address: int, pc: int, namespace: int, check: int) -> RawFrame:
+    def _resolve(self, address: int, pc: int, space: _Space, check: int) -> RawFrame:
         call_site = _call_site(address, pc, self._offsets)
         identity = address & 0xFFFFFFFFFFFF | (check & 0xFFFF) << 48
-        key = (address, check, namespace)
+        key = (address, check, space)
         code = self._codes.get(key)
         if code is not None and isinstance(code.table, bytes):
             return self._frame(code, code.table, call_site, identity)
         try:
-            code = code or self._read_code(address, namespace)
+            code = code or self._read_code(address, space)
             assert isinstance(code.table, int)
             table = read_bytes(self._memory, code.table, self._offsets, MAX_TABLE_BYTES)
             if not is_alive(self._memory, address, self._types.code, self._offsets):
@@ -150,7 +156,7 @@ class PythonSymboliser:
         function = f"{code.module}.{code.qualname}" if code.module else code.qualname
         return RawFrame(function, code.module, code.qualname, code.file, line, call_site, identity)
 
-    def _read_code(self, address: int, namespace: int) -> _Code:
+    def _read_code(self, address: int, space: _Space) -> _Code:
         offsets = self._offsets
         header = self._memory.read(address, _PY_CODE_BYTES)
         name_at = offsets.code_name if offsets.code_qualname == ABSENT else offsets.code_qualname
@@ -158,17 +164,23 @@ class PythonSymboliser:
             struct.unpack_from("<Q", header, at)[0] for at in (offsets.code_file, name_at, offsets.code_line_table)
         )
         return _Code(
-            self._module(namespace),
+            self._module(*space),
             printable(read_str(self._memory, name, offsets, MAX_NAME_CHARS)),
             read_str(self._memory, file, offsets, MAX_FILE_CHARS),
             struct.unpack_from("<i", header, offsets.code_first_line)[0],
             table,
         )
 
-    def _module(self, namespace: int) -> str:
+    def _module(self, namespace: int, bits: int) -> str:
+        if bits == NO_MODULE:
+            return ""
+        memory, offsets = self._memory, self._offsets
         try:
-            name = printable(read_module_name(self._memory, namespace, self._offsets, self._types, MAX_NAME_CHARS))
-            return name if is_alive(self._memory, namespace, self._types.dict, self._offsets) else ""
+            at = find_module_name(memory, namespace, offsets, self._types)
+            if not at or (bits != NOT_TOLD and module_bits(mix_words(_text_words(memory, at, offsets))) != bits):
+                return ""
+            name = printable(read_str(memory, at, offsets, MAX_NAME_CHARS))
+            return name if is_alive(memory, namespace, self._types.dict, offsets) else ""
         except (MemoryReadError, CorruptObjectError):
             return ""  # a function without its module is true as well
 
@@ -179,18 +191,26 @@ def read_check(memory: Memory, code: int, offsets: Offsets) -> int:
     if offsets.code_strings == ABSENT:
         return check_word(window)
     pointers = struct.unpack("<4Q", memory.read(code + offsets.code_strings, 32))
-    file, name = pointers[:2]
-    name_hash = memory.read(name + offsets.str_hash, 8)
-    header = memory.read(file + offsets.str_length, offsets.str_state + 4 - offsets.str_length)
-    length = struct.unpack_from("<Q", header)[0]
-    state = struct.unpack_from("<I", header, offsets.str_state - offsets.str_length)[0]
-    tail = bytes(_TAIL_BYTES)
-    if state & _ASCII_COMPACT == _ASCII_COMPACT and _TAIL_BYTES <= length <= MAX_FILE_CHARS:
-        tail = memory.read(file + offsets.str_data + length - _TAIL_BYTES, _TAIL_BYTES)
-    table = pointers[(offsets.code_line_table - offsets.code_strings) // 8]
-    size = struct.unpack("<Q", memory.read(table + offsets.bytes_size, 8))[0]
-    begin = memory.read(table + offsets.bytes_data, min(size, _TABLE_BYTES)).ljust(_TABLE_BYTES, b"\0")
-    return check_word(window, name_hash + struct.pack("<Q", length) + tail + struct.pack("<Q", size) + begin)
+    table_at = (offsets.code_line_table - offsets.code_strings) // 8  # 3.11: the qualified name stands before it
+    name, table = pointers[table_at - 1], pointers[table_at]
+    words = _text_words(memory, name, offsets) + _text_words(memory, pointers[0], offsets)
+    size, table_hash = struct.unpack("<QQ", memory.read(table + offsets.bytes_size, 16))
+    words += struct.pack("<QQ", size, table_hash)
+    if table_hash == _NOT_HASHED:
+        words += memory.read(table + offsets.bytes_data, min(size, _TABLE_BYTES)).ljust(_TABLE_BYTES, b"\0")
+    return check_word(window, words)
+
+
+def _text_words(memory: Memory, address: int, offsets: Offsets) -> bytes:
+    """A str's part in a check word."""
+    length, text_hash, state = struct.unpack("<QQI", memory.read(address + offsets.str_length, 20))
+    words = struct.pack("<QQ", length, text_hash)
+    if text_hash != _NOT_HASHED or not state & _COMPACT:
+        return words
+    data = address + (offsets.str_data if state & _ASCII else offsets.str_compact_data)
+    size = length * (state >> 2 & 7) & 0xFFFFFFFFFFFFFFFF
+    tail = memory.read(data + size - min(size, _TAIL_BYTES), min(size, _TAIL_BYTES))
+    return words + tail.ljust(_TAIL_BYTES, b"\0")
 
 
 def _text(data: bytes, width: int) -> str:
