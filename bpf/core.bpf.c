@@ -76,7 +76,7 @@ static __always_inline void known_executable(u32 tgid, u64 start)
 static __always_inline void finish_exec(u32 tid)
 {
 	struct ks_op *early = ks_stash.lookup(&tid);
-	struct ks_scratch *s = ks_scratch();
+	struct ks_scratch *s = ks_scratch(KS_SCRATCH_EXEC);
 
 	if (!s || !early || early->op != KS_OP_Exec)
 		return;

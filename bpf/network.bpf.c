@@ -110,7 +110,7 @@ int ks_net_enter(struct ks_sys_enter *ctx)
 		return 0;
 	ks_enter(nr, &args, p, KS_GROUP_NETWORK, op, file, ks_inode(file), dns);
 	if (roles & AT_ENTRY) {
-		struct ks_scratch *s = ks_scratch();
+		struct ks_scratch *s = ks_scratch(KS_SCRATCH_ENTER(KS_GROUP_NETWORK));
 		u32 tid = bpf_get_current_pid_tgid();
 
 		if (!s)

@@ -102,7 +102,7 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 		return 0;
 	}
 	ks_count(p->cls, KS_C_SEEN);
-	s = ks_scratch();
+	s = ks_scratch(KS_SCRATCH_ENTER(KS_GROUP_PROCESSES));
 	KS_OPAQUE(s);
 	if (!s)
 		return 0;
@@ -124,7 +124,7 @@ static __always_inline void failed_exec(struct ks_sys_exit *ctx)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct ks_op *early = ks_stash.lookup(&tid);
-	struct ks_scratch *s = ks_scratch();
+	struct ks_scratch *s = ks_scratch(KS_SCRATCH_EXIT(KS_GROUP_PROCESSES));
 
 	if (!s || !early || early->op != KS_OP_Exec)
 		return;

@@ -27,7 +27,7 @@ static __always_inline struct ks_runtime *runtime_of(struct ks_scratch *s)
 
 int ks_py(void *ctx)
 {
-	struct ks_scratch *s = ks_scratch();
+	struct ks_scratch *s = ks_walkers_scratch();
 	struct ks_py_layout *l;
 	struct ks_runtime *rt;
 
@@ -53,7 +53,7 @@ int ks_py(void *ctx)
 
 int ks_py_codes(void *ctx)
 {
-	struct ks_scratch *s = ks_scratch();
+	struct ks_scratch *s = ks_walkers_scratch();
 	struct ks_py_layout *l;
 	struct ks_runtime *rt;
 

@@ -103,7 +103,7 @@ static __always_inline void comes_back(u32 tid)
 
 	if (!kept || kept->op != KS_OP_OffCPU)
 		return;
-	s = ks_scratch();
+	s = ks_scratch(KS_SCRATCH_SWITCH);
 	if (!s)
 		return;
 	s->op = *kept;
@@ -156,7 +156,7 @@ int ks_switch(struct ks_sched_switch *ctx)
 	c = ks_wants(p, KS_OP_OffCPU);
 	if (!c || ks_stash.lookup(&tid))
 		return 0;
-	s = ks_scratch();
+	s = ks_scratch(KS_SCRATCH_SWITCH);
 	if (!s)
 		return 0;
 	ks_count(p->cls, KS_C_SEEN);

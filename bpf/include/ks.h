@@ -135,6 +135,7 @@ struct ks_scratch {
 	u32 layout, reserved;
 	u32 roles; /* of the call's arguments; in memory for the reason of ks_walk */
 	u32 stash; /* keep the finished operation by thread in ks_stash instead of sending it */
+	u32 walking; /* the thread whose walker goes on with this, by a tail call */
 	struct ks_walk walk;
 	u64 words[20]; /* bulk reads */
 	union {
@@ -163,7 +164,24 @@ BPF_TABLE("lru_hash", u64, u8, ks_stacks, KS_MAX_STACKS);
 BPF_TABLE("lru_hash", u64, u8, ks_codes, KS_MAX_CODES);
 BPF_TABLE("lru_hash", u64, u8, ks_paths, KS_MAX_PATHS);
 BPF_TABLE("lru_hash", u64, u8, ks_verdicts, KS_MAX_PATHS);
-BPF_PERCPU_ARRAY(ks_scratches, struct ks_scratch, 1);
+
+/*
+ * On 7.2, not yet on 6.18, the programs of system calls run with preemption on (trace_call_bpf_faultable in the kernel):
+ * another thread's may start on the CPU in the middle of one, and so may the switch's. The kernel only keeps a program
+ * that it calls itself from being entered twice on a CPU. So each such program has a scratch of its own; those that it
+ * goes on to by a tail call share it.
+ */
+#if KS_RAW
+#define KS_SCRATCH_ENTER(group) 0
+#define KS_SCRATCH_EXIT(group) 1
+#define KS_SCRATCH_EXEC 2
+#else
+#define KS_SCRATCH_ENTER(group) (group)
+#define KS_SCRATCH_EXIT(group) (KS_GROUPS + (group))
+#define KS_SCRATCH_EXEC (2 * KS_GROUPS)
+#endif
+#define KS_SCRATCH_SWITCH (KS_SCRATCH_EXEC + 1)
+BPF_PERCPU_ARRAY(ks_scratches, struct ks_scratch, KS_SCRATCH_SWITCH + 1);
 BPF_RINGBUF_OUTPUT(ks_ring, KS_RING_PAGES);
 
 struct ks_args {
@@ -241,16 +259,30 @@ static __always_inline void ks_count(u32 cls, u32 counter)
 	u64 *count = ks_counts.lookup(&key);
 
 	if (count)
-		*count += 1;
+		__sync_fetch_and_add(count, 1);
 }
 
-static __always_inline struct ks_scratch *ks_scratch(void)
+/* `which`: KS_SCRATCH_* of the program that the kernel called. */
+static __always_inline struct ks_scratch *ks_scratch(u32 which)
 {
-	u32 zero = 0;
-	struct ks_scratch *s = ks_scratches.lookup(&zero);
+	struct ks_scratch *s = ks_scratches.lookup(&which);
 
 	KS_OPAQUE(s);
 	return s;
+}
+
+/* A walker's: that of the program it was called by. The switch comes first: it may interrupt the others' walk. */
+static __always_inline struct ks_scratch *ks_walkers_scratch(void)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct ks_scratch *s;
+
+	for (u32 i = 0; i <= KS_SCRATCH_SWITCH; i++) {
+		s = ks_scratch(KS_SCRATCH_SWITCH - i);
+		if (s && s->walking == tid)
+			return s;
+	}
+	return 0;
 }
 
 static __always_inline u64 ks_mix(u64 hash, u64 word)

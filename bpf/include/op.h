@@ -105,6 +105,7 @@ static __always_inline void ks_send(struct ks_scratch *s)
 /* The last step of every operation: of the walkers, and of those that are not walked. */
 static __always_inline void ks_finish(struct ks_scratch *s)
 {
+	s->walking = 0;
 	if (s->stash) {
 		u32 tid = s->op.tid;
 
@@ -163,6 +164,7 @@ static __always_inline void ks_walk(void *ctx, struct ks_scratch *s, struct ks_c
 			s->op.frame_state = KS_FRAMES_PENDING;
 		} else if (rt->runtime) {
 			s->op.frame_state = KS_FRAMES_READ_FAILED;
+			s->walking = s->op.tid;
 			ks_continue(ctx, rt->runtime);
 		}
 	}
@@ -174,10 +176,10 @@ static __always_inline void ks_walk(void *ctx, struct ks_scratch *s, struct ks_c
  * frames, as interrupted: the thread's stack is another by now. Nor is its file or peer known: a filter of those rejects
  * it (of paths and addresses in user space).
  */
-static __always_inline void ks_interrupted(struct ks_proc *p, struct ks_call *call)
+static __always_inline void ks_interrupted(struct ks_proc *p, struct ks_call *call, u32 group)
 {
 	struct ks_class *c = ks_classes.lookup(&p->cls);
-	struct ks_scratch *s = ks_scratch();
+	struct ks_scratch *s = ks_scratch(KS_SCRATCH_ENTER(group));
 
 	if (!s || !c)
 		return;
@@ -260,7 +262,7 @@ static __always_inline void ks_enter(s32 nr, struct ks_args *args, struct ks_pro
 			old->restart = 0;
 			return;
 		}
-		ks_interrupted(p, old);
+		ks_interrupted(p, old, group);
 	} else if (old) {
 		ks_count(p->cls, KS_C_REPLACED); /* its return was never seen */
 	}
@@ -311,7 +313,7 @@ static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struc
 		ks_count(p->cls, KS_C_FILTERED);
 		return 0;
 	}
-	s = ks_scratch();
+	s = ks_scratch(KS_SCRATCH_EXIT(call->group & 3));
 	KS_OPAQUE(s);
 	if (!s)
 		return 0;

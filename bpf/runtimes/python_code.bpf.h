@@ -24,6 +24,7 @@ struct ks_code_scratch {
 	/* in memory for the reason of ks_walk: */
 	u64 at; /* where the next text goes */
 	u64 from, size; /* where it comes from, its bytes */
+	u64 users; /* threads that are at it: see ks_py_send_code */
 };
 
 BPF_PERCPU_ARRAY(ks_code_scratches, struct ks_code_scratch, 1);
@@ -144,18 +145,12 @@ static __always_inline int ks_py_fill(struct ks_code_scratch *c, struct ks_py_la
 	return 1;
 }
 
-static __always_inline void ks_py_send_code(struct ks_scratch *s, struct ks_py_layout *l, u64 base, struct ks_frame *f,
-					    u64 key)
+static __always_inline void ks_py_make_code(struct ks_scratch *s, struct ks_code_scratch *c, struct ks_py_layout *l,
+					    u64 base, struct ks_frame *f, u64 key)
 {
-	struct ks_code_scratch *c;
-	u32 zero = 0;
 	u64 size;
 	u8 one = 1;
 
-	c = ks_code_scratches.lookup(&zero);
-	KS_OPAQUE(c);
-	if (!c)
-		return;
 	if (!ks_py_fill(c, l, base, f))
 		return;
 	c->header.kind = KS_KIND_CODE;
@@ -175,6 +170,23 @@ static __always_inline void ks_py_send_code(struct ks_scratch *s, struct ks_py_l
 	}
 	ks_codes.update(&key, &one);
 	ks_count(s->op.cls, KS_C_CODES_SENT);
+}
+
+/* Where one thread interrupted another at it (see KS_SCRATCH_ENTER), its codes are left to the agent to read. */
+static __always_inline void ks_py_send_code(struct ks_scratch *s, struct ks_py_layout *l, u64 base, struct ks_frame *f,
+					    u64 key)
+{
+	struct ks_code_scratch *c;
+	u32 zero = 0;
+
+	c = ks_code_scratches.lookup(&zero);
+	KS_OPAQUE(c);
+	if (!c)
+		return;
+	__sync_fetch_and_add(&c->users, 1);
+	if (KS_LOAD(c->users) == 1)
+		ks_py_make_code(s, c, l, base, f, key);
+	__sync_fetch_and_add(&c->users, -1);
 }
 
 /*
