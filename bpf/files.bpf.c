@@ -154,18 +154,18 @@ int ks_files_exit(struct ks_sys_exit *ctx)
 		u64 path = arg_of(&call, roles, 4);
 
 		ks_read_user(&first, 1, (void *)path);
-		if (first != '/')
+		if (first != '/' && (first || ctx->ret >= 0)) /* an empty path is the descriptor's file, or none */
 			s->op.file = ks_base_id(s, roles & HAS_DIRFD ? (s32)arg_of(&call, roles, 8) : -100);
 		s->op.path = ks_user_path_id(s, path);
-		if (!s->op.path && (path || ctx->ret < 0))
-			s->op.file = 0; /* the directory alone would be another file's name; without a path it is the file */
+		if (!s->op.path && path)
+			s->op.file = 0; /* the directory alone would be another file's name */
 	}
 	if (roles & HAS_PATH2) {
 		u64 base = 0, path = arg_of(&call, roles, 16);
 		char first = 0;
 
 		ks_read_user(&first, 1, (void *)path);
-		if (first != '/')
+		if (first && first != '/')
 			base = ks_base_id(s, roles & HAS_DIRFD2 ? (s32)arg_of(&call, roles, 20) : -100);
 		__builtin_memcpy(s->op.local_address, &base, 8);
 		s->op.path2 = ks_user_path_id(s, path);

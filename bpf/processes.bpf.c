@@ -16,10 +16,16 @@
 #define THREADS_AT (1 << 10) /* the same, in memory that argument 0 points to */
 #define EARLY (1 << 11)
 #define FINAL (1 << 12) /* does not return */
+#define DIRFD (1 << 13) /* PATH is relative to the argument before it */
+#define FD (1 << 14) /* argument 0 is a file's descriptor */
+#define HAS_ARGUMENT 0xf
+#define HAS_PATH 0xf0
+#define EMPTY_PATH 0x1000 /* AT_EMPTY_PATH in argument 4: the descriptor's own file */
+#define EXIT_CODE 0xff
 
 #define KS_SYSCALLS(X)                                                                                                 \
 	X(execve, Exec, PATH(0) | EARLY)                                                                               \
-	X(execveat, Exec, PATH(1) | EARLY)                                                                             \
+	X(execveat, Exec, DIRFD | PATH(1) | EARLY)                                                                     \
 	X(fork, Fork, 0)                                                                                               \
 	X(vfork, Fork, 0)                                                                                              \
 	X(clone, Fork, THREADS)                                                                                        \
@@ -43,31 +49,36 @@
 	X(ptrace, Ptrace, ARGUMENT(0))                                                                                 \
 	X(mount, Mount, PATH(1))                                                                                       \
 	X(umount2, Mount, PATH(0))                                                                                     \
-	X(move_mount, Mount, 0)                                                                                        \
+	X(move_mount, Mount, DIRFD | PATH(3))                                                                          \
 	X(pivot_root, Mount, PATH(0))                                                                                  \
 	X(init_module, ModuleLoad, 0)                                                                                  \
-	X(finit_module, ModuleLoad, 0)                                                                                 \
-	X(delete_module, ModuleLoad, PATH(0))
+	X(finit_module, ModuleLoad, FD)                                                                                \
+	X(delete_module, ModuleLoad, 0)
 
 #include "syscalls.h"
 
 #define CLONE_THREAD 0x10000
 
-static __always_inline void describe(struct ks_scratch *s, u32 roles, u64 first_arg, u64 second_arg, u64 third_arg)
+static __always_inline void describe(struct ks_scratch *s, u32 roles, u64 a, u64 b, u64 c, u64 d, u64 e)
 {
-	u32 n = roles & 15;
-	u64 path = ((roles >> 4) & 15) == 1 ? first_arg : second_arg;
+	u32 argument = roles & HAS_ARGUMENT, at = roles & HAS_PATH;
+	u64 path = at == PATH(0) ? a : at == PATH(1) ? b : d, file = roles & FD ? ks_file(a) : 0;
+	s32 dirfd = roles & DIRFD ? (s32)(at == PATH(1) ? a : c) : -100;
 	char first = 0;
 
-	if (n)
-		ks_argument(s, n == 1 ? first_arg : n == 2 ? second_arg : third_arg);
-	if (!(roles & 0xf0))
+	if (argument)
+		ks_argument(s, (u32)(argument == ARGUMENT(0) ? a : argument == ARGUMENT(1) ? b : c) & (roles & FINAL ? EXIT_CODE : ~0U));
+	if (file)
+		s->op.file = ks_file_id(s, file);
+	if (!at)
 		return;
 
 	ks_read_user(&first, 1, (void *)path);
-	if (first && first != '/')
-		s->op.file = ks_base_id(s, -100);
+	if (first ? first != '/' : roles & EARLY && roles & DIRFD && e & EMPTY_PATH)
+		s->op.file = ks_base_id(s, dirfd);
 	s->op.path = ks_user_path_id(s, path);
+	if (!s->op.path)
+		s->op.file = 0;
 }
 
 int ks_proc_enter(struct ks_sys_enter *ctx)
@@ -113,7 +124,7 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 	ks_begin(s, p, op, bpf_ktime_get_ns());
 	s->op.time = s->op.start;
 	s->roles = roles;
-	describe(s, s->roles, args.v[0], args.v[1], args.v[2]);
+	describe(s, s->roles, args.v[0], args.v[1], args.v[2], args.v[3], args.v[4]);
 	s->stash = !(roles & FINAL);
 	ks_walk(ctx, s, c);
 	return 0;
@@ -167,7 +178,7 @@ int ks_proc_exit(struct ks_sys_exit *ctx)
 	if (roles & TARGET)
 		s->op.child = call.args[0];
 	s->roles = roles;
-	describe(s, s->roles, call.args[0], call.args[1], call.args[2]);
+	describe(s, s->roles, call.args[0], call.args[1], call.args[2], call.args[3], call.args[4]);
 	ks_walk(ctx, s, c);
 	return 0;
 }

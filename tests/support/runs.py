@@ -185,6 +185,7 @@ class Scenario:
     seen: list[dict[str, Any]]
     more: dict[str, Any]  # whatever else the scenario has to say
     spans: list[ReceivedSpan]
+    others: list[Scenario]  # of its children, where it says what they did
 
 
 def scenarios(ran: Run) -> dict[str, Scenario]:
@@ -193,12 +194,17 @@ def scenarios(ran: Run) -> dict[str, Scenario]:
     found = {}
     for line in ran.stdout.decode().splitlines():
         said = json.loads(line)
-        spans = ran.of(said["pid"])
-        expected = [{key: _shown(value) for key, value in each.items()} for each in said["said"]]
-        found[said["name"]] = Scenario(
-            said["pid"], expected, [_facts(span, _keys(expected)) for span in spans], said["more"], spans
-        )
+        others = [_scenario(ran, int(pid), each, {}, []) for pid, each in said["more"].get("others", {}).items()]
+        found[said["name"]] = _scenario(ran, said["pid"], said["said"], said["more"], others)
     return found
+
+
+def _scenario(
+    ran: Run, pid: int, said: list[dict[str, Any]], more: dict[str, Any], others: list[Scenario]
+) -> Scenario:
+    spans = ran.of(pid)
+    expected = [{key: _shown(value) for key, value in each.items()} for each in said]
+    return Scenario(pid, expected, [_facts(span, _keys(expected)) for span in spans], more, spans, others)
 
 
 def _keys(expected: Iterable[Mapping[str, Any]]) -> set[str]:

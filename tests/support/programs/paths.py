@@ -49,7 +49,7 @@ def relative(folder: bytes, said: Said) -> None:
             os.close(call("openat", directory, b"../b/../a/file", os.O_RDONLY))
     said("file.rename", **{"file.path": text(folder + b"/a/file"), TARGET: text(folder + b"/b/moved")})
     assert call("renameat", directory, b"file", -100, b"moved") == 0
-    said("file.stat", **{"file.path": text(folder + b"/a"), "error.type": "ENOENT"})
+    said("file.stat", **{"error.type": "ENOENT"})
     call("newfstatat", directory, b"", BUFFER, 0)
     said("file.stat", **{"file.path": text(folder + b"/a")})
     call("newfstatat", directory, b"", BUFFER, AT_EMPTY_PATH)
