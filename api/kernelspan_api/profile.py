@@ -105,6 +105,7 @@ def unavailable(profile: TraceProfile) -> list[Problem]:
     """What the profile asks for by name and this version cannot do. Empty: it can be run."""
     spec = profile.spec
     found: list[tuple[str, object, str]] = []
+    tls = spec.export.otlp.tls if spec.export else None
     if spec.requests:
         found.append(("spec.requests", spec.requests, ""))
     found.extend(
@@ -141,6 +142,13 @@ def unavailable(profile: TraceProfile) -> list[Problem]:
             spec.limits.on_exceed is OnExceed.DETACH,
             "allowed is Throttle",
         ),
+        (
+            "spec.export.otlp.tls.insecureSkipVerify",
+            True,
+            bool(tls and tls.insecure_skip_verify),
+            "give the collector's CA by OTEL_EXPORTER_OTLP_CERTIFICATE",
+        ),
+        ("spec.export.otlp.tls.serverName", tls.server_name if tls else "", bool(tls and tls.server_name), ""),
     )
     found.extend((path, value, hint) for path, value, asked, hint in settings if asked)
     return [Problem(path, shorten(value), NOT_AVAILABLE + (f"; {hint}" if hint else "")) for path, value, hint in found]

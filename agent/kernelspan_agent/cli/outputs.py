@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
-def open_exporter(options: Mapping[str, Any], environ: Mapping[str, str]) -> Exporter:
-    """The outputs that were asked for, as one; the console where none was. Raises UsageError."""
+def open_exporter(profile: TraceProfile, options: Mapping[str, Any], environ: Mapping[str, str]) -> Exporter:
+    """The outputs that were asked for, as one; the console where none was. Raises UsageError.
+
+    Where spans go over OTLP: --otlp, else the profile's export.otlp, else the environment.
+    """
     from kernelspan_agent.export.pipeline import Pipeline
     from kernelspan_agent.export.queue import limits_from
 
     outputs: list[Any] = []
     limits = limits_from(environ)
-    endpoint = options["endpoint"] or ""
+    endpoint, environ = _destination(profile, options["endpoint"] or "", environ)
     if endpoint or any(environ.get(name) for name in _ENDPOINTS):
         from kernelspan_agent.export.otlp import open_output, settings_from
 
@@ -42,6 +45,19 @@ def open_exporter(options: Mapping[str, Any], environ: Mapping[str, str]) -> Exp
         color, width = wants_color(sys.stdout, environ), terminal_width(sys.stdout, environ)
         outputs.append(ConsoleExporter(sys.stdout, color=color, width=width))
     return Pipeline(outputs, limits)
+
+
+def _destination(
+    profile: TraceProfile, endpoint: str, environ: Mapping[str, str]
+) -> tuple[str, Mapping[str, str]]:
+    """The endpoint, and the environment with what the profile says of how to send to it."""
+    otlp = profile.spec.export.otlp if profile.spec.export else None
+    if endpoint or otlp is None or not otlp.endpoint:
+        return endpoint, environ
+    protocol = "grpc" if otlp.protocol.value == "GRPC" else "http/protobuf"
+    compression = otlp.compression.value.lower()
+    said = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": compression}
+    return otlp.endpoint, {**environ, **said}
 
 
 def trace_self(options: Mapping[str, Any], environ: Mapping[str, str]) -> Callable[[float], None]:
@@ -121,7 +137,7 @@ def _cost(app: App) -> dict[str, Any]:
 def table(found: Mapping[str, Any]) -> str:
     """The accounting for people."""
     operations = found["operations"]
-    lines = ["", f"{'operations':<14}{'':>2}"]
+    lines = ["", "operations"]
     for key, label in (
         ("seen", "seen"),
         ("exported", "exported"),

@@ -64,6 +64,8 @@ def command(profile_path: str, command_line: tuple[str, ...], **options: Any) ->
     kernelspan run -f profile.yaml --pid 4242 --otlp localhost:4317
     """
     profile, ignored = read_profile(profile_path)
+    if profile.spec.paused:
+        raise UsageError(f"{profile_path} is paused: nothing to trace", hint="set spec.paused to false")
     _check_targets(profile, command_line, options["pids"])
     for field in ignored:
         click.echo(f"kernelspan: {field} is for Kubernetes and is ignored here", err=True)
@@ -103,7 +105,7 @@ def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) 
             stack.callback(lambda: stop(EXPORT_TIMEOUT_SECONDS))
         if child is not None:
             stack.callback(child.abandon)
-        exporter = open_exporter(options, os.environ)
+        exporter = open_exporter(profile, options, os.environ)
         stack.callback(lambda: exporter.close(0.0))
         with span("agent.open", profile=profile.metadata.name):
             app = App(
@@ -122,7 +124,8 @@ def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) 
 
 
 def _trace(app: App, profile: TraceProfile, child: Command | None, options: dict[str, Any]) -> int:
-    until = time.monotonic() + options["duration"] if options["duration"] else float("inf")
+    seconds = [limit for limit in (options["duration"], profile.spec.ttl_seconds) if limit]
+    until = time.monotonic() + min(seconds) if seconds else float("inf")
     stopped = _stop_on_signals(child)
     status = 0
     if child is not None:

@@ -34,6 +34,7 @@ class Command:
             self._child(program, held)
         os.close(held)
         self._status: int | None = None
+        self._released = False
 
     def _child(self, program: str, held: int) -> None:
         try:
@@ -54,6 +55,7 @@ class Command:
         with contextlib.suppress(BrokenPipeError):
             os.write(self._go, b"g")
         os.close(self._go)
+        self._released = True
 
     def forward_signals(self) -> None:
         """Passes on what is sent to the agent. SIGINT only without a terminal: there the child gets it by itself."""
@@ -78,7 +80,9 @@ class Command:
         return self._status
 
     def abandon(self) -> None:
-        """Ends a child that was never released."""
+        """Ends a child that was never released; one that was goes on."""
+        if self._released:
+            return
         with contextlib.suppress(OSError):
             os.close(self._go)
         with contextlib.suppress(ChildProcessError):

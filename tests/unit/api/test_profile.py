@@ -146,6 +146,8 @@ def test_unavailable_names_everything_asked_for() -> None:
         "spec.sampling.keepErrors": "true",
         "spec.sampling.keepSlowerThanMilliseconds": "250",
         "spec.limits.onExceed": '"Detach"',
+        "spec.export.otlp.tls.insecureSkipVerify": "true",
+        "spec.export.otlp.tls.serverName": '"otel"',
     }
     assert all(one.message.startswith("not available in this version") for one in found)
 
