@@ -159,7 +159,7 @@ static __always_inline u64 ks_py_text(struct ks_py_layout *l, u64 h, u64 str, u6
  * counts and first line, with co_version where there is one; before 3.12 also its name, its file, and its line table: the
  * hash, which the compiler leaves there since 3.10, else the beginning.
  */
-static __always_inline int ks_py_identity(struct ks_py_layout *l, u64 code, u64 *v, u32 *check)
+static __always_inline int ks_py_identity(struct ks_py_layout *l, struct ks_walk *w, u64 code, u64 *v, u32 *check)
 {
 	u64 h, length, name, table;
 
@@ -177,7 +177,11 @@ static __always_inline int ks_py_identity(struct ks_py_layout *l, u64 code, u64 
 			table = v[19];
 		}
 		h = ks_py_text(l, h, name, v);
-		h = ks_py_text(l, h, v[16], v);
+		if (v[16] != KS_LOAD(w->root)) { /* frames of one module share the str */
+			w->root = v[16];
+			w->root_mnt = ks_py_text(l, 0, v[16], v);
+		}
+		h = ks_mix(h, KS_LOAD(w->root_mnt));
 		if (ks_read_user(&v[16], 16, (void *)(table + l->bytes_size))) /* size, hash */
 			return -1;
 		h = ks_mix(ks_mix(h, v[16]), v[17]);
@@ -194,31 +198,71 @@ static __always_inline int ks_py_identity(struct ks_py_layout *l, u64 code, u64 
 	return 0;
 }
 
+/* Where a module's name was found: each look costs five reads, and stacks go through the same modules again and again. */
+struct ks_py_module {
+	u64 start; /* of the process's image */
+	u64 globals, version, keys; /* before 3.14 every change gives a dict a version that no other ever had */
+	u64 entry, key, hash;
+};
+
+#define KS_PY_MODULES 64
+BPF_PERCPU_ARRAY(ks_py_modules, struct ks_py_module, KS_PY_MODULES);
+
+static __always_inline u64 ks_py_first_entry(struct ks_py_layout *l, u64 *v, u64 keys)
+{
+	if (ks_read_user(v, 16, (void *)keys))
+		return 0;
+	if (l->minor >= 11) { /* log2 of the index's bytes; kind 1: keys are str, else the key's hash comes first */
+		v[2] = keys + 32 + (1ULL << ((v[1] >> 8) & 31));
+		if (((v[1] >> 16) & 255) != 1)
+			v[2] = KS_LOAD(v[2]) + 8;
+		return KS_LOAD(v[2]);
+	}
+	v[2] = v[1];
+	if (v[1] > 0xff)
+		v[2] = v[1] * 2;
+	if (v[1] > 0xffff)
+		v[2] = v[1] * 4;
+	return keys + 48 + KS_LOAD(v[2]);
+}
+
 /*
  * A hash of the name of a name space's module, of which a frame keeps 32 bits: the same code may run in one name space after
  * another that had the same address. KS_PY_NO_MODULE: its first entry is no name.
  */
 static __always_inline u64 ks_py_module_hash(struct ks_scratch *s, struct ks_py_layout *l, u64 globals)
 {
-	u64 *v = s->words, keys = KS_UREAD(u64, globals + l->dict_keys);
+	u32 slot = (globals >> 4 ^ globals >> 10) & (KS_PY_MODULES - 1);
+	struct ks_py_module *m = ks_py_modules.lookup(&slot);
+	u64 *v = s->words;
 
-	if (ks_read_user(v, 16, (void *)keys))
+	KS_OPAQUE(m);
+	if (!m || ks_read_user(v, 16, (void *)(globals + l->dict_keys - 8))) /* version, keys */
 		return KS_PY_NO_MODULE;
-	if (l->minor >= 11) { /* log2 of the index's bytes; kind 1: keys are str, else the key's hash comes first */
-		v[2] = keys + 32 + (1ULL << ((v[1] >> 8) & 31));
-		if (((v[1] >> 16) & 255) != 1)
-			v[2] = KS_LOAD(v[2]) + 8;
-	} else {
-		v[2] = v[1];
-		if (v[1] > 0xff)
-			v[2] = v[1] * 2;
-		if (v[1] > 0xffff)
-			v[2] = v[1] * 4;
-		v[2] = keys + 48 + KS_LOAD(v[2]);
+	if (m->globals != globals || m->keys != v[1] || m->start != s->proc_start)
+		m->entry = 0;
+	else if (m->version == v[0] && l->minor < 14)
+		return m->hash;
+	m->start = s->proc_start;
+	m->globals = globals;
+	m->version = v[0];
+	m->keys = v[1];
+	m->hash = KS_PY_NO_MODULE;
+	v[4] = 0;
+	if (m->entry)
+		ks_read_user(&v[4], 16, (void *)m->entry);
+	if (!m->entry || v[4] != m->key) {
+		m->entry = ks_py_first_entry(l, v, m->keys);
+		if (ks_read_user(&v[4], 16, (void *)m->entry))
+			return KS_PY_NO_MODULE;
+		if (KS_UREAD(u64, v[4] + l->str_data) != KS_PY_NAME_KEY) {
+			m->entry = 0;
+			return KS_PY_NO_MODULE;
+		}
+		m->key = v[4];
 	}
-	if (ks_read_user(&v[4], 16, (void *)KS_LOAD(v[2])) || KS_UREAD(u64, v[4] + l->str_data) != KS_PY_NAME_KEY)
-		return KS_PY_NO_MODULE;
-	return ks_py_text(l, 0, v[5], &v[8]);
+	m->hash = ks_py_text(l, 0, v[5], &v[8]);
+	return m->hash;
 }
 
 /* The number in "Task-123", which is how asyncio names a task; 0 for every other name. */
@@ -329,7 +373,7 @@ static __always_inline int ks_py_frame(struct ks_scratch *s, struct ks_py_layout
 	f->runtime = KS_RUNTIME_PYTHON;
 	f->check = 0;
 	if (owner < l->owner_skip || l->frame_owner == KS_PY_NONE) {
-		if (ks_py_identity(l, code, v, &f->check))
+		if (ks_py_identity(l, w, code, v, &f->check))
 			return 0;
 		if (globals != KS_LOAD(w->globals)) {
 			w->globals = globals;
@@ -373,14 +417,15 @@ static __always_inline void ks_py_context(struct ks_scratch *s, struct ks_runtim
 static __always_inline void ks_py_walk(struct ks_scratch *s, struct ks_runtime *rt, struct ks_py_layout *l)
 {
 	u64 tp = ks_thread_pointer(), ts = ks_py_thread(s, l, rt->base, tp), hash;
-	struct ks_walk *w = &s->walk; /* at: a frame; count, state: of the frames */
+	struct ks_walk *w =
+		&s->walk; /* at: a frame; count, state: of the frames; root: the last frame's file, hashed */
 
 	if (!ts)
 		return;
 	w->at = ks_py_frame_of(l, ts);
 	w->hash = ks_mix(s->proc_start, s->op.tgid);
 	w->task_frame = w->task_outer = w->last = 0;
-	w->globals = w->module = 0;
+	w->globals = w->module = w->root = 0;
 	w->count = 0;
 	w->state = KS_FRAMES_COMPLETE;
 	for (u32 i = 0; i < KS_MAX_DEPTH; i++) {

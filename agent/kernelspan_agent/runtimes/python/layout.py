@@ -9,8 +9,9 @@ What the kernel computes for FRAME.check (`check_word` is the same in user space
 * words 0-3: the `code_check_bytes` (<= 32) bytes at code + code_check, padded with zeros.
 * Only where code_strings != ABSENT (before 3.12, whose co_version is unique in a process), more words. At
   code + code_strings lie pointers to str: file, name and, in 3.11, the qualified name. First the name (3.11: the
-  qualified one), then the file, each as: u64 length at str + str_length; u64 hash behind it; and only where the hash is
-  -1 (nobody has asked for it yet) and the str is compact (state bit 5), the last 32 bytes of its text, padded with zeros.
+  qualified one): u64 length at str + str_length; u64 hash behind it; and only where the hash is -1 (nobody has asked for
+  it yet) and the str is compact (state bit 5), the last 32 bytes of its text, padded with zeros. Then the file: one word,
+  the h that these words of its str alone would give.
   Then the line table: u64 size at table + bytes_size; u64 hash behind it (the compiler leaves it there since 3.10); and
   only where that is -1, its first 128 bytes, padded with zeros. So before 3.10, and for code from a .pyc, the same
   function with another line table from the 129th byte on (64 lines in 3.8, some 40 instructions in 3.11) and nothing

@@ -193,7 +193,8 @@ def read_check(memory: Memory, code: int, offsets: Offsets) -> int:
     pointers = struct.unpack("<4Q", memory.read(code + offsets.code_strings, 32))
     table_at = (offsets.code_line_table - offsets.code_strings) // 8  # 3.11: the qualified name stands before it
     name, table = pointers[table_at - 1], pointers[table_at]
-    words = _text_words(memory, name, offsets) + _text_words(memory, pointers[0], offsets)
+    words = _text_words(memory, name, offsets)
+    words += struct.pack("<Q", mix_words(_text_words(memory, pointers[0], offsets)))
     size, table_hash = struct.unpack("<QQ", memory.read(table + offsets.bytes_size, 16))
     words += struct.pack("<QQ", size, table_hash)
     if table_hash == _NOT_HASHED:
