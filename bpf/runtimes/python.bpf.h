@@ -59,9 +59,10 @@ static __always_inline u64 ks_py_thread(struct ks_scratch *s, struct ks_py_layou
 	u64 *held = ks_threads.lookup(&tid), interp, ts;
 	struct ks_walk *w = &s->walk; /* at: a thread state; root: its interpreter; found: any, and one with frames */
 
-	if (held && ks_py_linked(l, *held, tp))
-		return *held;
 	w->root = KS_UREAD(u64, base);
+	/* of two interpreters one may be the thread's at one time, the other at another */
+	if (held && !KS_UREAD(u64, KS_LOAD(w->root) + l->interp_next) && ks_py_linked(l, *held, tp))
+		return *held;
 	if (!KS_LOAD(w->root)) {
 		s->op.frame_state = KS_FRAMES_NO_THREAD_STATE; /* the interpreter is starting or gone */
 		return 0;

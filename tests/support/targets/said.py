@@ -13,6 +13,7 @@ _LIBRARIES = tuple(part + "-packages" for part in ("site", "dist"))
 _said, _stacks, _numbers, _token = [], {}, itertools.count(), ""
 
 
+_FD = globals().get("_FD", 9)
 read = os.read
 
 
@@ -20,7 +21,7 @@ def _renew():
     global _said, _stacks, _numbers, _token
     _said, _stacks, _numbers, _token = [], {}, itertools.count(1), os.urandom(6).hex()
     file = os.open("%s.%s.reads" % (_OUT, _token), os.O_RDONLY | os.O_CREAT)
-    os.dup2(file, 9)
+    os.dup2(file, _FD)
     os.close(file)
 
 
