@@ -117,6 +117,8 @@ int ks_gone(struct bpf_raw_tracepoint_args *ctx)
 	/* before the process is looked up: of two threads that end at once the first may have taken it away */
 	if (call) {
 		ks_count(call->cls, KS_C_TARGET_GONE);
+		if (call->nested && !ks_aside.delete(&tid))
+			ks_count(call->cls, KS_C_TARGET_GONE);
 		ks_calls.delete(&tid);
 	}
 	if (kept) {

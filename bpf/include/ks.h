@@ -110,7 +110,7 @@ struct ks_call {
 	u8 group, restart;
 	u16 cls;
 	u16 dns; /* may be half of a name resolution, whose duration is another */
-	u32 reserved;
+	u32 nested; /* made by a signal's handler while another call of the thread waits in ks_aside */
 };
 
 /*
@@ -158,6 +158,7 @@ BPF_ARRAY(ks_classes, struct ks_class, KS_MAX_CLASSES);
 BPF_ARRAY(ks_tat, u64, KS_MAX_CLASSES);
 BPF_PERCPU_ARRAY(ks_counts, u64, KS_MAX_CLASSES *KS_COUNTERS);
 BPF_HASH(ks_calls, u32, struct ks_call, KS_MAX_CALLS);
+BPF_HASH(ks_aside, u32, struct ks_call, KS_MAX_ASIDE);
 BPF_HASH(ks_stash, u32, struct ks_op, KS_MAX_CALLS);
 BPF_HASH(ks_threads, u32, u64, KS_MAX_THREADS); /* a thread's state in its runtime, by tid */
 BPF_TABLE("lru_hash", u64, u8, ks_stacks, KS_MAX_STACKS);

@@ -3,6 +3,7 @@
  * An operation: entry and return of a system call of a process that somebody wants.
  *
  *   enter:  wanted process? wanted operation? -> remember start and arguments by thread
+ *           a call that a signal stopped and that begins anew goes on as the same operation
  *   exit:   take them out -> filters -> rate limit -> details -> walk (tail call) -> record
  *
  * Every early return after the operation was seen adds one to a counter: seen = sent + filtered + rate limited +
@@ -10,6 +11,8 @@
  */
 #pragma once
 #include "path.h"
+
+#define KS_EINTR 4
 
 #if KS_RAW
 #define KS_COMPAT 2 /* TS_COMPAT: a 32-bit call has other numbers */
@@ -194,7 +197,7 @@ static __always_inline void ks_interrupted(struct ks_proc *p, struct ks_call *ca
 	}
 	ks_begin(s, p, call->op, call->start);
 	s->op.time = call->end;
-	s->op.ret = -4; /* EINTR */
+	s->op.ret = -KS_EINTR;
 	s->op.flags |= KS_OP_INTERRUPTED;
 	ks_send(s);
 }
@@ -235,6 +238,46 @@ static __always_inline int ks_next_exit(void *ctx, u32 group)
 	return 0;
 }
 
+/*
+ * A signal's handler makes a call of its own. The raw pair sees the handler return, and what becomes of the call it
+ * stopped: that one waits aside. Otherwise it counts as interrupted.
+ */
+static __always_inline u32 ks_put_aside(struct ks_proc *p, struct ks_call *old, u32 group)
+{
+#if KS_RAW
+	u32 tid = bpf_get_current_pid_tgid();
+
+	if (old->nested) {
+		ks_interrupted(p, old, group);
+		return 1;
+	}
+	if (!ks_aside.update(&tid, old))
+		return 1;
+#endif
+	ks_interrupted(p, old, group);
+	return 0;
+}
+
+static __always_inline void ks_take_back(u32 tid)
+{
+	struct ks_call *waits = ks_aside.lookup(&tid);
+
+	if (waits) {
+		ks_calls.update(&tid, waits);
+		ks_aside.delete(&tid);
+	}
+}
+
+/* The return from a signal's handler, with the result that the call it stopped has now: EINTR, or it is to begin anew. */
+static __always_inline int ks_handled(struct ks_sys_exit *ctx)
+{
+#if KS_RAW
+	return ctx->ret == -KS_EINTR && KS_KREAD(s64, ctx->regs + KS_REGS_ORIG_AX) == -1;
+#else
+	return 0;
+#endif
+}
+
 /* The call that the thread is in, if it is this group's. */
 static __always_inline struct ks_call *ks_own_call(u32 group)
 {
@@ -262,9 +305,10 @@ static __always_inline void ks_enter(s32 nr, struct ks_args *args, struct ks_pro
 			old->restart = 0;
 			return;
 		}
-		ks_interrupted(p, old, group);
+		call.nested = ks_put_aside(p, old, group);
 	} else if (old) {
 		ks_count(p->cls, KS_C_REPLACED); /* its return was never seen */
+		call.nested = old->nested;
 	}
 	ks_count(p->cls, KS_C_SEEN);
 	call.start = bpf_ktime_get_ns();
@@ -298,13 +342,19 @@ static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struc
 	u64 now;
 
 	now = bpf_ktime_get_ns();
-	if (ks_restarts(ctx->ret)) {
+	if (found->restart) { /* this is the return of another call */
+		if (!ks_handled(ctx))
+			return 0;
+		now = found->end;
+	} else if (ks_restarts(ctx->ret)) {
 		found->restart = 1;
 		found->end = now;
 		return 0;
 	}
 	*call = *found;
 	ks_calls.delete(&tid);
+	if (call->nested)
+		ks_take_back(tid);
 	c = ks_classes.lookup(&p->cls);
 	if (!c)
 		return 0;

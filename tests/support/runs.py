@@ -46,7 +46,9 @@ class Run:
     @property
     def operations(self) -> list[ReceivedSpan]:
         """The operations' spans in the order of their start."""
-        return sorted((span for span in self.spans if operation_of(span)), key=lambda span: (span.start_ns, -span.end_ns))
+        return sorted(
+            (span for span in self.spans if operation_of(span)), key=lambda span: (span.start_ns, -span.end_ns)
+        )
 
     def of(self, pid: int) -> list[ReceivedSpan]:
         """The operations of one process."""
@@ -199,9 +201,7 @@ def scenarios(ran: Run) -> dict[str, Scenario]:
     return found
 
 
-def _scenario(
-    ran: Run, pid: int, said: list[dict[str, Any]], more: dict[str, Any], others: list[Scenario]
-) -> Scenario:
+def _scenario(ran: Run, pid: int, said: list[dict[str, Any]], more: dict[str, Any], others: list[Scenario]) -> Scenario:
     spans = ran.of(pid)
     expected = [{key: _shown(value) for key, value in each.items()} for each in said]
     return Scenario(pid, expected, [_facts(span, _keys(expected)) for span in spans], more, spans, others)

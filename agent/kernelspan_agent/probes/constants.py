@@ -118,6 +118,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_MAX_RUNTIMES": MAX_RUNTIMES,
         "KS_MAX_PROCS": 16384,
         "KS_MAX_CALLS": 16384,  # threads inside a wanted system call at once
+        "KS_MAX_ASIDE": 1024,  # threads in the handler of a signal that stopped a call
         "KS_MAX_THREADS": 32768,
         "KS_MAX_STACKS": 16384,
         "KS_MAX_PATHS": 16384,

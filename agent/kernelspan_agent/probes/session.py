@@ -214,7 +214,7 @@ class Session:
     def in_flight(self) -> int:
         """Operations that began and have not ended."""
         maps = self._loader.maps
-        calls = len(bpf.map_keys(maps["ks_calls"], 4)) if "ks_calls" in maps else 0
+        calls = sum(len(bpf.map_keys(maps[name], 4)) for name in ("ks_calls", "ks_aside"))
         kept = [bpf.map_lookup(maps["ks_stash"], key, OP_SIZE) for key in bpf.map_keys(maps["ks_stash"], 4)]
         # what a close finds at its entry is kept besides its call
         return calls + sum(1 for each in kept if each and _operation_of(each) != _CLOSE)

@@ -88,7 +88,9 @@ def _talk(said: Said, kind: str, a: socket.socket, b: socket.socket, from_a: End
     assert call("sendmmsg", fd, several, 2, 0) == 2
     _io(said, f"{kind}.send", 5, from_a)
     for size in (2, 3) if kind == "udp" else (5,):
-        assert _io(said, f"{kind}.receive", call("recvfrom", b.fileno(), BUFFER, size, 0x100, 0, 0), from_b, size) == size
+        assert (
+            _io(said, f"{kind}.receive", call("recvfrom", b.fileno(), BUFFER, size, 0x100, 0, 0), from_b, size) == size
+        )
     b.setblocking(False)
     _io(said, f"{kind}.receive", call("recvfrom", b.fileno(), BUFFER, 100, 0, 0, 0), from_b, 100)
     b.setblocking(True)
@@ -172,7 +174,14 @@ def refused(folder: bytes, said: Said) -> None:
 def unix_paths(folder: bytes, said: Said) -> None:
     """Paths and abstract names; one of the greatest length; the client's own where it has bound one."""
     os.chdir(folder)
-    for name in (os.fsdecode(folder + b"/socket"), "relative", "x" * 107, "\0abstract", "\0with\0zero", "\0" + "y" * 107):
+    for name in (
+        os.fsdecode(folder + b"/socket"),
+        "relative",
+        "x" * 107,
+        "\0abstract",
+        "\0with\0zero",
+        "\0" + "y" * 107,
+    ):
         shown = "@" + name[1:] if name[0] == "\0" else name
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(name)

@@ -18,7 +18,8 @@ from scenarios import AT_EMPTY_PATH, AT_FDCWD, N, Said, call, libc, main, said_r
 ARGUMENT, CHILD, CODE, SIGNAL = (
     "kernelspan.argument", "kernelspan.child.pid", "process.exit.code", "kernelspan.signal.number",
 )  # fmt: skip
-TRUE, VFORK = b"/bin/true", os.environb.get(b"VFORK", b"")
+TRUE = b"/bin/true"
+VFORK, OLD_CALLS, SMALL32 = (os.environb.get(name, b"") for name in (b"VFORK", b"OLD_CALLS", b"SMALL32"))
 REAL_TRUE = os.path.realpath(TRUE)
 NOTHING = (ctypes.c_char_p * 2)(b"true", None)
 MS_REC, MS_PRIVATE, CLONE_NEWNS, SIGCHLD = 0x4000, 0x40000, 0x20000, 17
@@ -154,6 +155,17 @@ def vforks(folder: bytes, said: Said) -> dict[str, Any]:
     others.said[parent] = [_exec(VFORK), *made, _exit(0)]
     _ends(said)
     return {"others": others.said, "calls": ["vfork"]}
+
+
+@scenario
+def of_32_bits(folder: bytes, said: Said) -> dict[str, Any]:
+    """32-bit calls have other numbers: they are not seen, and taken for no other call. Starting such a program is seen."""
+    others = Others()
+    for _ in range(N):
+        assert others.run(said, lambda: os.execv(SMALL32, [SMALL32]), _exec(SMALL32)) == 0
+        assert others.run(said, lambda: os.execv(OLD_CALLS, [OLD_CALLS]), _exec(OLD_CALLS), _exit(0)) == 0
+    _ends(said)
+    return {"others": others.said}
 
 
 @scenario

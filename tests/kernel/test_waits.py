@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waits, and what signals do to calls that wait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kernelspan_agent.probes.source import syscalls
+from kernelspan_api.operations import Group
+from tests.support import runs
+from tests.support.runs import PROGRAMS, SYSTEM_PYTHON, Run, Scenario
+
+CALLS = ["locks", "sleeps", "polls"]
+SIGNALS = ["stopped", "restarted", "interrupted"]
+OFF_CPU_US = 60_000  # between what a thread waits for a processor and what `naps` sleeps
+
+
+def _run(folder: Path, names: list[str], **spec: object) -> Run:
+    (folder / "at").mkdir()
+    profile = runs.profile(folder, **spec)
+    done = runs.run(folder, profile, SYSTEM_PYTHON, "-S", PROGRAMS / "waits.py", folder / "at", *names)
+    assert done.balance["dropped"] == {}, done.report
+    assert done.balance["inFlight"] == 0, done.report
+    return done
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scenario]:
+    """Every scenario but those of time off the CPU, in one run."""
+    spec = {"waits": {"operations": ["Lock", "Sleep", "Poll"]}, "network": {"operations": ["Receive"]}}
+    return runs.scenarios(_run(tmp_path_factory.mktemp("waits"), CALLS + SIGNALS, **spec))
+
+
+@pytest.mark.parametrize("name", CALLS + SIGNALS)
+def test_scenario(traced: dict[str, Scenario], name: str) -> None:
+    """One operation a call, also where the kernel begins it anew; two where the program makes it again."""
+    found = traced[name]
+    assert found.seen == found.said
+
+
+def test_a_restarted_call_took_all_the_time(traced: dict[str, Scenario]) -> None:
+    """An operation that a signal's handler stopped began before the handler's own and ended after them."""
+    spans = traced["restarted"].spans
+    receives = [span for span in spans if span.name == "unix.receive"]
+    polls = [span for span in spans if span.name == "wait.poll"]
+    assert len(polls) == 3 * len(receives)
+    for index, receive in enumerate(receives):
+        mine = polls[3 * index : 3 * index + 3]
+        assert all(receive.start_ns < poll.start_ns and poll.end_ns < receive.end_ns for poll in mine)
+
+
+def test_every_call(traced: dict[str, Scenario]) -> None:
+    """No system call of the group is left untried."""
+    tried = {call for name in CALLS for call in traced[name].more["calls"]}
+    assert {call.name for call in syscalls(Group.WAITS)} == tried
+
+
+def test_off_cpu(tmp_path: Path) -> None:
+    """As many as the program slept, each as long as it slept; threads that end leave none behind."""
+    waits = {"operations": ["OffCPU"], "minDurationMicroseconds": OFF_CPU_US}
+    done = _run(tmp_path, ["naps", "threads_that_end"], waits=waits)
+    naps = runs.scenarios(done)["naps"]
+    assert naps.seen == naps.said
+    assert all(span.end_ns - span.start_ns >= 120_000_000 for span in naps.spans)
+    assert done.balance["filtered"] >= 101  # the threads' sleeps
+
+
+def test_few_calls(tmp_path: Path) -> None:
+    """Calls attached one by one: stopped and begun anew they are one operation as well."""
+    spec = {"waits": {"operations": ["Sleep"]}, "network": {"operations": ["Receive"]}}
+    done = _run(tmp_path, ["stopped"], **spec)
+    assert done.report["mechanism"] == "Tracepoint"
+    found = runs.scenarios(done)["stopped"]
+    assert found.seen == found.said
