@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: PTH, B023, ARG001 - each call by its own name; lambdas are called where they are made
+# ruff: noqa: ARG001, B023, PTH102 - paths are bytes, lambdas are called where they are made
 """Every system call on files, and every way a path can be meant."""
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from scenarios import (
     AT_EMPTY_PATH,
     AT_FDCWD,
     AT_REMOVEDIR,
-    N,
     STAT_BUFFER,
+    N,
     Said,
     call,
     main,

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ARG001 - paths are bytes, lambdas are called where they are made
 """Every system call on sockets, of every family, connected and not."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: PTH, ARG001 - each call by its own name; lambdas are called where they are made
+# ruff: noqa: ARG001, PTH102, PTH103, PTH104, PTH106, PTH108, PTH211 - paths are bytes, lambdas are called where they are made
 """Every way a file can be named, moved or hidden while it is used. Needs root; mounts are in a name space of its own."""
 
 from __future__ import annotations

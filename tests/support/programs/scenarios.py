@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: PTH - each call by its own name; lambdas are called where they are made
+# ruff: noqa: PTH102 - paths are bytes, lambdas are called where they are made
 """Scenarios: functions that do known operations, each in a process of its own, and say what they did.
 
 `main` prints a line of JSON a scenario: name, pid, what it says it did, whatever else it has to say. Nothing here makes
