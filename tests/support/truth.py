@@ -48,6 +48,7 @@ spec:
   code: {stackTrace: Attribute, maxDepth: 127}
   limits: {eventsPerSecond: 10000000, spansPerSecond: 10000000}
 """
+_CLI = "from kernelspan_agent.cli import main; main()"
 Named = tuple[str, str, int]  # function, file, line
 _FRAME = re.compile(r"(.*) \((.*):(\d+|\?)\)")
 
@@ -214,7 +215,7 @@ def run_command(
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         (folder / "profile.yaml").write_text(profile)
-        own = [sys.executable, "-m", "kernelspan_agent.cli", "run", "-f", str(folder / "profile.yaml"), "-q"]
+        own = [sys.executable, "-c", _CLI, "run", "-f", str(folder / "profile.yaml"), "-q"]
         own += ["--output", str(folder / "spans.jsonl"), "--report", str(folder / "report.json"), "--", *command]
         done = subprocess.run(
             own, env=environ or os.environ, capture_output=True, text=True, timeout=SECONDS, check=False

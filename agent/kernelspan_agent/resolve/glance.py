@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
@@ -24,7 +24,7 @@ class Glance:
     process: procfs.Process
     executable: str
     arguments: tuple[str, ...]
-    namespace_pid: int  # its pid in its own PID namespace
+    namespace_pid: int  # its pid in its own PID namespace; 0: not known
     container_id: str  # empty: none
     cwd: str
     root: str
@@ -52,6 +52,19 @@ def glance(tgid: int, proc_root: str = "/proc") -> Glance | None:
         root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         root = f"/proc/self/fd/{root_fd}"
     return Glance(process, executable, arguments, status.namespace_pids[-1], _container_id(process), cwd, root, root_fd)
+
+
+def glance_at_twin(tgid: int, of_parent: Glance) -> Glance:
+    """What is known of a forked child that had ended before anybody could look: what its parent was when it forked.
+
+    Its process has no start, so that it is never taken for whoever has its pid now.
+    """
+    root, root_fd = of_parent.root, -1
+    if of_parent.root_fd >= 0:
+        with contextlib.suppress(OSError):
+            root_fd = os.dup(of_parent.root_fd)
+            root = f"/proc/self/fd/{root_fd}"
+    return replace(of_parent, process=procfs.Process(tgid, 0), namespace_pid=0, root=root, root_fd=root_fd)
 
 
 def _container_id(process: procfs.Process) -> str:

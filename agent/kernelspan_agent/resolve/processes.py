@@ -21,7 +21,7 @@ from kernelspan_agent.model import ProcessInfo
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.process.memory import GONE, Memory, ProcessMemory
-from kernelspan_agent.resolve.glance import Glance, glance
+from kernelspan_agent.resolve.glance import Glance, glance, glance_at_twin
 from kernelspan_agent.resolve.images import Image, image_of
 from kernelspan_agent.resolve.resource import ResourceSettings, resource_of
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent
@@ -105,7 +105,7 @@ class TracedProcess:
             if len(self.threads) > 65536:
                 self.threads.clear()
             try:
-                root = self.process.path if self.process else ""
+                root = self.process.path if self.process and not self.ended_ns else ""  # its pid may be another's by now
                 with open(f"{root}/task/{tid}/comm", "rb") as file:  # noqa: PTH123 - a hot path
                     name = procfs.printable(file.read(64).rstrip(b"\n").decode(errors="surrogateescape"))
             except OSError:
@@ -141,6 +141,7 @@ class ProcessTable:
         self._known_images: set[Image] = set()
         self.started: list[TracedProcess] = []  # since the caller last emptied it
         self.finished: list[TracedProcess] = []
+        self.execs: list[int] = []  # processes that nobody traces and that became another program
         self.runtimes = Counter[str]()
 
     def alive(self) -> list[TracedProcess]:
@@ -155,10 +156,19 @@ class ProcessTable:
         return next((each for each in reversed(images) if each.start_ns <= at_ns), images[0])
 
     def add(
-        self, tgid: int, start_ns: int, *, name: str, from_start: bool, parent: TracedProcess | None = None
+        self,
+        tgid: int,
+        start_ns: int,
+        *,
+        name: str,
+        from_start: bool,
+        parent: TracedProcess | None = None,
+        twin: TracedProcess | None = None,
     ) -> TracedProcess:
-        """Takes in a new image."""
+        """Takes in a new image. `twin`: of a child that forked, its parent, which was the same then."""
         seen = self._glances(tgid, start_ns)
+        if seen is None and twin is not None and twin.seen is not None:
+            seen = glance_at_twin(tgid, twin.seen)
         context = LibraryContext(
             "",
             seen.root if seen else f"{self._proc_root}/{tgid}/root",
@@ -193,10 +203,12 @@ class ProcessTable:
         old = self.find(tgid, when)
         if event == ProcessEvent.FORK:
             parent = self.find(int(row["parent"]), when)
-            child = self.add(tgid, start, name=name, from_start=True, parent=parent)
+            child = self.add(tgid, start, name=name, from_start=True, parent=parent, twin=parent)
             if parent is not None and parent.runtime is not None:
                 self._use(child, parent.runtime, greenlets=parent.greenlets, tell=False)
-        elif event == ProcessEvent.EXEC and start:
+        elif event == ProcessEvent.EXEC and not start:
+            self.execs.append(tgid)
+        elif event == ProcessEvent.EXEC:
             self.add(tgid, start, name=name, from_start=True, parent=self._parent_of(old))
             if old is not None and old.start_ns < start:
                 self._end(old, start)

@@ -83,13 +83,13 @@ def _of_process(seen: Glance, runtime: DetectedRuntime | None, settings: Resourc
     process = seen.process
     found: dict[str, AttributeValue] = {
         semconv.SERVICE_NAME: procfs.printable(service_name_of(seen.executable, seen.arguments, runtime)),
-        semconv.SERVICE_INSTANCE_ID: str(
-            uuid.uuid5(uuid.NAMESPACE_OID, f"{socket.gethostname()} {process.pid} {process.start_ticks}")
-        ),
         semconv.PROCESS_EXECUTABLE_PATH: procfs.printable(seen.executable),
         semconv.PROCESS_EXECUTABLE_NAME: procfs.printable(PurePosixPath(seen.executable).name),
     }
-    if seen.namespace_pid != process.pid:
+    if process.start_ticks:
+        instance = f"{socket.gethostname()} {process.pid} {process.start_ticks}"
+        found[semconv.SERVICE_INSTANCE_ID] = str(uuid.uuid5(uuid.NAMESPACE_OID, instance))
+    if seen.namespace_pid not in {0, process.pid}:
         found[semconv.PROCESS_VPID] = seen.namespace_pid
     if seen.container_id:
         found[semconv.CONTAINER_ID] = seen.container_id

@@ -5,6 +5,12 @@ import asyncio
 SERIAL, WIDE = int(sys.argv[2]), int(sys.argv[3])
 
 
+if "uvloop" in sys.argv:
+    import uvloop
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
 async def inner(name):
     read(9, M(name))
     await asyncio.sleep(0)
