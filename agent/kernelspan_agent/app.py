@@ -136,6 +136,7 @@ class App:
         self._waiting = 0
         self._lock = threading.Lock()
         self._boot_ahead_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+        self.on_exec: Callable[[int], object] = int  # told of programs that start; nothing by itself
         self._glances: dict[tuple[int, int], Glance | None] = {}
         self._stopping = threading.Event()
         self._next_tick = self._next_look = 0.0
@@ -229,6 +230,9 @@ class App:
 
     def _process(self, drained: Drained) -> None:
         self.resolver.learn(drained.others)
+        for tgid in self.processes.execs:
+            self.on_exec(tgid)
+        self.processes.execs.clear()
         self._tell_tracer()
         count = len(drained.operations)
         if count:

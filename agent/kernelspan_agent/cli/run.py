@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,9 @@ from kernelspan_agent.selftrace import span
 
 if TYPE_CHECKING:
     from kernelspan_agent.app import App
+    from kernelspan_agent.process.procfs import Process
     from kernelspan_agent.targets.command import Command
+    from kernelspan_agent.targets.select import Selection
     from kernelspan_api.profile import TraceProfile
 
 EXPORT_TIMEOUT_SECONDS = 10.0
@@ -80,9 +83,9 @@ def _check_targets(profile: TraceProfile, command_line: tuple[str, ...], pids: t
     if command_line and pids:
         raise UsageError("give a command or --pid, not both")
     selector = profile.spec.process_selector
-    if not command_line and not pids and not selector.executables:
+    if not command_line and not pids and not selector.executables and not selector.runtimes:
         raise UsageError(
-            "nothing to trace: no command, no --pid, and the profile's processSelector names no executables",
+            "nothing to trace: no command, no --pid, and the profile's processSelector names nothing",
             hint="kernelspan run -f PROFILE -- COMMAND",
         )
 
@@ -149,7 +152,7 @@ def _stop_on_signals(child: Command | None) -> list[int]:
     return stopped
 
 
-def _scanner(app: App, profile: TraceProfile, pids: tuple[int, ...]) -> Any:
+def _scanner(app: App, profile: TraceProfile, pids: tuple[int, ...]) -> Callable[[], bool]:
     """Finds the processes to trace, now and as they come; says when all that were named have ended."""
     from kernelspan_agent.targets import select
 
@@ -158,8 +161,21 @@ def _scanner(app: App, profile: TraceProfile, pids: tuple[int, ...]) -> Any:
         for process in named + select.descendants(pids):
             app.trace(process.pid, _name_of(process))
         return lambda: not app.processes.alive()
-    executables = profile.spec.process_selector.executables
-    known: set[tuple[int, int]] = set()
+    selector = profile.spec.process_selector
+    scan = _matching(app, select.Selection(selector.executables, needs_runtime=bool(selector.runtimes)))
+    if not app.processes.alive():
+        click.echo("kernelspan: no process matches processSelector yet; waiting for one", err=True)
+    return scan
+
+
+def _matching(app: App, selection: Selection) -> Callable[[], bool]:
+    """Traces what is selected: now, when a program starts, and each second what has changed otherwise."""
+    from kernelspan_agent.targets import select
+
+    def consider(process: Process | None) -> None:
+        if process is not None and process.pid != os.getpid() and selection.wants(process):
+            app.trace(process.pid, _name_of(process))
+
     last = [0.0]
 
     def scan() -> bool:
@@ -168,16 +184,12 @@ def _scanner(app: App, profile: TraceProfile, pids: tuple[int, ...]) -> Any:
             last[0] = now
             traced = {each.info.tgid for each in app.processes.alive()}
             for process in select.all_processes():
-                key = (process.pid, process.start_ticks)
-                if process.pid not in traced and key not in known and process.pid != os.getpid():
-                    known.add(key)
-                    if select.matches(process, executables):
-                        app.trace(process.pid, _name_of(process))
+                if process.pid not in traced:
+                    consider(process)
         return False
 
+    app.on_exec = lambda pid: consider(select.process_or_none(pid))
     scan()
-    if not app.processes.alive():
-        click.echo("kernelspan: no process matches processSelector.executables yet; waiting for one", err=True)
     return scan
 
 

@@ -11,6 +11,9 @@ from pathlib import PurePosixPath
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
+from kernelspan_agent.runtimes import registry
+
+MAX_REFUSED = 65536
 
 
 def by_pid(pid: int, proc_root: str = "/proc") -> procfs.Process:
@@ -69,11 +72,47 @@ def descendants(pids: Sequence[int], proc_root: str = "/proc") -> list[procfs.Pr
     return found
 
 
-def matches(process: procfs.Process, executables: Sequence[str]) -> bool:
-    """Whether a process's executable is meant by one of the globs: by its whole path where the glob has a slash."""
+def process_or_none(pid: int, proc_root: str = "/proc") -> procfs.Process | None:
+    """The process `pid`; None: it has ended."""
     try:
-        path, _ = procfs.read_executable(process)
+        return procfs.open_process(pid, proc_root)
     except ProcessError:
-        return False
+        return None
+
+
+def matches(path: str, executables: Sequence[str]) -> bool:
+    """Whether an executable is meant by one of the globs: by its whole path where the glob has a slash."""
     name = PurePosixPath(path).name
     return any(fnmatch.fnmatchcase(path if "/" in glob else name, glob) for glob in executables)
+
+
+class Selection:
+    """What a processSelector means by all processes that match; remembers whom it has refused, until they exec."""
+
+    def __init__(self, executables: Sequence[str], *, needs_runtime: bool) -> None:
+        """`executables` empty: any. `needs_runtime`: only programs of a runtime that can be walked."""
+        self._executables, self._needs_runtime = executables, needs_runtime
+        self._refused: set[tuple[int, int, str]] = set()
+        self._files = registry.FileCache()
+
+    def wants(self, process: procfs.Process) -> bool:
+        """Whether the process is one of them now."""
+        try:
+            path, _ = procfs.read_executable(process)
+        except ProcessError:
+            return False
+        key = (process.pid, process.start_ticks, path)
+        if key in self._refused:
+            return False
+        if self._executables and not matches(path, self._executables):
+            if len(self._refused) > MAX_REFUSED:
+                self._refused.clear()
+            self._refused.add(key)
+            return False
+        return not self._needs_runtime or self._has_runtime(process)
+
+    def _has_runtime(self, process: procfs.Process) -> bool:
+        try:
+            return isinstance(registry.detect(process, self._files), registry.DetectedRuntime)
+        except ProcessError:
+            return False
