@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * flood THREADS CALLS [FILE...]: each thread opens the files in turn, CALLS calls in all, as fast as it can; without a
- * file it asks for the state of a descriptor. Prints how many calls were made, as one line a thread.
- *
- * CALLS 0: until it is killed.
+ * flood THREADS CALLS [FILE...]: waits for a byte, then each thread asks for the state of the files in turn (of / without
+ * any), CALLS calls in all, as fast as it can; CALLS 0: until it is killed. Says how many calls each thread made.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -31,6 +29,7 @@ static void *flood(void *unused)
 int main(int argc, char **argv)
 {
 	pthread_t threads[64];
+	char byte;
 	int count = argc > 1 ? atoi(argv[1]) : 1;
 
 	calls = argc > 2 ? atol(argv[2]) : 0;
@@ -38,6 +37,8 @@ int main(int argc, char **argv)
 	paths = argv + 3;
 	if (count < 1 || count > 64)
 		return 2;
+	if (read(0, &byte, 1) != 1)
+		return 4;
 	for (int i = 0; i < count; i++)
 		if (pthread_create(&threads[i], NULL, flood, NULL))
 			return 3;
@@ -45,7 +46,7 @@ int main(int argc, char **argv)
 		void *made;
 
 		pthread_join(threads[i], &made);
-		printf("%ld\n", (long)made);
+		dprintf(1, "%ld\n", (long)made);
 	}
 	return 0;
 }
