@@ -23,6 +23,7 @@ from kernelspan_agent.probes.build import Built, Module, build
 from kernelspan_agent.probes.constants import Counter
 from kernelspan_agent.probes.loader import Loader
 from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, MAPS_PROGRAM, WALKER_PROGRAMS
+from kernelspan_agent.resolve.images import Image
 from kernelspan_agent.ring.records import OP_SIZE, OPERATION
 from kernelspan_agent.selftrace import span
 from kernelspan_api.operations import BY_NAME, Group
@@ -159,24 +160,13 @@ class Session:
         value = _RUNTIME.pack(start_ns, address, layout_id, number, int(greenlets))
         bpf.map_update(self._loader.maps["ks_runtimes"], struct.pack("<I", tgid), value)
 
-    def know_image(
-        self,
-        *,
-        inode: int,
-        size_bytes: int,
-        mtime: int,
-        device: int,
-        delta: int,
-        offset: int,
-        number: int,
-        layout: np.ndarray,
-    ) -> None:
+    def know_image(self, image: Image, *, number: int, layout: np.ndarray) -> None:
         """Lets the kernel know the runtime of a file by itself: see bpf/include/image.h."""
         layout_id = self.layout_id(layout)
         if layout_id is None or "ks_images" not in self._loader.maps:
             return
-        key = struct.pack("<QQQQ", inode, size_bytes, mtime & _U64, device)
-        value = struct.pack("<qQII", delta, offset & _U64, layout_id, number)
+        key = struct.pack("<QQQQ", image.inode, image.size_bytes, image.mtime & _U64, image.device)
+        value = struct.pack("<qQII", image.delta, image.offset & _U64, layout_id, number)
         with contextlib.suppress(OSError):  # the map is full: such programs are looked at each time
             bpf.map_update(self._loader.maps["ks_images"], key, value)
 

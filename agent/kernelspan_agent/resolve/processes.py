@@ -48,18 +48,7 @@ class Kernel(Protocol):
     def layout_id(self, layout: np.ndarray) -> int | None:
         """The number by which the kernel's records name a layout."""
 
-    def know_image(
-        self,
-        *,
-        inode: int,
-        size_bytes: int,
-        mtime: int,
-        device: int,
-        delta: int,
-        offset: int,
-        number: int,
-        layout: np.ndarray,
-    ) -> None:
+    def know_image(self, image: Image, *, number: int, layout: np.ndarray) -> None:
         """A file that holds a runtime, to be recognised in the next process."""
 
 
@@ -273,16 +262,7 @@ class ProcessTable:
             image = image_of(process, found)
             if image is not None and image not in self._known_images:
                 self._known_images.add(image)
-                self._kernel.know_image(
-                    inode=image.inode,
-                    size_bytes=image.size_bytes,
-                    mtime=image.mtime,
-                    device=image.device,
-                    delta=image.delta,
-                    offset=image.offset,
-                    number=found.number,
-                    layout=found.layout,
-                )
+                self._kernel.know_image(image, number=found.number, layout=found.layout)
 
     def detect_now(self, traced: TracedProcess) -> None:
         """Looks at a process at once: the kernel has walked it, so its runtime is there."""
