@@ -2,7 +2,7 @@
 /*
  * The Python walker, reached by a tail call from the return of an operation.
  *
- *   ks_py:       walk -> a stack that the agent knows? -> send the operation
+ *   ks_py:       walk, some frames at a time -> a stack that the agent knows? -> send the operation
  *                else -> ks_py_codes
  *   ks_py_codes: what names the frames' code, a few frames at a time -> the stack -> send the operation
  */
@@ -38,8 +38,10 @@ int ks_py(void *ctx)
 	if (rt) {
 		s->layout = rt->layout;
 		l = ks_py_layouts.lookup(&rt->layout);
-		if (l)
-			ks_py_walk(s, rt, l);
+		if (l && ks_py_walk(s, rt, l)) {
+			s->resumed = 1;
+			ks_continue(ctx, KS_RUNTIME_PYTHON);
+		}
 	}
 	if (KS_LOAD(s->frames)) {
 		s->walk.count = 0;

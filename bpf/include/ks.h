@@ -122,7 +122,7 @@ struct ks_walk {
 	u64 root, root_mnt;
 	u64 hash, length;
 	u64 found[2];
-	u64 task_frame, task_outer, last;
+	u64 thread, task_frame, task_outer, last;
 	u64 globals, module; /* of the frame before: its name space, and a hash of its module's name */
 	u32 count, state;
 };
@@ -132,7 +132,8 @@ struct ks_scratch {
 	u64 proc_start;
 	u32 max_depth;
 	u32 frames; /* of a stack that is to be sent */
-	u32 layout, reserved;
+	u32 layout;
+	u32 resumed; /* the walker called itself for the rest of the frames */
 	u32 roles; /* of the call's arguments; in memory for the reason of ks_walk */
 	u32 stash; /* keep the finished operation by thread in ks_stash instead of sending it */
 	u32 walking; /* the thread whose walker goes on with this, by a tail call */

@@ -168,6 +168,7 @@ static __always_inline void ks_walk(void *ctx, struct ks_scratch *s, struct ks_c
 		} else if (rt->runtime) {
 			s->op.frame_state = KS_FRAMES_READ_FAILED;
 			s->walking = s->op.tid;
+			s->resumed = 0;
 			ks_continue(ctx, rt->runtime);
 		}
 	}

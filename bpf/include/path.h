@@ -209,9 +209,13 @@ static __always_inline u64 ks_user_path_id(struct ks_scratch *s, u64 address)
 {
 	s64 n = ks_read_user_str(s->path.bytes, KS_MAX_PATH, (void *)address);
 
-	if (n <= 0) {
+	if (n < 0) {
 		ks_count(s->op.cls, KS_C_PATH_UNREADABLE);
 		return 0;
+	}
+	if (n == 0) { /* old kernels (seen on 5.10) count no NUL in an empty string */
+		s->path.bytes[0] = 0;
+		n = 1;
 	}
 	return ks_bytes_id(s, n, n == KS_MAX_PATH ? KS_PATH_TRUNCATED : 0);
 }

@@ -14,6 +14,7 @@
 #include "op.h"
 
 #define KS_PY_NONE 0xffff
+#define KS_PY_WALK_AT_ONCE 32 /* the kernel allows 33 tail calls in a row */
 #define KS_PY_NAME_KEY 0x5f5f656d616e5f5fULL /* "__name__" */
 #define KS_PY_ADDRESS ((1ULL << 48) - 1) /* of user memory; above it ks_frame.globals has bits of the module's hash */
 #define KS_PY_NO_MODULE 1
@@ -414,45 +415,62 @@ static __always_inline void ks_py_context(struct ks_scratch *s, struct ks_runtim
 	}
 }
 
-/* Leaves the frames in s->stack, and in s->frames how many of them are to be sent: none, or all. */
-static __always_inline void ks_py_walk(struct ks_scratch *s, struct ks_runtime *rt, struct ks_py_layout *l)
+/* Notes KS_PY_WALK_AT_ONCE frames at most: all 127 in one loop are a third of what the verifier would follow at all. */
+static __always_inline void ks_py_frames(struct ks_scratch *s, struct ks_py_layout *l)
 {
-	u64 tp = ks_thread_pointer(), ts = ks_py_thread(s, l, rt->base, tp), hash;
-	struct ks_walk *w =
-		&s->walk; /* at: a frame; count, state: of the frames; root: the last frame's file, hashed */
+	struct ks_walk *w = &s->walk;
 
-	if (!ts)
-		return;
-	w->at = ks_py_frame_of(l, ts);
-	w->hash = ks_mix(s->proc_start, s->op.tgid);
-	w->task_frame = w->task_outer = w->last = 0;
-	w->globals = w->module = w->root = 0;
-	w->count = 0;
-	w->state = KS_FRAMES_COMPLETE;
-	for (u32 i = 0; i < KS_MAX_DEPTH; i++) {
+	for (u32 i = 0; i < KS_PY_WALK_AT_ONCE; i++) {
+		u32 n = KS_LOAD(w->count);
+
 		if (!KS_LOAD(w->at))
 			break;
-		if (i >= KS_LOAD(s->max_depth)) {
+		if (n >= KS_LOAD(s->max_depth) || n >= KS_MAX_DEPTH) {
 			w->state = KS_FRAMES_DEPTH;
 			break;
 		}
-		if (!ks_py_frame(s, l, &s->stack.frames[i & 127])) {
+		if (!ks_py_frame(s, l, &s->stack.frames[n & 127])) {
 			w->state = KS_FRAMES_READ;
 			break;
 		}
-		w->count = i + 1;
+		w->count = n + 1;
 	}
+}
+
+/*
+ * Leaves the frames in s->stack, and in s->frames how many of them are to be sent: none, or all. Gives 1 where there are
+ * more frames: it is to be called again.
+ */
+static __always_inline int ks_py_walk(struct ks_scratch *s, struct ks_runtime *rt, struct ks_py_layout *l)
+{
+	struct ks_walk *w =
+		&s->walk; /* at: a frame; count, state: of the frames; root: the last frame's file, hashed */
+	u64 hash;
+
+	if (!KS_LOAD(s->resumed)) {
+		w->thread = ks_py_thread(s, l, rt->base, ks_thread_pointer());
+		if (!KS_LOAD(w->thread))
+			return 0;
+		w->at = ks_py_frame_of(l, KS_LOAD(w->thread));
+		w->hash = ks_mix(s->proc_start, s->op.tgid);
+		w->task_frame = w->task_outer = w->last = 0;
+		w->globals = w->module = w->root = 0;
+		w->count = 0;
+		w->state = KS_FRAMES_COMPLETE;
+	}
+	ks_py_frames(s, l);
 	if (KS_LOAD(w->at) && KS_LOAD(w->state) == KS_FRAMES_COMPLETE)
-		w->state = KS_FRAMES_DEPTH;
+		return 1;
 	s->op.frame_state = KS_LOAD(w->state);
-	ks_py_context(s, rt, l, ts);
+	ks_py_context(s, rt, l, KS_LOAD(w->thread));
 	if (!KS_LOAD(w->count)) {
 		if (KS_LOAD(w->state) == KS_FRAMES_COMPLETE)
 			s->op.frame_state = KS_FRAMES_NONE;
-		return;
+		return 0;
 	}
 	hash = ks_mix(KS_LOAD(w->hash), KS_LOAD(w->state));
 	s->op.stack = hash;
 	if (!ks_stacks.lookup(&hash))
 		s->frames = KS_LOAD(w->count);
+	return 0;
 }

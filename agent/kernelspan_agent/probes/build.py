@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import tempfile
@@ -24,8 +25,8 @@ from kernelspan_agent.probes import constants
 from kernelspan_agent.probes.source import bpf_directory, module_text
 
 COMPILER_PYTHON = "/usr/bin/python3"  # Debian's bcc belongs to Debian's Python
-COMPILE_TIMEOUT_SECONDS = 60
-CHILDREN = 2  # at once: half the time on two cores, and no more memory than 2 x 120 MB for half a second
+COMPILE_TIMEOUT_SECONDS = 300  # 2 s of a CPU; an agent may be allowed a tenth of one, or run on an emulated one
+CHILDREN = 2  # at once, and no more than CPUs: half the time on two cores, and no more memory than 2 x 120 MB for half a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,8 @@ def build(modules: Iterable[Module], defines: Mapping[str, int], environ: Mappin
     seconds = 0.0
     if missing:
         started = time.monotonic()
-        children = [missing[start::CHILDREN] for start in range(CHILDREN) if missing[start::CHILDREN]]
+        count = min(CHILDREN, len(os.sched_getaffinity(0)), len(missing))
+        children = [missing[start::count] for start in range(count)]
         with ThreadPoolExecutor(len(children)) as pool:
             for names, answer in zip(
                 children, pool.map(lambda names: compile_now(_only(wanted, names)), children), strict=True
