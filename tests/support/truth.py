@@ -28,8 +28,10 @@ from kernelspan_agent.process.procfs import printable
 from kernelspan_agent.resolve.resource import ResourceSettings
 from kernelspan_api import semconv
 from kernelspan_api.profile import load
+from tests.support import pythons
 from tests.support.otlp_json import ReceivedSpan, spans_of
 from tests.support.pythons import Interpreter, Program
+from tests.support.require import require
 
 TARGETS = Path(__file__).with_name("targets")
 _NAMED = re.compile(r"/kernelspan-truth/([0-9a-f]{12}/[0-9]+)")  # an operation on a name: Named
@@ -101,6 +103,32 @@ class Verdict:
         )
 
 
+def wanted_pythons() -> list[str]:
+    """Labels of the interpreters that tests run against: oldest, newest, one between; all for KERNELSPAN_MATRIX."""
+    found = sorted(pythons.labels(), key=lambda label: int(label.split("-")[1].split(".")[1]))
+    if os.environ.get("KERNELSPAN_MATRIX"):
+        return found
+    between = [label for label in found[1:-1] if label.startswith("system-")] or found[len(found) // 2 :]
+    return [found[0], between[0], found[-1]]
+
+
+def needed(label: str) -> Interpreter:
+    """The interpreter with this label; where it cannot be had the test is left out, or fails if all was promised."""
+    try:
+        return pythons.interpreter(label)
+    except pythons.PythonsError as error:
+        require("kernel", False, str(error))
+        raise
+
+
+def assert_true(verdict: Verdict, at_least: int) -> None:
+    """Nothing is wrong, next to nothing is missing, and enough was said for that to mean something."""
+    assert verdict.said >= at_least, verdict
+    assert not verdict.wrong, verdict
+    assert verdict.missed <= verdict.said / 1000, verdict
+    assert "None" not in verdict.missing, verdict  # a reason for each
+
+
 # --- running ------------------------------------------------------------------------------------------------------
 
 
@@ -138,7 +166,7 @@ def traced_together(launches: Sequence[Launch], *, greenlets: bool = False, prof
     """Runs the targets side by side, all traced from the moment they are ready, by one agent."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        programs = [stack.enter_context(_started(launch)) for launch in launches]
+        programs = [stack.enter_context(started(launch)) for launch in launches]
         for program, _ in programs:
             assert program.line() == "ready"
         with open_app(folder / "spans.jsonl", profile) as app:
@@ -185,7 +213,8 @@ def run_until(app: App, done: Callable[[], bool]) -> None:
 
 
 @contextlib.contextmanager
-def _started(launch: Launch) -> Iterator[tuple[Program, Path]]:
+def started(launch: Launch) -> Iterator[tuple[Program, Path]]:
+    """A target at work, and where it says what it did."""
     with launch.python.script(text_of(launch.target), f"{launch.target}.py") as script:
         out = f"{script}.said"
         with launch.python.running(script, out, *launch.arguments) as program:
@@ -218,7 +247,7 @@ def run_command(
         own = [sys.executable, "-c", _CLI, "run", "-f", str(folder / "profile.yaml"), "-q"]
         own += ["--output", str(folder / "spans.jsonl"), "--report", str(folder / "report.json"), "--", *command]
         done = subprocess.run(
-            own, env=environ or os.environ, capture_output=True, text=True, timeout=SECONDS, check=False
+            own, env={**os.environ, **(environ or {})}, capture_output=True, text=True, timeout=SECONDS, check=False
         )
         assert (folder / "report.json").exists(), done.stderr
         report = json.loads((folder / "report.json").read_text())
@@ -284,7 +313,7 @@ def _judge_one(said: Said, span: ReceivedSpan, verdict: Verdict, *, allow_outer_
     if not isinstance(text, str):
         verdict.missing[reason or "None"] += 1
         return
-    shown = [_parse(line) for line in text.split("\n")]
+    shown = parse_stack(text)
     expected = list(said.frames)
     if reason:
         verdict.truncated += 1
@@ -295,6 +324,11 @@ def _judge_one(said: Said, span: ReceivedSpan, verdict: Verdict, *, allow_outer_
         verdict.wrong.append(f"{said.key} ({said.context}): {problem}")
     else:
         verdict.right += 1
+
+
+def parse_stack(text: str) -> list[Named]:
+    """The frames of `code.stacktrace`; line 0: not known."""
+    return [_parse(line) for line in text.split("\n")]
 
 
 def _parse(line: str) -> Named:

@@ -63,14 +63,32 @@ def spawned():
         assert child.wait() == 0
 
 
+def reused():
+    # The next child gets the number of the one before, if nobody else on the machine is faster.
+    last = 0
+    for n in range(COUNT):
+        if last:
+            with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+                file.write(str(last - 1))
+        child = os.fork()
+        if not child:
+            if n % 3 == 1:
+                os.execv(sys.executable, [sys.executable, "-S", *sys.argv[:2], "leaf", "1", "reuse-%d" % n])
+            act("fork-%d" % n)
+            finish()
+            os._exit(0)
+        last = last or child
+        os.waitpid(child, 0)
+
+
+def leaf():
+    act(sys.argv[4] if len(sys.argv) > 4 else KIND)
+
+
 def work(n):
     act("worker")
-    finish_here()
-    return n
-
-
-def finish_here():
     finish()
+    return n
 
 
 def pools():
@@ -85,7 +103,5 @@ def pools():
 
 
 if __name__ == "__main__":
-    {"forked": forked, "at_once": at_once, "chain": chain, "spawned": spawned, "pools": pools, "leaf": act}[KIND](
-        *([KIND] if KIND == "leaf" else [])
-    )
+    {"forked": forked, "at_once": at_once, "chain": chain, "spawned": spawned, "pools": pools, "reused": reused, "leaf": leaf}[KIND]()
     finish()

@@ -8,7 +8,7 @@ import sys
 import sysconfig
 import threading
 
-_OUT, _PLACES = sys.argv[1], {sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["platstdlib"]}
+_OUT, _PLACES = os.environ.get("KERNELSPAN_SAID") or sys.argv[1], {sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["platstdlib"]}
 _LIBRARIES = tuple(part + "-packages" for part in ("site", "dist"))
 _said, _stacks, _numbers, _token = [], {}, itertools.count(), ""
 
