@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,8 +20,13 @@ from typing import Any
 
 import yaml
 
+from kernelspan_agent.app import App
+from kernelspan_agent.export.base import Exporter
+from kernelspan_agent.export.pipeline import Pipeline
 from kernelspan_agent.process.procfs import printable
+from kernelspan_agent.resolve.resource import ResourceSettings
 from kernelspan_api.operations import OPERATIONS
+from kernelspan_api.profile import load
 from tests.support.otlp_json import ReceivedSpan, spans_of
 from tests.support.ports import PortReservation
 from tests.support.server import answers_ok
@@ -167,8 +173,14 @@ def attached(folder: Path, profile_path: Path, *options: str | Path, **popen: An
     with PortReservation(1) as reserved:
         (port,) = reserved.ports
     with agent(folder, profile_path, options=[*options, "--listen", f"127.0.0.1:{port}"], **popen) as running:
-        running.wait_until(lambda: answers_ok(port, "/readyz"), "ready")
+        running.wait_until(lambda: _is_ready(port), "ready")
         yield running
+
+
+def _is_ready(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        return answers_ok(port, "/readyz")
+    return False
 
 
 def run(folder: Path, profile_path: Path, *command: str | Path, **options: Any) -> Run:
@@ -176,6 +188,25 @@ def run(folder: Path, profile_path: Path, *command: str | Path, **options: Any) 
     balanced = options.pop("balanced", True)
     with agent(folder, profile_path, *command, **options) as started:
         return started.finish(balanced=balanced)
+
+
+@contextlib.contextmanager
+def app_of(profile_path: Path, exporter: Exporter | None = None, **settings: Any) -> Iterator[App]:
+    """An agent inside this process, for what the command line does not let one set; without outputs all is exported."""
+    profile_read = load(profile_path.read_bytes(), standalone=True)
+    made = App(profile_read, exporter or Pipeline([]), {**os.environ}, resource=ResourceSettings(), **settings)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def accounting_of(app: App, timeout_seconds: float = 5.0) -> dict[str, Any]:
+    """Ends an agent of `app_of`, and gives its balance, which must be one."""
+    app.finish(timeout_seconds)
+    found = app.accounting().as_json()
+    check_balance({"operations": found})
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ static void *flood(void *unused)
 int main(int argc, char **argv)
 {
 	pthread_t threads[64];
-	char byte;
+	char byte, line[32];
 	int count = argc > 1 ? atoi(argv[1]) : 1;
 
 	calls = argc > 2 ? atol(argv[2]) : 0;
@@ -46,7 +46,8 @@ int main(int argc, char **argv)
 		void *made;
 
 		pthread_join(threads[i], &made);
-		dprintf(1, "%ld\n", (long)made);
+		if (write(1, line, snprintf(line, sizeof(line), "%ld\n", (long)made)) < 0)
+			return 5;
 	}
 	return 0;
 }
