@@ -50,7 +50,7 @@ spec:
   code: {stackTrace: Attribute, maxDepth: 127}
   limits: {eventsPerSecond: 10000000, spansPerSecond: 10000000}
 """
-_CLI = "from kernelspan_agent.cli import main; main()"
+CLI = "from kernelspan_agent.cli import main; main()"
 Named = tuple[str, str, int]  # function, file, line
 _FRAME = re.compile(r"(.*) \((.*):(\d+|\?)\)")
 
@@ -244,7 +244,7 @@ def run_command(
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         (folder / "profile.yaml").write_text(profile)
-        own = [sys.executable, "-c", _CLI, "run", "-f", str(folder / "profile.yaml"), "-q"]
+        own = [sys.executable, "-c", CLI, "run", "-f", str(folder / "profile.yaml"), "-q"]
         own += ["--output", str(folder / "spans.jsonl"), "--report", str(folder / "report.json"), "--", *command]
         done = subprocess.run(
             own, env={**os.environ, **(environ or {})}, capture_output=True, text=True, timeout=SECONDS, check=False

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No frame is ever named by what had its address before: code, name spaces, modules and threads that come and go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.truth import Launch, Outcome, assert_true, judge, needed, traced_together, wanted_pythons
+
+pytestmark = pytest.mark.root
+ROUNDS = "300" if os.environ.get("KERNELSPAN_MATRIX") else "60"
+
+
+def outcomes(target: str, *arguments: str) -> Iterator[Outcome]:
+    yield from traced_together([Launch(needed(label), target, arguments) for label in wanted_pythons()])
+
+
+def test_code_that_is_made_and_dropped() -> None:
+    """Lambdas, functions, generated and reloaded modules of one address and other names, lines, files and name spaces."""
+    for outcome in outcomes("remade", ROUNDS):
+        verdict = judge(outcome.said, outcome.spans)
+        assert_true(verdict, 3000)
+        # What has no name as its first entry, in four of the lines of targets/remade.py, has a function without module.
+        assert verdict.no_module < verdict.said / 5, verdict
+
+
+def test_threads_that_python_did_not_make() -> None:
+    """Each call-back from a thread of C's has a thread state of its own, often where the one before was."""
+    for outcome in outcomes("foreign", "60"):
+        assert_true(judge(outcome.said, outcome.spans), 1000)
+
+
+def test_sub_interpreters() -> None:
+    """A thread in a sub-interpreter has the right frames or an honest reason, and the right ones after that again."""
+    for outcome in outcomes("interpreters"):
+        mains = [each for each in outcome.said if each.context == "main"]
+        verdict = judge(outcome.said, outcome.spans)
+        assert verdict.said > len(mains) > 20, verdict
+        assert not verdict.wrong, verdict
+        assert set(verdict.missing) <= {"AmbiguousInterpreter"}, verdict
+        assert_true(judge(mains, outcome.spans), 20)
