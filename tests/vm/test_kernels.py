@@ -19,6 +19,7 @@ import pytest
 
 from tests.support import kernels, vm
 from tests.support.require import require
+from tests.vm import reference
 from tests.vm.tracing import PROFILES, ROOT, Traced, read, start
 
 MOST_INSTRUCTIONS = 400_000  # the verifier gives up at a million; other compilers and kernels need room
@@ -110,12 +111,13 @@ def test_everything_attaches(guest: Guest) -> None:
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_nothing_is_lost_or_unaccounted(guest: Guest, mechanism: str) -> None:
-    """Every operation that the kernel saw is exported, filtered, or in flight; none is dropped."""
+    """Every operation that our programs saw is exported, filtered, or in flight."""
     traced = guest.traced(mechanism)
     assert traced.status == 0, traced.words
     assert traced.report["mechanism"] == mechanism
     assert traced.report["operations"]["unaccounted"] == 0
-    assert traced.report["operations"]["dropped"] == {}
+    # A kernel that runs our programs with preemption on leaves some out, and says so.
+    assert set(traced.report["operations"]["dropped"]) <= ({"Skipped"} if traced.report["skipped"] else set())
     assert traced.report["operations"]["exported"] > 0
 
 
@@ -145,3 +147,20 @@ def test_the_target_does_what_is_compared(here: dict[str, Traced]) -> None:
 def test_the_kernel_does_not_complain(guest: Guest) -> None:
     """No warning, no error in the kernel's log while programs load, attach and run."""
     assert guest.results["complaints"] == []
+
+
+if set(kernels.wanted_labels()) == set(kernels.SUITES):  # make matrix
+
+    def test_the_reference_page_is_written(guests: dict[str, Future[Guest]], here: dict[str, Traced]) -> None:
+        """From all kernels, with every program loaded on each."""
+        rows = []
+        for label, future in guests.items():
+            found = future.result()
+            for mechanism in MECHANISMS:
+                costs, attached = (found.results[key][mechanism] for key in ("costs", "attached"))
+                traced = found.traced(mechanism)
+                same = traced.operations == here[mechanism].operations
+                suite = kernels.SUITES[label]
+                rows.append(reference.Row(found.kernel.release, suite, mechanism, costs, attached, traced.report, same))
+        assert {row.suite for row in rows} == set(kernels.SUITES.values())
+        reference.PAGE.write_text(reference.page(rows))
