@@ -9,9 +9,16 @@
 #include "op.h"
 #include "image.h"
 
+/* Names a directory by its mount and entry: two that are equal, with the first still open, are one. */
+static __always_inline u64 directory(u64 path)
+{
+	return ks_mix(ks_mix(0, KS_KREAD(u64, path)), KS_KREAD(u64, path + 8));
+}
+
 static __always_inline void send_process(u32 event, u32 tgid, u32 parent, s32 exit_code, u64 start)
 {
 	struct ks_proc_rec r = {};
+	u64 fs;
 
 	r.kind = KS_KIND_PROCESS;
 	r.version = KS_VERSION;
@@ -24,6 +31,11 @@ static __always_inline void send_process(u32 event, u32 tgid, u32 parent, s32 ex
 	r.exit_code = exit_code;
 	r.start = start;
 	bpf_get_current_comm(r.comm, sizeof(r.comm));
+	fs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS);
+	if (fs) {
+		r.root = directory(fs + KS_FS_ROOT);
+		r.cwd = directory(fs + KS_FS_PWD);
+	}
 	if (ks_ring.ringbuf_output(&r, sizeof(r), 2 /* FORCE_WAKEUP */))
 		ks_count(0, KS_C_PROCESS_LOST);
 }

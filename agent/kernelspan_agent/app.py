@@ -142,6 +142,7 @@ class App:
         self._next_tick = self._next_look = 0.0
         self.cost = CostSampler(self.session, time.monotonic())
         self.last_step_seconds = time.monotonic()
+        self._stepped = False
         self._reader = threading.Thread(target=self._drain_loop, name="ring", daemon=True)
         self._reader.start()
 
@@ -196,10 +197,13 @@ class App:
                 self._glances[tgid, start] = seen
 
     def _is_image(self, seen: Glance, tgid: int, start_ns: int) -> bool:
-        """Whether a glance is of the image that began at `start_ns`: not of a later one, nor of a pid used again."""
+        """Whether a glance is of the image that began at `start_ns`: not of a later one, nor of a pid used again.
+
+        Only where the kernel still says so: what has ended since may have become another program in between.
+        """
         now = self.session.process_start(tgid)
         began_ns = seen.process.start_ticks * _TICK_NS - self._boot_ahead_ns
-        return now in (None, start_ns) and began_ns <= start_ns + _TICK_NS
+        return now == start_ns and began_ns <= start_ns + _TICK_NS
 
     def _glance_of(self, tgid: int, start_ns: int) -> Glance | None:
         if (tgid, start_ns) in self._glances:
@@ -216,6 +220,7 @@ class App:
     def step(self, timeout_seconds: float) -> None:
         """Takes on what waits, at most one drained piece, and does what is due."""
         self.last_step_seconds = time.monotonic()
+        self._stepped = True
         try:
             drained = self._queue.get(timeout=timeout_seconds)
         except queue.Empty:
@@ -278,8 +283,8 @@ class App:
 
     @property
     def is_attached(self) -> bool:
-        """Whether operations are being seen: from the start to `finish` or `close`."""
-        return not self._stopping.is_set()
+        """Whether operations are being seen: from the first step, before which it is said whose, to `finish` or `close`."""
+        return self._stepped and not self._stopping.is_set()
 
     @property
     def waiting_operations(self) -> int:

@@ -67,7 +67,8 @@ struct ks_proc_rec {
 	u32 pad;
 	u64 start;
 	char comm[16];
-	u8 unused[KS_OP_SIZE - 64];
+	u64 root, cwd; /* of the process that forks or execs: which directories, not where they are */
+	u8 unused[KS_OP_SIZE - 80];
 };
 
 /* A traced process. `start` names the image: the time of its exec, or of the fork of a child that has not exec'd. */

@@ -22,7 +22,7 @@ class Glance:
     """One process as it was when it started. `root`: the path that its `/` has for us."""
 
     process: procfs.Process
-    executable: str
+    executable: str  # empty: not known
     arguments: tuple[str, ...]
     namespace_pid: int  # its pid in its own PID namespace; 0: not known
     container_id: str  # empty: none
@@ -59,12 +59,22 @@ def glance_at_twin(tgid: int, of_parent: Glance) -> Glance:
 
     Its process has no start, so that it is never taken for whoever has its pid now.
     """
-    root, root_fd = of_parent.root, -1
-    if of_parent.root_fd >= 0:
+    return _held_again(replace(of_parent, process=procfs.Process(tgid, 0), namespace_pid=0))
+
+
+def glance_after_exec(tgid: int, before: Glance, *, same_cwd: bool) -> Glance:
+    """What is known of a program that had ended before anybody could look, but has the root of what it was before."""
+    cwd = before.cwd if same_cwd else ""
+    process = procfs.Process(tgid, 0)
+    return _held_again(replace(before, process=process, executable="", arguments=(), container_id="", cwd=cwd))
+
+
+def _held_again(seen: Glance) -> Glance:
+    root_fd = -1
+    if seen.root_fd >= 0:
         with contextlib.suppress(OSError):
-            root_fd = os.dup(of_parent.root_fd)
-            root = f"/proc/self/fd/{root_fd}"
-    return replace(of_parent, process=procfs.Process(tgid, 0), namespace_pid=0, root=root, root_fd=root_fd)
+            root_fd = os.dup(seen.root_fd)
+    return replace(seen, root=f"/proc/self/fd/{root_fd}" if root_fd >= 0 else seen.root, root_fd=root_fd)
 
 
 def _container_id(process: procfs.Process) -> str:

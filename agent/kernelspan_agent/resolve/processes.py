@@ -21,7 +21,7 @@ from kernelspan_agent.model import ProcessInfo
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.process.memory import GONE, Memory, ProcessMemory
-from kernelspan_agent.resolve.glance import Glance, glance, glance_at_twin
+from kernelspan_agent.resolve.glance import Glance, glance, glance_after_exec, glance_at_twin
 from kernelspan_agent.resolve.images import Image, image_of
 from kernelspan_agent.resolve.resource import ResourceSettings, resource_of
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent
@@ -60,6 +60,7 @@ class TracedProcess:
     start_ns: int  # CLOCK_MONOTONIC
     seen: Glance | None  # None: it had ended before we could look
     context: LibraryContext
+    directories: tuple[int, int] = (0, 0)  # root and working directory as PROCESS names them; 0: not known
     ended_ns: int = 0  # CLOCK_MONOTONIC; 0: alive
     runtime: DetectedRuntime | None = None
     unsupported: Unsupported | None = None
@@ -94,7 +95,9 @@ class TracedProcess:
             if len(self.threads) > 65536:
                 self.threads.clear()
             try:
-                root = self.process.path if self.process and not self.ended_ns else ""  # its pid may be another's by now
+                root = (
+                    self.process.path if self.process and not self.ended_ns else ""
+                )  # its pid may be another's by now
                 with open(f"{root}/task/{tid}/comm", "rb") as file:  # noqa: PTH123 - a hot path
                     name = procfs.printable(file.read(64).rstrip(b"\n").decode(errors="surrogateescape"))
             except OSError:
@@ -152,12 +155,11 @@ class ProcessTable:
         name: str,
         from_start: bool,
         parent: TracedProcess | None = None,
-        twin: TracedProcess | None = None,
+        known: Callable[[], Glance | None] = lambda: None,
+        directories: tuple[int, int] = (0, 0),
     ) -> TracedProcess:
-        """Takes in a new image. `twin`: of a child that forked, its parent, which was the same then."""
-        seen = self._glances(tgid, start_ns)
-        if seen is None and twin is not None and twin.seen is not None:
-            seen = glance_at_twin(tgid, twin.seen)
+        """Takes in a new image. `known`: what is known of it where nobody can look at it any more."""
+        seen = self._glances(tgid, start_ns) or known()
         context = LibraryContext(
             "",
             seen.root if seen else f"{self._proc_root}/{tgid}/root",
@@ -172,7 +174,7 @@ class ProcessTable:
             resource_of(seen, tgid, name, None, self._settings),
             parent.info if parent else None,
         )
-        traced = TracedProcess(info, start_ns, seen, context)
+        traced = TracedProcess(info, start_ns, seen, context, directories)
         self._by_tgid.setdefault(tgid, []).append(traced)
         self.started.append(traced)
         self._pending[traced] = None
@@ -187,18 +189,34 @@ class ProcessTable:
         """Takes in a PROCESS record: a fork, an exec or an end."""
         row = np.frombuffer(record, PROCESS, 1)[0]
         tgid, start, when = int(row["tgid"]), int(row["start"]), int(row["time"])
-        event = int(row["event"])
+        event, directories = int(row["event"]), (int(row["root"]), int(row["cwd"]))
         name = procfs.printable(bytes(row["comm"]).decode(errors="surrogateescape"))
         old = self.find(tgid, when)
         if event == ProcessEvent.FORK:
             parent = self.find(int(row["parent"]), when)
-            child = self.add(tgid, start, name=name, from_start=True, parent=parent, twin=parent)
+            child = self.add(
+                tgid,
+                start,
+                name=name,
+                from_start=True,
+                parent=parent,
+                known=lambda: glance_at_twin(tgid, parent.seen) if parent and parent.seen else None,
+                directories=directories,
+            )
             if parent is not None and parent.runtime is not None:
                 self._use(child, parent.runtime, greenlets=parent.greenlets, tell=False)
         elif event == ProcessEvent.EXEC and not start:
             self.execs.append(tgid)
         elif event == ProcessEvent.EXEC:
-            self.add(tgid, start, name=name, from_start=True, parent=self._parent_of(old))
+            self.add(
+                tgid,
+                start,
+                name=name,
+                from_start=True,
+                parent=self._parent_of(old),
+                known=lambda: _after_exec(tgid, old, directories),
+                directories=directories,
+            )
             if old is not None and old.start_ns < start:
                 self._end(old, start)
         elif event == ProcessEvent.EXIT and old is not None:
@@ -344,3 +362,10 @@ class ProcessTable:
         for images in self._by_tgid.values():
             for traced in images:
                 traced.close()
+
+
+def _after_exec(tgid: int, before: TracedProcess | None, directories: tuple[int, int]) -> Glance | None:
+    root, cwd = directories
+    if before is None or before.seen is None or not root or before.directories[0] != root:
+        return None
+    return glance_after_exec(tgid, before.seen, same_cwd=before.directories[1] == cwd)

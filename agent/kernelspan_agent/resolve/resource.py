@@ -81,11 +81,11 @@ def resource_of(
 
 def _of_process(seen: Glance, runtime: DetectedRuntime | None, settings: ResourceSettings) -> dict[str, AttributeValue]:
     process = seen.process
-    found: dict[str, AttributeValue] = {
-        semconv.SERVICE_NAME: procfs.printable(service_name_of(seen.executable, seen.arguments, runtime)),
-        semconv.PROCESS_EXECUTABLE_PATH: procfs.printable(seen.executable),
-        semconv.PROCESS_EXECUTABLE_NAME: procfs.printable(PurePosixPath(seen.executable).name),
-    }
+    found: dict[str, AttributeValue] = {}
+    if seen.executable:
+        found[semconv.SERVICE_NAME] = procfs.printable(service_name_of(seen.executable, seen.arguments, runtime))
+        found[semconv.PROCESS_EXECUTABLE_PATH] = procfs.printable(seen.executable)
+        found[semconv.PROCESS_EXECUTABLE_NAME] = procfs.printable(PurePosixPath(seen.executable).name)
     if process.start_ticks:
         instance = f"{socket.gethostname()} {process.pid} {process.start_ticks}"
         found[semconv.SERVICE_INSTANCE_ID] = str(uuid.uuid5(uuid.NAMESPACE_OID, instance))
@@ -94,6 +94,8 @@ def _of_process(seen: Glance, runtime: DetectedRuntime | None, settings: Resourc
     if seen.container_id:
         found[semconv.CONTAINER_ID] = seen.container_id
     line = procfs.printable(" ".join(seen.arguments))
+    if not line:
+        return found
     if settings.command_line == "Keep":
         found[semconv.PROCESS_COMMAND_LINE] = line
     elif settings.command_line == "Hash":

@@ -21,7 +21,7 @@ import pytest
 from kernelspan_api import semconv
 from tests.support import truth, venvs
 from tests.support.otlp_json import ReceivedSpan
-from tests.support.pythons import Interpreter
+from tests.support.pythons import SUITES, Interpreter
 from tests.support.require import require
 from tests.support.truth import Ran, Said, assert_true, judge, needed, wanted_pythons
 
@@ -63,27 +63,22 @@ def assert_own(found: Ran, processes: int, pid: str = semconv.PROCESS_PID) -> No
     assert len(resources) == processes  # no process is two
 
 
-@pytest.fixture(params=wanted_pythons())
-def python(request: pytest.FixtureRequest) -> Interpreter:
-    """Each interpreter that this machine's own root holds."""
-    found = needed(request.param)
-    if found.root is not None:
-        pytest.skip("in a root of its own: test_in_other_namespaces")
-    return found
+OWN = [label for label in wanted_pythons() if label.split("-")[0] not in SUITES]  # the others: other namespaces
 
 
+@pytest.mark.parametrize("label", OWN)
 @pytest.mark.parametrize(
     ("kind", "count", "processes"),
     [("forked", 30, 41), ("at_once", 200, 201), ("chain", 6, 6), ("spawned", 6, 13), ("pools", 3, 7)],
 )
-def test_children(python: Interpreter, kind: str, count: int, processes: int) -> None:
+def test_children(label: str, kind: str, count: int, processes: int) -> None:
     """Forks of forks, 200 at once that live for a millisecond, chains of exec, subprocesses, multiprocessing's both ways."""
-    assert_own(ran(python, kind, str(count)), processes)
+    assert_own(ran(needed(label), kind, str(count)), processes)
 
 
 def test_a_pid_used_again() -> None:
     """One pid for one process after another, forked or another program: each is itself, never the one before."""
-    found = ran(needed(next(label for label in wanted_pythons() if needed(label).root is None)), "reused", "30")
+    found = ran(needed(OWN[0]), "reused", "30")
     verdict = judge(found.said, truth.by_key(found.spans))
     assert_true(verdict, 30)
     again, _ = Counter(each.pid for each in found.said).most_common(1)[0]
@@ -91,8 +86,8 @@ def test_a_pid_used_again() -> None:
     require("kernel", len(same) > 10, "other processes of this machine were faster to get the pid")
     for each, span in pairs(found):
         assert span.resource[semconv.PROCESS_PID] == each.pid
-        line = str(span.resource.get(semconv.PROCESS_COMMAND_LINE, ""))
-        assert line.endswith(f"leaf 1 {each.context}" if each.context.startswith("reuse") else "reused 30"), each
+        own = f"leaf 1 {each.context}" if each.context.startswith("reuse") else "reused 30"
+        assert str(span.resource.get(semconv.PROCESS_COMMAND_LINE, own)).endswith(own), each
     traces = [span.trace_id + span.parent_span_id for _, span in same]
     assert len(set(traces)) == len(same)  # an activity each
 

@@ -70,8 +70,7 @@ def test_however_it_is_started(label: str) -> None:
 
 def test_agrees_with_py_spy_on_sleeping_threads(tmp_path: Path) -> None:
     """The stacks of sleeps are those that py-spy sees while the threads sleep."""
-    label = next(label for label in wanted_pythons() if needed(label).root is None)
-    python = needed(label)
+    python = next(python for python in map(needed, wanted_pythons()) if python.root is None)
     seconds = 3.0
     with truth.started(Launch(python, "parked", (str(seconds),))) as (program, _):
         assert program.line() == "ready"
