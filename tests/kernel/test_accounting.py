@@ -28,7 +28,7 @@ from tests.support.runs import PROGRAMS, SYSTEM_PYTHON, accounting_of, app_of
 
 THREADS, CALLS = 2, 150_000
 SMALL_RING = 64 << 10
-STATS = {"files": {"operations": ["Stat"]}}
+STATS = {"files": {"operations": ["Open", "Stat"]}}
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,8 +139,8 @@ def mounts() -> set[str]:
     return found
 
 
-def left_behind(before: set[str]) -> list[Thing]:
-    """What is there now that should not be; `before`: `mounts()` of the beginning."""
+def left_behind(before: set[str], known: AbstractSet[int] = frozenset()) -> list[Thing]:
+    """What is there now that should not be. `before`: `mounts()` of the beginning; `known`: processes that may be."""
     own = {os.getpid(), *descendants(os.getpid())}
     listed, held = objects(), _held()
     found = []
@@ -150,7 +151,7 @@ def left_behind(before: set[str]) -> list[Thing]:
             found.append(thing)
     found += [Thing("perf event", 0, f"held by {pid}") for pid in held.get(("perf event", 0), set()) & own]
     found += [Thing("mount", 0, mount) for mount in mounts() - before]
-    found += [Thing("process", pid, _command(pid)) for pid in own - {os.getpid()}]
+    found += [Thing("process", pid, _command(pid)) for pid in own - {os.getpid()} - known]
     return found
 
 
@@ -160,9 +161,9 @@ def _command(pid: int) -> str:
     return ""
 
 
-def check(before: set[str]) -> None:
+def check(before: set[str], known: AbstractSet[int] = frozenset()) -> None:
     """Raises AssertionError that names what is left behind once the kernel has had time to free it."""
     deadline = time.monotonic() + SECONDS
-    while found := left_behind(before):
+    while found := left_behind(before, known):
         assert time.monotonic() < deadline, f"left behind: {found}"
         time.sleep(0.1)

@@ -52,7 +52,7 @@ def healthy(app: Running, now_seconds: float) -> str:
 def ready(app: Running) -> str:
     """Why nothing is traced now; empty: all is attached."""
     if not app.is_attached:
-        return "the agent is ending"
+        return "the agent is starting, or ending"
     return "" if app.session.attached else "nothing is attached"
 
 
