@@ -147,26 +147,30 @@ int ks_files_exit(struct ks_sys_exit *ctx)
 		s->op.fd = ctx->ret;
 		file = ks_file(ctx->ret);
 	}
-	if (file) {
-		s->op.file = ks_file_id(s, file);
-	} else if (roles & HAS_PATH) {
+	s->path_at = file ? file + KS_FILE_PATH : 0;
+	if (!file && roles & HAS_PATH) {
 		char first = 0;
 		u64 path = arg_of(&call, roles, 4);
 
 		ks_read_user(&first, 1, (void *)path);
 		if (first != '/' && (first || ctx->ret >= 0)) /* an empty path is the descriptor's file, or none */
-			s->op.file = ks_base_id(s, roles & HAS_DIRFD ? (s32)arg_of(&call, roles, 8) : -100);
+			s->path_at = ks_base(roles & HAS_DIRFD ? (s32)arg_of(&call, roles, 8) : -100);
 		s->op.path = ks_user_path_id(s, path);
 		if (!s->op.path && path)
-			s->op.file = 0; /* the directory alone would be another file's name */
+			s->path_at = 0; /* the directory alone would be another file's name */
 	}
+	if (KS_LOAD(s->path_at))
+		s->op.file = ks_path_id(s, KS_LOAD(s->path_at));
 	if (roles & HAS_PATH2) {
 		u64 base = 0, path = arg_of(&call, roles, 16);
 		char first = 0;
 
 		ks_read_user(&first, 1, (void *)path);
+		s->path_at = 0;
 		if (first && first != '/')
-			base = ks_base_id(s, roles & HAS_DIRFD2 ? (s32)arg_of(&call, roles, 20) : -100);
+			s->path_at = ks_base(roles & HAS_DIRFD2 ? (s32)arg_of(&call, roles, 20) : -100);
+		if (KS_LOAD(s->path_at))
+			base = ks_path_id(s, KS_LOAD(s->path_at));
 		__builtin_memcpy(s->op.local_address, &base, 8);
 		s->op.path2 = ks_user_path_id(s, path);
 	}

@@ -67,18 +67,21 @@ static __always_inline void describe(struct ks_scratch *s, u32 roles, u64 a, u64
 	char first = 0;
 
 	if (argument)
-		ks_argument(s, (u32)(argument == ARGUMENT(0) ? a : argument == ARGUMENT(1) ? b : c) & (roles & FINAL ? EXIT_CODE : ~0U));
-	if (file)
-		s->op.file = ks_file_id(s, file);
-	if (!at)
-		return;
-
-	ks_read_user(&first, 1, (void *)path);
-	if (first ? first != '/' : roles & EARLY && roles & DIRFD && e & EMPTY_PATH)
-		s->op.file = ks_base_id(s, dirfd);
-	s->op.path = ks_user_path_id(s, path);
-	if (!s->op.path)
-		s->op.file = 0;
+		ks_argument(s, (u32)(argument == ARGUMENT(0) ? a :
+				     argument == ARGUMENT(1) ? b :
+							       c) &
+				       (roles & FINAL ? EXIT_CODE : ~0U));
+	s->path_at = file ? file + KS_FILE_PATH : 0;
+	if (at) {
+		ks_read_user(&first, 1, (void *)path);
+		if (first ? first != '/' : roles & EARLY && roles & DIRFD && e & EMPTY_PATH)
+			s->path_at = ks_base(dirfd);
+		s->op.path = ks_user_path_id(s, path);
+		if (!s->op.path)
+			s->path_at = 0;
+	}
+	if (KS_LOAD(s->path_at))
+		s->op.file = ks_path_id(s, KS_LOAD(s->path_at));
 }
 
 int ks_proc_enter(struct ks_sys_enter *ctx)

@@ -139,6 +139,7 @@ struct ks_scratch {
 	u32 stash; /* keep the finished operation by thread in ks_stash instead of sending it */
 	u32 walking; /* the thread whose walker goes on with this, by a tail call */
 	struct ks_walk walk;
+	u64 path_at; /* the struct path that is to be interned; 0: none */
 	u64 words[20]; /* bulk reads */
 	union {
 		struct {

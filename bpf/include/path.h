@@ -130,20 +130,21 @@ static __always_inline void ks_path_climb(struct ks_scratch *s, struct ks_walk *
 		w->state = 0; /* with the last turn */
 }
 
-/* Interns a location of the current task's name space; gives its id. */
-static __always_inline u64 ks_path_id(struct ks_scratch *s, struct ks_location *where)
+/* Interns the location that a struct path holds, of the current task's name space; gives its id. */
+static __always_inline u64 ks_path_id(struct ks_scratch *s, u64 path)
 {
 	u64 fs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS), hash, length;
 	struct ks_walk *w = &s->walk;
-	struct ks_location root;
+	struct ks_location root, where;
 
 	ks_location_of(fs + KS_FS_ROOT, &root);
-	w->at = where->dentry;
-	w->mnt = where->mnt;
+	ks_location_of(path, &where);
+	w->at = where.dentry;
+	w->mnt = where.mnt;
 	w->root = root.dentry;
 	w->root_mnt = root.mnt;
 	ks_path_climb(s, w);
-	if (!KS_KREAD(u64, where->dentry + KS_DENTRY_HASH + 8 /* pprev: no longer found by name */))
+	if (!KS_KREAD(u64, where.dentry + KS_DENTRY_HASH + 8 /* pprev: no longer found by name */))
 		w->state |= KS_PATH_DELETED;
 	hash = ks_mix(KS_LOAD(w->hash), KS_LOAD(w->state) + 1);
 	if (ks_paths.lookup(&hash))
@@ -170,27 +171,20 @@ static __always_inline u64 ks_path_id(struct ks_scratch *s, struct ks_location *
 	return hash;
 }
 
-static __always_inline u64 ks_file_id(struct ks_scratch *s, u64 file)
-{
-	struct ks_location at;
-
-	ks_location_of(file + KS_FILE_PATH, &at);
-	return ks_path_id(s, &at);
-}
-
-/* Interns `length` bytes (KS_MAX_PATH at most) that lie in s->path.bytes. */
-static __always_inline u64 ks_bytes_id(struct ks_scratch *s, u64 length, u32 flags)
+/* Interns `length` bytes (`most` at most, a constant) that lie in s->path.bytes. */
+static __always_inline u64 ks_bytes_id(struct ks_scratch *s, u64 length, u32 most, u32 flags)
 {
 	struct ks_walk *w = &s->walk;
 	u64 hash;
 
 	KS_OPAQUE(length);
-	if (length > KS_MAX_PATH)
+	if (length > most)
 		return 0;
 	*(u64 *)&s->path.bytes[length] = 0; /* whole words are hashed */
 	w->length = length;
 	w->hash = 0x6b73 + length;
-	for (u32 i = 0; i < KS_MAX_PATH / 8; i++) {
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < most / 8; i++) {
 		if (i * 8 >= KS_LOAD(w->length))
 			break;
 		w->hash = ks_mix(KS_LOAD(w->hash), *(u64 *)&s->path.bytes[i * 8]);
@@ -217,21 +211,19 @@ static __always_inline u64 ks_user_path_id(struct ks_scratch *s, u64 address)
 		s->path.bytes[0] = 0;
 		n = 1;
 	}
-	return ks_bytes_id(s, n, n == KS_MAX_PATH ? KS_PATH_TRUNCATED : 0);
+	return ks_bytes_id(s, n, KS_MAX_PATH, n == KS_MAX_PATH ? KS_PATH_TRUNCATED : 0);
 }
 
-/* The directory a path argument is relative to: a descriptor, or the working directory. */
-static __always_inline u64 ks_base_id(struct ks_scratch *s, s32 dirfd)
+/*
+ * Where the struct path of the directory is that a path argument is relative to: a descriptor's, or the working
+ * directory's; 0: none.
+ */
+static __always_inline u64 ks_base(s32 dirfd)
 {
-	struct ks_location at;
 	u64 file;
 
-	if (dirfd == -100 /* AT_FDCWD */) {
-		u64 fs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS);
-
-		ks_location_of(fs + KS_FS_PWD, &at);
-		return ks_path_id(s, &at);
-	}
+	if (dirfd == -100 /* AT_FDCWD */)
+		return KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS) + KS_FS_PWD;
 	file = ks_file(dirfd);
-	return file ? ks_file_id(s, file) : 0;
+	return file ? file + KS_FILE_PATH : 0;
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include "path.h"
 
+#define KS_UNIX_NAME 112 /* sun_path and a NUL, in whole words */
 #define KS_AF_UNIX 1
 #define KS_AF_INET 2
 #define KS_AF_INET6 10
@@ -32,7 +33,7 @@ static __always_inline u64 ks_unix_name(struct ks_scratch *s, u64 sk)
 	length &= 127;
 	if (bpf_probe_read_kernel(s->path.bytes, length, (void *)(address + KS_UNIX_ADDRESS_NAME + 2)))
 		return 0;
-	return ks_bytes_id(s, length, 0);
+	return ks_bytes_id(s, length, KS_UNIX_NAME, 0);
 }
 
 static __always_inline void ks_describe_sock(struct ks_scratch *s, u64 sk)
@@ -96,7 +97,7 @@ static __always_inline void ks_describe_address(struct ks_scratch *s, u64 addres
 				if (n > 0 && n <= 109)
 					size = n;
 			}
-			op->path = ks_bytes_id(s, size, 0);
+			op->path = ks_bytes_id(s, size, KS_UNIX_NAME, 0);
 		}
 	}
 }
