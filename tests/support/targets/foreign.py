@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Threads that Python did not make: each call-back gets a PyThreadState for its time and gives it back.
+"""Threads that Python did not make: each call-back gets a PyThreadState for its time and gives it back."""
+
 import ctypes
 
 ROUNDS = int(sys.argv[2])

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# gevent and bare greenlets: side by side, one after another, nested; operations bear their greenlet's name.
+"""gevent and bare greenlets: side by side, one after another, nested; operations bear their greenlet's name."""
+
 import gevent
 import gevent.pool
 import greenlet

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# trio, and anyio on both of its loops: tasks side by side and one after another.
+"""trio, and anyio on both of its loops: tasks side by side and one after another."""
+
 import anyio
 import trio
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sub-interpreters: made, used from the main thread and from others, ended; the main one goes on in between.
+"""Sub-interpreters: made, used from the main thread and from others, ended; the main one goes on in between."""
+
 TEXT = open(sys.argv[0], encoding="utf-8").read().partition("# --- the target itself")[0]
 SUB = """
 import sys

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Every kind of Python frame there is, in five threads and an event loop each.
+"""Every kind of Python frame there is, in five threads and an event loop each."""
+
 import asyncio
 import collections
 import concurrent.futures.thread

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Threads that sleep for as long as somebody needs to look at them.
+"""Threads that sleep for as long as somebody needs to look at them."""
+
 import time
 
 SECONDS = float(sys.argv[2])

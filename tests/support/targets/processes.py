@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# A process with children of every sort. Each child of the same program says for itself what it did.
+"""A process with children of every sort. Each child of the same program says for itself what it did."""
+
 import multiprocessing
 import subprocess
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Code and name spaces that are made, used for one operation and dropped, so that others get their addresses.
+"""Code and name spaces that are made, used for one operation and dropped, so that others get their addresses."""
+
 import gc
 import importlib
 import tempfile

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# The beginning of every target. An operation is read(9, M()): M() notes the stack of the very line and gives a number that
-# this process never uses again, the read asks for so many bytes of a file of this process's own. Python 3.8 and later.
+"""The beginning of every target. An operation is read(9, M()): M() notes the stack of the very line and gives a number that
+this process never uses again, the read asks for so many bytes of a file of this process's own. Python 3.8 and later.
+"""
+
 import itertools
 import json
 import os

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# asyncio: tasks side by side, one after another, named and not, nested, in groups; operations bear their task's name.
+"""asyncio: tasks side by side, one after another, named and not, nested, in groups; operations bear their task's name."""
+
 import asyncio
 
 SERIAL, WIDE = int(sys.argv[2]), int(sys.argv[3])

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# However it was started: as a module, from an archive, by its folder; and frames of frozen modules.
+"""However it was started: as a module, from an archive, by its folder; and frames of frozen modules."""
+
 import importlib
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# A web application that says where each request was served.
+"""A web application that says where each request was served."""
+
 import atexit
 
 atexit.register(finish)
