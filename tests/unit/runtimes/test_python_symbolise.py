@@ -22,7 +22,7 @@ from kernelspan_agent.process.procfs import open_process
 from kernelspan_agent.ring.records import FRAME
 from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.python import symbolise
-from kernelspan_agent.runtimes.python.layout import Types
+from kernelspan_agent.runtimes.python.layout import ADDRESS_BITS, NO_MODULE, Types, mix_words
 from kernelspan_agent.runtimes.python.lines import line_of
 from kernelspan_agent.runtimes.python.symbolise import PythonSymboliser, read_check
 from kernelspan_agent.runtimes.python.tasks import NONE, task_number
@@ -103,6 +103,21 @@ def test_a_dead_object_is_seen(own: Any) -> None:
     types = Types(code=found.details.types.dict)
     (frame,) = PythonSymboliser(memory, found.details.offsets, types).frames(rows)
     assert (frame.function, frame.unresolved) == ("", symbolise.FREED)
+
+
+def test_another_name_at_the_namespaces_address_costs_only_the_module(own: Any) -> None:
+    """With the hash of the module's name as the kernel gives it the module is named, with another or none it is not."""
+    memory, found = own
+    frame = sys._getframe()
+    rows = row(own, frame)
+    name = id(frame.f_globals["__name__"])
+    mixed = mix_words(symbolise._text_words(memory, name, found.details.offsets))
+    for bits, known in ((mixed, True), (mixed ^ 1, False), (mixed ^ 1 << 63, False), (NO_MODULE, False)):
+        rows["globals"] = id(frame.f_globals) | bits >> ADDRESS_BITS << ADDRESS_BITS
+        rows["tag"] = bits & 0xFFFF
+        (named,) = registry.symboliser(found, memory).frames(rows)
+        assert (named.module == __name__) is known
+        assert named.qualname.endswith(frame.f_code.co_name)
 
 
 @pytest.mark.parametrize("globals_address", [0, 8, 1 << 63, (1 << 64) - 8])
