@@ -23,6 +23,7 @@ from kernelspan_agent.resolve import segments as seg
 from kernelspan_agent.resolve.paths import PathTable
 from kernelspan_agent.resolve.stacks import StackTable
 from kernelspan_agent.ring.records import HEADER, OPERATION, OperationFlag, RecordKind
+from kernelspan_agent.ring.sound import is_sound, sound_operations
 from kernelspan_api import semconv
 from kernelspan_api.operations import OPERATIONS, Group
 
@@ -77,13 +78,14 @@ class Resolver:
         self._errors = seg.Cache(lambda key: seg.error_segment(key[0], -key[1]))
         self._threads = seg.Cache(lambda key: _thread_segment(key[0], key[1]))
         self._files = seg.Cache(lambda key: self._file_segment(*key))
-        self._unix = seg.Cache(lambda key: seg.unix_segment(self._shown(key[0]), self._shown(key[1])))
+        self._unix = seg.Cache(lambda key: self._unix_segment(*key))
         self._internet = seg.Cache(lambda op: seg.socket_segment(op[1], op[0], (op[4], op[2]), (op[5], op[3])))
         self._wanted_paths = seg.Cache(lambda key: self._wants_path(*key))
         self._wanted_peers = seg.Cache(lambda key: self._wants_peer(*key))
         self.filtered = 0
         self.dropped = Counter[str]()
         self.frame_states = Counter[str]()
+        self.unsound = 0  # records, no operations, that are none of ours
 
     def learn(self, records: Iterable[tuple[int, bytes]]) -> None:
         """Takes in records that are no operations.
@@ -93,7 +95,9 @@ class Resolver:
         """
         rest = []
         for kind, record in records:
-            if kind == RecordKind.PROCESS:
+            if not is_sound(kind, record):
+                self.unsound += 1
+            elif kind == RecordKind.PROCESS:
                 self._processes.learn(record)
                 self._processes.detect_pending(self._clock.monotonic_now_ns())
             else:
@@ -132,6 +136,10 @@ class Resolver:
 
         `operations`: OPERATION, shape (n,), as drained.
         """
+        sound = sound_operations(operations, _GROUP > 0)
+        if not sound.all():
+            self.dropped["Unsound"] += int((~sound).sum())
+            operations = operations[sound]
         ops = operations[np.argsort(operations["time"], kind="stable")]
         traced = self._processes_of(ops)
         keep = np.fromiter((each is not None for each in traced), bool, len(ops))
@@ -167,10 +175,10 @@ class Resolver:
                 wanted[row] = self._wanted_peers[int(ops["family"][row]), ops["peer_address"][row].tobytes()]
         return wanted
 
-    def _wants_path(self, file: int, path: int) -> bool:
+    def _wants_path(self, file: int, path: int) -> bool | seg.Unknown:
         text = self.paths.resolve(file, path)
         if not text:
-            return False
+            return seg.Unknown(False)
         if any(matches_glob(text, glob) for glob in self._settings.paths):
             return True
         self._kernel.reject_file(file, path)
@@ -243,16 +251,21 @@ class Resolver:
                 out[row] = self._files[file, path, path2, base2]
         return out
 
-    def _shown(self, path: int) -> str:
-        return self.paths.shown(self.paths.raw(path))
-
-    def _file_segment(self, file: int, path: int, path2: int, base2: int) -> Segment:
+    def _file_segment(self, file: int, path: int, path2: int, base2: int) -> Segment | seg.Unknown:
         found = {}
-        if text := self.paths.resolve(file, path):
+        text, target = self.paths.resolve(file, path), self.paths.resolve(base2, path2) if path2 else ""
+        if text:
             found[semconv.FILE_PATH] = self.paths.shown(text)
-        if path2 and (target := self.paths.resolve(base2, path2)):
+        if target:
             found[semconv.FILE_TARGET_PATH] = self.paths.shown(target)
-        return Segment(found)
+        is_whole = (text or not file | path) and (target or not path2)
+        return Segment(found) if is_whole else seg.Unknown(Segment(found))
+
+    def _unix_segment(self, peer: int, local: int) -> Segment | seg.Unknown:
+        names = [self.paths.raw(peer), self.paths.raw(local)]
+        found = seg.unix_segment(*map(self.paths.shown, names))
+        is_whole = (names[0] or not peer) and (names[1] or not local)
+        return found if is_whole else seg.Unknown(found)
 
 
 def _nobody(_file: str) -> Verdict:

@@ -11,6 +11,7 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from kernelspan_agent.model import AttributeValue, Kind, Segment, Stack, StackState
@@ -25,10 +26,17 @@ _TRANSPORTS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp", socket.IPPR
 _FAMILIES = {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}
 
 
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """What holds for now: a name has not arrived, and may yet."""
+
+    value: Any
+
+
 class Cache(dict[Any, Any]):
     """What `make` gives for each key, made at the first look and kept; the oldest goes first when there are too many.
 
-    A plain look-up, so a hit costs no more than that of a dict.
+    A plain look-up, so a hit costs no more than that of a dict. What `make` gives as Unknown is not kept.
     """
 
     def __init__(self, make: Callable[[Any], Any], size: int = MAX_SEGMENTS) -> None:
@@ -36,7 +44,10 @@ class Cache(dict[Any, Any]):
         self._make, self._size = make, size
 
     def __missing__(self, key: Any) -> Any:
-        found = self[key] = self._make(key)
+        found = self._make(key)
+        if isinstance(found, Unknown):
+            return found.value
+        self[key] = found
         if len(self) > self._size:
             del self[next(iter(self))]
         return found

@@ -75,6 +75,8 @@ class PythonSymboliser:
 
     def learn(self, record: bytes) -> None:
         """Takes in a CODE record; one that makes no text is passed over."""
+        if len(record) < PY_CODE.itemsize:
+            return
         header = np.frombuffer(record, PY_CODE, 1)[0]
         texts, at = [], PY_CODE.itemsize
         for part in ("name", "module", "file"):

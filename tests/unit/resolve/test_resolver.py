@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From records to resolved batches: hostile records, names that come late, processes that are unknown, counts that hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kernelspan_agent.libraries.base import Libraries
+from kernelspan_agent.resolve.clock import Clock
+from kernelspan_agent.resolve.processes import ProcessTable
+from kernelspan_agent.resolve.resolver import Resolver, ResolveSettings
+from kernelspan_agent.resolve.resource import ResourceSettings
+from kernelspan_agent.ring import records
+from kernelspan_agent.ring.records import OPERATION, OperationFlag, ProcessEvent, RecordKind
+from kernelspan_api.operations import OPERATIONS
+from tests.unit.resolve.making import STAT, operations, path_record, process_record, stack_record
+
+NUMBER = {operation.name: operation.number for operation in OPERATIONS}
+
+
+class Kernel:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.rejected: list[tuple[int, int]] = []
+        self.forgotten: list[int] = []
+
+    def reject_file(self, file: int, path: int) -> None:
+        self.rejected.append((file, path))
+
+    def forget_ids(self, *, stacks: list[int] | None = None, paths: list[int] | None = None) -> None:
+        self.forgotten += [*(stacks or []), *(paths or [])]
+
+    def set_runtime(self, *_: object, **__: object) -> None:
+        """Of no interest here."""
+
+    know_image = set_runtime
+
+
+def resolver(root: Path, **options: object) -> tuple[Resolver, Kernel]:
+    """A resolver whose /proc is a folder without processes, which knows process 5 from instant 50 on."""
+    kernel = Kernel()
+    clock = Clock(lambda: 1_000, lambda: 1_000_000)
+    table = ProcessTable(kernel, ResourceSettings(), Libraries(), lambda ns: ns, proc_root=str(root))  # type: ignore[arg-type]
+    made = Resolver(ResolveSettings(**options), table, clock, kernel)  # type: ignore[arg-type]
+    made.learn([(RecordKind.PROCESS, process_record(ProcessEvent.EXEC, 5))])
+    return made, kernel
+
+
+def attributes(made: Resolver, rows: np.ndarray) -> list[dict[str, object]]:
+    """Attributes of each operation of a batch."""
+    batch = made.resolve(rows)
+    assert batch is not None
+    return [{k: v for part in parts if part for k, v in part.attributes.items()} for parts in batch.segments]
+
+
+def test_late_names(tmp_path: Path) -> None:
+    """A path that was lost and comes later is shown from then on: what was not known then is not kept."""
+    made, _ = resolver(tmp_path)
+    rows = operations(1, file=7)
+    assert attributes(made, rows) == [{}]
+    made.learn([(RecordKind.PATH, path_record(7, b"name\0"))])
+    assert attributes(made, rows) == [{"file.path": "/name"}]
+
+
+def test_late_names_and_globs(tmp_path: Path) -> None:
+    """Nor is it kept that a file whose name was lost is not wanted, and the kernel is not told so."""
+    made, kernel = resolver(tmp_path, paths=("/name", "/other"))
+    assert made.resolve(operations(2, file=7)) is None
+    assert (made.filtered, kernel.rejected) == (2, [])
+    made.learn([(RecordKind.PATH, path_record(7, b"name\0")), (RecordKind.PATH, path_record(8, b"no\0"))])
+    assert attributes(made, operations(1, file=7)) == [{"file.path": "/name"}]
+    assert made.resolve(operations(3, file=8)) is None
+    assert (made.filtered, kernel.rejected) == (5, [(8, 0)])
+
+
+def test_addresses(tmp_path: Path) -> None:
+    """With ranges given, what has no address is not wanted."""
+    made, _ = resolver(tmp_path, cidrs=("10.0.0.0/8",))
+    rows = operations(4, op=NUMBER["Send"], family=2)
+    rows["peer_address"][:, 0] = [10, 11, 10, 10]
+    rows["family"][2:] = [1, 0]
+    batch = made.resolve(rows)
+    assert batch is not None
+    assert batch.ops["peer_address"][:, 0].tolist() == [10]
+    assert (len(batch.ops), made.filtered) == (1, 3)
+
+
+def test_what_says_nothing_is_not_shown(tmp_path: Path) -> None:
+    """An argument or a result that the kernel's side does not know is no attribute, not even 0."""
+    made, _ = resolver(tmp_path)
+    rows = operations(4, op=NUMBER["Send"], arg=3, ret=3)
+    rows["flags"] = [0, OperationFlag.NO_ARGUMENT, OperationFlag.NO_RESULT, 6]
+    batch = made.resolve(rows)
+    assert batch is not None
+    assert (batch.rows["value_keys"] > 0).tolist() == [[True, True], [False, True], [True, False], [False, False]]
+
+
+def test_processes(tmp_path: Path) -> None:
+    """An operation belongs to the image of its instant, a successful exec to the image it starts; else to nobody."""
+    made, _ = resolver(tmp_path)
+    made.learn([(RecordKind.PROCESS, process_record(ProcessEvent.EXEC, 5, start=205, time=205))])
+    rows = operations(4)
+    rows["tgid"][0] = 6
+    rows["start"][2:], rows["time"][2:] = 200, 210
+    rows["op"][3] = NUMBER["Exec"]
+    batch = made.resolve(rows)
+    assert batch is not None
+    assert [info.started_ns for info in batch.processes] == [50, 50, 205]
+    assert made.dropped == {"TargetGone": 1}
+
+
+def test_unsound(tmp_path: Path) -> None:
+    """Rows and records that are none of ours are counted; the others are not disturbed."""
+    made, _ = resolver(tmp_path)
+    rows = operations(5, op=[STAT, 63, STAT, STAT, STAT])
+    rows["version"][3] = 7
+    batch = made.resolve(rows)
+    assert batch is not None
+    assert (len(batch.ops), made.dropped) == (3, {"Unsound": 2})
+    made.learn([(RecordKind.PATH, b""), (99, b"x" * 200), (RecordKind.STACK, stack_record(1, [], count=9))])
+    assert made.unsound == 3
+
+
+kinds = st.sampled_from([*RecordKind, 0, 77])
+heads = st.builds(
+    lambda kind, rest: np.array([(kind, records.VERSION, 24, 60, 5, 5)], records.HEADER).tobytes() + rest,
+    kinds,
+    st.binary(max_size=600),
+)
+hostile = st.lists(st.tuples(kinds, st.one_of(st.binary(max_size=600), heads)), max_size=30)
+matching = st.lists(heads.map(lambda data: (int.from_bytes(data[:2], "little"), data)), max_size=30)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(hostile, matching), st.binary(max_size=8 * OPERATION.itemsize), st.booleans())
+def test_hostile_records(tmp_path: Path, others: list[tuple[int, bytes]], data: bytes, with_heads: bool) -> None:
+    """Any bytes at all: nothing raises, and every row is accounted for."""
+    made, _ = resolver(tmp_path, paths=("/a",), cidrs=("::/0", "0.0.0.0/0"))
+    rows = np.frombuffer(data[: len(data) // OPERATION.itemsize * OPERATION.itemsize], OPERATION).copy()
+    if with_heads:
+        rows["version"], rows["tgid"], rows["start"], rows["time"] = records.VERSION, 5, 60, 70
+        rows["op"] = rows["op"] % 64
+        rows["frame_state"] %= 10
+        rows["context_kind"] %= 3
+    made.learn(others)
+    batch = made.resolve(rows) if len(rows) else None
+    taken = 0 if batch is None else len(batch.ops)
+    assert taken + made.filtered + sum(made.dropped.values()) == len(rows)
+
+
+@pytest.mark.parametrize("family", [0, 1, 2, 10, 16, 17, 9999])
+@pytest.mark.parametrize("op", [operation.number for operation in OPERATIONS])
+def test_any_family_of_any_operation(tmp_path: Path, op: int, family: int) -> None:
+    """Families that have no peer we can name are no trouble."""
+    made, _ = resolver(tmp_path)
+    batch = made.resolve(operations(1, op=op, family=family, protocol=6, ret=-4095, peer_port=1))
+    assert batch is not None
+    assert batch.segments[0, 0].name
