@@ -141,6 +141,7 @@ struct ks_scratch {
 	struct ks_walk walk;
 	u64 path_at; /* the struct path that is to be interned; 0: none */
 	u64 words[20]; /* bulk reads */
+	u64 module[8]; /* what a walker knows of a module */
 	union {
 		struct {
 			struct ks_stack_rec header;

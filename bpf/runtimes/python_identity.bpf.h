@@ -78,12 +78,18 @@ static __always_inline int ks_py_identity(struct ks_py_layout *l, struct ks_walk
 	return 0;
 }
 
-/* Where a module's name was found: each look costs five reads, and stacks go through the same modules again and again. */
+/*
+ * Where a module's name was found: each look costs five reads, and stacks go through the same modules again and again.
+ * Looks that interrupt one another on a CPU (see KS_SCRATCH_ENTER) may mix theirs: each works on a copy, and `sum` tells
+ * a mixture.
+ */
 struct ks_py_module {
 	u64 start; /* of the process's image */
 	u64 globals, version, keys; /* before 3.14 every change gives a dict a version that no other ever had */
-	u64 entry, key, hash;
+	u64 entry, key, hash, sum;
 };
+
+_Static_assert(sizeof(struct ks_py_module) == sizeof(((struct ks_scratch *)0)->module), "ks_py_module");
 
 #define KS_PY_MODULES 64
 BPF_PERCPU_ARRAY(ks_py_modules, struct ks_py_module, KS_PY_MODULES);
@@ -106,6 +112,33 @@ static __always_inline u64 ks_py_first_entry(struct ks_py_layout *l, u64 *v, u64
 	return keys + 48 + KS_LOAD(v[2]);
 }
 
+static __always_inline u64 ks_py_module_sum(struct ks_py_module *m)
+{
+	u64 sum = ks_mix(ks_mix(ks_mix(m->start, m->globals), m->version), m->keys);
+
+	return ks_mix(ks_mix(ks_mix(sum, m->entry), m->key), m->hash);
+}
+
+/* Looks for the name where it was, else where it must be; `m` is what was known, and becomes what is. */
+static __always_inline void ks_py_find_module(struct ks_py_layout *l, struct ks_py_module *m, u64 *v)
+{
+	m->hash = KS_PY_NO_MODULE;
+	v[4] = 0;
+	if (KS_LOAD(m->entry))
+		ks_read_user(&v[4], 16, (void *)KS_LOAD(m->entry));
+	if (!KS_LOAD(m->entry) || v[4] != m->key) {
+		m->entry = ks_py_first_entry(l, v, m->keys);
+		if (ks_read_user(&v[4], 16, (void *)KS_LOAD(m->entry)))
+			return;
+		if (KS_UREAD(u64, v[4] + l->str_data) != KS_PY_NAME_KEY) {
+			m->entry = 0;
+			return;
+		}
+		m->key = v[4];
+	}
+	m->hash = ks_py_text(l, 0, v[5], &v[8]);
+}
+
 /*
  * A hash of the name of a name space's module, of which a frame keeps 32 bits: the same code may run in one name space after
  * another that had the same address. KS_PY_NO_MODULE: its first entry is no name.
@@ -113,13 +146,14 @@ static __always_inline u64 ks_py_first_entry(struct ks_py_layout *l, u64 *v, u64
 static __always_inline u64 ks_py_module_hash(struct ks_scratch *s, struct ks_py_layout *l, u64 globals)
 {
 	u32 slot = (globals >> 4 ^ globals >> 10) & (KS_PY_MODULES - 1);
-	struct ks_py_module *m = ks_py_modules.lookup(&slot);
+	struct ks_py_module *kept = ks_py_modules.lookup(&slot), *m = (struct ks_py_module *)s->module;
 	u64 *v = s->words;
 
-	KS_OPAQUE(m);
-	if (!m || ks_read_user(v, 16, (void *)(globals + l->dict_keys - 8))) /* version, keys */
+	KS_OPAQUE(kept);
+	if (!kept || ks_read_user(v, 16, (void *)(globals + l->dict_keys - 8))) /* version, keys */
 		return KS_PY_NO_MODULE;
-	if (m->globals != globals || m->keys != v[1] || m->start != s->proc_start)
+	*m = *kept;
+	if (m->globals != globals || m->keys != v[1] || m->start != s->proc_start || m->sum != ks_py_module_sum(m))
 		m->entry = 0;
 	else if (m->version == v[0] && l->minor < 14)
 		return m->hash;
@@ -127,20 +161,8 @@ static __always_inline u64 ks_py_module_hash(struct ks_scratch *s, struct ks_py_
 	m->globals = globals;
 	m->version = v[0];
 	m->keys = v[1];
-	m->hash = KS_PY_NO_MODULE;
-	v[4] = 0;
-	if (m->entry)
-		ks_read_user(&v[4], 16, (void *)m->entry);
-	if (!m->entry || v[4] != m->key) {
-		m->entry = ks_py_first_entry(l, v, m->keys);
-		if (ks_read_user(&v[4], 16, (void *)m->entry))
-			return KS_PY_NO_MODULE;
-		if (KS_UREAD(u64, v[4] + l->str_data) != KS_PY_NAME_KEY) {
-			m->entry = 0;
-			return KS_PY_NO_MODULE;
-		}
-		m->key = v[4];
-	}
-	m->hash = ks_py_text(l, 0, v[5], &v[8]);
-	return m->hash;
+	ks_py_find_module(l, m, v);
+	m->sum = ks_py_module_sum(m);
+	*kept = *m;
+	return KS_LOAD(m->hash);
 }
