@@ -47,7 +47,12 @@ class Wanted:
 
 def wanted(name: str, spec: Spec) -> Wanted:
     """What the kernel and the resolver must know of a validated profile."""
-    subjects = {Group.FILES: spec.files, Group.NETWORK: spec.network, Group.PROCESSES: spec.processes, Group.WAITS: spec.waits}
+    subjects = {
+        Group.FILES: spec.files,
+        Group.NETWORK: spec.network,
+        Group.PROCESSES: spec.processes,
+        Group.WAITS: spec.waits,
+    }
     numbers: set[int] = set()
     durations: dict[Group, int] = {}
     for group, subject in subjects.items():

@@ -47,7 +47,7 @@ def test_help_lists_every_command_without_importing_the_stages() -> None:
         ([], "Usage"),
         (["fly"], "No such command"),
         (["run"], "Missing option '-f'"),
-        (["run", "-f", str(GOOD)], "nothing to trace"),
+        (["run", "-f", str(ROOT / "examples" / "02-network.yaml")], "nothing to trace"),
         (["run", "-f", str(GOOD), "--pid", "x"], "not a valid integer"),
         (["run", "-f", str(GOOD), "--pid", "1", "--", "true"], "not both"),
         (["run", "-f", str(GOOD), "--duration", "-1", "--", "true"], "--duration"),
