@@ -47,9 +47,7 @@ def open_exporter(profile: TraceProfile, options: Mapping[str, Any], environ: Ma
     return Pipeline(outputs, limits)
 
 
-def _destination(
-    profile: TraceProfile, endpoint: str, environ: Mapping[str, str]
-) -> tuple[str, Mapping[str, str]]:
+def _destination(profile: TraceProfile, endpoint: str, environ: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
     """The endpoint, and the environment with what the profile says of how to send to it."""
     otlp = profile.spec.export.otlp if profile.spec.export else None
     if endpoint or otlp is None or not otlp.endpoint:
