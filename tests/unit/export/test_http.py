@@ -306,7 +306,7 @@ def test_unknown_authority(tls_files: TlsFiles) -> None:
     """A server whose certificate nobody we trust has signed gets nothing."""
     with (
         http_server(tls=tls_files) as (port, received),
-        output_to(port, scheme="https", export_timeout_s=0.2) as output,
+        output_to(port, scheme="https", export_timeout_s=1.0) as output,
     ):
         assert output.deliver(batch_of(2)) is not None
     assert received.payloads == []
