@@ -120,6 +120,9 @@ static __always_inline int ks_py_fill(struct ks_code_scratch *c, struct ks_py_la
 	r->code = f->code;
 	r->globals = f->globals;
 	r->tag = f->tag;
+	r->first_traceable = 0;
+	if (l->code_first_traceable != KS_PY_NONE)
+		r->first_traceable = KS_UREAD(u32, f->code + l->code_first_traceable);
 	r->check = f->check;
 	r->first_line = KS_UREAD(u32, f->code + l->code_first_line);
 	r->flags = 0;

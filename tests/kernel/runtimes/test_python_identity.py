@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.truth import Launch, Outcome, assert_true, judge, needed, traced_together, wanted_pythons
+from tests.support.truth import Launch, Outcome, assert_true, judge, needed, traced, wanted_pythons
 
 pytestmark = pytest.mark.root
 ROUNDS = "300" if os.environ.get("KERNELSPAN_MATRIX") else "60"
 
 
 def outcomes(target: str, *arguments: str) -> Iterator[Outcome]:
-    yield from traced_together([Launch(needed(label), target, arguments) for label in wanted_pythons()])
+    yield from traced([Launch(needed(label), target, arguments) for label in wanted_pythons()])
 
 
 def test_code_that_is_made_and_dropped() -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What spans say of Python code is what the program itself said: function, file and line, of every frame.
 
-All interpreters run at once under one agent, each with threads, event loops and every kind of frame.
+Several interpreters run at once under one agent, each with threads, event loops and every kind of frame.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support import truth
-from tests.support.truth import Launch, assert_true, judge, needed, traced_together, wanted_pythons
+from tests.support.truth import Launch, assert_true, judge, needed, traced, wanted_pythons
 
 pytestmark = pytest.mark.root
 SLEEPS = truth.PROFILE.replace("files: {operations: [Read, Stat]}", "waits: {operations: [Sleep, Poll]}")
@@ -27,13 +27,12 @@ DEEPER_THAN_A_STACK = 4  # of the depths in targets/kinds.py
 
 def test_every_frame_is_true() -> None:
     """Threads, coroutines, recursion, call-backs, made code, odd names: thousands of operations, none of them wrong."""
-    outcomes = traced_together([Launch(needed(label), "kinds", ("4",)) for label in wanted_pythons()])
-    for outcome in outcomes:
+    for outcome in traced([Launch(needed(label), "kinds", ("4",)) for label in wanted_pythons()]):
         verdict = judge(outcome.said, outcome.spans, allow_outer_missing=True)
         assert_true(verdict, 2000)
         assert verdict.truncated == DEEPER_THAN_A_STACK, verdict
         assert not verdict.no_module, verdict
-    assert outcomes[0].accounting["unaccounted"] == 0
+        assert outcome.accounting["unaccounted"] == 0
 
 
 @pytest.mark.parametrize("label", wanted_pythons())

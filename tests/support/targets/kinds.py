@@ -163,6 +163,17 @@ def everything(rounds):
         asyncio.run(tasks(3))
 
 
+class Made:
+    def __init__(self, n):
+        read(9, M())
+        self.other = Made(n - 1) if n else None
+
+
+def instances(n):
+    for _ in range(n):  # until the interpreter has made calls of __init__ its own
+        Made(2)
+
+
 def deep(n):
     return deep(n - 1) if n else read(9, M())
 
@@ -175,6 +186,7 @@ for worker in workers:
 everything(ROUNDS)
 for _ in range(3):
     made()
+instances(50)
 for worker in workers:
     worker.join()
 for depth in (100, 126, 127, 200, 900):

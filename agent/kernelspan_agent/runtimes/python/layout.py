@@ -83,7 +83,7 @@ PY_LAYOUT = np.dtype(
         ("bytes_size", "<u2"),
         ("bytes_data", "<u2"),
         ("dict_keys", "<u2"),
-        ("reserved", "<u2"),
+        ("code_first_traceable", "<u2"),  # i32, in code units (3.11+)
     ]
 )
 
@@ -111,7 +111,7 @@ PY_CODE = np.dtype(
         ("layout", "<u4"),  # number of the layout in the kernel
         ("tag", "<u2"),  # as FRAME["tag"]
         ("unused", "<u2"),
-        ("unused2", "<u4"),
+        ("first_traceable", "<u4"),  # code units before which a frame is not complete; 0 before 3.11
     ]
 )
 assert PY_LAYOUT.itemsize % 8 == 0, PY_LAYOUT.itemsize
@@ -171,6 +171,11 @@ class Offsets:
     bytes_data: int = 32
     dict_keys: int = 32
 
+    @property
+    def code_first_traceable(self) -> int:
+        """co_firsttraceable stands two words before the code units, in every version that has it."""
+        return ABSENT if self.code_bytecode == ABSENT else self.code_bytecode - 16
+
 
 @dataclass(frozen=True, slots=True)
 class Types:
@@ -193,6 +198,7 @@ def kernel_row(offsets: Offsets, types: Types | None = None, head: int = 0) -> n
     for item in fields(offsets):
         if item.name in names:
             row[item.name] = getattr(offsets, item.name)
+    row["code_first_traceable"] = offsets.code_first_traceable
     if offsets.code_qualname != ABSENT:
         row["code_name"] = offsets.code_qualname
     if types is not None:

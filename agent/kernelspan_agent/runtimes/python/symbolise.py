@@ -10,6 +10,8 @@ object that is still the same was the same all along, and so was what it holds. 
 dead object keeps most of its fields until its memory is used again, what it held does not.
 A code object that lives on may be run in one namespace after another (exec of the same code in fresh dicts), and a dict
 may get another's address: a frame bears a hash of the module's name, and the name found must have it.
+A frame that has not begun its function's own code is left out, as by the interpreter itself (_PyFrame_IsIncomplete): a call
+that is being prepared, or the frame of nobody's code that stands below an __init__ since 3.12.
 Answers are kept by (code, check, globals, hash): memory that changes later is not asked again. Both caches are bounded.
 """
 
@@ -59,7 +61,11 @@ class _Code:
     qualname: str
     file: str
     first_line: int
+    first_traceable: int  # bytes from the start of the code; -1: not told
     table: int | bytes  # address of the line table; from the kernel: the table
+
+
+_INCOMPLETE = RawFrame("", "", "", "", 0, 0, 0, "Incomplete")
 
 
 class PythonSymboliser:
@@ -92,7 +98,8 @@ class PythonSymboliser:
         key = (int(header["code"]), int(header["check"]), space)
         name, module = _shown(name, cut=flags & _NAME_CUT), _shown(module, cut=flags & _MODULE_CUT)
         file += ELLIPSIS if flags & _FILE_CUT else ""
-        self._keep(key, _Code(module, name, file, int(header["first_line"]), table))
+        first = int(header["first_traceable"]) * 2 if self._offsets.code_first_traceable != ABSENT else -1
+        self._keep(key, _Code(module, name, file, int(header["first_line"]), first, table))
 
     def _keep(self, key: tuple[int, int, _Space], code: _Code) -> None:
         self._codes[key] = code
@@ -113,6 +120,8 @@ class PythonSymboliser:
             if self._offsets.frame_owner != ABSENT and owner >= self._offsets.owner_skip:
                 continue
             frame = self._cached(code, pc, split_globals(namespace, tag), check)
+            if frame is _INCOMPLETE and owner != self._offsets.owner_generator:
+                continue
             if frame.unresolved:
                 self.unresolved[frame.unresolved] += 1
             found.append(frame)
@@ -154,6 +163,8 @@ class PythonSymboliser:
         return self._frame(code, table, call_site, identity)
 
     def _frame(self, code: _Code, table: bytes, call_site: int, identity: int) -> RawFrame:
+        if call_site < code.first_traceable:
+            return _INCOMPLETE
         line = line_of(table, code.first_line, call_site, self._offsets.minor)
         function = f"{code.module}.{code.qualname}" if code.module else code.qualname
         return RawFrame(function, code.module, code.qualname, code.file, line, call_site, identity)
@@ -170,8 +181,16 @@ class PythonSymboliser:
             printable(read_str(self._memory, name, offsets, MAX_NAME_CHARS)),
             read_str(self._memory, file, offsets, MAX_FILE_CHARS),
             struct.unpack_from("<i", header, offsets.code_first_line)[0],
+            self._first_traceable(address),
             table,
         )
+
+    def _first_traceable(self, address: int) -> int:
+        at = self._offsets.code_first_traceable
+        if at == ABSENT:
+            return -1
+        units: int = struct.unpack("<I", self._memory.read(address + at, 4))[0]
+        return units * 2
 
     def _module(self, namespace: int, bits: int) -> str:
         if bits == NO_MODULE:
