@@ -88,15 +88,6 @@ class Verdict:
         """Operations without frames, but for those that were pending."""
         return sum(self.missing.values()) - self.pending
 
-    def add(self, other: Verdict) -> None:
-        """Sums up."""
-        self.said += other.said
-        self.right += other.right
-        self.wrong += other.wrong
-        self.missing += other.missing
-        self.truncated += other.truncated
-        self.no_module += other.no_module
-
     def __str__(self) -> str:
         return (
             f"{self.said} said, {self.right} right, {len(self.wrong)} wrong, missing {dict(self.missing)}, "
