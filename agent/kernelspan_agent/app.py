@@ -140,6 +140,7 @@ class App:
         self._glances: dict[tuple[int, int], Glance | None] = {}
         self._stopping = threading.Event()
         self._next_tick = self._next_look = 0.0
+        self._lost_processes = 0
         self.cost = CostSampler(self.session, time.monotonic())
         self.last_step_seconds = time.monotonic()
         self._stepped = False
@@ -269,11 +270,18 @@ class App:
         monotonic = self.clock.monotonic_now_ns()
         # what is still in the ring or the queue may be as old as the last drain
         self._export(self.tracer.tick(monotonic + self.clock.offset_ns - int(TICK_SECONDS * 1e9)))
+        self._catch_up(monotonic)
         self.processes.sweep(monotonic)
         self.cost.tick(now)
         if now >= self._next_look:
             self._next_look = now + GREENLET_LOOK_SECONDS
             self.processes.look_for_greenlets()
+
+    def _catch_up(self, monotonic_ns: int) -> None:
+        lost = self.session.lost_processes()
+        if lost != self._lost_processes and not self.waiting_operations:  # else what ended may still have some here
+            self._lost_processes = lost
+            self.processes.catch_up(monotonic_ns)
 
     def _export(self, batch: SpanBatch) -> None:
         if len(batch):

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from kernelspan_agent.app import MAX_WAITING_OPERATIONS
+from kernelspan_agent.app import IDLE_WAIT_SECONDS, MAX_WAITING_OPERATIONS
+from kernelspan_agent.export.jsonfile import JsonFileExporter
 from kernelspan_agent.export.otlp import open_output, settings_from
 from kernelspan_agent.export.pipeline import Pipeline
 from kernelspan_agent.export.queue import QueueLimits
 from kernelspan_agent.probes import mechanisms
+from kernelspan_agent.ring.records import SLOT
 from tests.support import leftovers, runs
 from tests.support.generators import compiled
 from tests.support.ports import PortReservation
@@ -38,8 +40,10 @@ def flood(calls: int = CALLS, *files: str) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         while not Path(f"/proc/{process.pid}/syscall").read_text().startswith("0 0x0 "):
             time.sleep(0.002)
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def loose(process: subprocess.Popen[bytes]) -> None:
@@ -167,3 +171,47 @@ def test_skipped_runs_are_told_apart(tmp_path: Path) -> None:
             assert app.session.programs()[name]["skipped"] == int(lines["recursion_misses"])
         found = accounting_of(app)
     assert found["seen"] == found["exported"] == THREADS * 1000
+
+
+@pytest.mark.parametrize("lives", ["on", "shortly"])
+def test_lost_records_of_processes(tmp_path: Path, lives: str) -> None:
+    """The ring is full while a child is forked: its operations are not lost for that."""
+    text = (
+        "import os, sys\nos.read(0, 1)\npid = os.fork()\nif pid: os.write(1, b'x'); os.waitpid(pid, 0); sys.exit()\n"
+        "os.read(0, 1)\nfor _ in range(7): os.stat('/proc/self')\n"
+        f"if {lives == 'on'}: os.read(0, 1)\n"
+    )
+    command, output = [SYSTEM_PYTHON, "-S", "-c", text], tmp_path / "spans.jsonl"
+    exporter = Pipeline([JsonFileExporter(str(output))])
+    with (
+        flood(0) as noise,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as target,
+        app_of(runs.profile(tmp_path, **STATS), exporter, ring_bytes=SMALL_RING) as app,
+    ):
+        assert target.stdout is not None
+        app.trace(target.pid, "target")
+        app.trace(noise.pid, "flood")
+        loose(noise)
+        with app._lock:  # the ring's thread waits for it, as soon as it has looked at the ring once more
+            time.sleep(10 * IDLE_WAIT_SECONDS)
+            while app.ring_fill() < 1 - SLOT / SMALL_RING:
+                time.sleep(0.001)
+            loose(target)
+            assert target.stdout.read(1) == b"x"
+            assert app.session.lost_processes() > 0
+        noise.kill()
+        noise.wait()
+        while app.ring_fill() or app.waiting_operations:
+            app.step(0.01)
+        loose(target)
+        if lives == "on":
+            app.run(lambda: app.counts.received and output.exists() and "/proc/self" in output.read_text())
+            loose(target)
+        app.run(lambda: target.poll() is not None)
+        accounting_of(app)
+    stats = [span for span in runs.read_spans(output) if span.attributes.get("file.path") == "/proc/self"]
+    assert len(stats) == 7
+    assert {span.resource["process.pid"] for span in stats} not in ({target.pid}, {noise.pid})
+    assert all(str(span.resource["service.name"]).startswith("python3") for span in stats)
+    if lives == "on":
+        assert {span.resource["process.executable.path"] for span in stats} == {str(Path(SYSTEM_PYTHON).resolve())}

@@ -201,6 +201,10 @@ class Session:
             found[counter] = sum(struct.unpack(f"<{self._cpus}Q", value)) if value else 0
         return found
 
+    def lost_processes(self) -> int:
+        """How many records of processes did not fit into the ring."""
+        return self.counts(0)[Counter.PROCESS_LOST]
+
     def in_flight(self) -> int:
         """Operations that began and have not ended."""
         maps = self._loader.maps

@@ -145,6 +145,15 @@ def read_executable(process: Process) -> tuple[str, bool]:
     return target.removesuffix(" (deleted)"), target.endswith(" (deleted)")
 
 
+def read_name(pid: int, proc_root: str = "/proc") -> str:
+    """The kernel's name of whatever has that pid now, fit to be shown; empty: nothing has."""
+    try:
+        with open(f"{proc_root}/{pid}/comm", "rb") as file:  # noqa: PTH123
+            return printable(os.fsdecode(file.read(64).rstrip(b"\n")))
+    except OSError:
+        return ""
+
+
 def read_cgroups(process: Process) -> list[CgroupEntry]:
     """Its cgroup in each hierarchy."""
     entries = []

@@ -38,7 +38,10 @@ RETRY_NS = (1_000_000, 2_000_000, 5_000_000, 10_000_000, 50_000_000, 200_000_000
 
 
 class Kernel(Protocol):
-    """What the kernel's side is told of processes."""
+    """What the kernel's side is told of processes, and asked."""
+
+    def process_start(self, tgid: int) -> int | None:
+        """Which image of a process is traced now; None: none."""
 
     def set_runtime(
         self, tgid: int, start_ns: int, *, number: int, address: int, layout: np.ndarray | None, greenlets: bool
@@ -192,6 +195,8 @@ class ProcessTable:
         event, directories = int(row["event"]), (int(row["root"]), int(row["cwd"]))
         name = procfs.printable(bytes(row["comm"]).decode(errors="surrogateescape"))
         old = self.find(tgid, when)
+        if start and event != ProcessEvent.EXIT and old is not None and old.start_ns == start:
+            return  # it was caught up with
         if event == ProcessEvent.FORK:
             parent = self.find(int(row["parent"]), when)
             child = self.add(
@@ -219,8 +224,23 @@ class ProcessTable:
             )
             if old is not None and old.start_ns < start:
                 self._end(old, start)
-        elif event == ProcessEvent.EXIT and old is not None:
-            self._end(old, when)
+        elif event == ProcessEvent.EXIT:
+            self._end(old or self.add(tgid, start, name=name, from_start=True), when)
+
+    def recover(self, tgid: int) -> None:
+        """Takes in a process whose record was lost (the ring was full), as long as it lives."""
+        start = self._kernel.process_start(tgid)
+        if start and not any(each.start_ns == start for each in self._by_tgid.get(tgid, [])):
+            for old in self._by_tgid.get(tgid, []):
+                self._end(old, start)
+            self.add(tgid, start, name=procfs.read_name(tgid, self._proc_root), from_start=True)
+
+    def catch_up(self, now_ns: int) -> None:
+        """After process records were lost: what began another program, and what ended, by what the kernel has now."""
+        for traced in self.alive():
+            self.recover(traced.info.tgid)
+            if not traced.ended_ns and self._kernel.process_start(traced.info.tgid) is None:
+                self._end(traced, now_ns)
 
     def _parent_of(self, old: TracedProcess | None) -> TracedProcess | None:
         """The traced parent of a process that execs: of the child that forked, or of the image before."""

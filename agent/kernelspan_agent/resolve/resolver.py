@@ -157,8 +157,12 @@ class Resolver:
     def _processes_of(self, ops: np.ndarray) -> list[TracedProcess | None]:
         # a successful exec is the first act of the image that it starts
         at = np.where((ops["op"] == _EXEC) & (ops["ret"] == 0), ops["time"], ops["start"]).tolist()
-        find = self._processes.find
-        return [find(tgid, when) for tgid, when in zip(ops["tgid"].tolist(), at, strict=True)]
+        find, tgids = self._processes.find, ops["tgid"].tolist()
+        found = [find(tgid, when) for tgid, when in zip(tgids, at, strict=True)]
+        unknown = {tgid for tgid, traced in zip(tgids, found, strict=True) if traced is None}
+        for tgid in unknown:
+            self._processes.recover(tgid)
+        return [find(tgid, when) for tgid, when in zip(tgids, at, strict=True)] if unknown else found
 
     def _filter(self, ops: np.ndarray) -> np.ndarray:
         """Which operations the profile's globs and address ranges want."""

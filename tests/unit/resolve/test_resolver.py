@@ -29,6 +29,10 @@ class Kernel:
     def __init__(self) -> None:
         self.rejected: list[tuple[int, int]] = []
         self.forgotten: list[int] = []
+        self.traced = {5: 50}
+
+    def process_start(self, tgid: int) -> int | None:
+        return self.traced.get(tgid)
 
     def reject_file(self, file: int, path: int) -> None:
         self.rejected.append((file, path))
@@ -113,6 +117,26 @@ def test_processes(tmp_path: Path) -> None:
     assert batch is not None
     assert [info.started_ns for info in batch.processes] == [50, 50, 205]
     assert made.dropped == {"TargetGone": 1}
+
+
+def test_lost_processes(tmp_path: Path) -> None:
+    """What the kernel traces is taken in though nobody told us; what it no longer traces has ended."""
+    made, kernel = resolver(tmp_path)
+    table = made._processes
+    kernel.traced = {5: 90, 6: 80}
+    rows = operations(4)
+    rows["tgid"] = [5, 6, 6, 7]
+    batch = made.resolve(rows)
+    assert batch is not None
+    assert [(info.tgid, info.started_ns) for info in batch.processes] == [(5, 50), (6, 80), (6, 80)]
+    assert made.dropped == {"TargetGone": 1}
+    table.catch_up(1000)
+    assert [(each.info.tgid, each.start_ns) for each in table.alive()] == [(5, 90), (6, 80)]
+    made.learn([(RecordKind.PROCESS, process_record(ProcessEvent.FORK, 6, start=80, time=80))])  # it comes after all
+    assert len(table.alive()) == 2
+    kernel.traced = {6: 80}
+    table.catch_up(2000)
+    assert [(each.info.tgid, each.info.ended_ns) for each in table.finished] == [(5, 90), (5, 2000)]
 
 
 def test_unsound(tmp_path: Path) -> None:
