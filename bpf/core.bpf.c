@@ -100,7 +100,7 @@ static __always_inline void finish_exec(u32 tid)
 
 int ks_exec(struct bpf_raw_tracepoint_args *ctx)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u32 tgid = bpf_get_current_pid_tgid() >> 32, before = ctx->args[1];
 	struct ks_proc *p = ks_procs.lookup(&tgid), next;
 
 	if (!p) {
@@ -113,7 +113,9 @@ int ks_exec(struct bpf_raw_tracepoint_args *ctx)
 	ks_procs.update(&tgid, &next);
 	known_executable(tgid, next.start);
 	send_process(KS_PROCESS_EXEC, tgid, 0, 0, next.start);
-	finish_exec(ctx->args[1]);
+	finish_exec(before);
+	if (before != tgid)
+		ks_calls.delete(&before); /* no thread has this number any more */
 	return 0;
 }
 
@@ -128,9 +130,11 @@ int ks_gone(struct bpf_raw_tracepoint_args *ctx)
 
 	/* before the process is looked up: of two threads that end at once the first may have taken it away */
 	if (call) {
-		ks_count(call->cls, KS_C_TARGET_GONE);
-		if (call->nested && !ks_aside.delete(&tid))
+		if (call->op) {
 			ks_count(call->cls, KS_C_TARGET_GONE);
+			if (call->nested && !ks_aside.delete(&tid))
+				ks_count(call->cls, KS_C_TARGET_GONE);
+		}
 		ks_calls.delete(&tid);
 	}
 	if (kept) {

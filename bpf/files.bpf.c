@@ -5,7 +5,7 @@
  *   enter:  wanted? the descriptor a socket, a pipe or anonymous? -> not ours : remember
  *   exit:   filters -> rate limit -> path of the file -> path verdict -> walk -> record
  */
-#include "op.h"
+#include "calls.h"
 #include "path.h"
 
 /* roles of arguments */
@@ -83,7 +83,8 @@ static __always_inline int is_file(u64 inode)
 int ks_files_enter(struct ks_sys_enter *ctx)
 {
 	s32 nr;
-	u32 tgid = ks_tgid(), op, roles = 0;
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tgid = id >> 32, op, roles = 0;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	u64 file = 0, inode = 0;
 	struct ks_args args = {};
@@ -107,42 +108,44 @@ int ks_files_enter(struct ks_sys_enter *ctx)
 		if (file && !is_file(inode))
 			return ks_next_enter(ctx, KS_GROUP_FILES);
 	}
-	ks_enter(nr, &args, p, KS_GROUP_FILES, op, file, inode, 0);
+	ks_enter(id, nr, &args, p, KS_GROUP_FILES, op, file, inode, 0);
 	return 0;
 }
 
 int ks_files_exit(struct ks_sys_exit *ctx)
 {
-	u32 tgid = ks_tgid(), roles;
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tgid = id >> 32, roles;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_class *c = 0;
 	struct ks_scratch *s;
-	struct ks_call call = {}, *own;
+	struct ks_call *call;
 	u64 verdict, file = 0;
 	u8 *seen;
 
 	if (!p)
 		return 0;
-	own = ks_own_call(KS_GROUP_FILES);
-	if (!own)
+	call = ks_own_call(id, KS_GROUP_FILES);
+	if (!call)
 		return ks_next_exit(ctx, KS_GROUP_FILES);
-	s = ks_exit(ctx, p, own, &call, &c);
+	s = ks_exit(ctx, p, id, call, KS_GROUP_FILES, &c);
 	if (!s)
 		return 0;
-	ks_describe(call.nr, &s->roles);
+	call = &s->call;
+	ks_describe(call->nr, &s->roles);
 	roles = s->roles;
 	if (c->flags & KS_CLASS_PATHS) {
 		/* the file first: whether it is wanted is decided before the limit is charged */
-	} else if (ks_rate_limited(c, p->cls)) {
+	} else if (ks_rate_limited(c, p->cls, s->op.time)) {
 		ks_count(p->cls, KS_C_RATE_LIMITED);
 		return 0;
 	}
 	if (roles & HAS_SIZE)
-		ks_argument(s, arg_of(&call, roles, 12));
+		ks_argument(s, arg_of(call, roles, 12));
 	if (roles & HAS_FD) {
-		s->op.fd = arg_of(&call, roles, 0);
-		if (ks_same_file(&call, s->op.fd))
-			file = call.file;
+		s->op.fd = arg_of(call, roles, 0);
+		if (ks_same_file(call, s->op.fd))
+			file = call->file;
 	} else if (roles & OPENS && ctx->ret >= 0) {
 		s->op.fd = ctx->ret;
 		file = ks_file(ctx->ret);
@@ -150,11 +153,11 @@ int ks_files_exit(struct ks_sys_exit *ctx)
 	s->path_at = file ? file + KS_FILE_PATH : 0;
 	if (!file && roles & HAS_PATH) {
 		char first = 0;
-		u64 path = arg_of(&call, roles, 4);
+		u64 path = arg_of(call, roles, 4);
 
 		ks_read_user(&first, 1, (void *)path);
 		if (first != '/' && (first || ctx->ret >= 0)) /* an empty path is the descriptor's file, or none */
-			s->path_at = ks_base(roles & HAS_DIRFD ? (s32)arg_of(&call, roles, 8) : -100);
+			s->path_at = ks_base(roles & HAS_DIRFD ? (s32)arg_of(call, roles, 8) : -100);
 		s->op.path = ks_user_path_id(s, path);
 		if (!s->op.path && path)
 			s->path_at = 0; /* the directory alone would be another file's name */
@@ -162,13 +165,13 @@ int ks_files_exit(struct ks_sys_exit *ctx)
 	if (KS_LOAD(s->path_at))
 		s->op.file = ks_path_id(s, KS_LOAD(s->path_at));
 	if (roles & HAS_PATH2) {
-		u64 base = 0, path = arg_of(&call, roles, 16);
+		u64 base = 0, path = arg_of(call, roles, 16);
 		char first = 0;
 
 		ks_read_user(&first, 1, (void *)path);
 		s->path_at = 0;
 		if (first && first != '/')
-			s->path_at = ks_base(roles & HAS_DIRFD2 ? (s32)arg_of(&call, roles, 20) : -100);
+			s->path_at = ks_base(roles & HAS_DIRFD2 ? (s32)arg_of(call, roles, 20) : -100);
 		if (KS_LOAD(s->path_at))
 			base = ks_path_id(s, KS_LOAD(s->path_at));
 		__builtin_memcpy(s->op.local_address, &base, 8);
@@ -181,7 +184,7 @@ int ks_files_exit(struct ks_sys_exit *ctx)
 			ks_count(p->cls, KS_C_FILTERED);
 			return 0;
 		}
-		if (ks_rate_limited(c, p->cls)) {
+		if (ks_rate_limited(c, p->cls, s->op.time)) {
 			ks_count(p->cls, KS_C_RATE_LIMITED);
 			return 0;
 		}

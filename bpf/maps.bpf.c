@@ -9,7 +9,7 @@
 
 int ks_map_exit(struct ks_sys_exit *ctx)
 {
-	u32 tgid = ks_tgid();
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_runtime *rt;
 	struct ks_image *image;

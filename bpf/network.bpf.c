@@ -8,7 +8,7 @@
  * Resolve is the time from a query sent to port 53 to the answer received on the same socket by the same thread; the
  * send and the receive are reported as such only to a profile that wants them.
  */
-#include "op.h"
+#include "calls.h"
 #include "sock.h"
 
 /* roles: descriptor is argument 0 throughout */
@@ -80,7 +80,8 @@ static __always_inline u32 may_be_dns(u64 sk)
 int ks_net_enter(struct ks_sys_enter *ctx)
 {
 	s32 nr;
-	u32 tgid = ks_tgid(), op, roles = 0, dns = 0;
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tgid = id >> 32, op, roles = 0, dns = 0;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_args args = {};
 	struct ks_class *c;
@@ -108,14 +109,14 @@ int ks_net_enter(struct ks_sys_enter *ctx)
 		dns = may_be_dns(sk);
 	if (!c && !dns) /* only Resolve is wanted */
 		return 0;
-	ks_enter(nr, &args, p, KS_GROUP_NETWORK, op, file, ks_inode(file), dns);
+	ks_enter(id, nr, &args, p, KS_GROUP_NETWORK, op, file, ks_inode(file), dns);
 	if (roles & AT_ENTRY) {
 		struct ks_scratch *s = ks_scratch(KS_SCRATCH_ENTER(KS_GROUP_NETWORK));
-		u32 tid = bpf_get_current_pid_tgid();
+		u32 tid = id;
 
 		if (!s)
 			return 0;
-		ks_begin(s, p, op, 0);
+		ks_begin(s, p, id, op, 0);
 		s->op.fd = args.v[0];
 		ks_describe_sock(s, sk);
 		ks_stash.update(&tid, &s->op);
@@ -197,32 +198,34 @@ static __always_inline void describe_peer(struct ks_scratch *s, struct ks_call *
 
 int ks_net_exit(struct ks_sys_exit *ctx)
 {
-	u32 tgid = ks_tgid(), roles = 0, tid = bpf_get_current_pid_tgid(), n;
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tgid = id >> 32, roles = 0, tid = id, n;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_class *c = 0;
-	struct ks_call call = {}, *own;
+	struct ks_call *own, *call;
 	struct ks_scratch *s;
 	struct ks_op *early;
 	u64 file, sk = 0;
 
 	if (!p)
 		return 0;
-	own = ks_own_call(KS_GROUP_NETWORK);
+	own = ks_own_call(id, KS_GROUP_NETWORK);
 	if (!own)
 		return ks_next_exit(ctx, KS_GROUP_NETWORK);
-	s = ks_exit(ctx, p, own, &call, &c);
+	s = ks_exit(ctx, p, id, own, KS_GROUP_NETWORK, &c);
 	if (!s) {
 		early = ks_stash.lookup(&tid);
-		if (early && early->op == KS_OP_Close && !ks_calls.lookup(&tid))
+		if (early && early->op == KS_OP_Close && !own->op)
 			ks_stash.delete(&tid);
 		return 0;
 	}
-	ks_describe(call.nr, &s->roles);
+	call = &s->call;
+	ks_describe(call->nr, &s->roles);
 	roles = s->roles;
-	s->op.fd = call.args[0];
+	s->op.fd = call->args[0];
 	if (roles & 15) {
 		n = (roles & 15) - 1;
-		ks_argument(s, n == 2 ? call.args[2] : call.args[3]);
+		ks_argument(s, n == 2 ? call->args[2] : call->args[3]);
 	}
 	if (roles & AT_ENTRY) {
 		early = ks_stash.lookup(&tid);
@@ -240,26 +243,26 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 		s->op.fd = ctx->ret;
 		file = ks_file(ctx->ret);
 		sk = file ? ks_sock(file) : 0;
-	} else if (ks_same_file(&call, call.args[0])) {
-		sk = ks_sock(call.file);
+	} else if (ks_same_file(call, call->args[0])) {
+		sk = ks_sock(call->file);
 	}
 	if (sk)
 		ks_describe_sock(s, sk);
 	n = 1;
 	if (roles & MANY && ctx->ret > 0)
-		n = sum_up(s, call.args[1]) && (roles & SENDS || ctx->ret == 1);
+		n = sum_up(s, call->args[1]) && (roles & SENDS || ctx->ret == 1);
 	if (n && roles & (MESSAGE | HAS_ADDRESS))
-		describe_peer(s, &call, roles);
-	if (resolve(s, &call, roles, sk) && ks_wants(p, KS_OP_Resolve)) {
+		describe_peer(s, call, roles);
+	if (resolve(s, call, roles, sk) && ks_wants(p, KS_OP_Resolve)) {
 		s->op.flags |= KS_OP_NO_RESULT;
-	} else if (!ks_wants(p, call.op)) {
+	} else if (!ks_wants(p, call->op)) {
 		ks_count(p->cls, KS_C_UNSEEN); /* one half of a name resolution that is not finished */
 		return 0;
 	} else {
-		s->op.op = call.op;
-		s->op.start = call.start;
+		s->op.op = call->op;
+		s->op.start = call->start;
 	}
-	if (call.dns && s->op.time - s->op.start < c->min_duration_ns[KS_GROUP_NETWORK]) {
+	if (call->dns && s->op.time - s->op.start < c->min_duration_ns[KS_GROUP_NETWORK]) {
 		ks_count(p->cls, KS_C_FILTERED);
 		return 0;
 	}
@@ -267,7 +270,7 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 		ks_count(p->cls, KS_C_FILTERED);
 		return 0;
 	}
-	if (ks_rate_limited(c, p->cls)) {
+	if (ks_rate_limited(c, p->cls, s->op.time)) {
 		ks_count(p->cls, KS_C_RATE_LIMITED);
 		return 0;
 	}

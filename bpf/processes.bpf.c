@@ -6,7 +6,7 @@
  *           read and their stack walked at entry, and the operation waits in ks_stash for its result (see ks_exec).
  *   exit:   filters -> rate limit -> walk -> record
  */
-#include "op.h"
+#include "calls.h"
 #include "path.h"
 
 #define ARGUMENT(n) (1 + (n)) /* what the operation's `argument` attribute shows */
@@ -87,11 +87,13 @@ static __always_inline void describe(struct ks_scratch *s, u32 roles, u64 a, u64
 int ks_proc_enter(struct ks_sys_enter *ctx)
 {
 	s32 nr;
-	u32 tgid = ks_tgid(), op, roles = 0;
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tgid = id >> 32, op, roles = 0;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_class *c;
 	struct ks_scratch *s;
 	struct ks_args args = {};
+	u64 now;
 
 	if (!p)
 		return 0;
@@ -112,7 +114,7 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 	if (roles & THREADS_AT && KS_UREAD(u64, args.v[0]) & CLONE_THREAD)
 		return 0;
 	if (!(roles & EARLY)) {
-		ks_enter(nr, &args, p, KS_GROUP_PROCESSES, op, 0, 0, 0);
+		ks_enter(id, nr, &args, p, KS_GROUP_PROCESSES, op, 0, 0, 0);
 		return 0;
 	}
 	ks_count(p->cls, KS_C_SEEN);
@@ -120,11 +122,12 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 	KS_OPAQUE(s);
 	if (!s)
 		return 0;
-	if (ks_rate_limited(c, p->cls)) {
+	now = bpf_ktime_get_ns();
+	if (ks_rate_limited(c, p->cls, now)) {
 		ks_count(p->cls, KS_C_RATE_LIMITED);
 		return 0;
 	}
-	ks_begin(s, p, op, bpf_ktime_get_ns());
+	ks_begin(s, p, id, op, now);
 	s->op.time = s->op.start;
 	s->roles = roles;
 	describe(s, s->roles, args.v[0], args.v[1], args.v[2], args.v[3], args.v[4]);
@@ -151,9 +154,10 @@ static __always_inline void failed_exec(struct ks_sys_exit *ctx)
 
 int ks_proc_exit(struct ks_sys_exit *ctx)
 {
-	u32 tgid = ks_tgid(), roles = 0, op;
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tgid = id >> 32, roles = 0, op;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
-	struct ks_call call = {}, *own;
+	struct ks_call *call;
 	struct ks_class *c = 0;
 	struct ks_scratch *s;
 
@@ -166,22 +170,23 @@ int ks_proc_exit(struct ks_sys_exit *ctx)
 	}
 	if (op == KS_OP_Fork && ctx->ret == 0)
 		return 0; /* the child: its parent's return is the operation's */
-	own = ks_own_call(KS_GROUP_PROCESSES);
-	if (!own)
+	call = ks_own_call(id, KS_GROUP_PROCESSES);
+	if (!call)
 		return ks_next_exit(ctx, KS_GROUP_PROCESSES);
-	s = ks_exit(ctx, p, own, &call, &c);
+	s = ks_exit(ctx, p, id, call, KS_GROUP_PROCESSES, &c);
 	if (!s)
 		return 0;
-	if (ks_rate_limited(c, p->cls)) {
+	call = &s->call;
+	if (ks_rate_limited(c, p->cls, s->op.time)) {
 		ks_count(p->cls, KS_C_RATE_LIMITED);
 		return 0;
 	}
-	if (op == KS_OP_Fork && ctx->ret > 0 && call.inode)
-		s->op.ret = call.inode;
+	if (op == KS_OP_Fork && ctx->ret > 0 && call->inode)
+		s->op.ret = call->inode;
 	if (roles & TARGET)
-		s->op.child = call.args[0];
+		s->op.child = call->args[0];
 	s->roles = roles;
-	describe(s, s->roles, call.args[0], call.args[1], call.args[2], call.args[3], call.args[4]);
+	describe(s, s->roles, call->args[0], call->args[1], call->args[2], call->args[3], call->args[4]);
 	ks_walk(ctx, s, c);
 	return 0;
 }

@@ -2,8 +2,10 @@
 /*
  * The Python walker, reached by a tail call from the return of an operation.
  *
- *   ks_py:       walk, some frames at a time -> a stack that the agent knows? -> send the operation
+ *   ks_py:       thread not known? -> ks_py_find -> ks_py
+ *                walk, some frames at a time -> a stack that the agent knows? -> send the operation
  *                else -> ks_py_codes
+ *   ks_py_find:  walk the interpreters' threads
  *   ks_py_codes: what names the frames' code, a few frames at a time -> the stack -> send the operation
  */
 #include "op.h"
@@ -13,7 +15,7 @@
 
 static __always_inline struct ks_runtime *runtime_of(struct ks_scratch *s)
 {
-	u32 tgid = ks_tgid();
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct ks_runtime *rt = ks_runtimes.lookup(&tgid);
 
 	KS_OPAQUE(rt);
@@ -38,8 +40,13 @@ int ks_py(void *ctx)
 	if (rt) {
 		s->layout = rt->layout;
 		l = ks_py_layouts.lookup(&rt->layout);
-		if (l && ks_py_walk(s, rt, l)) {
-			s->resumed = 1;
+		if (l && KS_LOAD(s->stage) == KS_WALK_BEGIN) {
+			s->walk.thread = ks_py_held(s, l, rt->base, ks_thread_pointer());
+			if (!KS_LOAD(s->walk.thread))
+				ks_continue(ctx, KS_WALKER_PYTHON_FIND);
+		}
+		if (l && KS_LOAD(s->walk.thread) && ks_py_walk(s, rt, l)) {
+			s->stage = KS_WALK_FRAMES;
 			ks_continue(ctx, KS_RUNTIME_PYTHON);
 		}
 	}
@@ -48,6 +55,28 @@ int ks_py(void *ctx)
 		ks_continue(ctx, KS_WALKER_PYTHON_CODES);
 		s->op.stack = 0;
 		s->op.frame_state = KS_FRAMES_STACK_LOST;
+	}
+	ks_finish(s);
+	return 0;
+}
+
+int ks_py_find(void *ctx)
+{
+	struct ks_scratch *s = ks_walkers_scratch();
+	struct ks_py_layout *l;
+	struct ks_runtime *rt;
+
+	if (!s)
+		return 0;
+	rt = runtime_of(s);
+	if (rt) {
+		l = ks_py_layouts.lookup(&rt->layout);
+		if (l) {
+			s->walk.thread = ks_py_look(s, l, rt->base, ks_thread_pointer());
+			s->stage = KS_WALK_THREAD;
+			if (KS_LOAD(s->walk.thread))
+				ks_continue(ctx, KS_RUNTIME_PYTHON);
+		}
 	}
 	ks_finish(s);
 	return 0;

@@ -6,7 +6,7 @@
  *   switch:        a thread leaves the CPU -> walked now (its frames are not to be had later), kept by thread;
  *                  a thread comes back -> its operation ends -> filter by duration -> record
  */
-#include "op.h"
+#include "calls.h"
 
 #define FUTEX (1 << 0) /* only the operations that wait */
 
@@ -30,7 +30,8 @@
 int ks_wait_enter(struct ks_sys_enter *ctx)
 {
 	s32 nr;
-	u32 tgid = ks_tgid(), op, roles = 0;
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tgid = id >> 32, op, roles = 0;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_args args = {};
 
@@ -51,27 +52,28 @@ int ks_wait_enter(struct ks_sys_enter *ctx)
 		if (futex_op != 0 && futex_op != 6 && futex_op != 9 && futex_op != 11 && futex_op != 13)
 			return 0;
 	}
-	ks_enter(nr, &args, p, KS_GROUP_WAITS, op, 0, 0, 0);
+	ks_enter(id, nr, &args, p, KS_GROUP_WAITS, op, 0, 0, 0);
 	return 0;
 }
 
 int ks_wait_exit(struct ks_sys_exit *ctx)
 {
-	u32 tgid = ks_tgid();
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tgid = id >> 32;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
-	struct ks_call call = {}, *own;
+	struct ks_call *call;
 	struct ks_class *c = 0;
 	struct ks_scratch *s;
 
 	if (!p)
 		return 0;
-	own = ks_own_call(KS_GROUP_WAITS);
-	if (!own)
+	call = ks_own_call(id, KS_GROUP_WAITS);
+	if (!call)
 		return ks_next_exit(ctx, KS_GROUP_WAITS);
-	s = ks_exit(ctx, p, own, &call, &c);
+	s = ks_exit(ctx, p, id, call, KS_GROUP_WAITS, &c);
 	if (!s)
 		return 0;
-	if (ks_rate_limited(c, p->cls)) {
+	if (ks_rate_limited(c, p->cls, s->op.time)) {
 		ks_count(p->cls, KS_C_RATE_LIMITED);
 		return 0;
 	}
@@ -115,7 +117,7 @@ static __always_inline void comes_back(u32 tid)
 		ks_count(cls, KS_C_FILTERED);
 		return;
 	}
-	if (ks_rate_limited(c, cls)) {
+	if (ks_rate_limited(c, cls, s->op.time)) {
 		ks_count(cls, KS_C_RATE_LIMITED);
 		return;
 	}
@@ -160,7 +162,7 @@ int ks_switch(struct ks_sched_switch *ctx)
 	if (!s)
 		return 0;
 	ks_count(p->cls, KS_C_SEEN);
-	ks_begin(s, p, KS_OP_OffCPU, bpf_ktime_get_ns());
+	ks_begin(s, p, id, KS_OP_OffCPU, bpf_ktime_get_ns());
 	s->stash = 1;
 	if (in_system_call())
 		ks_walk(ctx, s, c);

@@ -2,16 +2,20 @@
 # ruff: noqa: UP031, PTH108, PTH123, SLF001 - what is measured is plain calls, in every Python from 3.8
 """The workloads in Python, for any CPython from 3.8: reads "NAME COUNT" a line, answers "OPERATIONS NANOSECONDS CPU_NANOSECONDS".
 
-Every timed loop runs in a frame that is exactly FRAMES deep: the same stack for every workload. Standard library alone.
+Every timed loop runs in a frame that is exactly FRAMES deep: the same stack for every workload, of that many functions from
+five modules, as in an application; code that calls itself would be read from one place. Standard library alone.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import py_compile
 import socket
 import sqlite3
 import sys
+import tempfile
 import time
 
 TYPE_CHECKING = False
@@ -167,16 +171,38 @@ def timed(work: Callable[[int], None], count: int) -> tuple[int, int]:
     depth, frame = 1, sys._getframe()
     while frame.f_back is not None:
         depth, frame = depth + 1, frame.f_back
-    return deeper(FRAMES - depth - 1, work, count)
+    return CHAIN[FRAMES - depth - 1](work, count)
 
 
-def deeper(levels: int, work: Callable[[int], None], count: int) -> tuple[int, int]:
-    """Runs `work` so many frames further down."""
-    if levels > 0:
-        return deeper(levels - 1, work, count)
+def bottom(work: Callable[[int], None], count: int) -> tuple[int, int]:
+    """Runs `work`, timed."""
     began, cpu = time.perf_counter_ns(), time.process_time_ns()
     work(count)
     return time.perf_counter_ns() - began, time.process_time_ns() - cpu
+
+
+def chain() -> list[Callable[[Callable[[int], None], int], tuple[int, int]]]:
+    """Functions that each call the one before, the first of them `bottom`: four to a module."""
+    found = [bottom]
+    folder = tempfile.mkdtemp(dir=MEMORY)
+    sys.path.insert(0, folder)
+    for layer in range((FRAMES + 3) // 4):
+        name = "layer%d" % layer
+        path = "%s/%s.py" % (folder, name)
+        with open(path, "w") as file:
+            file.writelines(
+                "def call%d(work, count):\n    return below%d(work, count)\n\n\n" % (number, number)
+                for number in range(4)
+            )
+        py_compile.compile(path)  # imported from there, as modules mostly are
+        module = importlib.import_module(name)
+        for number in range(4):
+            setattr(module, "below%d" % number, found[-1])
+            found.append(getattr(module, "call%d" % number))
+    return found
+
+
+CHAIN = chain()
 
 
 def main() -> None:

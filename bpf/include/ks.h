@@ -100,6 +100,7 @@ struct ks_class {
 	u32 reserved;
 };
 
+/* A thread's call. It stays in the map until the thread ends: to put an entry in and take it out at each call costs 90 ns. */
 struct ks_call {
 	u64 start;
 	u64 args[6];
@@ -107,12 +108,14 @@ struct ks_call {
 	u64 inode;
 	u64 end; /* of a call that the kernel restarts */
 	u32 nr;
-	u16 op;
+	u16 op; /* 0: the thread is in no call that is wanted */
 	u8 group, restart;
 	u16 cls;
 	u16 dns; /* may be half of a name resolution, whose duration is another */
 	u32 nested; /* made by a signal's handler while another call of the thread waits in ks_aside */
 };
+
+_Static_assert(__builtin_offsetof(struct ks_call, op) == KS_CALL_OP_AT, "the agent counts calls by it");
 
 /*
  * What a loop carries from turn to turn. It goes through memory (KS_LOAD): of a value in a register the verifier knows
@@ -128,18 +131,32 @@ struct ks_walk {
 	u32 count, state;
 };
 
+/* A page of a traced process, and where the kernel has it mapped for itself: see user.h. */
+struct ks_page {
+	u64 key; /* the process, and the address without its last 12 bits */
+	u64 start; /* of the process's image */
+	u64 at;
+	u64 entry, where; /* of the page table: what it says, and where */
+};
+
+#define KS_PAGES 256
+
+enum { KS_WALK_BEGIN, KS_WALK_THREAD /* found */, KS_WALK_FRAMES /* some of them */ };
+
 struct ks_scratch {
 	struct ks_op op;
+	struct ks_call call; /* that returned */
 	u64 proc_start;
 	u32 max_depth;
 	u32 frames; /* of a stack that is to be sent */
 	u32 layout;
-	u32 resumed; /* the walker called itself for the rest of the frames */
+	u32 stage; /* of the walk, which goes on by tail calls */
 	u32 roles; /* of the call's arguments; in memory for the reason of ks_walk */
 	u32 stash; /* keep the finished operation by thread in ks_stash instead of sending it */
 	u32 walking; /* the thread whose walker goes on with this, by a tail call */
 	struct ks_walk walk;
 	u64 path_at; /* the struct path that is to be interned; 0: none */
+	struct ks_page pages[KS_PAGES]; /* that were read from, by the last bits of their number */
 	u64 words[20]; /* bulk reads */
 	u64 module[8]; /* what a walker knows of a module */
 	union {
@@ -161,7 +178,7 @@ BPF_HASH(ks_runtimes, u32, struct ks_runtime, KS_MAX_PROCS);
 BPF_ARRAY(ks_classes, struct ks_class, KS_MAX_CLASSES);
 BPF_ARRAY(ks_tat, u64, KS_MAX_CLASSES);
 BPF_PERCPU_ARRAY(ks_counts, u64, KS_MAX_CLASSES *KS_COUNTERS);
-BPF_HASH(ks_calls, u32, struct ks_call, KS_MAX_CALLS);
+BPF_HASH(ks_calls, u32, struct ks_call, KS_MAX_THREADS);
 BPF_HASH(ks_aside, u32, struct ks_call, KS_MAX_ASIDE);
 BPF_HASH(ks_stash, u32, struct ks_op, KS_MAX_CALLS);
 BPF_HASH(ks_threads, u32, u64, KS_MAX_THREADS); /* a thread's state in its runtime, by tid */
@@ -243,13 +260,22 @@ BPF_PROG_ARRAY(ks_walkers, KS_MAX_RUNTIMES);
 static int (*ks_read_user)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user;
 static int (*ks_read_user_str)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user_str;
 
-/* What cannot be read is 0: the helpers clear their target then. */
+/*
+ * What cannot be read is 0. Since 6.17 (KS_DIRECT: the kernel was asked, see probes/direct.py) any address can be made one
+ * that a program loads from by itself; a fault gives 0. 1.5 ns a word, where the helper takes 11.
+ */
+#if KS_DIRECT
+static void *(*ks_cast)(const void *address, u32 type) = (void *)KS_CAST_TOKEN;
+
+#define KS_KREAD(type, address) (*(volatile type *)ks_cast((void *)(u64)(address), 0))
+#else
 #define KS_KREAD(type, address)                                                                                        \
 	({                                                                                                             \
 		type _value;                                                                                           \
 		bpf_probe_read_kernel(&_value, sizeof(_value), (void *)(address));                                     \
 		_value;                                                                                                \
 	})
+#endif
 
 #define KS_UREAD(type, address)                                                                                        \
 	({                                                                                                             \
@@ -296,11 +322,14 @@ static __always_inline u64 ks_mix(u64 hash, u64 word)
 	return hash ^ (hash >> 29);
 }
 
-/* The reader looks at the ring every few milliseconds by itself; it is woken only when the ring fills. */
+/*
+ * The reader looks at the ring every few milliseconds by itself; it is woken where the ring begins to fill, and not at
+ * every record from then on: to wake somebody costs more than the record.
+ */
 static __always_inline u64 ks_wake(void)
 {
 	void *ring = (void *)bpf_pseudo_fd(1, KS_RING_TOKEN); /* bcc has no query: the loader knows the token */
+	u64 beyond = bpf_ringbuf_query(ring, 0 /* BPF_RB_AVAIL_DATA */) - KS_WAKE_BYTES;
 
-	return bpf_ringbuf_query(ring, 0 /* BPF_RB_AVAIL_DATA */) > KS_WAKE_BYTES ? 2 /* FORCE_WAKEUP */ :
-										    1 /* NO_WAKEUP */;
+	return beyond < KS_WAKE_SPAN ? 2 /* FORCE_WAKEUP */ : 1 /* NO_WAKEUP */;
 }

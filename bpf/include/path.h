@@ -19,6 +19,29 @@ struct ks_location {
 	u64 mnt, dentry;
 };
 
+struct ks_dentry {
+	u64 parent, hash, name, inode;
+};
+
+/* What names a directory entry; its parent is 0 where there is none that can be read. `words`: room for a bulk read. */
+static __always_inline void ks_dentry_of(u64 dentry, struct ks_dentry *d, u64 *words)
+{
+#if KS_DIRECT
+	void *from = ks_cast((void *)dentry, 0);
+
+	d->parent = *(volatile u64 *)(from + KS_DENTRY_PARENT);
+	d->hash = *(volatile u64 *)(from + KS_DENTRY_NAME);
+	d->name = *(volatile u64 *)(from + KS_DENTRY_NAME + 8);
+	d->inode = *(volatile u64 *)(from + KS_DENTRY_INODE);
+#else
+	bpf_probe_read_kernel(words, DENTRY_SPAN, (void *)(dentry + KS_DENTRY_PARENT));
+	d->parent = words[0];
+	d->hash = words[DENTRY_HASH_WORD];
+	d->name = words[DENTRY_NAME_WORD];
+	d->inode = words[DENTRY_INODE_WORD];
+#endif
+}
+
 /* The struct file behind a descriptor of the current task; 0: none. */
 static __always_inline u64 ks_file(s32 fd)
 {
@@ -44,7 +67,8 @@ static __always_inline u32 ks_mode(u64 inode)
 
 static __always_inline void ks_location_of(u64 path_address, struct ks_location *at)
 {
-	bpf_probe_read_kernel(at, sizeof(*at), (void *)path_address);
+	at->mnt = KS_KREAD(u64, path_address);
+	at->dentry = KS_KREAD(u64, path_address + 8);
 }
 
 static __always_inline u64 ks_slots(u64 payload)
@@ -84,26 +108,26 @@ static __always_inline void ks_path_send(struct ks_scratch *s, u64 id, u64 lengt
 }
 
 /* From a location to the process's root: names, their hash, their number, how it ended. */
-static __always_inline void ks_path_climb(struct ks_scratch *s, struct ks_walk *w)
+static __always_inline void ks_path_climb(struct ks_scratch *s, struct ks_location *from, struct ks_location *root)
 {
-	u64 *words = s->words;
+	u64 at = from->dentry, mnt = from->mnt, top = KS_KREAD(u64, mnt + KS_VFSMOUNT_ROOT), hash = 0;
+	struct ks_walk *w = &s->walk;
+	struct ks_dentry d;
 
 	w->count = 0;
-	w->hash = 0;
 	w->state = KS_PATH_TRUNCATED;
 	for (u32 i = 0; i < KS_MAX_COMPONENTS; i++) {
-		u64 dentry = KS_LOAD(w->at), mnt = KS_LOAD(w->mnt);
-
-		if (dentry == KS_LOAD(w->root) && mnt == KS_LOAD(w->root_mnt)) {
+		if (at == root->dentry && mnt == root->mnt) {
 			w->state = 0;
 			break;
 		}
-		if (bpf_probe_read_kernel(words, DENTRY_SPAN, (void *)(dentry + KS_DENTRY_PARENT))) {
+		ks_dentry_of(at, &d, s->words);
+		if (!d.parent) {
 			w->state = KS_PATH_UNREACHABLE;
 			break;
 		}
 		w->count = i + 1;
-		if (dentry == KS_KREAD(u64, mnt + KS_VFSMOUNT_ROOT)) {
+		if (at == top) {
 			u64 mount = mnt - KS_MOUNT_MNT, parent = KS_KREAD(u64, mount + KS_MOUNT_PARENT);
 
 			s->path.names[i] = 0;
@@ -111,23 +135,25 @@ static __always_inline void ks_path_climb(struct ks_scratch *s, struct ks_walk *
 				w->state = KS_PATH_UNREACHABLE;
 				break;
 			}
-			w->at = KS_KREAD(u64, mount + KS_MOUNT_MOUNTPOINT);
-			w->mnt = parent + KS_MOUNT_MNT;
-			w->hash = ks_mix(w->hash, mount);
+			at = KS_KREAD(u64, mount + KS_MOUNT_MOUNTPOINT);
+			mnt = parent + KS_MOUNT_MNT;
+			top = KS_KREAD(u64, mnt + KS_VFSMOUNT_ROOT);
+			hash = ks_mix(hash, mount);
 			continue;
 		}
 		if (i == 0) /* the leaf: an unlinked name is used again by another file */
-			w->hash = ks_mix(w->hash, words[DENTRY_INODE_WORD]);
-		w->hash = ks_mix(w->hash, words[DENTRY_HASH_WORD]);
-		s->path.names[i] = words[DENTRY_NAME_WORD];
-		if (words[0] == dentry) {
+			hash = ks_mix(hash, d.inode);
+		hash = ks_mix(hash, d.hash);
+		s->path.names[i] = d.name;
+		if (d.parent == at) {
 			w->state = KS_PATH_UNREACHABLE;
 			break;
 		}
-		w->at = words[0];
+		at = d.parent;
 	}
-	if (KS_LOAD(w->at) == KS_LOAD(w->root) && KS_LOAD(w->mnt) == KS_LOAD(w->root_mnt))
+	if (at == root->dentry && mnt == root->mnt)
 		w->state = 0; /* with the last turn */
+	w->hash = hash;
 }
 
 /* Interns the location that a struct path holds, of the current task's name space; gives its id. */
@@ -139,11 +165,7 @@ static __always_inline u64 ks_path_id(struct ks_scratch *s, u64 path)
 
 	ks_location_of(fs + KS_FS_ROOT, &root);
 	ks_location_of(path, &where);
-	w->at = where.dentry;
-	w->mnt = where.mnt;
-	w->root = root.dentry;
-	w->root_mnt = root.mnt;
-	ks_path_climb(s, w);
+	ks_path_climb(s, &where, &root);
 	if (!KS_KREAD(u64, where.dentry + KS_DENTRY_HASH + 8 /* pprev: no longer found by name */))
 		w->state |= KS_PATH_DELETED;
 	hash = ks_mix(KS_LOAD(w->hash), KS_LOAD(w->state) + 1);

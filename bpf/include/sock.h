@@ -56,11 +56,13 @@ static __always_inline void ks_describe_sock(struct ks_scratch *s, u64 sk)
 	op->local_port = KS_KREAD(u16, sk + KS_SOCK_NUM);
 	op->peer_port = __builtin_bswap16(KS_KREAD(u16, sk + KS_SOCK_DPORT));
 	if (op->family == KS_AF_INET) {
-		bpf_probe_read_kernel(op->peer_address, 4, (void *)(sk + KS_SOCK_DADDR));
-		bpf_probe_read_kernel(op->local_address, 4, (void *)(sk + KS_SOCK_RCV_SADDR));
+		*(u32 *)op->peer_address = KS_KREAD(u32, sk + KS_SOCK_DADDR);
+		*(u32 *)op->local_address = KS_KREAD(u32, sk + KS_SOCK_RCV_SADDR);
 	} else {
-		bpf_probe_read_kernel(op->peer_address, 16, (void *)(sk + KS_SOCK_V6_DADDR));
-		bpf_probe_read_kernel(op->local_address, 16, (void *)(sk + KS_SOCK_V6_RCV_SADDR));
+		((u64 *)op->peer_address)[0] = KS_KREAD(u64, sk + KS_SOCK_V6_DADDR);
+		((u64 *)op->peer_address)[1] = KS_KREAD(u64, sk + KS_SOCK_V6_DADDR + 8);
+		((u64 *)op->local_address)[0] = KS_KREAD(u64, sk + KS_SOCK_V6_RCV_SADDR);
+		((u64 *)op->local_address)[1] = KS_KREAD(u64, sk + KS_SOCK_V6_RCV_SADDR + 8);
 	}
 }
 

@@ -12,9 +12,10 @@
  */
 #pragma once
 #include "op.h"
+#include "user.h"
 #include "runtimes/python_identity.bpf.h"
 
-#define KS_PY_WALK_AT_ONCE 32 /* the kernel allows 33 tail calls in a row */
+#define KS_PY_WALK_AT_ONCE 8 /* the kernel allows 33 tail calls in a row */
 #define KS_PY_COROUTINE 0x380 /* CO_COROUTINE | CO_ITERABLE_COROUTINE | CO_ASYNC_GENERATOR */
 
 BPF_ARRAY(ks_py_layouts, struct ks_py_layout, KS_MAX_LAYOUTS);
@@ -25,42 +26,62 @@ static __always_inline u64 ks_thread_pointer(void)
 }
 
 /* Is `ts` still a member of the list of thread states, and this thread's? Freed memory keeps its old words. */
-static __always_inline int ks_py_linked(struct ks_py_layout *l, u64 ts, u64 tp)
+static __always_inline int ks_py_linked(struct ks_scratch *s, struct ks_py_layout *l, u64 ts, u64 tp)
 {
 	u64 prev;
 
-	if (KS_UREAD(u64, ts + l->ts_thread_id) != tp)
+	if (ks_user_word(s, ts + l->ts_thread_id) != tp)
 		return 0;
-	prev = KS_UREAD(u64, ts + l->ts_prev);
+	prev = ks_user_word(s, ts + l->ts_prev);
 	if (prev)
-		return KS_UREAD(u64, prev + l->ts_next) == ts;
-	return KS_UREAD(u64, KS_UREAD(u64, ts + l->ts_next + 8 /* interp, in every version */) +
-				     l->interp_threads_head) == ts;
+		return ks_user_word(s, prev + l->ts_next) == ts;
+	return ks_user_word(s, ks_user_word(s, ts + l->ts_next + 8 /* interp, in every version */) +
+				       l->interp_threads_head) == ts;
 }
 
-static __always_inline u64 ks_py_frame_of(struct ks_py_layout *l, u64 ts)
+static __always_inline u64 ks_py_frame_of(struct ks_scratch *s, struct ks_py_layout *l, u64 ts)
 {
-	u64 frame = KS_UREAD(u64, ts + l->ts_frame);
+	u64 frame = ks_user_word(s, ts + l->ts_frame);
 
 	if (frame && l->cframe_current != KS_PY_NONE)
-		frame = KS_UREAD(u64, frame + l->cframe_current);
+		frame = ks_user_word(s, frame + l->cframe_current);
 	return frame;
 }
 
-/*
- * The thread's state. Sub-interpreters give one thread several: the running one is told by its frames where only one
- * has any; else it is ambiguous.
- */
-static __always_inline u64 ks_py_thread(struct ks_scratch *s, struct ks_py_layout *l, u64 base, u64 tp)
+/* The same for one of many: the helper reads, since a kept page would not be read from again. */
+static __always_inline int ks_py_has_frame(struct ks_py_layout *l, u64 ts)
+{
+	u64 frame = KS_UREAD(u64, ts + l->ts_frame);
+
+	return frame && (l->cframe_current == KS_PY_NONE || KS_UREAD(u64, frame + l->cframe_current));
+}
+
+/* The thread's state, where it was found before and still is; 0: it must be looked for (ks_py_find). */
+static __always_inline u64 ks_py_held(struct ks_scratch *s, struct ks_py_layout *l, u64 base, u64 tp)
 {
 	u32 tid = s->op.tid;
-	u64 *held = ks_threads.lookup(&tid), interp, ts;
+	u64 *held = ks_threads.lookup(&tid);
+
+	if (!held)
+		return 0;
+	/* of two interpreters one may be the thread's at one time, the other at another */
+	if (ks_user_word(s, ks_user_word(s, base) + l->interp_next) || !ks_py_linked(s, l, *held, tp))
+		return 0;
+	return *held;
+}
+
+/*
+ * Looks for the thread's state, and keeps it where there is one interpreter: nothing to confuse. Sub-interpreters give one
+ * thread several: the running one is told by its frames where only one has any; else it is ambiguous. 0: s->op.frame_state
+ * says why there is none.
+ */
+static __always_inline u64 ks_py_look(struct ks_scratch *s, struct ks_py_layout *l, u64 base, u64 tp)
+{
 	struct ks_walk *w = &s->walk; /* at: a thread state; root: its interpreter; found: any, and one with frames */
+	u32 tid = s->op.tid;
+	u64 interp, ts;
 
 	w->root = KS_UREAD(u64, base);
-	/* of two interpreters one may be the thread's at one time, the other at another */
-	if (held && !KS_UREAD(u64, KS_LOAD(w->root) + l->interp_next) && ks_py_linked(l, *held, tp))
-		return *held;
 	if (!KS_LOAD(w->root)) {
 		s->op.frame_state = KS_FRAMES_NO_THREAD_STATE; /* the interpreter is starting or gone */
 		return 0;
@@ -78,7 +99,7 @@ static __always_inline u64 ks_py_thread(struct ks_scratch *s, struct ks_py_layou
 		}
 		if (KS_UREAD(u64, ts + l->ts_thread_id) == tp) {
 			w->found[0] = ts;
-			if (ks_py_frame_of(l, ts)) {
+			if (ks_py_has_frame(l, ts)) {
 				if (KS_LOAD(w->found[1])) {
 					s->op.frame_state = KS_FRAMES_AMBIGUOUS;
 					return 0;
@@ -92,7 +113,7 @@ static __always_inline u64 ks_py_thread(struct ks_scratch *s, struct ks_py_layou
 	if (!ts)
 		ts = KS_LOAD(w->found[0]);
 	if (ts) {
-		if (!KS_UREAD(u64, KS_UREAD(u64, base) + l->interp_next)) /* one interpreter: nothing to confuse */
+		if (!KS_UREAD(u64, KS_UREAD(u64, base) + l->interp_next))
 			ks_threads.update(&tid, &ts);
 		return ts;
 	}
@@ -169,27 +190,27 @@ static __always_inline u64 ks_py_task_number(struct ks_scratch *s, struct ks_py_
 
 	if (!outer || !coroutine)
 		return 0;
-	callback = KS_UREAD(u64, outer + l->frame_localsplus) & ~(u64)l->tag_mask;
-	callback = KS_UREAD(u64, callback + l->handle_callback);
-	task = KS_UREAD(u64, callback + l->callback_task);
-	if (!task || KS_UREAD(u64, task + l->task_coro) != coroutine)
-		task = KS_UREAD(u64, callback + l->method_self);
-	if (!task || KS_UREAD(u64, task + l->task_coro) != coroutine)
+	callback = ks_user_word(s, outer + l->frame_localsplus) & ~(u64)l->tag_mask;
+	callback = ks_user_word(s, callback + l->handle_callback);
+	task = ks_user_word(s, callback + l->callback_task);
+	if (!task || ks_user_word(s, task + l->task_coro) != coroutine)
+		task = ks_user_word(s, callback + l->method_self);
+	if (!task || ks_user_word(s, task + l->task_coro) != coroutine)
 		return 0; /* no task of asyncio's runs this coroutine */
-	name = KS_UREAD(u64, task + l->task_name);
-	type = KS_UREAD(u64, name + 8) - base;
+	name = ks_user_word(s, task + l->task_name);
+	type = ks_user_word(s, name + 8) - base;
 	if (type == l->long_type && l->long_tag != KS_PY_NONE) {
-		tag = KS_UREAD(u64, name + l->long_tag);
+		tag = ks_user_word(s, name + l->long_tag);
 		if ((tag & 3) == 0 && (tag >> 3 == 1 || tag >> 3 == 2)) {
-			u64 number = KS_UREAD(u32, name + l->long_digits);
+			u64 number = (u32)ks_user_word(s, name + l->long_digits);
 
 			if (tag >> 3 == 2)
-				number |= (u64)KS_UREAD(u32, name + l->long_digits + 4) << 30;
+				number |= (u64)(u32)ks_user_word(s, name + l->long_digits + 4) << 30;
 			return number;
 		}
 	}
-	if (type == l->unicode_type && (KS_UREAD(u32, name + l->str_state) & 0x60) == 0x60) {
-		return ks_py_name_number(s, name + l->str_data, KS_UREAD(u64, name + l->str_length));
+	if (type == l->unicode_type && ((u32)ks_user_word(s, name + l->str_state) & 0x60) == 0x60) {
+		return ks_py_name_number(s, name + l->str_data, ks_user_word(s, name + l->str_length));
 	}
 	return 0;
 }
@@ -199,64 +220,100 @@ static __always_inline u64 ks_py_switches(struct ks_scratch *s, struct ks_py_lay
 {
 	if (l->ts_context_ver == KS_PY_NONE)
 		return 0;
-	return ks_mix(ks_mix(KS_UREAD(u64, ts + l->ts_context_ver) | 1ULL << 62, 0), s->op.tid) | 1;
+	return ks_mix(ks_mix(ks_user_word(s, ts + l->ts_context_ver) | 1ULL << 62, 0), s->op.tid) | 1;
 }
 
 static __always_inline u64 ks_py_generation(struct ks_scratch *s, struct ks_py_layout *l, u64 base, u64 ts, u64 frame,
 					    u64 outer)
 {
 	u64 coroutine = l->generator_frame != KS_PY_NONE ? frame - l->generator_frame :
-							   KS_UREAD(u64, frame + l->frame_generator);
+							   ks_user_word(s, frame + l->frame_generator);
 	u64 number = ks_py_task_number(s, l, base, coroutine, outer);
 
 	return number ? ks_mix(number | 1ULL << 63, 0) : ks_py_switches(s, l, ts);
 }
 
+/* What is read of a frame. */
+struct ks_py_words {
+	u64 previous, code, pc, globals, owner; /* owner: its byte; before 3.11 whether a generator owns it */
+};
+
+#define KS_PY_FRAME_BYTES 112 /* of the longest header */
+
+static __always_inline int ks_py_frame_words(struct ks_scratch *s, struct ks_py_layout *l, u64 frame,
+					     struct ks_py_words *f)
+{
+	u64 *v = s->words, owner = l->frame_owner != KS_PY_NONE ? l->frame_owner : l->frame_generator;
+
+#if KS_USER_PAGES
+	struct ks_page *page;
+	u64 from = ks_user_at(s, &page, frame, KS_PY_FRAME_BYTES);
+
+	if (from) {
+		f->previous = KS_KREAD(u64, from + l->frame_previous);
+		f->code = KS_KREAD(u64, from + l->frame_code);
+		f->pc = KS_KREAD(u64, from + (l->frame_pc & ~7U));
+		f->globals = KS_KREAD(u64, from + l->frame_globals);
+		f->owner = KS_KREAD(u64, from + (owner & ~7ULL));
+		if (ks_user_still(page))
+			return 0;
+	}
+#endif
+	if (ks_read_user(v, l->frame_header_bytes & 127, (void *)frame))
+		return -1;
+	f->previous = v[(l->frame_previous >> 3) & 15];
+	f->code = v[(l->frame_code >> 3) & 15];
+	f->pc = v[(l->frame_pc >> 3) & 15];
+	f->globals = v[(l->frame_globals >> 3) & 15];
+	owner >>= 3;
+	KS_OPAQUE(owner);
+	f->owner = v[owner & 15];
+	return 0;
+}
+
 /* One frame: noted in s->stack; 0 where it could not be read. w->at becomes the next one, w->hash covers this one. */
 static __always_inline int ks_py_frame(struct ks_scratch *s, struct ks_py_layout *l, struct ks_frame *f)
 {
+	u64 frame = KS_LOAD(s->walk.at), code, pc, owner;
 	struct ks_walk *w = &s->walk;
-	u64 *v = s->words, frame = KS_LOAD(w->at), code, globals, previous, owner;
+	struct ks_py_words read;
+	u32 generator;
 
-	if (ks_read_user(v, l->frame_header_bytes & 127, (void *)frame))
+	if (ks_py_frame_words(s, l, frame, &read))
 		return 0;
-	previous = v[(l->frame_previous >> 3) & 15];
-	code = v[(l->frame_code >> 3) & 15] & ~(u64)l->tag_mask;
+	code = read.code & ~(u64)l->tag_mask;
+	pc = l->frame_pc_bytes == 4 ? (u32)(read.pc >> ((l->frame_pc & 4) * 8)) : read.pc;
+	if (l->frame_owner != KS_PY_NONE) {
+		owner = (read.owner >> ((l->frame_owner & 7) * 8)) & 255;
+		generator = owner == l->owner_generator;
+	} else {
+		owner = generator = read.owner != 0;
+	}
 	f->code = code;
-	f->pc = l->frame_pc_bytes == 4 ? (u32)(v[(l->frame_pc >> 3) & 15] >> ((l->frame_pc & 4) * 8)) :
-					 v[(l->frame_pc >> 3) & 15];
-	globals = v[(l->frame_globals >> 3) & 15];
-	w->found[0] = w->found[1] = 0; /* the frame's owner, and whether it is a generator's */
-	if (l->frame_owner != KS_PY_NONE)
-		w->found[0] = (v[(l->frame_owner >> 3) & 15] >> ((l->frame_owner & 7) * 8)) & 255;
-	if (l->frame_generator != KS_PY_NONE)
-		w->found[0] = w->found[1] = v[(l->frame_generator >> 3) & 15] != 0;
-	else
-		w->found[1] = KS_LOAD(w->found[0]) == l->owner_generator;
-	owner = KS_LOAD(w->found[0]);
+	f->pc = pc;
 	f->owner = owner;
 	f->runtime = KS_RUNTIME_PYTHON;
 	f->check = 0;
 	if (owner < l->owner_skip || l->frame_owner == KS_PY_NONE) {
-		if (ks_py_identity(l, w, code, v, &f->check))
+		if (ks_py_identity(s, l, code, s->words, &f->check))
 			return 0;
-		if (globals != KS_LOAD(w->globals)) {
-			w->globals = globals;
-			w->module = ks_py_module_hash(s, l, globals);
+		if (read.globals != KS_LOAD(w->globals)) {
+			w->globals = read.globals;
+			w->module = ks_py_module_hash(s, l, read.globals);
 		}
 		if (KS_LOAD(w->task_frame) == KS_LOAD(w->last))
 			w->task_outer = frame; /* the frame just outside the outermost coroutine so far */
-		if (KS_LOAD(w->found[1]) && KS_UREAD(u32, code + l->code_flags) & KS_PY_COROUTINE) {
+		if (generator && (u32)ks_user_word(s, code + l->code_flags) & KS_PY_COROUTINE) {
 			w->task_frame = frame;
 			w->task_outer = 0;
 		}
 		w->last = frame;
 	}
-	f->globals = (globals & KS_PY_ADDRESS) | (KS_LOAD(w->module) & ~KS_PY_ADDRESS);
+	f->globals = (read.globals & KS_PY_ADDRESS) | (KS_LOAD(w->module) & ~KS_PY_ADDRESS);
 	f->tag = KS_LOAD(w->module);
-	w->hash = ks_mix(ks_mix(ks_mix(KS_LOAD(w->hash), f->code ^ ((u64)f->check << 32)), f->pc),
-			 globals ^ KS_LOAD(w->module));
-	w->at = previous;
+	w->hash = ks_mix(ks_mix(ks_mix(KS_LOAD(w->hash), code ^ ((u64)KS_LOAD(f->check) << 32)), pc),
+			 read.globals ^ KS_LOAD(w->module));
+	w->at = read.previous;
 	return 1;
 }
 
@@ -310,11 +367,8 @@ static __always_inline int ks_py_walk(struct ks_scratch *s, struct ks_runtime *r
 		&s->walk; /* at: a frame; count, state: of the frames; root: the last frame's file, hashed */
 	u64 hash;
 
-	if (!KS_LOAD(s->resumed)) {
-		w->thread = ks_py_thread(s, l, rt->base, ks_thread_pointer());
-		if (!KS_LOAD(w->thread))
-			return 0;
-		w->at = ks_py_frame_of(l, KS_LOAD(w->thread));
+	if (KS_LOAD(s->stage) != KS_WALK_FRAMES) {
+		w->at = ks_py_frame_of(s, l, KS_LOAD(w->thread));
 		w->hash = ks_mix(s->proc_start, s->op.tgid);
 		w->task_frame = w->task_outer = w->last = 0;
 		w->globals = w->module = w->root = 0;

@@ -5,6 +5,7 @@
  */
 #pragma once
 #include "op.h"
+#include "user.h"
 
 #define KS_PY_NONE 0xffff
 #define KS_PY_NAME_KEY 0x5f5f656d616e5f5fULL /* "__name__" */
@@ -15,22 +16,23 @@
  * A str's part in an identity: its length and hash; where nobody has hashed it yet (-1), the end of its text as well.
  * v: 7 words.
  */
-static __always_inline u64 ks_py_text(struct ks_py_layout *l, u64 h, u64 str, u64 *v)
+static __always_inline u64 ks_py_text(struct ks_scratch *s, struct ks_py_layout *l, u64 h, u64 str, u64 *v)
 {
 	u64 data = str + l->str_data, size;
 
-	v[0] = v[1] = v[2] = v[3] = v[4] = v[5] = v[6] = 0;
-	ks_read_user(v, 24, (void *)(str + l->str_length)); /* length, hash, state */
+	if (ks_user_words(s, v, 3, str + l->str_length)) /* length, hash, state */
+		return h;
 	h = ks_mix(ks_mix(h, v[0]), v[1]);
 	if (v[1] != ~0ULL || !(v[2] & 0x20))
 		return h;
 	if (!(v[2] & 0x40))
 		data = str + l->str_compact_data;
 	size = v[0] * ((v[2] >> 2) & 7);
+	v[3] = v[4] = v[5] = v[6] = 0;
 	if (size < 32)
 		ks_read_user(&v[3], size & 31, (void *)data);
 	else
-		ks_read_user(&v[3], 32, (void *)(data + size - 32));
+		ks_user_words(s, &v[3], 4, data + size - 32);
 	return ks_mix(ks_mix(ks_mix(ks_mix(h, v[3]), v[4]), v[5]), v[6]);
 }
 
@@ -39,16 +41,18 @@ static __always_inline u64 ks_py_text(struct ks_py_layout *l, u64 h, u64 str, u6
  * counts and first line, with co_version where there is one; before 3.12 also its name, its file, and its line table: the
  * hash, which the compiler leaves there since 3.10, else the beginning.
  */
-static __always_inline int ks_py_identity(struct ks_py_layout *l, struct ks_walk *w, u64 code, u64 *v, u32 *check)
+static __always_inline int ks_py_identity(struct ks_scratch *s, struct ks_py_layout *l, u64 code, u64 *v, u32 *check)
 {
+	struct ks_walk *w = &s->walk;
 	u64 h, length, name, table;
 
-	v[16] = v[17] = v[18] = v[19] = 0;
-	if (ks_read_user(&v[16], l->code_check_bytes & 63, (void *)(code + l->code_check)))
+	if (ks_user_words(s, &v[16], 4, code + l->code_check))
 		return -1;
+	if (l->code_check_bytes == 28)
+		v[19] = (u32)v[19];
 	h = ks_mix(ks_mix(ks_mix(ks_mix(0, v[16]), v[17]), v[18]), v[19]);
 	if (l->code_strings != KS_PY_NONE) {
-		if (ks_read_user(&v[16], 32, (void *)(code + l->code_strings)))
+		if (ks_user_words(s, &v[16], 4, code + l->code_strings))
 			return -1;
 		name = v[17];
 		table = v[18];
@@ -56,22 +60,18 @@ static __always_inline int ks_py_identity(struct ks_py_layout *l, struct ks_walk
 			name = v[18];
 			table = v[19];
 		}
-		h = ks_py_text(l, h, name, v);
+		h = ks_py_text(s, l, h, name, v);
 		if (v[16] != KS_LOAD(w->root)) { /* frames of one module share the str */
 			w->root = v[16];
-			w->root_mnt = ks_py_text(l, 0, v[16], v);
+			w->root_mnt = ks_py_text(s, l, 0, v[16], v);
 		}
 		h = ks_mix(h, KS_LOAD(w->root_mnt));
-		if (ks_read_user(&v[16], 16, (void *)(table + l->bytes_size))) /* size, hash */
+		if (ks_user_words(s, &v[16], 2, table + l->bytes_size)) /* size, hash */
 			return -1;
 		h = ks_mix(ks_mix(h, v[16]), v[17]);
 		if (v[17] == ~0ULL) {
-			__builtin_memset(v, 0, 128);
 			length = v[16];
-			ks_read_user(v, length < 128 ? length & 127 : 128, (void *)(table + l->bytes_data));
-#pragma unroll
-			for (u32 i = 0; i < 16; i++)
-				h = ks_mix(h, v[i]);
+			h = ks_mix(h, ks_user_hash(s, table + l->bytes_data, length < 128 ? length : 128, v));
 		}
 	}
 	*check = (u32)(h >> 32) ^ (u32)h;
@@ -120,12 +120,13 @@ static __always_inline u64 ks_py_module_sum(struct ks_py_module *m)
 }
 
 /* Looks for the name where it was, else where it must be; `m` is what was known, and becomes what is. */
-static __always_inline void ks_py_find_module(struct ks_py_layout *l, struct ks_py_module *m, u64 *v)
+static __always_inline void ks_py_find_module(struct ks_scratch *s, struct ks_py_layout *l, struct ks_py_module *m,
+					      u64 *v)
 {
 	m->hash = KS_PY_NO_MODULE;
 	v[4] = 0;
 	if (KS_LOAD(m->entry))
-		ks_read_user(&v[4], 16, (void *)KS_LOAD(m->entry));
+		ks_user_words(s, &v[4], 2, KS_LOAD(m->entry));
 	if (!KS_LOAD(m->entry) || v[4] != m->key) {
 		m->entry = ks_py_first_entry(l, v, m->keys);
 		if (ks_read_user(&v[4], 16, (void *)KS_LOAD(m->entry)))
@@ -136,7 +137,7 @@ static __always_inline void ks_py_find_module(struct ks_py_layout *l, struct ks_
 		}
 		m->key = v[4];
 	}
-	m->hash = ks_py_text(l, 0, v[5], &v[8]);
+	m->hash = ks_py_text(s, l, 0, v[5], &v[8]);
 }
 
 /*
@@ -150,7 +151,7 @@ static __always_inline u64 ks_py_module_hash(struct ks_scratch *s, struct ks_py_
 	u64 *v = s->words;
 
 	KS_OPAQUE(kept);
-	if (!kept || ks_read_user(v, 16, (void *)(globals + l->dict_keys - 8))) /* version, keys */
+	if (!kept || ks_user_words(s, v, 2, globals + l->dict_keys - 8)) /* version, keys */
 		return KS_PY_NO_MODULE;
 	*m = *kept;
 	if (m->globals != globals || m->keys != v[1] || m->start != s->proc_start || m->sum != ks_py_module_sum(m))
@@ -161,7 +162,7 @@ static __always_inline u64 ks_py_module_hash(struct ks_scratch *s, struct ks_py_
 	m->globals = globals;
 	m->version = v[0];
 	m->keys = v[1];
-	ks_py_find_module(l, m, v);
+	ks_py_find_module(s, l, m, v);
 	m->sum = ks_py_module_sum(m);
 	*kept = *m;
 	return KS_LOAD(m->hash);

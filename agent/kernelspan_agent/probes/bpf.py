@@ -15,7 +15,7 @@ _SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _libc = ctypes.CDLL(None, use_errno=True)
 _ATTR_BYTES = 144
 
-MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY, PROG_LOAD = 0, 1, 2, 3, 4, 5
+MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY, PROG_LOAD, PROG_TEST_RUN = 0, 1, 2, 3, 4, 5, 10
 PROG_QUERY_INFO, RAW_TRACEPOINT_OPEN, ENABLE_STATS = 15, 17, 32
 
 MAP_TYPES = {"hash": 1, "array": 2, "prog_array": 3, "percpu_array": 6, "lru_hash": 9, "ringbuf": 27}
@@ -139,6 +139,15 @@ def raw_tracepoint_open(program_fd: int, name: str) -> int:
     """Attaches a raw tracepoint program; closing the descriptor detaches it."""
     text = ctypes.create_string_buffer(name.encode())
     return call(RAW_TRACEPOINT_OPEN, struct.pack("<QI", ctypes.addressof(text), program_fd))
+
+
+def test_run(attributes: bytes) -> int:
+    """What a program gives when it is run once, now and here (BPF_PROG_TEST_RUN)."""
+    buffer = ctypes.create_string_buffer(attributes, _ATTR_BYTES)
+    if _libc.syscall(_SYS_BPF, PROG_TEST_RUN, buffer, _ATTR_BYTES) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(struct.unpack_from("<I", buffer, 4)[0])
 
 
 def enable_stats() -> int:

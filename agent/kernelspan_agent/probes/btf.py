@@ -11,12 +11,13 @@ import struct
 from array import array
 from pathlib import Path
 
-_INT, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC_PROTO, _VAR, _DATASEC, _DECL_TAG, _ENUM64 = (
+_INT, _ARRAY, _STRUCT, _UNION, _ENUM, _FUNC, _FUNC_PROTO, _VAR, _DATASEC, _DECL_TAG, _ENUM64 = (
     1,
     3,
     4,
     5,
     6,
+    12,
     13,
     14,
     15,
@@ -75,16 +76,15 @@ class Btf:
                 return at, kind, info, size
             number = size
 
-    def _find(self, name: str) -> int:
+    def _find(self, name: str, wanted_kind: int = _STRUCT) -> int:
         wanted = self._strings.find(b"\0" + name.encode() + b"\0") + 1
-        if not wanted:
-            raise BtfError(f"struct {name}: not in this kernel's BTF")
-        for number in range(1, len(self._starts)):
+        for number in range(1, len(self._starts) if wanted else 0):
             at = self._starts[number]
             name_off, info = struct.unpack_from("<II", self._types, at)
-            if name_off == wanted and info >> 24 & 31 == _STRUCT:
+            if name_off == wanted and info >> 24 & 31 == wanted_kind:
                 return number
-        raise BtfError(f"struct {name}: not in this kernel's BTF")
+        what = "function" if wanted_kind == _FUNC else "struct"
+        raise BtfError(f"{what} {name}: not in this kernel's BTF")
 
     def _member(self, number: int, name: str) -> tuple[int, int] | None:
         """Offset in bits and type of a member, also of one inside an unnamed struct or union."""
@@ -112,6 +112,10 @@ class Btf:
             bits += found[0]
             number = found[1]
         return bits // 8
+
+    def function(self, name: str) -> int:
+        """The number of a function; BtfError where the kernel has none of that name."""
+        return self._find(name, _FUNC)
 
     def size(self, name: str) -> int:
         """Size in bytes of a struct."""

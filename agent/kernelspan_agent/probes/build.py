@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles modules in a child process that ends, and keeps the result by everything that went into it.
 
-Each module is kept on its own; its key is its text, the constants, the kernel (release and build) and bcc's version: a
-second start on the same kernel compiles nothing, another profile what it has and the first had not.
+Each module is kept on its own; its key is its text, the constants, the kernel (release, build, and which start of it: where
+it has its memory differs from one to the next) and bcc's version: a second start of the agent compiles nothing, another
+profile what it has and the first had not.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def _multiarch() -> str:
 def _key(wanted: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode())
     digest.update(" ".join(platform.uname()).encode())
+    digest.update(Path("/proc/sys/kernel/random/boot_id").read_bytes())
     for library in ("/usr/lib/python3/dist-packages/bcc/__init__.py", "/usr/lib/python3/dist-packages/bcc/version.py"):
         try:
             digest.update(str(Path(library).stat().st_mtime_ns).encode())
@@ -171,7 +173,7 @@ def _refusal(answer: Mapping[str, str], words: str) -> MachineError:
             hint="a kernel with CONFIG_DEBUG_INFO_BTF=y publishes /sys/kernel/btf/vmlinux",
         )
     errors = [line for line in words.splitlines() if "error" in line] or [answer["error"]]
-    failure = MachineError(f"{answer['module']}: {errors[0]}", reason="CompileFailed")
+    failure = MachineError(f"{answer['module']}: {errors[0]}", reason="CompileFailed", hint=INSTALL)
     failure.details = words
     return failure
 
@@ -181,7 +183,11 @@ def _keep(path: Path, answer: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(answer, file)
-        Path(file.name).replace(path)
+            try:
+                json.dump(answer, file)
+                file.flush()
+                Path(file.name).replace(path)
+            except OSError:  # a full disk: nothing is left of it
+                Path(file.name).unlink()
     except OSError:
         return

@@ -24,8 +24,10 @@ from typing import Any
 _LOAD_MAP = 0x18  # BPF_LD | BPF_IMM | BPF_DW
 
 
-def _offsets(wanted: dict[str, list[str]]) -> dict[str, int]:
-    from btf import Btf, BtfError  # beside this file
+def _constants(wanted: dict[str, list[str]]) -> tuple[dict[str, int], int]:
+    """Offsets by name and how memory can be read; the number of the function that casts, 0 where the kernel has none."""
+    import direct  # beside this file, as btf
+    from btf import Btf, BtfError
 
     btf, found = Btf.of_kernel(), {}
     for name, paths in wanted.items():
@@ -37,7 +39,13 @@ def _offsets(wanted: dict[str, list[str]]) -> dict[str, int]:
                 problem = error
         else:
             raise problem
-    return found
+    cast = direct.cast_function(btf)
+    pages = direct.direct_map(cast, found["KS_TASK_MM"], found["KS_MM_PGD"]) if cast else 0
+    return {**found, "KS_DIRECT": int(cast > 0), "KS_USER_PAGES": int(pages > 0), "KS_DIRECT_MAP": pages}, cast
+
+
+def _literal(value: int) -> str:
+    return f"{value}ULL" if value >> 63 else str(value)
 
 
 def _relocations(instructions: bytes, maps: dict[int, str]) -> list[tuple[int, str]]:
@@ -54,8 +62,10 @@ def _relocations(instructions: bytes, maps: dict[int, str]) -> list[tuple[int, s
 
 
 def _compile(
-    bcc: Any, lib: Any, text: str, programs: list[str], flags: list[str], tokens: dict[int, str]
+    bcc: Any, lib: Any, text: str, programs: list[str], flags: list[str], tokens: dict[int, str], cast: int
 ) -> dict[str, Any]:
+    import direct
+
     lib.bpf_table_name.restype = ctypes.c_char_p
     module = bcc.BPF(text=text, cflags=flags)
     maps, by_fd = {}, dict(tokens)
@@ -71,7 +81,7 @@ def _compile(
         }
     answer: dict[str, Any] = {"maps": {}, "programs": {}}
     for program in programs:
-        instructions = module.dump_func(program.encode())
+        instructions = direct.calls_of_casts(module.dump_func(program.encode()), cast)
         relocations = _relocations(instructions, by_fd)
         answer["programs"][program] = {
             "instructions": base64.b64encode(instructions).decode(),
@@ -91,7 +101,8 @@ def main() -> int:
     started = time.monotonic()
     answer: dict[str, Any] = {"modules": {}}
     try:
-        defines = {**request["defines"], **_offsets(request["offsets"])}
+        offsets, cast = _constants(request["offsets"])
+        defines = {**request["defines"], **offsets}
     except Exception as error:  # noqa: BLE001 - whatever it is, the agent must hear it
         json.dump({"error": f"{type(error).__name__}: {error}", "stage": "btf"}, output)
         return 1
@@ -103,11 +114,11 @@ def main() -> int:
         except ImportError as error:
             json.dump({"error": str(error), "stage": "import"}, output)
             return 1
-    flags = request["flags"] + [f"-D{name}={value}" for name, value in defines.items()]
+    flags = request["flags"] + [f"-D{name}={_literal(value)}" for name, value in defines.items()]
     tokens = {int(token): name for token, name in request["tokens"].items()}
     for name, module in request["modules"].items():
         try:
-            answer["modules"][name] = _compile(bcc, lib, module["text"], module["programs"], flags, tokens)
+            answer["modules"][name] = _compile(bcc, lib, module["text"], module["programs"], flags, tokens, cast)
         except Exception as error:  # noqa: BLE001
             json.dump({"error": f"{type(error).__name__}: {error}", "stage": "compile", "module": name}, output)
             return 1

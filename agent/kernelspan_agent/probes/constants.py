@@ -17,6 +17,8 @@ MAX_PORTS = 16
 MAX_LAYOUTS = 64
 MAX_RUNTIMES = 16
 RING_TOKEN = 0x4B530001  # stands for the ring buffer where bcc has no call for it
+CALL_OP_AT = 84  # offset in struct ks_call
+CAST_TOKEN = 0x4B530002  # stands for the kernel's function in a call of it: see direct.py
 
 
 class Counter(enum.IntEnum):
@@ -62,6 +64,7 @@ OFFSETS: dict[str, list[str]] = {
     "KS_FILE_INODE": ["file.f_inode"],
     "KS_FILE_PRIVATE": ["file.private_data"],
     "KS_TASK_MM": ["task_struct.mm"],
+    "KS_MM_PGD": ["mm_struct.pgd"],
     "KS_MM_EXE_FILE": ["mm_struct.exe_file"],
     "KS_MM_START_CODE": ["mm_struct.start_code"],
     "KS_INODE_MODE": ["inode.i_mode"],
@@ -117,20 +120,24 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_MAX_LAYOUTS": MAX_LAYOUTS,
         "KS_MAX_RUNTIMES": MAX_RUNTIMES,
         "KS_MAX_PROCS": 16384,
-        "KS_MAX_CALLS": 16384,  # threads inside a wanted system call at once
+        "KS_MAX_CALLS": 16384,  # operations at once that wait for their end by another way than their call's return
         "KS_MAX_ASIDE": 1024,  # threads in the handler of a signal that stopped a call
-        "KS_MAX_THREADS": 32768,
+        "KS_MAX_THREADS": 65536,  # that have made a wanted call and live: 11 MB of the kernel's
         "KS_MAX_STACKS": 16384,
         "KS_MAX_PATHS": 16384,
         "KS_MAX_CODES": 16384,
         "KS_CODE_CUT": 1,
-        "KS_WALKER_PYTHON_CODES": 2,  # its place in the program array: see probes/source.py
+        "KS_WALKER_PYTHON_CODES": 2,  # places in the program array: see probes/source.py
+        "KS_WALKER_PYTHON_FIND": 3,
         "KS_PY_THREAD_SCAN": 512,
         "KS_COUNTERS": COUNTERS,
         "KS_GROUPS": 4,
         "KS_RING_PAGES": 8,  # of the map bcc makes while compiling; the real one is made by the loader
         "KS_RING_TOKEN": RING_TOKEN,
+        "KS_CAST_TOKEN": CAST_TOKEN,
+        "KS_CALL_OP_AT": CALL_OP_AT,
         "KS_WAKE_BYTES": ring_bytes // 4,
+        "KS_WAKE_SPAN": 4096,  # of the fill level; records that come at once from several CPUs do not step over it
         "KS_WATCH_EXEC": int(watch_exec),
         "KS_RAW": int(raw),
         "KS_RUNTIME_PYTHON": 1,

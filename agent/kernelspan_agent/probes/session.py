@@ -33,6 +33,7 @@ RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
 _PROC = struct.Struct("<QII")
 _RUNTIME = struct.Struct("<QQIHH")
 _CLASS_PATHS = 1
+_CALL_OP = slice(constants.CALL_OP_AT, constants.CALL_OP_AT + 2)  # of a struct ks_call
 _CLOSE = BY_NAME[Group.NETWORK, "Close"].number
 _U64 = (1 << 64) - 1
 
@@ -208,7 +209,11 @@ class Session:
     def in_flight(self) -> int:
         """Operations that began and have not ended."""
         maps = self._loader.maps
-        calls = sum(len(bpf.map_keys(maps[name], 4)) for name in ("ks_calls", "ks_aside"))
+        calls = len(bpf.map_keys(maps["ks_aside"], 4))
+        size = self._loader.value_bytes("ks_calls")
+        for key in bpf.map_keys(maps["ks_calls"], 4):
+            call = bpf.map_lookup(maps["ks_calls"], key, size)
+            calls += call is not None and any(call[_CALL_OP])
         kept = [bpf.map_lookup(maps["ks_stash"], key, OP_SIZE) for key in bpf.map_keys(maps["ks_stash"], 4)]
         # what a close finds at its entry is kept besides its call
         return calls + sum(1 for each in kept if each and _operation_of(each) != _CLOSE)

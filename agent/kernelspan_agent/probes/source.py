@@ -28,7 +28,9 @@ GROUP_PROGRAMS = {
 }
 CORE_PROGRAMS = {"ks_fork": "sched_process_fork", "ks_exec": "sched_process_exec", "ks_gone": "sched_process_exit"}
 MAPS_PROGRAM = "ks_map_exit"
-WALKER_PROGRAMS = {"python": ("ks_py", "ks_py_codes")}  # in the order of their places in the program array
+WALKER_PROGRAMS = {
+    "python": ("ks_py", "ks_py_codes", "ks_py_find")
+}  # in the order of their places in the program array
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ What the kernel computes for FRAME.check (`check_word` is the same in user space
   it yet) and the str is compact (state bit 5), the last 32 bytes of its text, padded with zeros. Then the file: one word,
   the h that these words of its str alone would give.
   Then the line table: u64 size at table + bytes_size; u64 hash behind it (the compiler leaves it there since 3.10); and
-  only where that is -1, its first 128 bytes, padded with zeros. So before 3.10, and for code from a .pyc, the same
+  only where that is -1, one word: `mix_lanes` of its first 128 bytes. So before 3.10, and for code from a .pyc, the same
   function with another line table from the 129th byte on (64 lines in 3.8, some 40 instructions in 3.11) and nothing
   else changed is not told apart from the one whose address it got.
 The hash of a module's name (FRAME.tag and the upper bits of FRAME.globals) is made of the same words of its str.
@@ -25,6 +25,7 @@ Fields for asyncio's generation: see `tasks`.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -223,11 +224,21 @@ def check_word(window: bytes, strings: bytes = b"") -> int:
 
 def mix_words(data: bytes) -> int:
     """64 bits of a hash of whole words; not for secrets."""
-    mixed = 0
-    for (word,) in struct.iter_unpack("<Q", data):
+    return _mix(0, (word for (word,) in struct.iter_unpack("<Q", data)))
+
+
+def _mix(mixed: int, words: Iterable[int]) -> int:
+    for word in words:
         mixed = (mixed ^ word) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
         mixed ^= mixed >> 29
     return mixed
+
+
+def mix_lanes(data: bytes) -> int:
+    """64 bits of a hash of bytes, the last word filled up with zeros: four of `mix_words` side by side, then of these."""
+    words = [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
+    lanes = [_mix(0, words[lane::4]) for lane in range(4)]
+    return _mix(lanes[0], lanes[1:])
 
 
 def split_globals(namespace: int, tag: int) -> tuple[int, int]:

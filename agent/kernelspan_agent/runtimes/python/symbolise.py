@@ -28,7 +28,7 @@ from kernelspan_agent.process.errors import MemoryReadError
 from kernelspan_agent.process.procfs import printable
 from kernelspan_agent.runtimes.registry import RawFrame
 
-from .layout import ABSENT, NO_MODULE, NOT_TOLD, PY_CODE, check_word, mix_words, module_bits, split_globals
+from .layout import ABSENT, NO_MODULE, NOT_TOLD, PY_CODE, check_word, mix_lanes, mix_words, module_bits, split_globals
 from .lines import line_of
 from .objects import ELLIPSIS, CorruptObjectError, find_module_name, is_alive, read_bytes, read_str
 
@@ -219,7 +219,7 @@ def read_check(memory: Memory, code: int, offsets: Offsets) -> int:
     size, table_hash = struct.unpack("<QQ", memory.read(table + offsets.bytes_size, 16))
     words += struct.pack("<QQ", size, table_hash)
     if table_hash == _NOT_HASHED:
-        words += memory.read(table + offsets.bytes_data, min(size, _TABLE_BYTES)).ljust(_TABLE_BYTES, b"\0")
+        words += struct.pack("<Q", mix_lanes(memory.read(table + offsets.bytes_data, min(size, _TABLE_BYTES))))
     return check_word(window, words)
 
 

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory read by plain loads, where the kernel lets a program do so: asked by loading and running small programs.
+
+Kernel memory: `bpf_rdonly_cast(address, 0)` (a kfunc) makes of any address one that a program may load from; a fault gives
+0. Since Linux 6.17 it takes 0, "no type", and then the loads may be of any size at any offset. It is no call in the end,
+since the verifier puts a move in its place: a word costs 1.5 ns, where bpf_probe_read_kernel costs 11 and
+bpf_probe_read_user 31 to 46 (measured on 6.18 with the return thunks that mitigate retbleed).
+
+User memory: the kernel has all of it mapped a second time, at one distance from its physical address (the direct map:
+Documentation/arch/x86/x86_64/mm.rst), so the page tables of the running process lead to it. The distance is found by
+trying and proved by reading a token of our own; see bpf/include/user.h.
+
+Standard library only: the compiling child runs this with Debian's Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import platform
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    from kernelspan_agent.probes import bpf
+    from kernelspan_agent.probes.btf import Btf, BtfError
+except ModuleNotFoundError:  # in the compiling child they are beside this file
+    from btf import Btf, BtfError  # type: ignore[no-redef]
+
+    import bpf  # type: ignore[no-redef]
+
+FUNCTION = "bpf_rdonly_cast"
+_TOKEN = 0x4B530002  # constants.CAST_TOKEN, which the child cannot import
+_CALL, _PSEUDO_KFUNC_CALL, _EXIT = 0x85, 2, 0x95
+_GET_CURRENT_TASK = 35
+_PROG_RAW_TRACEPOINT, _PROG_TEST_RUN = 17, 10
+_GIB = 1 << 30  # where the direct map begins is a multiple of it (arch/x86/mm/kaslr.c)
+_PRESENT_USER, _HUGE, _FRAME = 5, 0x80, 0x000F_FFFF_FFFF_F000
+_HUGE_LEVELS = {30: 1 << 30, 21: 1 << 21}
+
+
+def _instruction(op: int, target: int, source: int, offset: int, immediate: int) -> bytes:
+    return struct.pack("<BBhi", op, target | source << 4, offset, immediate)
+
+
+def _reader(function: int) -> bytes:
+    """r0 = *(u32 *)cast(ctx[0]): what every program that reads directly does."""
+    return (
+        _instruction(0x79, 1, 1, 0, 0)
+        + _instruction(0xB7, 2, 0, 0, 0)
+        + _instruction(_CALL, 0, _PSEUDO_KFUNC_CALL, 0, function)
+        + _instruction(0x61, 0, 0, 0, 0)
+        + _instruction(_EXIT, 0, 0, 0, 0)
+    )
+
+
+_TASK = (  # r0 = current task >> ctx[0]
+    _instruction(0x79, 6, 1, 0, 0)
+    + _instruction(_CALL, 0, 0, 0, _GET_CURRENT_TASK)
+    + _instruction(0x7F, 0, 6, 0, 0)
+    + _instruction(_EXIT, 0, 0, 0, 0)
+)
+
+
+@contextmanager
+def _loaded(instructions: bytes) -> Iterator[int]:
+    fd = bpf.prog_load(_PROG_RAW_TRACEPOINT, instructions, "ks_direct")
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _run(program: int, argument: int) -> int:
+    """What a program gives for one argument: 32 bits (BPF_PROG_TEST_RUN)."""
+    context = ctypes.create_string_buffer(struct.pack("<Q", argument & 0xFFFF_FFFF_FFFF_FFFF), 8)
+    # struct bpf_attr.test: prog_fd, retval, sizes and addresses of data, repeat, duration, then size and address of ctx
+    attributes = struct.pack("<IIIIQQIIIIQ", program, 0, 0, 0, 0, 0, 0, 0, 8, 0, ctypes.addressof(context))
+    return bpf.test_run(attributes)
+
+
+def cast_function(btf: Btf) -> int:
+    """The number that programs call the function by; 0 where this kernel has none, or refuses loads without a type."""
+    try:
+        function = btf.function(FUNCTION)
+        with _loaded(_reader(function)):
+            return function
+    except (BtfError, OSError):
+        return 0
+
+
+def calls_of_casts(instructions: bytes, function: int) -> bytes:
+    """The instructions with calls of the token made calls of the kernel's function."""
+    code = bytearray(instructions)
+    for at in range(0, len(code), 8):
+        op, registers, _, immediate = struct.unpack_from("<BBhi", code, at)
+        if op == _CALL and not registers >> 4 and immediate == _TOKEN:
+            struct.pack_into("<BBhi", code, at, _CALL, _PSEUDO_KFUNC_CALL << 4, 0, function)
+    return bytes(code)
+
+
+def direct_map(function: int, task_mm: int, mm_pgd: int) -> int:
+    """Where the kernel has physical memory mapped; 0 where page tables do not lead to a token of our own by it."""
+    if platform.machine() != "x86_64" or " la57 " in _cpu_flags():  # five levels: nobody has tried
+        return 0
+    token = os.urandom(64)
+    ours = mmap.mmap(-1, mmap.PAGESIZE)
+    try:
+        with _loaded(_reader(function)) as reader, _loaded(_TASK) as task:
+
+            def word(address: int) -> int:
+                return _run(reader, address) | _run(reader, address + 4) << 32
+
+            ours[: len(token)] = token
+            address = ctypes.addressof(ctypes.c_char.from_buffer(ours))
+            mm = word((_run(task, 0) | _run(task, 32) << 32) + task_mm)
+            pgd = word(mm + mm_pgd)
+            begin = pgd - pgd % _GIB
+            for base in range(begin, begin - _physical_bytes() - _GIB, -_GIB):
+                at = _translated(word, pgd, base, address)
+                if at and b"".join(struct.pack("<Q", word(at + i)) for i in range(0, len(token), 8)) == token:
+                    return base
+    except OSError:
+        return 0
+    return 0
+
+
+def _translated(word: Callable[[int], int], pgd: int, base: int, address: int) -> int:
+    """Where the kernel has a user's address, if the direct map begins at `base`; 0: the tables do not say."""
+    table = pgd
+    for shift in (39, 30, 21, 12):
+        entry = word(table + (address >> shift & 511) * 8)
+        if entry & _PRESENT_USER != _PRESENT_USER:
+            return 0
+        if entry & _HUGE and shift in _HUGE_LEVELS:
+            size = _HUGE_LEVELS[shift]
+            return base + (entry & _FRAME & -size) + address % size
+        table = base + (entry & _FRAME)
+    return table + address % 4096
+
+
+def _physical_bytes() -> int:
+    """A bound of physical addresses: the end of the last range of memory."""
+    try:
+        with Path("/proc/iomem").open() as file:
+            ends = [line.split("-")[1].split(" ")[0] for line in file if "System RAM" in line]
+        return max(int(end, 16) for end in ends) or 1 << 42
+    except (OSError, ValueError):
+        return 1 << 42
+
+
+def _cpu_flags() -> str:
+    with Path("/proc/cpuinfo").open() as file:
+        return next((line + " " for line in file if line.startswith("flags")), "")

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * An operation: entry and return of a system call of a process that somebody wants.
+ *
+ *   enter:  wanted process? wanted operation? -> remember start and arguments by thread
+ *           a call that a signal stopped and that begins anew goes on as the same operation
+ *   exit:   take them out -> filters -> rate limit -> details -> walk (tail call) -> record
+ *
+ * Every early return after the operation was seen adds one to a counter: seen = sent + filtered + rate limited +
+ * dropped by reason + in flight.
+ */
+#pragma once
+#include "op.h"
+
+#define KS_EINTR 4
+
+/*
+ * A call that was to be restarted (-ERESTART*) but is not: the thread went on with something else. It is sent without
+ * frames, as interrupted: the thread's stack is another by now. Nor is its file or peer known: a filter of those rejects
+ * it (of paths and addresses in user space).
+ */
+static __always_inline void ks_interrupted(struct ks_proc *p, struct ks_call *call, u32 group)
+{
+	struct ks_class *c = ks_classes.lookup(&p->cls);
+	struct ks_scratch *s = ks_scratch(KS_SCRATCH_ENTER(group));
+
+	if (!s || !c)
+		return;
+	if (call->end - call->start < c->min_duration_ns[call->group & 3] ||
+	    (call->group == KS_GROUP_NETWORK && c->port_count)) {
+		ks_count(p->cls, KS_C_FILTERED);
+		return;
+	}
+	if (ks_rate_limited(c, p->cls, call->end)) {
+		ks_count(p->cls, KS_C_RATE_LIMITED);
+		return;
+	}
+	ks_begin(s, p, bpf_get_current_pid_tgid(), call->op, call->start);
+	s->op.time = call->end;
+	s->op.ret = -KS_EINTR;
+	s->op.flags |= KS_OP_INTERRUPTED;
+	ks_send(s);
+}
+
+static __always_inline int ks_restarts(s64 ret)
+{
+	return ret <= -512 && ret >= -516;
+}
+
+/* The kernel goes on with a call that a signal stopped (restart_syscall): it is the same operation. */
+static __always_inline void ks_resume(void)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct ks_call *call = ks_calls.lookup(&tid);
+
+	if (call)
+		call->restart = 0;
+}
+
+/*
+ * What is not this group's may be the next one's. With one attachment for all calls the groups are a chain of tail calls,
+ * so that a process nobody wants costs one look-up however many groups there are; with one for each call every group is
+ * attached by itself.
+ */
+static __always_inline int ks_next_enter(void *ctx, u32 group)
+{
+#if KS_RAW
+	ks_enter_chain.call(ctx, group);
+#endif
+	return 0;
+}
+
+static __always_inline int ks_next_exit(void *ctx, u32 group)
+{
+#if KS_RAW
+	ks_exit_chain.call(ctx, group);
+#endif
+	return 0;
+}
+
+/*
+ * A signal's handler makes a call of its own. The raw pair sees the handler return, and what becomes of the call it
+ * stopped: that one waits aside. Otherwise it counts as interrupted.
+ */
+static __always_inline u32 ks_put_aside(struct ks_proc *p, struct ks_call *old, u32 group)
+{
+#if KS_RAW
+	u32 tid = bpf_get_current_pid_tgid();
+
+	if (old->nested) {
+		ks_interrupted(p, old, group);
+		return 1;
+	}
+	if (!ks_aside.update(&tid, old))
+		return 1;
+#endif
+	ks_interrupted(p, old, group);
+	return 0;
+}
+
+static __always_inline void ks_take_back(struct ks_call *call)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct ks_call *waits = ks_aside.lookup(&tid);
+
+	if (waits) {
+		*call = *waits;
+		ks_aside.delete(&tid);
+	}
+}
+
+/* The return from a signal's handler, with the result that the call it stopped has now: EINTR, or it is to begin anew. */
+static __always_inline int ks_handled(struct ks_sys_exit *ctx)
+{
+#if KS_RAW
+	return ctx->ret == -KS_EINTR && KS_KREAD(s64, ctx->regs + KS_REGS_ORIG_AX) == -1;
+#else
+	return 0;
+#endif
+}
+
+/* The call that the thread is in, if it is this group's. */
+static __always_inline struct ks_call *ks_own_call(u32 tid, u32 group)
+{
+	struct ks_call *call = ks_calls.lookup(&tid);
+
+	KS_OPAQUE(call);
+	if (!call)
+		return 0;
+	if (call->group != group || !call->op)
+		return 0;
+	KS_OPAQUE(call);
+	return call;
+}
+
+/* Where the thread's calls are kept; a new thread's place is made. 0: there is no room. */
+static __always_inline struct ks_call *ks_place(u32 tid)
+{
+	struct ks_call *call = ks_calls.lookup(&tid);
+
+	if (!call) {
+		struct ks_call none = {};
+
+		ks_calls.update(&tid, &none);
+		call = ks_calls.lookup(&tid);
+	}
+	KS_OPAQUE(call);
+	return call;
+}
+
+/* Remembers a call; `file` is the struct file of its descriptor, or 0. */
+static __always_inline void ks_enter(u32 tid, s32 nr, struct ks_args *args, struct ks_proc *p, u32 group, u32 op,
+				     u64 file, u64 inode, u32 dns)
+{
+	struct ks_call *call = ks_place(tid);
+	u32 nested = 0;
+
+	if (!call) {
+		ks_count(p->cls, KS_C_SEEN);
+		ks_count(p->cls, KS_C_INFLIGHT_FULL);
+		return;
+	}
+	if (call->op && call->restart) {
+		if (call->nr == (u32)nr && call->args[0] == args->v[0] && call->args[1] == args->v[1]) {
+			call->restart = 0;
+			return;
+		}
+		nested = ks_put_aside(p, call, group);
+	} else if (call->op) {
+		ks_count(p->cls, KS_C_REPLACED); /* its return was never seen */
+		nested = call->nested;
+	}
+	ks_count(p->cls, KS_C_SEEN);
+	call->start = bpf_ktime_get_ns();
+	call->args[0] = args->v[0];
+	call->args[1] = args->v[1];
+	call->args[2] = args->v[2];
+	call->args[3] = args->v[3];
+	call->args[4] = args->v[4];
+	call->args[5] = args->v[5];
+	call->file = file;
+	call->inode = inode;
+	call->nr = nr;
+	call->op = op;
+	call->group = group;
+	call->restart = 0;
+	call->cls = p->cls;
+	call->dns = dns;
+	call->nested = nested;
+}
+
+/*
+ * Ends the call `found` and applies the filters that need only its result. Gives 0 where there is nothing more to do; else
+ * s->call is the call, and s->op begun.
+ */
+static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struct ks_proc *p, u64 id,
+						  struct ks_call *found, u32 group, struct ks_class **cls)
+{
+	struct ks_scratch *s = ks_scratch(KS_SCRATCH_EXIT(group));
+	struct ks_class *c = ks_classes.lookup(&p->cls);
+	u64 now;
+
+	KS_OPAQUE(c);
+	if (!s)
+		return 0;
+	if (!c)
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (found->restart) { /* this is the return of another call */
+		if (!ks_handled(ctx))
+			return 0;
+		now = found->end;
+	} else if (ks_restarts(ctx->ret)) {
+		found->restart = 1;
+		found->end = now;
+		return 0;
+	}
+	s->call = *found;
+	found->op = 0;
+	if (s->call.nested)
+		ks_take_back(found);
+	*cls = c;
+	if (!s->call.dns && now - s->call.start < c->min_duration_ns[group]) {
+		ks_count(p->cls, KS_C_FILTERED);
+		return 0;
+	}
+	ks_begin(s, p, id, s->call.op, s->call.start);
+	s->op.time = now;
+	s->op.ret = ctx->ret;
+	return s;
+}
+
+/* The descriptor still stands for the file it stood for at entry. */
+static __always_inline int ks_same_file(struct ks_call *call, s32 fd)
+{
+	return call->file && ks_file(fd) == call->file && ks_inode(call->file) == call->inode;
+}
