@@ -34,6 +34,10 @@ _ELSEWHERE = sorted(  # no Debian suite has them
 )
 
 
+def _label(program: str | Path) -> str:
+    return program if isinstance(program, str) else program.parts[-3]
+
+
 def other(name: str) -> list[str]:
     """How to run a Python of tests.support.pythons.OTHERS."""
     try:
@@ -80,24 +84,20 @@ def assert_explained(command: list[str], name: str, version: str, words: str) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "implementation", "version", "words"),
-    [("python2.7", "CPython", "2.7", "older than 3.8"), ("pypy3", "PyPy", "", "PyPy keeps its frames otherwise")],
+    "program", [*(name for names in pythons.OTHERS.values() for name in names), *_ELSEWHERE], ids=_label
 )
-def test_of_a_suite(tmp_path: Path, name: str, implementation: str, version: str, words: str) -> None:
-    """Real ones of Debian's, with the PID namespace and root of their own."""
-    command = other(name)
-    assert_explained(command, implementation, version, words)
-    assert_not_walked(tmp_path, command, implementation, version)
-
-
-@pytest.mark.parametrize("program", _ELSEWHERE, ids=lambda path: path.parts[-3])
-def test_of_this_machine(tmp_path: Path, program: Path) -> None:
-    """Those of pyenv's that are too old, PyPy or free-threaded."""
-    label = program.parts[-3]
-    minor = ".".join(label.split(".")[:2]).rstrip("t")
-    what = ("PyPy", "", "PyPy") if label.startswith("pypy") else ("CPython", minor, "CPython")
-    assert_explained([str(program)], *what)
-    assert_not_walked(tmp_path, [str(program)], *what[:2])
+def test_not_walked(tmp_path: Path, program: str | Path) -> None:
+    """Debian's own, in a PID namespace and root of theirs, and those of pyenv's that are too old, PyPy or free-threaded."""
+    label = _label(program)
+    if label.startswith("pypy"):
+        what = ("PyPy", "", "PyPy keeps its frames otherwise")
+    elif label.endswith("t"):
+        what = ("CPython", ".".join(label.split(".")[:2]), "free-threaded")
+    else:
+        what = ("CPython", ".".join(label.removeprefix("python").split(".")[:2]), "older than 3.8")
+    command = other(program) if isinstance(program, str) else [str(program)]
+    assert_explained(command, *what)
+    assert_not_walked(tmp_path, command, *what[:2])
 
 
 def test_free_threaded(tmp_path: Path) -> None:
