@@ -115,6 +115,7 @@ class App:
             ResolveSettings(
                 paths=self.wanted.paths,
                 cidrs=self.wanted.cidrs,
+                stacks=self.wanted.max_depth > 0,
                 stack_trace=spec.code.stack_trace.value == "Attribute",
                 redact_paths=tuple(spec.redaction.paths),
             ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -212,31 +211,6 @@ def wait_for_exec(pid: int, name: str) -> None:
     while Path(f"/proc/{pid}/exe").resolve().name not in {name, "coreutils"}:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def test_a_python_that_is_too_old() -> None:
-    """Its name and the reason, exit code 3."""
-    old = next(iter(sorted(pythons._pyenv_versions().glob("3.[67].*/bin/python3"))), None)
-    require("kernel", old, "no Python older than 3.8 is installed")
-    with running(str(old), "-c", "import time; print('go', flush=True); time.sleep(600)") as process:
-        found = explained(process.pid, status=3)
-        page = kernelspan("explain", "--pid", str(process.pid))
-    assert found["runtime"] is None
-    assert found["unsupported"]["reason"] == "RuntimeUnsupported"
-    assert "older than 3.8" in page.stdout
-
-
-def test_pypy_is_told_by_name(tmp_path: Path) -> None:
-    """A program called pypy3 is not taken for CPython."""
-    program = tmp_path / "pypy3"
-    shutil.copy("/usr/bin/sleep", program)
-    with subprocess.Popen([program, "60"]) as process:
-        try:
-            wait_for_exec(process.pid, "pypy3")
-            found = explained(process.pid, status=3)
-        finally:
-            process.kill()
-    assert found["unsupported"]["name"] == "PyPy"
 
 
 def test_processes_that_cannot_be_explained() -> None:

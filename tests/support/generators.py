@@ -17,7 +17,8 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="kernelspan-programs-")  # lives as
 @cache
 def compiled(name: str, *options: str) -> Path:
     """The program of tests/support/programs/NAME.c. A test that needs one is left out where there is no C compiler."""
-    program = Path(_FOLDER.name, name)
+    program = Path(_FOLDER.name, "".join(options) or "plain", name)
+    program.parent.mkdir(exist_ok=True)
     try:
         subprocess.run(
             ["cc", "-O1", "-pthread", "-Wall", "-Werror", *options, "-o", program, _SOURCES / f"{name}.c"],

@@ -27,10 +27,11 @@ SUITES = {
     "trixie": ("3.13",),
     "sid": ("3.14", "3.15"),
 }
+OTHERS = {"bullseye": ("pypy3", "python2.7")}  # Pythons that nobody walks; other suites have no older CPython
 MINORS = range(8, 16)
 SECONDS_TO_START = 10.0
 SECONDS_TO_ANSWER = 30.0
-_RECIPE = "1"  # part of the cache's name: a change here makes new roots
+_RECIPE = "2"  # part of the cache's name: a change here makes new roots
 _MERGED = ("bin", "sbin", "lib", "lib64")
 
 
@@ -129,15 +130,17 @@ def own_interpreters() -> tuple[Interpreter, ...]:
 @functools.cache
 def suite_interpreters(suite: str) -> tuple[Interpreter, ...]:
     """The interpreters of a Debian suite, fetched and unpacked if they are not. Raises PythonsError."""
-    if os.geteuid():
-        raise PythonsError("chroot needs root")
-    root = _cache_folder() / f"{suite}-{_RECIPE}"
-    if not root.exists():
-        _make_root(suite, root)
+    root = _root(suite)
     return tuple(
         Interpreter(f"{suite}-{version}", int(version.split(".")[1]), f"/usr/bin/python{version}", root)
         for version in SUITES[suite]
     )
+
+
+def other_command(name: str, *arguments: str) -> list[str]:
+    """How to run one of OTHERS, in its root and PID namespace. Raises PythonsError."""
+    suite = next(suite for suite, names in OTHERS.items() if name in names)
+    return Interpreter(name, 0, f"/usr/bin/{name}", _root(suite)).command(*arguments)
 
 
 def labels() -> list[str]:
@@ -153,7 +156,17 @@ def interpreter(label: str) -> Interpreter:
     return next(python for python in known if python.label == label)
 
 
+def _root(suite: str) -> Path:
+    if os.geteuid():
+        raise PythonsError("chroot needs root")
+    root = _cache_folder() / f"{suite}-{_RECIPE}"
+    if not root.exists():
+        _make_root(suite, root)
+    return root
+
+
 def _make_root(suite: str, root: Path) -> None:
+    names = [*(f"python{version}" for version in SUITES[suite]), *OTHERS.get(suite, ())]
     try:
         with debian.suite(suite, root.parent) as apt, tempfile.TemporaryDirectory(dir=root.parent) as scratch:
             made = Path(scratch, "root")
@@ -162,10 +175,10 @@ def _make_root(suite: str, root: Path) -> None:
                 (made / name).symlink_to(f"usr/{name}")
             for name in ("tmp", "proc", "dev"):
                 (made / name).mkdir()
-            for package in apt.fetch_with_dependencies(*(f"python{version}" for version in SUITES[suite])):
+            for package in apt.fetch_with_dependencies(*names):
                 debian.unpack(package, made)
-            for version in SUITES[suite]:
-                subprocess.run(["chroot", str(made), f"/usr/bin/python{version}", "-c", "import asyncio"], check=True)
+            for name in names:
+                subprocess.run(["chroot", str(made), f"/usr/bin/{name}", "-c", "import json, threading"], check=True)
             with contextlib.suppress(OSError):  # another session was faster
                 made.rename(root)
     except debian.DebianError as error:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from kernelspan_agent.app import App
 from kernelspan_agent.export.jsonfile import JsonFileExporter
@@ -113,11 +114,12 @@ def needed(label: str) -> Interpreter:
         raise
 
 
-def assert_true(verdict: Verdict, at_least: int) -> None:
+def assert_true(verdict: Verdict, at_least: int, of: Outcome | None = None) -> None:
     """Nothing is wrong, next to nothing is missing, and enough was said for that to mean something."""
-    assert verdict.said >= at_least, verdict
-    assert not verdict.wrong, verdict
-    assert verdict.missed <= verdict.said / 1000, verdict
+    where = (of.launch.label, of.accounting) if of else ""
+    assert verdict.said >= at_least, (verdict, where)
+    assert not verdict.wrong, (verdict, where)
+    assert verdict.missed <= verdict.said / 1000, (verdict, where)
     assert "None" not in verdict.missing, verdict  # a reason for each
 
 
@@ -193,10 +195,8 @@ def open_app(output: Path, profile: str = PROFILE) -> Iterator[App]:
     loaded = load(profile.encode(), standalone=True)
     # Three interpreters at once on two cores leave the agent little time: nothing is to be lost for that.
     app = App(loaded, JsonFileExporter(str(output)), os.environ, resource=ResourceSettings(), ring_bytes=1 << 26)
-    try:
+    with contextlib.closing(app), mock.patch("kernelspan_agent.app.MAX_WAITING_OPERATIONS", 1 << 22):
         yield app
-    finally:
-        app.close()
 
 
 def run_until(app: App, done: Callable[[], bool]) -> None:

@@ -92,11 +92,12 @@ def run(
     folder: Path = Path("/"),
     environ: Mapping[str, str] | None = None,
     log: Path | None = None,
+    parameters: str = "",
 ) -> Ran:
     """Runs `command` as root in `folder` of a machine that lives for it, at most so long.
 
     `shared` is written through to this machine, everything else is forgotten. `log`: where the output is written as it
-    comes. Raises VmError where no exit status came.
+    comes. `parameters`: more for the kernel's command line. Raises VmError where no exit status came.
     """
     with tempfile.TemporaryDirectory(prefix="vm-") as made:
         work = Path(made)
@@ -106,7 +107,7 @@ def run(
         started = time.monotonic()
         with (
             _files_served(work) as socket,
-            _machine(kernel, work, socket, output) as machine,
+            _machine(kernel, work, socket, output, parameters) as machine,
             contextlib.suppress(subprocess.TimeoutExpired),
         ):
             machine.wait(seconds)
@@ -145,7 +146,9 @@ def _files_served(work: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _machine(kernel: Kernel, work: Path, socket: Path, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _machine(
+    kernel: Kernel, work: Path, socket: Path, output: Path, parameters: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """qemu, with serial lines: the console, the command's output, its status."""
     memory = f"memory-backend-memfd,id=memory,size={_MEMORY_MB}M,share=on"  # shared with virtiofsd
     command = ["qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max,la57=off", "-M", "q35"]
@@ -154,7 +157,7 @@ def _machine(kernel: Kernel, work: Path, socket: Path, output: Path) -> Iterator
     command += ["-kernel", str(kernel.image), "-initrd", str(work / "initrd")]
     # no_timer_check: 5.10 counts ticks against a busy loop, and panics where this machine has other work; mitigations:
     # emulated code cannot be attacked so.
-    command += ["-append", "console=ttyS0 quiet panic=-1 no_timer_check mitigations=off"]
+    command += ["-append", f"console=ttyS0 quiet panic=-1 no_timer_check mitigations=off {parameters}".rstrip()]
     for path in (work / "console", output, work / "status"):
         command += ["-serial", f"file:{path}"]
     command += ["-chardev", f"socket,id=files,path={socket}", "-device", "vhost-user-fs-pci,chardev=files,tag=root"]

@@ -206,9 +206,14 @@ def _name_of(process: Any) -> str:
 def _say(app: App, options: dict[str, Any]) -> None:
     from kernelspan_agent.cli.outputs import report, table
 
-    found = report(app)
-    if options["report_path"]:
-        write_text("--report", options["report_path"], json.dumps(found, indent=1) + "\n")
-    if not options["quiet"]:
-        sys.stdout.flush()
-        click.echo(table(found), err=True)
+    found, told = report(app), not options["quiet"]
+    try:
+        if options["report_path"]:
+            write_text("--report", options["report_path"], json.dumps(found, indent=1) + "\n")
+    except UsageError:
+        told = True  # else nobody would ever know
+        raise
+    finally:
+        if told:
+            sys.stdout.flush()
+            click.echo(table(found), err=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from kernelspan_agent.libraries.base import Libraries, LibraryContext
-from kernelspan_agent.model import ProcessInfo
+from kernelspan_agent.model import ProcessInfo, Resource
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.process.memory import GONE, Memory, ProcessMemory
@@ -283,9 +283,10 @@ class ProcessTable:
             self._use(traced, found, greenlets=self._has_greenlets(traced), tell=True)
             self._let_know(traced.process, found)
             return
+        if found is not None and not found.waits and found != traced.unsupported:
+            traced.info.resource = self._resource(traced, found)
         traced.unsupported = found
-        waits = found is not None and found.reason == "RuntimePending"
-        if not waits:
+        if found is None or not found.waits:
             self._kernel.set_runtime(
                 traced.info.tgid, traced.start_ns, number=0, address=0, layout=None, greenlets=False
             )
@@ -334,11 +335,14 @@ class ProcessTable:
         traced.context = LibraryContext(
             found.runtime, traced.context.root, version, cwd, self._app_paths, self._library_paths
         )
-        traced.info.resource = resource_of(traced.seen, traced.info.tgid, traced.info.name, found, self._settings)
+        traced.info.resource = self._resource(traced, found)
         self._pending.pop(traced, None)
         self.runtimes[f"{found.implementation} {found.version}"] += 1
         if tell:
             self._tell(traced, found)
+
+    def _resource(self, traced: TracedProcess, found: registry.Detection) -> Resource:
+        return resource_of(traced.seen, traced.info.tgid, traced.info.name, found, self._settings)
 
     def walked(self, traced: TracedProcess, layout: int) -> None:
         """The kernel has walked a process that nobody has looked at yet: its runtime is the one of that layout."""

@@ -21,7 +21,7 @@ from kernelspan_agent.libraries.base import matches_glob
 from kernelspan_agent.model import SPAN, VALUE_KEYS, Origin, ResolvedBatch, Segment, Stack, StackState
 from kernelspan_agent.resolve import segments as seg
 from kernelspan_agent.resolve.paths import PathTable
-from kernelspan_agent.resolve.stacks import StackTable
+from kernelspan_agent.resolve.stacks import NO_FRAMES, StackTable
 from kernelspan_agent.ring.records import HEADER, OPERATION, OperationFlag, RecordKind
 from kernelspan_agent.ring.sound import is_sound, sound_operations
 from kernelspan_api import semconv
@@ -51,6 +51,7 @@ class ResolveSettings:
 
     paths: tuple[str, ...] = ()
     cidrs: tuple[str, ...] = ()
+    stacks: bool = True  # whether they are walked
     stack_trace: bool = False
     redact_paths: tuple[str, ...] = ()
 
@@ -75,6 +76,7 @@ class Resolver:
         self._networks = [ipaddress.ip_network(each, strict=False) for each in settings.cidrs]
         self._names = seg.Cache(lambda key: seg.operation_segment(key[0], seg.transport_of(key[1], key[2])))
         self._codes = seg.Cache(self._code_segment)
+        self._refusals = seg.Cache(lambda reason: Stack((), StackState.UNRESOLVED, reason))
         self._errors = seg.Cache(lambda key: seg.error_segment(key[0], -key[1]))
         self._threads = seg.Cache(lambda key: _thread_segment(key[0], key[1]))
         self._files = seg.Cache(lambda key: self._file_segment(*key))
@@ -195,6 +197,8 @@ class Resolver:
     def _batch(self, ops: np.ndarray, traced: list[TracedProcess]) -> ResolvedBatch:
         offset = np.int64(self._clock.offset_ns)
         stacks = self._stacks_of(ops)
+        if self._settings.stacks:
+            self._say_refusals(stacks, traced)
         parts = np.full((len(ops), SEGMENTS), None, object)
         parts[:, 0] = self._name_segments(ops)
         parts[:, 1] = [self._codes[stack] for stack in stacks]
@@ -220,6 +224,21 @@ class Resolver:
             if stack.state is StackState.UNRESOLVED and number:
                 self.stacks.drop_unresolved(number)
         return [found[index] for index in inverse.reshape(-1).tolist()]
+
+    def _say_refusals(self, stacks: list[Stack], traced: list[TracedProcess]) -> None:
+        """Gives operations of programs that cannot be walked the reason."""
+        refused = {
+            each: self._refusals[each.unsupported.reason]
+            for each in set(traced)
+            if each.unsupported is not None and not each.unsupported.waits
+        }
+        if not refused:
+            return
+        for row, each in enumerate(traced):
+            if each in refused and stacks[row] is NO_FRAMES:
+                stacks[row] = refused[each]
+                self.frame_states.subtract([NO_FRAMES.state.value])
+                self.frame_states[refused[each].reason] += 1
 
     def _name_segments(self, ops: np.ndarray) -> list[Segment]:
         names = self._names

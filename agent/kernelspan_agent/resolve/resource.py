@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from kernelspan_agent.model import AttributeValue, Resource
 from kernelspan_agent.process import procfs
 from kernelspan_agent.resolve.glance import Glance
-from kernelspan_agent.runtimes.registry import DetectedRuntime
+from kernelspan_agent.runtimes.registry import Detection
 from kernelspan_api import semconv
 
 _LANGUAGES = {"python": "python"}
@@ -34,7 +34,7 @@ class ResourceSettings:
     command_line: str = "Drop"  # Keep, Hash or Drop
 
 
-def service_name_of(executable: str, arguments: tuple[str, ...], runtime: DetectedRuntime | None) -> str:
+def service_name_of(executable: str, arguments: tuple[str, ...], runtime: Detection) -> str:
     """A name for a program nobody has named: the script or module an interpreter runs, else the executable."""
     name = PurePosixPath(executable).name
     if runtime is None:
@@ -52,9 +52,7 @@ def service_name_of(executable: str, arguments: tuple[str, ...], runtime: Detect
     return name
 
 
-def resource_of(
-    seen: Glance | None, tgid: int, name: str, runtime: DetectedRuntime | None, settings: ResourceSettings
-) -> Resource:
+def resource_of(seen: Glance | None, tgid: int, name: str, runtime: Detection, settings: ResourceSettings) -> Resource:
     """The resource of one process. `seen` None: it had ended before it was looked at, `name` is all that is known."""
     found: dict[str, AttributeValue] = {
         semconv.SERVICE_NAME: settings.service_name or name,
@@ -79,7 +77,7 @@ def resource_of(
     return Resource(found)
 
 
-def _of_process(seen: Glance, runtime: DetectedRuntime | None, settings: ResourceSettings) -> dict[str, AttributeValue]:
+def _of_process(seen: Glance, runtime: Detection, settings: ResourceSettings) -> dict[str, AttributeValue]:
     process = seen.process
     found: dict[str, AttributeValue] = {}
     if seen.executable:

@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kernelspan_agent import runtimes
@@ -54,6 +54,18 @@ class Unsupported:
     message: str
     implementation: str = ""
     version: str = ""
+    runtime: str = ""  # name of the folder that knows it
+
+    @property
+    def waits(self) -> bool:
+        """Whether another look may find a runtime that can be walked."""
+        return self.reason == "RuntimePending"
+
+    @property
+    def attributes(self) -> Mapping[str, str]:
+        """What is known of the resource attributes of the semantic conventions."""
+        found = {"process.runtime.name": self.implementation, "process.runtime.version": self.version}
+        return {name: value for name, value in found.items() if value}
 
 
 Detection = DetectedRuntime | Unsupported | None
@@ -145,5 +157,5 @@ def detect(process: Process, cache: MutableMapping[FileKey, Any] | None = None) 
     for runtime in all_runtimes():
         found = runtime.detect(process, files)
         if found is not None:
-            return found
+            return replace(found, runtime=runtime.name)
     return None

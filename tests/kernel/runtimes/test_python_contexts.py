@@ -50,7 +50,7 @@ def venv() -> Interpreter:
 def assert_apart(outcome: Outcome, at_least: int, record: Record) -> dict[str, int]:
     """All is true and nothing mixed; gives how many traces each context was split into."""
     verdict = judge(outcome.said, outcome.spans)
-    assert_true(verdict, at_least)
+    assert_true(verdict, at_least, outcome)
     mixed, split, nowhere = contexts(outcome.said, outcome.spans)
     assert not mixed, f"{outcome.launch.label}: {len(mixed)} mixed: {mixed[:5]}"
     assert nowhere <= verdict.missed

@@ -22,7 +22,7 @@ def test_code_that_is_made_and_dropped() -> None:
     """Lambdas, functions, generated and reloaded modules of one address and other names, lines, files and name spaces."""
     for outcome in outcomes("remade", ROUNDS):
         verdict = judge(outcome.said, outcome.spans)
-        assert_true(verdict, 3000)
+        assert_true(verdict, 3000, outcome)
         # What has no name as its first entry, in four of the lines of targets/remade.py, has a function without module.
         assert verdict.no_module < verdict.said / 5, verdict
 
@@ -30,7 +30,7 @@ def test_code_that_is_made_and_dropped() -> None:
 def test_threads_that_python_did_not_make() -> None:
     """Each call-back from a thread of C's has a thread state of its own, often where the one before was."""
     for outcome in outcomes("foreign", "60"):
-        assert_true(judge(outcome.said, outcome.spans), 1000)
+        assert_true(judge(outcome.said, outcome.spans), 1000, outcome)
 
 
 def test_sub_interpreters() -> None:

@@ -70,8 +70,10 @@ def finish():
         "stacks": list(_stacks),
         "said": _said,
     }
-    with open("%s.%s.json" % (_OUT, _token), "w", encoding="utf-8", errors="surrogatepass") as file:
+    name = "%s.%s" % (_OUT, _token)
+    with open(name, "w", encoding="utf-8", errors="surrogatepass") as file:
         json.dump(found, file)
+    os.rename(name, name + ".json")  # whole, or not there
 
 
 def ready():

@@ -17,6 +17,8 @@ from kernelspan_agent.resolve.resolver import Resolver, ResolveSettings
 from kernelspan_agent.resolve.resource import ResourceSettings
 from kernelspan_agent.ring import records
 from kernelspan_agent.ring.records import OPERATION, OperationFlag, ProcessEvent, RecordKind
+from kernelspan_agent.runtimes.registry import Unsupported
+from kernelspan_api import semconv
 from kernelspan_api.operations import OPERATIONS
 from tests.unit.resolve.making import STAT, operations, path_record, process_record, stack_record
 
@@ -103,6 +105,19 @@ def test_what_says_nothing_is_not_shown(tmp_path: Path) -> None:
     batch = made.resolve(rows)
     assert batch is not None
     assert (batch.rows["value_keys"] > 0).tolist() == [[True, True], [False, True], [True, False], [False, False]]
+
+
+@pytest.mark.parametrize("stacks", [True, False])
+def test_programs_that_cannot_be_walked(tmp_path: Path, stacks: bool) -> None:
+    """Their operations say why they have no frames, unless nobody asked for any; those that may yet be walked do not."""
+    made, _ = resolver(tmp_path, stacks=stacks)
+    (traced,) = made._processes.alive()
+    for reason, said in (("RuntimeUnsupported", 3 if stacks else 0), ("RuntimePending", 0)):
+        traced.unsupported = Unsupported(reason, "")
+        made.frame_states.clear()
+        found = attributes(made, operations(3))
+        assert sum(each.get(semconv.CODE_MISSING) == reason for each in found) == said
+        assert +made.frame_states == ({reason: 3} if said else {"None": 3})
 
 
 def test_processes(tmp_path: Path) -> None:
