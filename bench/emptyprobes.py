@@ -42,7 +42,7 @@ class EmptyProbes:
         self.attached = 0
         loader = self._stack.enter_context(Loader({}))
         try:
-            loader.load(_module(), _KINDS[kind])
+            loader.load((_module(), _KINDS[kind]))
             enter, leave = loader.programs["bench_enter"], loader.programs["bench_exit"]
             getattr(self, f"_{kind}")(loader, enter, leave, names)
         except BaseException:
@@ -76,7 +76,7 @@ class EmptyProbes:
 
 
 def _module() -> dict[str, Any]:
-    wanted = build.request([], {})
+    wanted = build.request([], {}, {})
     wanted["modules"] = {"bench": {"text": _TEXT, "programs": ("bench_enter", "bench_exit")}}
     if "bench" not in _compiled:
         _compiled["bench"] = build.compile_now(wanted)["modules"]["bench"]

@@ -157,6 +157,7 @@ struct ks_scratch {
 	struct ks_walk walk;
 	u64 path_at; /* the struct path that is to be interned; 0: none */
 	struct ks_page pages[KS_PAGES]; /* that were read from, by the last bits of their number */
+	u64 page_wanted; /* an address of the one that was not among them */
 	u64 words[20]; /* bulk reads */
 	u64 module[8]; /* what a walker knows of a module */
 	union {
@@ -254,11 +255,13 @@ BPF_PROG_ARRAY(ks_walkers, KS_MAX_RUNTIMES);
 #define KS_LOAD(place) (*(volatile typeof(place) *)&(place))
 
 /*
- * Named otherwise than the helpers they are: for every mention of bpf_probe_read_user bcc looks whether the kernel has it
- * and parses all of /proc/kallsyms, 0.1 s each.
+ * Named otherwise than the helpers they are: bcc puts what it thinks best in place of their names, and to know what that is
+ * it parses all of /proc/kallsyms, 0.1 s a module. Nothing is asked of it (see compiler.py).
  */
 static int (*ks_read_user)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user;
 static int (*ks_read_user_str)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_user_str;
+static int (*ks_read_kernel)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_kernel;
+static int (*ks_read_kernel_str)(void *to, u32 bytes, const void *from) = (void *)BPF_FUNC_probe_read_kernel_str;
 
 /*
  * What cannot be read is 0. Since 6.17 (KS_DIRECT: the kernel was asked, see probes/direct.py) any address can be made one
@@ -272,7 +275,7 @@ static void *(*ks_cast)(const void *address, u32 type) = (void *)KS_CAST_TOKEN;
 #define KS_KREAD(type, address)                                                                                        \
 	({                                                                                                             \
 		type _value;                                                                                           \
-		bpf_probe_read_kernel(&_value, sizeof(_value), (void *)(address));                                     \
+		ks_read_kernel(&_value, sizeof(_value), (void *)(address));                                            \
 		_value;                                                                                                \
 	})
 #endif

@@ -34,7 +34,7 @@ static __always_inline void ks_args(struct ks_sys_enter *ctx, struct ks_args *ar
 	for (u32 i = 0; i < 8; i++)
 		regs[i] = ((volatile u64 *)from)[i];
 #else
-	bpf_probe_read_kernel(regs, sizeof(regs), (void *)(ctx->regs + KS_REGS_R10));
+	ks_read_kernel(regs, sizeof(regs), (void *)(ctx->regs + KS_REGS_R10));
 #endif
 	args->v[0] = regs[7];
 	args->v[1] = regs[6];
@@ -60,7 +60,7 @@ static __always_inline s32 ks_exit_nr(struct ks_sys_exit *ctx)
  */
 static __always_inline void ks_args(struct ks_sys_enter *ctx, struct ks_args *args)
 {
-	bpf_probe_read_kernel(args, sizeof(*args), (void *)(ctx + 1));
+	ks_read_kernel(args, sizeof(*args), (void *)(ctx + 1));
 }
 #endif
 

@@ -34,7 +34,7 @@ static __always_inline void ks_dentry_of(u64 dentry, struct ks_dentry *d, u64 *w
 	d->name = *(volatile u64 *)(from + KS_DENTRY_NAME + 8);
 	d->inode = *(volatile u64 *)(from + KS_DENTRY_INODE);
 #else
-	bpf_probe_read_kernel(words, DENTRY_SPAN, (void *)(dentry + KS_DENTRY_PARENT));
+	ks_read_kernel(words, DENTRY_SPAN, (void *)(dentry + KS_DENTRY_PARENT));
 	d->parent = words[0];
 	d->hash = words[DENTRY_HASH_WORD];
 	d->name = words[DENTRY_NAME_WORD];
@@ -180,8 +180,7 @@ static __always_inline u64 ks_path_id(struct ks_scratch *s, u64 path)
 			break;
 		name = s->path.names[i];
 		if (name)
-			w->length = at + bpf_probe_read_kernel_str(&s->path.bytes[at & (KS_MAX_PATH - 1)], 256,
-								   (void *)name);
+			w->length = at + ks_read_kernel_str(&s->path.bytes[at & (KS_MAX_PATH - 1)], 256, (void *)name);
 	}
 	length = KS_LOAD(w->length);
 	if (length > KS_MAX_PATH) /* a name could not be read */

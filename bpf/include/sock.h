@@ -31,7 +31,7 @@ static __always_inline u64 ks_unix_name(struct ks_scratch *s, u64 sk)
 		return 0;
 	KS_OPAQUE(length);
 	length &= 127;
-	if (bpf_probe_read_kernel(s->path.bytes, length, (void *)(address + KS_UNIX_ADDRESS_NAME + 2)))
+	if (ks_read_kernel(s->path.bytes, length, (void *)(address + KS_UNIX_ADDRESS_NAME + 2)))
 		return 0;
 	return ks_bytes_id(s, length, KS_UNIX_NAME, 0);
 }

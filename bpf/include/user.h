@@ -4,9 +4,9 @@
  *
  * KS_USER_PAGES (the kernel was asked, see probes/direct.py): by the process's page tables to where the kernel has the same
  * page mapped for itself, then by plain loads; the last pages are kept. The helper takes 31 to 46 ns a read; this 5, and 1.5
- * a word, and 12 more for a page that is not kept. Threads may unmap or move a page at any time: the table's entry is read
+ * a word. Threads may unmap or move a page at any time: the table's entry is read
  * again after the words, and only where it still is what it was do they count. Whatever is odd goes the helper's way: a page
- * that is not present, or is no ordinary memory, and what lies in two pages.
+ * that is not present, or is no ordinary memory, what lies in two pages, and the first read of a page.
  */
 #pragma once
 #include "ks.h"
@@ -23,13 +23,24 @@ static __always_inline u64 ks_entry(u64 table, u64 address, u32 shift)
 	return table + ((address >> shift) & 511) * 8;
 }
 
+static __always_inline u64 ks_page_key(struct ks_scratch *s, u64 address)
+{
+	return address >> 12 | (u64)s->op.tgid << 36;
+}
+
+static __always_inline struct ks_page *ks_page_of(struct ks_scratch *s, u64 address)
+{
+	return &s->pages[(address >> 12 ^ address >> 20) & (KS_PAGES - 1)];
+}
+
 /*
- * Finds the page of an address; 0 where it cannot be read this way. One test for all levels: what a level that is not
- * there leads to is some other memory, or none, and does not count.
+ * Finds the page of an address. One test for all levels: what a level that is not there leads to is some other memory, or
+ * none, and does not count.
  */
-static __always_inline int ks_find_page(struct ks_page *page, u64 address)
+static __always_inline void ks_find_page(struct ks_scratch *s, u64 address)
 {
 	u64 mm = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_MM), size = 4096, entry, all, where;
+	struct ks_page *page = ks_page_of(s, address);
 
 	all = entry = KS_KREAD(u64, ks_entry(KS_KREAD(u64, mm + KS_MM_PGD), address, 39));
 	entry = KS_KREAD(u64, ks_entry(KS_DIRECT_MAP + (entry & KS_PTE_FRAME), address, 30));
@@ -45,31 +56,30 @@ static __always_inline int ks_find_page(struct ks_page *page, u64 address)
 		all &= entry & KS_PTE_SPECIAL ? 0 : entry;
 	}
 	all &= entry;
+	page->key = 0;
 	if (((all & KS_PTE_PRESENT_USER) | address >> 47 << 3) != KS_PTE_PRESENT_USER)
-		return 0;
+		return;
 	page->at = KS_DIRECT_MAP + (entry & KS_PTE_FRAME & -size) + (address & (size - 1) & ~4095ULL);
 	page->entry = entry | KS_PTE_TOUCHED;
 	page->where = where;
-	return 1;
+	page->start = s->proc_start;
+	page->key = ks_page_key(s, address);
 }
 
-/* Where the kernel has `bytes` at an address; 0: not to be had this way. *page: to be asked afterwards if it still is. */
+/*
+ * Where the kernel has `bytes` at an address; 0: not to be had this way, or not yet: its page is found by the next
+ * ks_user_turn. *page: to be asked afterwards if it still is.
+ */
 static __always_inline u64 ks_user_at(struct ks_scratch *s, struct ks_page **page, u64 address, u32 bytes)
 {
-	u64 number = address >> 12, key = number | (u64)s->op.tgid << 36;
-	struct ks_page *p = &s->pages[(number ^ number >> 8) & (KS_PAGES - 1)];
+	struct ks_page *p = ks_page_of(s, address);
 
 	*page = p;
-	if ((address & 4095) > 4096 - bytes)
+	if (KS_LOAD(p->key) != ks_page_key(s, address) || KS_LOAD(p->start) != s->proc_start) {
+		s->page_wanted = address;
 		return 0;
-	if (KS_LOAD(p->key) != key || KS_LOAD(p->start) != s->proc_start) {
-		p->key = 0;
-		if (!ks_find_page(p, address))
-			return 0;
-		p->key = key;
-		p->start = s->proc_start;
 	}
-	return KS_LOAD(p->at) + (address & 4095);
+	return (address & 4095) > 4096 - bytes ? 0 : KS_LOAD(p->at) + (address & 4095);
 }
 
 static __always_inline int ks_user_still(struct ks_page *page)
@@ -80,6 +90,19 @@ static __always_inline int ks_user_still(struct ks_page *page)
 	return 0;
 }
 #endif
+
+/* Finds the page that was wanted last: one place for all of a program's reads, whose text each would have else. */
+static __always_inline void ks_user_turn(struct ks_scratch *s)
+{
+#if KS_USER_PAGES
+	u64 address = KS_LOAD(s->page_wanted);
+
+	if (address) {
+		s->page_wanted = 0;
+		ks_find_page(s, address);
+	}
+#endif
+}
 
 /* Copies `count` words, a constant; 0 where all could be read. */
 static __always_inline int ks_user_words(struct ks_scratch *s, u64 *to, u32 count, u64 address)
@@ -113,18 +136,23 @@ static __always_inline u64 ks_user_hash(struct ks_scratch *s, u64 address, u32 b
 #endif
 	if (!from)
 		ks_read_user(v, bytes < 128 ? bytes & 127 : 128, (void *)address);
+#pragma clang loop unroll(disable)
+	for (u32 at = 0; at < 128; at += 32) {
 #pragma unroll
-	for (u32 i = 0; i < 16; i++) {
-		if (i * 8 >= bytes)
-			break;
+		for (u32 i = 0; i < 4; i++) {
+			u32 left = bytes - at - i * 8;
+
+			if (at + i * 8 >= bytes)
+				break;
 #if KS_USER_PAGES
-		word = from ? KS_KREAD(u64, from + i * 8) : v[i];
+			word = from ? KS_KREAD(u64, from + at + i * 8) : v[at / 8 + i];
 #else
-		word = v[i];
+			word = v[at / 8 + i];
 #endif
-		if (bytes - i * 8 < 8)
-			word &= (1ULL << (bytes & 7) * 8) - 1;
-		lanes[i & 3] = ks_mix(lanes[i & 3], word);
+			if (left < 8)
+				word &= (1ULL << left * 8) - 1;
+			lanes[i] = ks_mix(lanes[i], word);
+		}
 	}
 #if KS_USER_PAGES
 	if (from && !ks_user_still(page))

@@ -28,15 +28,16 @@ static __always_inline u64 ks_thread_pointer(void)
 /* Is `ts` still a member of the list of thread states, and this thread's? Freed memory keeps its old words. */
 static __always_inline int ks_py_linked(struct ks_scratch *s, struct ks_py_layout *l, u64 ts, u64 tp)
 {
-	u64 prev;
+	u64 *v = s->words, previous, at;
 
 	if (ks_user_word(s, ts + l->ts_thread_id) != tp)
 		return 0;
-	prev = ks_user_word(s, ts + l->ts_prev);
-	if (prev)
-		return ks_user_word(s, prev + l->ts_next) == ts;
-	return ks_user_word(s, ks_user_word(s, ts + l->ts_next + 8 /* interp, in every version */) +
-				       l->interp_threads_head) == ts;
+	if (ks_user_words(s, v, 3,
+			  ts)) /* previous and next, in either order; behind them the interpreter, in every version */
+		return 0;
+	previous = v[(l->ts_prev >> 3) & 1];
+	at = previous ? previous + l->ts_next : v[2] + l->interp_threads_head;
+	return ks_user_word(s, at) == ts;
 }
 
 static __always_inline u64 ks_py_frame_of(struct ks_scratch *s, struct ks_py_layout *l, u64 ts)
@@ -190,27 +191,27 @@ static __always_inline u64 ks_py_task_number(struct ks_scratch *s, struct ks_py_
 
 	if (!outer || !coroutine)
 		return 0;
-	callback = ks_user_word(s, outer + l->frame_localsplus) & ~(u64)l->tag_mask;
-	callback = ks_user_word(s, callback + l->handle_callback);
-	task = ks_user_word(s, callback + l->callback_task);
-	if (!task || ks_user_word(s, task + l->task_coro) != coroutine)
-		task = ks_user_word(s, callback + l->method_self);
-	if (!task || ks_user_word(s, task + l->task_coro) != coroutine)
+	callback = KS_UREAD(u64, outer + l->frame_localsplus) & ~(u64)l->tag_mask;
+	callback = KS_UREAD(u64, callback + l->handle_callback);
+	task = KS_UREAD(u64, callback + l->callback_task);
+	if (!task || KS_UREAD(u64, task + l->task_coro) != coroutine)
+		task = KS_UREAD(u64, callback + l->method_self);
+	if (!task || KS_UREAD(u64, task + l->task_coro) != coroutine)
 		return 0; /* no task of asyncio's runs this coroutine */
-	name = ks_user_word(s, task + l->task_name);
-	type = ks_user_word(s, name + 8) - base;
+	name = KS_UREAD(u64, task + l->task_name);
+	type = KS_UREAD(u64, name + 8) - base;
 	if (type == l->long_type && l->long_tag != KS_PY_NONE) {
-		tag = ks_user_word(s, name + l->long_tag);
+		tag = KS_UREAD(u64, name + l->long_tag);
 		if ((tag & 3) == 0 && (tag >> 3 == 1 || tag >> 3 == 2)) {
-			u64 number = (u32)ks_user_word(s, name + l->long_digits);
+			u64 number = KS_UREAD(u32, name + l->long_digits);
 
 			if (tag >> 3 == 2)
-				number |= (u64)(u32)ks_user_word(s, name + l->long_digits + 4) << 30;
+				number |= (u64)KS_UREAD(u32, name + l->long_digits + 4) << 30;
 			return number;
 		}
 	}
-	if (type == l->unicode_type && ((u32)ks_user_word(s, name + l->str_state) & 0x60) == 0x60) {
-		return ks_py_name_number(s, name + l->str_data, ks_user_word(s, name + l->str_length));
+	if (type == l->unicode_type && (KS_UREAD(u32, name + l->str_state) & 0x60) == 0x60) {
+		return ks_py_name_number(s, name + l->str_data, KS_UREAD(u64, name + l->str_length));
 	}
 	return 0;
 }
@@ -220,14 +221,14 @@ static __always_inline u64 ks_py_switches(struct ks_scratch *s, struct ks_py_lay
 {
 	if (l->ts_context_ver == KS_PY_NONE)
 		return 0;
-	return ks_mix(ks_mix(ks_user_word(s, ts + l->ts_context_ver) | 1ULL << 62, 0), s->op.tid) | 1;
+	return ks_mix(ks_mix(KS_UREAD(u64, ts + l->ts_context_ver) | 1ULL << 62, 0), s->op.tid) | 1;
 }
 
 static __always_inline u64 ks_py_generation(struct ks_scratch *s, struct ks_py_layout *l, u64 base, u64 ts, u64 frame,
 					    u64 outer)
 {
 	u64 coroutine = l->generator_frame != KS_PY_NONE ? frame - l->generator_frame :
-							   ks_user_word(s, frame + l->frame_generator);
+							   KS_UREAD(u64, frame + l->frame_generator);
 	u64 number = ks_py_task_number(s, l, base, coroutine, outer);
 
 	return number ? ks_mix(number | 1ULL << 63, 0) : ks_py_switches(s, l, ts);
@@ -343,6 +344,7 @@ static __always_inline void ks_py_frames(struct ks_scratch *s, struct ks_py_layo
 	for (u32 i = 0; i < KS_PY_WALK_AT_ONCE; i++) {
 		u32 n = KS_LOAD(w->count);
 
+		ks_user_turn(s);
 		if (!KS_LOAD(w->at))
 			break;
 		if (n >= KS_LOAD(s->max_depth) || n >= KS_MAX_DEPTH) {

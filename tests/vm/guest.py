@@ -32,7 +32,7 @@ def costs(plan: Wanted, mechanism: Mechanism) -> dict[str, int | str]:
     with Loader({"ks_ring": RING_BYTES}) as loader:
         for name, module in built.modules.items():
             kind = bpf.PROG_RAW_TRACEPOINT if name == "core" else mechanism.program_kind
-            loader.load({"maps": module["maps"], "programs": {}}, kind)
+            loader.load(({"maps": module["maps"], "programs": {}}, kind))
             for program, built_program in module["programs"].items():
                 found[program] = _cost(kind, loader.relocated(program, built_program), program)
     return found

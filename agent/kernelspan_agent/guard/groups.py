@@ -93,7 +93,7 @@ def _load(modules: list[Module], mechanism: Mechanism, environ: Mapping[str, str
                 continue
             kind = bpf.PROG_RAW_TRACEPOINT if module.name == CORE else mechanism.program_kind
             try:
-                loader.load(built.modules[module.name], kind)
+                loader.load((built.modules[module.name], kind))
             except MachineError as error:
                 found.append(_failed(module, mechanism, error))
                 continue

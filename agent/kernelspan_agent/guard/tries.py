@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.guard import capabilities
 from kernelspan_agent.guard.checks import Check, State
-from kernelspan_agent.probes import bpf
+from kernelspan_agent.probes import bpf, direct
 from kernelspan_agent.probes.attach import Tracefs, raw_tracepoint, tracepoint
+from kernelspan_agent.probes.btf import Btf
 from kernelspan_agent.ring.reader import RingReader
 
 _RING_BYTES = 4096
@@ -24,6 +25,7 @@ _EVENT = "sched_process_exit"  # rare, and there on every kernel
 _CALL = "sys_enter_reboot"  # a system call that nobody makes while we look
 _PROBE_READ_KERNEL = 113  # include/uapi/linux/bpf.h: bpf_probe_read_kernel
 _LOAD = "<BBhi"
+_NEWER = "Linux 6.17 or newer has it; nothing else is lost"
 
 
 def _instruction(op: int, to: int = 0, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
@@ -41,15 +43,19 @@ _READS = (
 )
 
 
+_OPTIONAL = {"plain-loads", "tracepoint"}
+
+
 def tries() -> list[Check]:
     """Every attempt, in order; one that needs what an earlier one could not do is UNTRIED."""
     found = [_attempt("bpf-map", _map)]
     if found[0].state is not State.OK:
-        names = ("bpf-program", "kernel-reads", "ring-buffer", "raw-tracepoint", "tracepoint")
-        return found + [Check(name, State.UNTRIED, "needs bpf-map", required=name != "tracepoint") for name in names]
+        names = ("bpf-program", "kernel-reads", "plain-loads", "ring-buffer", "raw-tracepoint", "tracepoint")
+        return found + [Check(name, State.UNTRIED, "needs bpf-map", required=name not in _OPTIONAL) for name in names]
     found += [
         _attempt("bpf-program", _program),
         _attempt("kernel-reads", _kernel_reads),
+        _attempt("plain-loads", _plain_loads, required=False),
         _attempt("ring-buffer", _ring),
     ]
     found += [_attempt("raw-tracepoint", _raw), _attempt("tracepoint", _single, required=False)]
@@ -110,6 +116,18 @@ def _program() -> str:
 def _kernel_reads() -> str:
     with _loaded(bpf.PROG_RAW_TRACEPOINT, _READS):
         return "programs may read kernel memory"
+
+
+def _plain_loads() -> str:
+    btf = Btf.of_kernel()
+    function = direct.cast_function(btf)
+    if not function:
+        raise MachineError(
+            f"the kernel has no {direct.FUNCTION} without a type: helpers read, at 7 times the cost", hint=_NEWER
+        )
+    if not direct.direct_map(function, btf.offset("task_struct.mm"), btf.offset("mm_struct.pgd")):
+        return "of the kernel's memory; the program's is read by a helper"
+    return "of the kernel's memory, and by page tables of the program's"
 
 
 def _ring() -> str:

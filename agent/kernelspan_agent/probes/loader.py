@@ -14,6 +14,7 @@ import re
 import resource
 import struct
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +28,9 @@ _LOAD_MAP_BYTES = 8
 _READ_REFUSED = re.compile(r"(?:unknown func|cannot use helper) bpf_probe_read_kernel")  # kernel/bpf/verifier.c
 
 
+VERIFIERS = 2  # programs in the kernel's verifier at once
+
+
 class Loader:
     """The maps and programs of one agent."""
 
@@ -38,12 +42,20 @@ class Loader:
         self.programs: dict[str, int] = {}
         self._attachments: list[Attachment] = []
 
-    def load(self, module: Mapping[str, Any], kind: int) -> None:
-        """Loads a built module's programs as `kind` (bpf.PROG_*). Raises MachineError with the reason."""
-        for name, shape in module["maps"].items():
-            self._make_map(name, shape)
-        for name, program in module["programs"].items():
-            self.programs[name] = self._load_program(kind, self.relocated(name, program), name)
+    def load(self, *modules: tuple[Mapping[str, Any], int]) -> None:
+        """Loads the programs of built modules, each as its kind (bpf.PROG_*). Raises MachineError with the reason."""
+        wanted = []
+        for module, kind in modules:
+            for name, shape in module["maps"].items():
+                self._make_map(name, shape)
+            wanted += [(kind, self.relocated(name, program), name) for name, program in module["programs"].items()]
+        wanted.sort(key=lambda each: -len(each[1]))  # the verifier's time: a walker's is as long as all the others'
+        with ThreadPoolExecutor(VERIFIERS) as pool:
+            loads = [(each[2], pool.submit(self._load_program, *each)) for each in wanted]
+        refused = [failure for _, load in loads if (failure := load.exception())]
+        self.programs.update({name: load.result() for name, load in loads if not load.exception()})
+        if refused:
+            raise refused[0]
 
     def relocated(self, name: str, program: Mapping[str, Any]) -> bytes:
         """A built program's instructions with the descriptors of this loader's maps. Raises MachineError."""

@@ -84,8 +84,8 @@ class Session:
         loader = Loader({"ks_ring": ring_bytes})
         try:
             with span("agent.load", modules=len(built.modules)):
-                for name, module in built.modules.items():
-                    loader.load(module, bpf.PROG_RAW_TRACEPOINT if name == "core" else mechanism.program_kind)
+                kinds = {"core": bpf.PROG_RAW_TRACEPOINT}
+                loader.load(*((each, kinds.get(name, mechanism.program_kind)) for name, each in built.modules.items()))
             session = cls(loader, built, ring_bytes, mechanism)
             session.set_class(1, wanted)
             with span("agent.attach", mechanism=mechanism.name):

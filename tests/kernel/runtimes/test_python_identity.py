@@ -27,6 +27,14 @@ def test_code_that_is_made_and_dropped() -> None:
         assert verdict.no_module < verdict.said / 5, verdict
 
 
+@pytest.mark.parametrize("reads", ["Auto", "Helpers"])
+def test_memory_that_moves(reads: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages that are copied, gathered, given back and taken again under the reader: by plain loads, and by the helpers."""
+    monkeypatch.setenv("KERNELSPAN_READS", reads)
+    for outcome in outcomes("moved", ROUNDS):
+        assert_true(judge(outcome.said, outcome.spans), 1200, outcome)
+
+
 def test_threads_that_python_did_not_make() -> None:
     """Each call-back from a thread of C's has a thread state of its own, often where the one before was."""
     for outcome in outcomes("foreign", "60"):
