@@ -41,6 +41,7 @@ int ks_py(void *ctx)
 		s->layout = rt->layout;
 		l = ks_py_layouts.lookup(&rt->layout);
 		if (l && KS_LOAD(s->stage) == KS_WALK_BEGIN) {
+			ks_user_begin(s);
 			s->walk.thread = ks_py_held(s, l, rt->base, ks_thread_pointer());
 			if (!KS_LOAD(s->walk.thread))
 				ks_continue(ctx, KS_WALKER_PYTHON_FIND);

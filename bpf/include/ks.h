@@ -134,7 +134,7 @@ struct ks_walk {
 /* A page of a traced process, and where the kernel has it mapped for itself: see user.h. */
 struct ks_page {
 	u64 key; /* the process, and the address without its last 12 bits */
-	u64 start; /* of the process's image */
+	u64 space; /* of addresses: see ks_scratch */
 	u64 at;
 	u64 entry, where; /* of the page table: what it says, and where */
 };
@@ -157,6 +157,7 @@ struct ks_scratch {
 	struct ks_walk walk;
 	u64 path_at; /* the struct path that is to be interned; 0: none */
 	struct ks_page pages[KS_PAGES]; /* that were read from, by the last bits of their number */
+	u64 space; /* which image of the process, in which address space: exec changes the one a little before the other */
 	u64 page_wanted; /* an address of the one that was not among them */
 	u64 words[20]; /* bulk reads */
 	u64 module[8]; /* what a walker knows of a module */

@@ -62,7 +62,7 @@ static __always_inline void ks_find_page(struct ks_scratch *s, u64 address)
 	page->at = KS_DIRECT_MAP + (entry & KS_PTE_FRAME & -size) + (address & (size - 1) & ~4095ULL);
 	page->entry = entry | KS_PTE_TOUCHED;
 	page->where = where;
-	page->start = s->proc_start;
+	page->space = s->space;
 	page->key = ks_page_key(s, address);
 }
 
@@ -75,7 +75,7 @@ static __always_inline u64 ks_user_at(struct ks_scratch *s, struct ks_page **pag
 	struct ks_page *p = ks_page_of(s, address);
 
 	*page = p;
-	if (KS_LOAD(p->key) != ks_page_key(s, address) || KS_LOAD(p->start) != s->proc_start) {
+	if (KS_LOAD(p->key) != ks_page_key(s, address) || KS_LOAD(p->space) != s->space) {
 		s->page_wanted = address;
 		return 0;
 	}
@@ -90,6 +90,12 @@ static __always_inline int ks_user_still(struct ks_page *page)
 	return 0;
 }
 #endif
+
+/* Before the first read of a walk. */
+static __always_inline void ks_user_begin(struct ks_scratch *s)
+{
+	s->space = s->proc_start ^ KS_KREAD(u64, bpf_get_current_task() + KS_TASK_MM);
+}
 
 /* Finds the page that was wanted last: one place for all of a program's reads, whose text each would have else. */
 static __always_inline void ks_user_turn(struct ks_scratch *s)
