@@ -139,7 +139,7 @@ struct ks_page {
 	u64 entry, where; /* of the page table: what it says, and where */
 };
 
-#define KS_PAGES 256
+#define KS_PAGES 512 /* 9 bits of a hash */
 
 enum { KS_WALK_BEGIN, KS_WALK_THREAD /* found */, KS_WALK_FRAMES /* some of them */ };
 

@@ -30,7 +30,7 @@ static __always_inline u64 ks_page_key(struct ks_scratch *s, u64 address)
 
 static __always_inline struct ks_page *ks_page_of(struct ks_scratch *s, u64 address)
 {
-	return &s->pages[(address >> 12 ^ address >> 20) & (KS_PAGES - 1)];
+	return &s->pages[((address >> 12) * 0x9E3779B97F4A7C15ULL) >> 55];
 }
 
 /*
@@ -138,7 +138,7 @@ static __always_inline u64 ks_user_hash(struct ks_scratch *s, u64 address, u32 b
 #if KS_USER_PAGES
 	struct ks_page *page;
 
-	from = ks_user_at(s, &page, address, 128);
+	from = ks_user_at(s, &page, address, (bytes + 7) & ~7U);
 #endif
 	if (!from)
 		ks_read_user(v, bytes < 128 ? bytes & 127 : 128, (void *)address);

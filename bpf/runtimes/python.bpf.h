@@ -239,8 +239,6 @@ struct ks_py_words {
 	u64 previous, code, pc, globals, owner; /* owner: its byte; before 3.11 whether a generator owns it */
 };
 
-#define KS_PY_FRAME_BYTES 112 /* of the longest header */
-
 static __always_inline int ks_py_frame_words(struct ks_scratch *s, struct ks_py_layout *l, u64 frame,
 					     struct ks_py_words *f)
 {
@@ -248,7 +246,7 @@ static __always_inline int ks_py_frame_words(struct ks_scratch *s, struct ks_py_
 
 #if KS_USER_PAGES
 	struct ks_page *page;
-	u64 from = ks_user_at(s, &page, frame, KS_PY_FRAME_BYTES);
+	u64 from = ks_user_at(s, &page, frame, l->frame_header_bytes);
 
 	if (from) {
 		f->previous = KS_KREAD(u64, from + l->frame_previous);
