@@ -28,11 +28,9 @@ static __always_inline void ks_args(struct ks_sys_enter *ctx, struct ks_args *ar
 	u64 regs[8] = {};
 
 #if KS_DIRECT
-	void *from = ks_cast((void *)(ctx->regs + KS_REGS_R10), 0);
-
 #pragma unroll
 	for (u32 i = 0; i < 8; i++)
-		regs[i] = ((volatile u64 *)from)[i];
+		regs[i] = KS_KREAD(u64, ctx->regs + KS_REGS_R10 + i * 8);
 #else
 	ks_read_kernel(regs, sizeof(regs), (void *)(ctx->regs + KS_REGS_R10));
 #endif

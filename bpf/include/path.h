@@ -27,12 +27,10 @@ struct ks_dentry {
 static __always_inline void ks_dentry_of(u64 dentry, struct ks_dentry *d, u64 *words)
 {
 #if KS_DIRECT
-	void *from = ks_cast((void *)dentry, 0);
-
-	d->parent = *(volatile u64 *)(from + KS_DENTRY_PARENT);
-	d->hash = *(volatile u64 *)(from + KS_DENTRY_NAME);
-	d->name = *(volatile u64 *)(from + KS_DENTRY_NAME + 8);
-	d->inode = *(volatile u64 *)(from + KS_DENTRY_INODE);
+	d->parent = KS_KREAD(u64, dentry + KS_DENTRY_PARENT);
+	d->hash = KS_KREAD(u64, dentry + KS_DENTRY_NAME);
+	d->name = KS_KREAD(u64, dentry + KS_DENTRY_NAME + 8);
+	d->inode = KS_KREAD(u64, dentry + KS_DENTRY_INODE);
 #else
 	ks_read_kernel(words, DENTRY_SPAN, (void *)(dentry + KS_DENTRY_PARENT));
 	d->parent = words[0];

@@ -25,7 +25,7 @@ _EVENT = "sched_process_exit"  # rare, and there on every kernel
 _CALL = "sys_enter_reboot"  # a system call that nobody makes while we look
 _PROBE_READ_KERNEL = 113  # include/uapi/linux/bpf.h: bpf_probe_read_kernel
 _LOAD = "<BBhi"
-_NEWER = "Linux 6.17 or newer has it; nothing else is lost"
+_NEWER = "Linux 6.2 or newer has it; nothing else is lost"
 
 
 def _instruction(op: int, to: int = 0, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
@@ -120,12 +120,10 @@ def _kernel_reads() -> str:
 
 def _plain_loads() -> str:
     btf = Btf.of_kernel()
-    function = direct.cast_function(btf)
-    if not function:
-        raise MachineError(
-            f"the kernel has no {direct.FUNCTION} without a type: helpers read, at 7 times the cost", hint=_NEWER
-        )
-    if not direct.direct_map(function, btf.offset("task_struct.mm"), btf.offset("mm_struct.pgd")):
+    cast = direct.find_cast(btf)
+    if cast is None:
+        raise MachineError(f"the kernel has no {direct.FUNCTION}: helpers read, at 7 times the cost", hint=_NEWER)
+    if not direct.direct_map(cast, btf.offset("task_struct.mm"), btf.offset("mm_struct.pgd")):
         return "of the kernel's memory; the program's is read by a helper"
     return "of the kernel's memory, and by page tables of the program's"
 

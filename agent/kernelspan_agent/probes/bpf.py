@@ -10,6 +10,7 @@ import ctypes
 import os
 import platform
 import struct
+from collections.abc import Sequence
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -141,8 +142,13 @@ def raw_tracepoint_open(program_fd: int, name: str) -> int:
     return call(RAW_TRACEPOINT_OPEN, struct.pack("<QI", ctypes.addressof(text), program_fd))
 
 
-def test_run(attributes: bytes) -> int:
-    """What a program gives when it is run once, now and here (BPF_PROG_TEST_RUN)."""
+def test_run(program_fd: int, arguments: Sequence[int]) -> int:
+    """What a raw tracepoint program gives when it is run once, now and here, with these arguments: 32 bits."""
+    context = ctypes.create_string_buffer(struct.pack(f"<{len(arguments)}Q", *arguments), 8 * len(arguments))
+    # prog_fd, retval, sizes and addresses of data, repeat, duration, sizes of ctx, its address
+    attributes = struct.pack(
+        "<IIIIQQIIIIQ", program_fd, 0, 0, 0, 0, 0, 0, 0, len(context), 0, ctypes.addressof(context)
+    )
     buffer = ctypes.create_string_buffer(attributes, _ATTR_BYTES)
     if _libc.syscall(_SYS_BPF, PROG_TEST_RUN, buffer, _ATTR_BYTES) < 0:
         number = ctypes.get_errno()

@@ -117,6 +117,10 @@ class Btf:
         """The number of a function; BtfError where the kernel has none of that name."""
         return self._find(name, _FUNC)
 
+    def struct(self, name: str) -> int:
+        """The number of a struct; BtfError where the kernel has none of that name."""
+        return self._find(name)
+
     def size(self, name: str) -> int:
         """Size in bytes of a struct."""
         return self._type(self._find(name))[3]

@@ -24,8 +24,8 @@ from typing import Any
 _LOAD_MAP = 0x18  # BPF_LD | BPF_IMM | BPF_DW
 
 
-def _constants(wanted: dict[str, list[str]], reads: str) -> tuple[dict[str, int], int]:
-    """Offsets by name and how memory can be read; the number of the function that casts, 0 where the kernel has none."""
+def _constants(wanted: dict[str, list[str]], reads: str) -> tuple[dict[str, int], Any]:
+    """Offsets by name and how memory can be read; the cast (direct.Cast) by which it can, None where it is by helpers."""
     import direct  # beside this file, as btf
     from btf import Btf, BtfError
 
@@ -39,9 +39,10 @@ def _constants(wanted: dict[str, list[str]], reads: str) -> tuple[dict[str, int]
                 problem = error
         else:
             raise problem
-    cast = direct.cast_function(btf) if reads != "Helpers" else 0
+    cast = direct.find_cast(btf) if reads != "Helpers" else None
     pages = direct.direct_map(cast, found["KS_TASK_MM"], found["KS_MM_PGD"]) if cast else 0
-    return {**found, "KS_DIRECT": int(cast > 0), "KS_USER_PAGES": int(pages > 0), "KS_DIRECT_MAP": pages}, cast
+    found |= {"KS_DIRECT": int(cast is not None), "KS_CAST_TYPE": cast.type if cast else 0}
+    return {**found, "KS_USER_PAGES": int(pages > 0), "KS_DIRECT_MAP": pages}, cast
 
 
 def _hide_symbols() -> None:
@@ -72,7 +73,7 @@ def _relocations(instructions: bytes, maps: dict[int, str]) -> list[tuple[int, s
 
 
 def _compile(
-    bcc: Any, lib: Any, text: str, programs: list[str], flags: list[str], tokens: dict[int, str], cast: int
+    bcc: Any, lib: Any, text: str, programs: list[str], flags: list[str], tokens: dict[int, str], cast: Any
 ) -> dict[str, Any]:
     import direct
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Memory read by plain loads, where the kernel lets a program do so: asked by loading and running small programs.
 
-Kernel memory: `bpf_rdonly_cast(address, 0)` (a kfunc) makes of any address one that a program may load from; a fault gives
-0. Since Linux 6.17 it takes 0, "no type", and then the loads may be of any size at any offset. It is no call in the end,
-since the verifier puts a move in its place: a word costs 1.5 ns, where bpf_probe_read_kernel costs 11 and
-bpf_probe_read_user 31 to 46 (measured on 6.18 with the return thunks that mitigate retbleed).
+Kernel memory: `bpf_rdonly_cast(address, type)` (a kfunc, Linux 6.2) makes of any address a pointer to a struct that a program
+may load from; a fault gives 0. Cast to pt_regs, whose first member is a plain word, any word of memory can be loaded, of
+which a shorter value is the first bytes. It is no call in the end, since the verifier puts a move in its place: a word costs
+1.5 ns, where bpf_probe_read_kernel costs 11 and bpf_probe_read_user 31 to 46 (measured on 6.18 with the return thunks that
+mitigate retbleed).
 
 User memory: the kernel has all of it mapped a second time, at one distance from its physical address (the direct map:
 Documentation/arch/x86/x86_64/mm.rst), so the page tables of the running process lead to it. The distance is found by
@@ -22,6 +23,7 @@ import platform
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 try:
@@ -32,7 +34,7 @@ except ModuleNotFoundError:  # in the compiling child they are beside this file
 
     import bpf  # type: ignore[no-redef]
 
-FUNCTION = "bpf_rdonly_cast"
+FUNCTION, TYPE = "bpf_rdonly_cast", "pt_regs"
 _TOKEN = 0x4B530002  # constants.CAST_TOKEN, which the child cannot import
 _CALL, _PSEUDO_KFUNC_CALL, _EXIT = 0x85, 2, 0x95
 _GET_CURRENT_TASK = 35
@@ -46,23 +48,31 @@ def _instruction(op: int, target: int, source: int, offset: int, immediate: int)
     return struct.pack("<BBhi", op, target | source << 4, offset, immediate)
 
 
-def _reader(function: int) -> bytes:
-    """r0 = *(u32 *)cast(ctx[0]): what every program that reads directly does."""
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """What a program calls, and what it says that it wants: numbers in the kernel's BTF."""
+
+    function: int
+    type: int
+
+
+_SHIFTED = _instruction(0x7F, 0, 6, 0, 0) + _instruction(_EXIT, 0, 0, 0, 0)  # r0 >>= r6, since a run gives 32 bits
+
+
+def _reader(cast: Cast) -> bytes:
+    """r0 = *(u64 *)cast(ctx[0]) >> ctx[1]: what every program that reads directly does."""
     return (
-        _instruction(0x79, 1, 1, 0, 0)
-        + _instruction(0xB7, 2, 0, 0, 0)
-        + _instruction(_CALL, 0, _PSEUDO_KFUNC_CALL, 0, function)
-        + _instruction(0x61, 0, 0, 0, 0)
-        + _instruction(_EXIT, 0, 0, 0, 0)
+        _instruction(0x79, 6, 1, 8, 0)
+        + _instruction(0x79, 1, 1, 0, 0)
+        + _instruction(0xB7, 2, 0, 0, cast.type)
+        + _instruction(_CALL, 0, _PSEUDO_KFUNC_CALL, 0, cast.function)
+        + _instruction(0x79, 0, 0, 0, 0)
+        + _SHIFTED
     )
 
 
-_TASK = (  # r0 = current task >> ctx[0]
-    _instruction(0x79, 6, 1, 0, 0)
-    + _instruction(_CALL, 0, 0, 0, _GET_CURRENT_TASK)
-    + _instruction(0x7F, 0, 6, 0, 0)
-    + _instruction(_EXIT, 0, 0, 0, 0)
-)
+# r0 = current task >> ctx[1]
+_TASK = _instruction(0x79, 6, 1, 8, 0) + _instruction(_CALL, 0, 0, 0, _GET_CURRENT_TASK) + _SHIFTED
 
 
 @contextmanager
@@ -75,48 +85,48 @@ def _loaded(instructions: bytes) -> Iterator[int]:
 
 
 def _run(program: int, argument: int) -> int:
-    """What a program gives for one argument: 32 bits (BPF_PROG_TEST_RUN)."""
-    context = ctypes.create_string_buffer(struct.pack("<Q", argument & 0xFFFF_FFFF_FFFF_FFFF), 8)
-    # struct bpf_attr.test: prog_fd, retval, sizes and addresses of data, repeat, duration, then size and address of ctx
-    attributes = struct.pack("<IIIIQQIIIIQ", program, 0, 0, 0, 0, 0, 0, 0, 8, 0, ctypes.addressof(context))
-    return bpf.test_run(attributes)
+    """What a program gives for one argument, by two runs that give half of it each."""
+    low, high = (bpf.test_run(program, (argument & 0xFFFF_FFFF_FFFF_FFFF, shift)) for shift in (0, 32))
+    return low | high << 32
 
 
-def cast_function(btf: Btf) -> int:
-    """The number that programs call the function by; 0 where this kernel has none, or refuses loads without a type."""
+def find_cast(btf: Btf) -> Cast | None:
+    """None where this kernel has no such function, or does not let a program load from what it gives."""
     try:
-        function = btf.function(FUNCTION)
-        with _loaded(_reader(function)):
-            return function
+        cast = Cast(btf.function(FUNCTION), btf.struct(TYPE))
+        with _loaded(_reader(cast)):
+            return cast
     except (BtfError, OSError):
-        return 0
+        return None
 
 
-def calls_of_casts(instructions: bytes, function: int) -> bytes:
+def calls_of_casts(instructions: bytes, cast: Cast | None) -> bytes:
     """The instructions with calls of the token made calls of the kernel's function."""
+    if cast is None:
+        return instructions
     code = bytearray(instructions)
     for at in range(0, len(code), 8):
         op, registers, _, immediate = struct.unpack_from("<BBhi", code, at)
         if op == _CALL and not registers >> 4 and immediate == _TOKEN:
-            struct.pack_into("<BBhi", code, at, _CALL, _PSEUDO_KFUNC_CALL << 4, 0, function)
+            struct.pack_into("<BBhi", code, at, _CALL, _PSEUDO_KFUNC_CALL << 4, 0, cast.function)
     return bytes(code)
 
 
-def direct_map(function: int, task_mm: int, mm_pgd: int) -> int:
+def direct_map(cast: Cast, task_mm: int, mm_pgd: int) -> int:
     """Where the kernel has physical memory mapped; 0 where page tables do not lead to a token of our own by it."""
     if platform.machine() != "x86_64" or " la57 " in _cpu_flags():  # five levels: nobody has tried
         return 0
     token = os.urandom(64)
     ours = mmap.mmap(-1, mmap.PAGESIZE)
     try:
-        with _loaded(_reader(function)) as reader, _loaded(_TASK) as task:
+        with _loaded(_reader(cast)) as reader, _loaded(_TASK) as task:
 
             def word(address: int) -> int:
-                return _run(reader, address) | _run(reader, address + 4) << 32
+                return _run(reader, address)
 
             ours[: len(token)] = token
             address = ctypes.addressof(ctypes.c_char.from_buffer(ours))
-            mm = word((_run(task, 0) | _run(task, 32) << 32) + task_mm)
+            mm = word(_run(task, 0) + task_mm)
             pgd = word(mm + mm_pgd)
             begin = pgd - pgd % _GIB
             for base in range(begin, begin - _physical_bytes() - _GIB, -_GIB):
