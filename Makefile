@@ -22,7 +22,7 @@ TEST_STAMP := $(VENV)/.installed-test-$(call hash,pyproject.toml $(RUN_LOCKS) $(
 phase = started=$$SECONDS; printf '== %s\n' '$(1)' >&2; $(2); printf '== %s: %d s\n' '$(1)' $$((SECONDS - started)) >&2
 
 .PHONY: help setup setup-test demo test unit kernel vm lint lint-ruff lint-format lint-types lint-layers lint-c \
-	lint-spelling lint-shell format bench bench-check fuzz matrix lock changelog clean
+	lint-spelling lint-shell format bench bench-check fuzz matrix lock crds changelog clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ setup: ## install what the agent needs: Debian packages (as root), .venv, the co
 	@$(MAKE) -s $(RUN_STAMP)
 	@echo '== $(VENV)/bin/kernelspan is there' >&2
 
-setup-test: setup ## install what the tests need beyond that, and build the collector and Jaeger into the user's cache
+setup-test: setup ## install what the tests need beyond that, and build the Go programs they run into the user's cache
 	@$(call phase,packages for the tests,tools/apt test)
 	@$(MAKE) -s $(TEST_STAMP)
 	@$(call phase,tools,$(PY) -m tools >/dev/null || echo 'tools: going on; what needs them is left out or fails' >&2)
@@ -122,6 +122,10 @@ lock: $(RUN_STAMP) ## renew the locked requirements (make lock ARGS=--upgrade fo
 	@$(PIP) install --require-hashes -r requirements/lock.txt
 	@$(COMPILE) $(ARGS) --extra agent --extra telemetry -o requirements/agent.txt pyproject.toml
 	@cd requirements && for name in $(LATER_LOCKS); do $(COMPILE) $(ARGS) -o $$name.txt $$name.in; done
+
+crds: $(RUN_STAMP) ## write charts/kernelspan/crds and the reference page from the types
+	@$(PY) -m kernelspan_api.crd charts/kernelspan/crds
+	@$(PY) -m kernelspan_api.reference docs/reference/traceprofile.md
 
 changelog: $(RUN_STAMP) ## fold changelog.d into CHANGELOG.md: make changelog VERSION=0.1.0
 	@$(PIP) install --require-hashes -r requirements/lock.txt
