@@ -21,7 +21,7 @@ TEST_STAMP := $(VENV)/.installed-test-$(call hash,pyproject.toml $(RUN_LOCKS) $(
 # $(call phase,NAME,COMMAND): runs it and says on stderr how long it took.
 phase = started=$$SECONDS; printf '== %s\n' '$(1)' >&2; $(2); printf '== %s: %d s\n' '$(1)' $$((SECONDS - started)) >&2
 
-.PHONY: help setup setup-test demo test unit kernel vm lint lint-ruff lint-format lint-types lint-layers lint-c \
+.PHONY: help setup setup-test demo test unit kernel vm cluster lint lint-ruff lint-format lint-types lint-layers lint-c \
 	lint-spelling lint-shell format bench bench-check fuzz matrix lock crds changelog clean
 
 help: ## this list
@@ -58,7 +58,7 @@ demo: setup ## trace a small real web application and print its traces as a tree
 
 # The last line of the output is pytest's own summary.
 test: setup-test ## lint and every tier of tests this machine can run; names what it left out
-	@$(PY) -m pytest tests/lint tests/unit $(wildcard tests/kernel tests/vm) $(ARGS)
+	@$(PY) -m pytest tests/lint tests/unit $(wildcard tests/kernel tests/vm) tests/cluster $(ARGS)
 
 unit: $(TEST_STAMP) ## the unit tests
 	@$(PY) -m pytest tests/unit $(ARGS)
@@ -68,6 +68,9 @@ kernel: setup-test ## the tests on this machine's kernel (as root)
 
 vm: setup-test ## the tests on the kernels of virtual machines (as root)
 	@$(PY) -m pytest tests/vm $(ARGS)
+
+cluster: setup-test ## the tests on a Kubernetes API of their own
+	@$(PY) -m pytest tests/cluster $(ARGS)
 
 bench: setup-test ## measure; writes bench/results and the plots
 	@$(PY) -m bench $(ARGS)
