@@ -36,6 +36,22 @@ EXAMPLES = {  # texts of each format, good ones
     "endpoint": ["", "c:1", "https://c/x"],
 }
 
+# What conditions compare with, good and bad: texts that a rule could take for a number, a port, an address range.
+COMPARED = [
+    "0",
+    "-1",
+    "0x1F",
+    "9" * 19,
+    "9" * 20,
+    "80",
+    "080",
+    "65536",
+    "10.0.0.0/8",
+    "10.0.0.1/8",
+    "fd00::/8",
+    "::/129",
+]
+
 
 def plain(info: inspect.Type) -> st.SearchStrategy[Any]:
     """Values within the types and bounds of `info`, in wire form; rules between fields may be broken."""
@@ -50,7 +66,8 @@ def plain(info: inspect.Type) -> st.SearchStrategy[Any]:
     if isinstance(bare, inspect.StrType):
         if form := kind.extra.get("format"):
             return st.sampled_from(EXAMPLES[form])
-        return st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+        anything = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+        return anything | st.sampled_from(COMPARED)
     if isinstance(bare, inspect.VarTupleType):
         unique = (lambda one: one["name"]) if kind.extra.get("list") == "map:name" else None
         return st.lists(
