@@ -18,7 +18,7 @@ from kernelspan_api.userprobes import UserProbe
 from kernelspan_api.yamltext import read
 from tests.support.bad_profiles import BAD_PROBES, BAD_SPECS
 from tests.support.cluster import Cluster
-from tests.support.profile_api import Cause, complaints, dry_run, profile
+from tests.support.profile_api import NAMESPACE, Cause, complaints, dry_run, profile
 from tests.support.profile_strategies import PROFILES, objects
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").rglob("[0-9]*.yaml"))
@@ -120,6 +120,15 @@ def test_message_of_the_api_server(cluster: Cluster, spec: str, field: str, part
     """What the schema alone refuses is said at its field."""
     causes = said(cluster, spec)
     assert any(one.field == field and part in one.message for one in causes), causes
+
+
+def test_kubectl_tells_it_all(cluster: Cluster) -> None:
+    """`kubectl apply` shows every fault of the schema's rules at once, each with its field."""
+    spec = {"files": {"paths": ["srv"]}, "network": {"cidrs": ["10.0.0.1/8"]}, "nodeSelector": {"a b": "c"}}
+    run = cluster.kubectl("apply", "-f", "-", f"--namespace={NAMESPACE}", document=profile(spec), check=False)
+    assert run.returncode != 0
+    for field in ("spec.files.paths[0]", "spec.network.cidrs[0]", "spec.nodeSelector"):
+        assert re.search(rf"{re.escape(field)}: Invalid value: .*must ", run.stderr), run.stderr
 
 
 @pytest.mark.parametrize("spec", [spec for spec, *_ in BAD_SPECS if not NOT_JSON.search(spec)])
