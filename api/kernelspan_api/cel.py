@@ -21,6 +21,7 @@ from .rulechecks import (
     PORT_OPERATORS,
     PROBE_KINDS,
     SOCKET_OPERATORS,
+    SUBJECTS,
 )
 
 if TYPE_CHECKING:
@@ -70,17 +71,8 @@ def _sum(names: Iterable[str]) -> str:
     return " + ".join(f"(has(self.{name}) ? self.{name}.size() : 0)" for name in names)
 
 
-SOMETHING_TO_TRACE = (
-    Cel(
-        " || ".join(
-            (
-                _some("requests"),
-                _some("probes"),
-                *(f"has(self.{one})" for one in ("files", "network", "processes", "waits")),
-            )
-        )
-    ),
-)
+_LISTS = ("requests", "probes")  # of nothing, they trace nothing; a group of operations is all of them
+SOMETHING_TO_TRACE = (Cel(" || ".join(_some(one) if one in _LISTS else f"has(self.{one})" for one in SUBJECTS)),)
 ONE_SELECTOR = (Cel(_one_of("podSelector", "workloadRef")),)
 WORKLOAD_VERSION = (
     Cel(f"self.apiVersion == ({_among(BATCH_KINDS, 'self.kind')} ? 'batch/v1' : 'apps/v1')", "apiVersion"),
