@@ -21,8 +21,8 @@ TEST_STAMP := $(VENV)/.installed-test-$(call hash,pyproject.toml $(RUN_LOCKS) $(
 # $(call phase,NAME,COMMAND): runs it and says on stderr how long it took.
 phase = started=$$SECONDS; printf '== %s\n' '$(1)' >&2; $(2); printf '== %s: %d s\n' '$(1)' $$((SECONDS - started)) >&2
 
-.PHONY: help setup setup-test demo test unit kernel vm lint lint-ruff lint-format lint-types lint-layers lint-c \
-	lint-spelling lint-shell format bench bench-check fuzz matrix lock changelog clean
+.PHONY: help setup setup-test demo test unit kernel vm cluster lint lint-ruff lint-format lint-types lint-layers lint-c \
+	lint-spelling lint-shell format bench bench-check fuzz matrix lock crds changelog clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ setup: ## install what the agent needs: Debian packages (as root), .venv, the co
 	@$(MAKE) -s $(RUN_STAMP)
 	@echo '== $(VENV)/bin/kernelspan is there' >&2
 
-setup-test: setup ## install what the tests need beyond that, and build the collector and Jaeger into the user's cache
+setup-test: setup ## install what the tests need beyond that, and build the Go programs they run into the user's cache
 	@$(call phase,packages for the tests,tools/apt test)
 	@$(MAKE) -s $(TEST_STAMP)
 	@$(call phase,tools,$(PY) -m tools >/dev/null || echo 'tools: going on; what needs them is left out or fails' >&2)
@@ -58,7 +58,7 @@ demo: setup ## trace a small real web application and print its traces as a tree
 
 # The last line of the output is pytest's own summary.
 test: setup-test ## lint and every tier of tests this machine can run; names what it left out
-	@$(PY) -m pytest tests/lint tests/unit $(wildcard tests/kernel tests/vm) $(ARGS)
+	@$(PY) -m pytest tests/lint tests/unit $(wildcard tests/kernel tests/vm) tests/cluster $(ARGS)
 
 unit: $(TEST_STAMP) ## the unit tests
 	@$(PY) -m pytest tests/unit $(ARGS)
@@ -68,6 +68,9 @@ kernel: setup-test ## the tests on this machine's kernel (as root)
 
 vm: setup-test ## the tests on the kernels of virtual machines (as root)
 	@$(PY) -m pytest tests/vm $(ARGS)
+
+cluster: setup-test ## the tests on a Kubernetes API of their own
+	@$(PY) -m pytest tests/cluster $(ARGS)
 
 bench: setup-test ## measure; writes bench/results and the plots
 	@$(PY) -m bench $(ARGS)
@@ -122,6 +125,10 @@ lock: $(RUN_STAMP) ## renew the locked requirements (make lock ARGS=--upgrade fo
 	@$(PIP) install --require-hashes -r requirements/lock.txt
 	@$(COMPILE) $(ARGS) --extra agent --extra telemetry -o requirements/agent.txt pyproject.toml
 	@cd requirements && for name in $(LATER_LOCKS); do $(COMPILE) $(ARGS) -o $$name.txt $$name.in; done
+
+crds: $(RUN_STAMP) ## write charts/kernelspan/crds and the reference page from the types
+	@$(PY) -m kernelspan_api.crd charts/kernelspan/crds
+	@$(PY) -m kernelspan_api.reference docs/reference/traceprofile.md
 
 changelog: $(RUN_STAMP) ## fold changelog.d into CHANGELOG.md: make changelog VERSION=0.1.0
 	@$(PIP) install --require-hashes -r requirements/lock.txt

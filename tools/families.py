@@ -7,10 +7,12 @@ one go.mod. Adding a family is adding a folder; nothing else names it.
 family.toml:
     generate = [[command, ...]]     run in a copy of the folder before the build; may not change a pinned file
     update   = [[command, ...]]     run in a copy of the folder to renew go.mod and go.sum
+    tags     = [build tags]         of every program of the family
+    ldflags  = "added to -s -w"     of every program of the family
     [binaries.NAME]
     package = "import/path" or "."
-    tags    = [build tags]
-    ldflags = "added to -s -w"
+    tags    = [more build tags]
+    ldflags = "more flags"
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from tools.errors import ToolError
 
 TOOLS_FOLDER = Path(__file__).resolve().parent
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_Flags = tuple[tuple[str, ...], str]  # build tags, linker flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,32 +79,39 @@ def _load(path: Path) -> Family:
         table = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ToolError(f"{path}: {error}") from error
-    _no_others(path, table, {"generate", "update", "binaries"})
+    _no_others(path, table, {"generate", "update", "tags", "ldflags", "binaries"})
     binaries = table.get("binaries")
     if not isinstance(binaries, dict) or not binaries:
         raise ToolError(f"{path}: [binaries.NAME] must describe at least one program")
+    shared = _flags(f"{path}: ", table)
     return Family(
         name=path.parent.name,
         folder=path.parent,
-        binaries=tuple(_binary(path, name, entry) for name, entry in binaries.items()),
+        binaries=tuple(_binary(path, name, entry, shared) for name, entry in binaries.items()),
         generate=_commands(path, "generate", table),
         update=_commands(path, "update", table),
     )
 
 
-def _binary(path: Path, name: str, entry: object) -> Binary:
+def _binary(path: Path, name: str, entry: object, shared: _Flags) -> Binary:
     where = f"{path}: binaries.{name}"
     if not _NAME.fullmatch(name):
         raise ToolError(f"{where}: a name must be lower-case letters, digits, dots and dashes")
     if not isinstance(entry, dict):
         raise ToolError(f"{where}: must be a table")
     _no_others(where, entry, {"package", "tags", "ldflags"})
-    package, ldflags = entry.get("package"), entry.get("ldflags", "")
+    package = entry.get("package")
     if not isinstance(package, str) or not package:
         raise ToolError(f"{where}.package: must be an import path or '.'")
+    tags, ldflags = _flags(f"{where}.", entry)
+    return Binary(name, package, shared[0] + tags, f"{shared[1]} {ldflags}".strip())
+
+
+def _flags(where: str, table: Mapping[str, object]) -> _Flags:
+    ldflags = table.get("ldflags", "")
     if not isinstance(ldflags, str):
-        raise ToolError(f"{where}.ldflags: must be a string")
-    return Binary(name, package, _strings(f"{where}.tags", entry.get("tags", [])), ldflags)
+        raise ToolError(f"{where}ldflags: must be a string")
+    return _strings(f"{where}tags", table.get("tags", [])), ldflags
 
 
 def _commands(path: Path, key: str, table: Mapping[str, object]) -> tuple[tuple[str, ...], ...]:

@@ -2,7 +2,8 @@
 """Formats of strings: what a field's text must look like beyond its length.
 
 A field names its format in `Meta(extra={"format": NAME})`; FORMATS says how to check it and what to tell the author.
-`pattern` is set where a regular expression says it all, so that a schema can carry it (RE2 and Python agree on them).
+`pattern` and `cel` are what a schema can carry of it (RE2 and Python agree on the patterns); `partial` where that is
+not all: what the API server lets through, `kernelspan check` and the operator still refuse.
 """
 
 from __future__ import annotations
@@ -23,16 +24,30 @@ _MAX_REGEX_DEPTH = 16
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """`says` completes "must be …"; `check` gives None for good text, else what is wrong ("" adds nothing)."""
+    """`says` completes "must be …"; `check` gives None for good text, else what is wrong ("" adds nothing).
+
+    `cel`: an expression of the text that CEL calls {0}, where no pattern can say it.
+    """
 
     says: str
     check: Callable[[str], str | None]
     pattern: str = ""
+    cel: str = ""
+    partial: bool = False
 
 
 def _pattern(says: str, pattern: str) -> Format:
     compiled = re.compile(pattern)
     return Format(says, lambda text: None if compiled.search(text) and not text.endswith("\n") else "", pattern)
+
+
+# Text in which each [ is closed; in [ ] and [! ] the first ] is a member of the set.
+_BRACKETS = r"[^\[]*(\[([!^](\]|[^\]])|[^!^])[^\]]*\][^\[]*)*"
+# A segment of a path that is not `..`: by its length.
+_SEGMENT = r"([^/]|[^/.][^/]|[^/][^/.]|[^/]{3,})?"
+_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_HOST = r"([^][\x00-\x20\x7f/?#@:\\]+|\[[0-9A-Fa-f:.]+\])"
+_ENDPOINT = rf"^({_HOST}:{_PORT}|https?://{_HOST}(:{_PORT})?([/?#][^\x00-\x20\x7f]*)?)?$"
 
 
 def _glob(text: str) -> str | None:
@@ -55,13 +70,15 @@ def _path_glob(text: str) -> str | None:
 
 
 def _cidr(text: str) -> str | None:
-    if not re.fullmatch(r"[0-9A-Fa-f:.]+/[0-9]{1,3}", text):
+    if not re.fullmatch(r"[0-9A-Fa-f:.]+/(0|[1-9][0-9]{0,2})", text):
         return ""
     try:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:
         return ""
     address = ipaddress.ip_address(text.partition("/")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return f"did you mean {address.ipv4_mapped}?"
     return None if network.network_address == address else f"bits are set outside the range; did you mean {network}?"
 
 
@@ -92,7 +109,7 @@ def _endpoint(text: str) -> str | None:
         return "credentials do not belong here: use headersSecretRef"
     if port == 0 or (needs_port and (port is None or url.path or url.query)):
         return ""
-    return None
+    return None if re.search(_ENDPOINT, text.removeprefix("http://") if needs_port else text) else ""
 
 
 def _repeats(tree: Any, depth: int, inside: bool) -> Iterator[str]:
@@ -140,20 +157,25 @@ def _regex(text: str) -> str | None:
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
+_SHORT_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _DNS = "lower-case letters, digits and -, with a letter or digit at both ends"
 
 FORMATS: dict[str, Format] = {
     "dnsLabel": _pattern(f"a DNS label (RFC 1123: {_DNS})", f"^{_LABEL}$"),
     "dnsSubdomain": _pattern(f"a DNS name (RFC 1123: labels of {_DNS}, joined by dots)", rf"^{_LABEL}(\.{_LABEL})*$"),
-    "labelKey": _pattern("a label's key: [DNS name/]name", rf"^({_LABEL}(\.{_LABEL})*/)?{_NAME}$"),
+    "labelKey": _pattern("a label's key: [DNS name/]name", rf"^({_LABEL}(\.{_LABEL})*/)?{_SHORT_NAME}$"),
     "labelValue": _pattern("a label's value: letters, digits, - _ .", f"^({_NAME})?$"),
-    "glob": Format("a glob", _glob),
-    "pathGlob": Format("a glob that begins with / or *", _path_glob),
-    "regex": Format("a regular expression", _regex),
-    "cidr": Format("an address range such as 10.0.0.0/8 or fd00::/8", _cidr),
+    "glob": Format("a glob, each [ closed by a ]", _glob, f"^{_BRACKETS}$"),
+    "pathGlob": Format("a glob that begins with / or *, each [ closed by a ]", _path_glob, f"^[/*]{_BRACKETS}$"),
+    "regex": Format("a regular expression", _regex, partial=True),
+    "cidr": Format(
+        "an address range such as 10.0.0.0/8 or fd00::/8",
+        _cidr,
+        cel="isCIDR({0}) && [cidr({0})].all(range, range.masked() == range)",  # parsed once: parsing is what costs
+    ),
     "header": _pattern("the name of an HTTP header", r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"),
     "route": _pattern("a route that begins with /", r"^/[^\x00-\x20?#]*$"),
-    "probePath": Format("Auto, or an absolute path without ..", _probe_path),
+    "probePath": Format("Auto, or an absolute path without ..", _probe_path, f"^(Auto|(/{_SEGMENT})+)$"),
     "kernelSymbol": _pattern("the name of a kernel function", r"^[A-Za-z_][A-Za-z0-9_.]*$"),
     "identifier": _pattern("a name of letters, digits and _", r"^[A-Za-z_][A-Za-z0-9_]*$"),
     "optionalIdentifier": _pattern("a name of letters, digits and _, or empty", r"^([A-Za-z_][A-Za-z0-9_]*)?$"),
@@ -163,5 +185,17 @@ FORMATS: dict[str, Format] = {
     "symbol": _pattern("the name of a function in the executable", r"^[^\x00-\x20]([^\x00-\x1f]*[^\x00-\x20])?$"),
     "attribute": _pattern("an attribute's name: letters, digits, . _ - /", r"^[A-Za-z][A-Za-z0-9_./-]*$"),
     "apiVersion": _pattern("an API version such as apps/v1", r"^[a-z0-9.-]+/v[0-9][a-z0-9]*$"),
-    "endpoint": Format("host:port, an http:// or https:// address, or empty", _endpoint),
+    "endpoint": Format("host:port, an http:// or https:// address, or empty", _endpoint, _ENDPOINT, partial=True),
+    # Cheaper in CEL than the pattern, which would go over the budget of a rule on all values of all conditions.
+    "port": Format(
+        "a port, 1 to 65535",
+        _pattern("", f"^{_PORT}$").check,
+        cel="{0}.matches('^[0-9]+$') && !{0}.startsWith('0') && "
+        "({0}.size() < 5 || ({0}.size() == 5 && {0} <= '65535'))",
+    ),
+    # What fits 64 bits, signed or not, by its length alone.
+    "number": _pattern(
+        "a whole number: up to 19 digits, 18 if negative, or 0x with up to 16, 15 if negative",
+        r"^([0-9]{1,19}|-[0-9]{1,18}|0[xX][0-9a-fA-F]{1,16}|-0[xX][0-9a-fA-F]{1,15})$",
+    ),
 }

@@ -20,6 +20,10 @@ PROBE_KINDS = ("kprobe", "tracepoint", "uprobe", "usdt")
 CONDITIONS = ("args", "returns", "binaries", "capabilities", "namespaces")
 MAX_CONDITIONS = 8
 NUMERIC = ("GreaterThan", "LessThan", "Mask")
+CIDR_OPERATORS = ("SourceCIDR", "DestinationCIDR")
+PORT_OPERATORS = ("SourcePort", "DestinationPort")
+SOCKET_OPERATORS = (*CIDR_OPERATORS, *PORT_OPERATORS, "Family", "Protocol")
+BATCH_KINDS = ("Job", "CronJob")
 
 
 def _present(doc: Doc, names: Iterable[str]) -> list[str]:
@@ -109,48 +113,35 @@ def condition_count(doc: Doc) -> Iterator[Fault]:
         yield "", MISSING
 
 
-def _is_number(text: str, low: int | None = None, high: int | None = None) -> bool:
-    digits = text.removeprefix("-")
-    try:
-        number = (
-            int(digits, 16 if digits[:2] in ("0x", "0X") else 10) if digits.isalnum() and len(digits) <= 20 else None
-        )
-    except ValueError:
-        return False
-    if number is None:
-        return False
-    number = -number if text.startswith("-") else number
-    return (low is None or number >= low) and (high is None or number <= high)
-
-
-def _values(doc: Doc) -> Iterator[tuple[str, str]]:
+def _misfits(doc: Doc, form: str) -> Iterator[Fault]:
     for index, value in enumerate(doc["values"]):
-        yield item("values", index), value
+        if FORMATS[form].check(value) is not None:
+            yield item("values", index), value
 
 
 def bad_numbers(doc: Doc) -> Iterator[Fault]:
     """What a comparison of numbers cannot use."""
     if doc["operator"] in NUMERIC:
-        yield from ((path, value) for path, value in _values(doc) if not _is_number(value, -(2**63), 2**64 - 1))
+        yield from _misfits(doc, "number")
         if len(doc["values"]) > 1:
             yield "values", doc["values"]
 
 
 def bad_addresses(doc: Doc) -> Iterator[Fault]:
     """Values that are no address range."""
-    if doc["operator"] in ("SourceCIDR", "DestinationCIDR"):
-        yield from ((path, value) for path, value in _values(doc) if FORMATS["cidr"].check(value) is not None)
+    if doc["operator"] in CIDR_OPERATORS:
+        yield from _misfits(doc, "cidr")
 
 
 def bad_ports(doc: Doc) -> Iterator[Fault]:
     """Values that are no port."""
-    if doc["operator"] in ("SourcePort", "DestinationPort"):
-        yield from ((path, value) for path, value in _values(doc) if not _is_number(value, 1, 65535))
+    if doc["operator"] in PORT_OPERATORS:
+        yield from _misfits(doc, "port")
 
 
 def socket_operator(doc: Doc) -> Iterator[Fault]:
     """An operator of sockets on a number."""
-    if doc["operator"] in ("SourceCIDR", "DestinationCIDR", "SourcePort", "DestinationPort", "Family", "Protocol"):
+    if doc["operator"] in SOCKET_OPERATORS:
         yield "operator", doc["operator"]
 
 
@@ -163,5 +154,5 @@ def label_values(doc: Doc) -> Iterator[Fault]:
 
 def workload_version(doc: Doc) -> Iterator[Fault]:
     """An API group that does not have that kind."""
-    if doc["apiVersion"] != ("batch/v1" if doc["kind"] in ("Job", "CronJob") else "apps/v1"):
+    if doc["apiVersion"] != ("batch/v1" if doc["kind"] in BATCH_KINDS else "apps/v1"):
         yield "apiVersion", doc["apiVersion"]

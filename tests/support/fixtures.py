@@ -22,13 +22,13 @@ StartCollector = Callable[..., Collector]
 @pytest.fixture(scope="session")
 def otelcol_binary(request: pytest.FixtureRequest) -> Path:
     """The collector's program, built if it is not there; its tier is kernel."""
-    return _built("otelcol", request)
+    return built("otelcol", "kernel", request)
 
 
 @pytest.fixture(scope="session")
 def jaeger_binary(request: pytest.FixtureRequest) -> Path:
     """Jaeger's program, built if it is not there; its tier is kernel."""
-    return _built("jaeger", request)
+    return built("jaeger", "kernel", request)
 
 
 @pytest.fixture
@@ -75,7 +75,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
-def _built(name: str, request: pytest.FixtureRequest) -> Path:
+def built(name: str, tier: str, request: pytest.FixtureRequest) -> Path:
+    """The named program, built if it is not there; where it cannot be, the test is left out or fails by its tier."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
 
     def say(text: str) -> None:
@@ -83,4 +84,4 @@ def _built(name: str, request: pytest.FixtureRequest) -> Path:
         with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
             print(f"\ntools: {text}", flush=True)
 
-    return tool(name, "kernel", say)
+    return tool(name, tier, say)

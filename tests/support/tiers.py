@@ -17,6 +17,9 @@ import hypothesis
 import pytest
 
 from tests.support.require import require
+from tools.errors import ToolError
+from tools.families import TOOLS_FOLDER
+from tools.gotool import find_go
 
 _TESTS = Path(__file__).resolve().parents[1]
 _DEBIAN_PACKAGES = Path("/usr/lib/python3/dist-packages")
@@ -54,7 +57,16 @@ def vm_lacks() -> str:
     return f"{', '.join(missing)} not installed (tools/apt test)" if missing else ""
 
 
-_LACKS: dict[str, Callable[[], str]] = {"kernel": kernel_lacks, "vm": vm_lacks}
+def cluster_lacks() -> str:
+    """Why the cluster tier cannot run on this machine, or nothing."""
+    try:
+        find_go(os.environ, TOOLS_FOLDER / "kubernetes")
+    except ToolError as error:
+        return f"{error} {error.hint}".strip()
+    return ""
+
+
+_LACKS: dict[str, Callable[[], str]] = {"kernel": kernel_lacks, "vm": vm_lacks, "cluster": cluster_lacks}
 
 
 def _tier(path: Path) -> str:

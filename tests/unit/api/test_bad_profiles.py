@@ -11,6 +11,7 @@ import yaml
 from kernelspan_api.problems import MAX_PROBLEMS
 from kernelspan_api.profile import ProfileError, load, validate
 from kernelspan_api.yamltext import MAX_BYTES
+from tests.support.bad_profiles import BAD_PROBES, BAD_SPECS
 
 HEAD = "apiVersion: kernelspan.io/v1alpha1\nkind: TraceProfile\nmetadata: {name: x}\n"
 CLUSTER = HEAD.replace("kind: Trace", "kind: ClusterTrace")
@@ -31,190 +32,13 @@ def expect(text: str | bytes, path: str, message: str, *, standalone: bool = Tru
     assert message in found[0][1]
 
 
-SPECS = [
-    # types, bounds, unknown names
-    ("{files: {minDurationMicroseconds: -1}}", "spec.files.minDurationMicroseconds", "an integer from 0 to 3600000000"),
-    ("{files: {minDurationMicroseconds: 1.5}}", "spec.files.minDurationMicroseconds", "there are no fractions"),
-    ("{files: {minDurationMicroseconds: 1e3}}", "spec.files.minDurationMicroseconds", "there are no fractions"),
-    ("{files: {minDurationMicroseconds: .inf}}", "spec.files.minDurationMicroseconds", "there are no fractions"),
-    ("{files: {minDurationMicroseconds: .nan}}", "spec.files.minDurationMicroseconds", "there are no fractions"),
-    ("{files: {minDurationMicroseconds: 5ms}}", "spec.files.minDurationMicroseconds", "without quotes or units"),
-    ("{files: {minDurationMicroseconds: true}}", "spec.files.minDurationMicroseconds", "must be an integer"),
-    (f"{{files: {{minDurationMicroseconds: {'9' * 39}}}}}", "spec.files.minDurationMicroseconds", "must be an integer"),
-    (f"{{files: {{minDurationMicroseconds: {'9' * 5000}}}}}", "spec.files.minDurationMicroseconds", "length"),
-    ("{files: {minDuration: 5}}", "spec.files.minDuration", "did you mean minDurationMicroseconds?"),
-    ("{files: {Paths: []}}", "spec.files.Paths", "did you mean paths?"),
-    ("{files: {zzz: 5}}", "spec.files.zzz", "there are operations, paths, minDurationMicroseconds"),
-    ("{files: {'a b': 5}}", 'spec.files["a b"]', "there is no such field"),
-    ("{file: {}}", "spec.file", "did you mean files?"),
-    ("{files: {<<: {}}}", 'spec.files["<<"]', "there is no such field"),
-    ("{files: }", "spec.files", "write {}"),
-    ("{files: []}", "spec.files", "must be an object"),
-    ("{files: {operations: }}", "spec.files.operations", "write []"),
-    ("{files: {operations: Read}}", "spec.files.operations", "a list of 1 to 64 items"),
-    ("{files: {operations: []}}", "spec.files.operations", "a list of 1 to 64 items"),
-    ("{files: {operations: [read]}}", "spec.files.operations[0]", "did you mean Read?"),
-    ("{files: {operations: [Read, Connect]}}", "spec.files.operations[1]", "one of Open, Read, Write, Sync"),
-    ("{files: {operations: [Read, Read]}}", "spec.files.operations[1]", "it is item 0 already"),
-    ("{files: {operations: [{}]}}", "spec.files.operations[0]", "one of Open"),
-    ("{files: {}, paused: 'true'}", "spec.paused", "true or false"),
-    ("{files: {}, paused: 1}", "spec.paused", "true or false"),
-    ("{files: {}, ttlSeconds: 0}", "spec.ttlSeconds", "from 1 to"),
-    ("{files: {}, code: {maxDepth: 128}}", "spec.code.maxDepth", "an integer from 1 to 127"),
-    ("{files: {}, code: {maxDepth: 0}}", "spec.code.maxDepth", "an integer from 1 to 127"),
-    ("{files: {}, code: {maxDepth: 010}}", "spec.code.maxDepth", "without quotes"),
-    ("{files: {}, code: {stacks: native}}", "spec.code.stacks", "did you mean Native?"),
-    ("{files: {}, code: {stacks: null}}", "spec.code.stacks", "leave it out for the default"),
-    ("{files: {}, sampling: {percent: 101}}", "spec.sampling.percent", "from 0 to 100"),
-    ("{files: {}, limits: {cpuMillicores: 100m}}", "spec.limits.cpuMillicores", "without quotes or units"),
-    ("{files: {}, resourceAttributes: {team: on}}", "spec.resourceAttributes.team", "put it in quotes"),
-    ("{files: {}, resourceAttributes: {commit: 0E0}}", "spec.resourceAttributes.commit", "put it in quotes"),
-    ("{files: {}, resourceAttributes: {commit: 123e45}}", "spec.resourceAttributes.commit", "put it in quotes"),
-    ("{files: {}, resourceAttributes: {'a b': c}}", 'spec.resourceAttributes["a b"]', "the key must be an attribute"),
-    (f"{{files: {{}}, resourceAttributes: {{a: '{'x' * 257}'}}}}", "spec.resourceAttributes.a", "this has 257"),
-    ("{files: {}, namespaceSelector: {}}", "spec.namespaceSelector", "only a ClusterTraceProfile"),
-    # formats
-    ("{files: {paths: ['']}}", "spec.files.paths[0]", "1 to 1024 characters"),
-    ('{files: {paths: ["/a\\0b"]}}', "spec.files.paths[0]", "NUL"),
-    ('{files: {paths: ["/a\\ud800"]}}', "spec.files.paths[0]", "surrogate"),
-    ("{files: {paths: [srv/data]}}", "spec.files.paths[0]", "would match nothing"),
-    ("{files: {paths: ['/a[b']}}", "spec.files.paths[0]", "never closed"),
-    ("{files: {paths: ['/a[]']}}", "spec.files.paths[0]", "never closed"),
-    ("{files: {paths: ['/[!]']}}", "spec.files.paths[0]", "never closed"),
-    (f"{{files: {{paths: [/{'x' * 1024}]}}}}", "spec.files.paths[0]", "this has 1025"),
-    ("{network: {ports: [0]}}", "spec.network.ports[0]", "an integer from 1 to 65535"),
-    ("{network: {ports: [65536]}}", "spec.network.ports[0]", "an integer from 1 to 65535"),
-    ("{network: {ports: ['80']}}", "spec.network.ports[0]", "without quotes"),
-    ("{network: {cidrs: [10.0.0.1/8]}}", "spec.network.cidrs[0]", "did you mean 10.0.0.0/8?"),
-    ("{network: {cidrs: [10.0.0.0]}}", "spec.network.cidrs[0]", "an address range"),
-    ("{network: {cidrs: [10.0.0.0/33]}}", "spec.network.cidrs[0]", "an address range"),
-    ("{network: {cidrs: ['fe80::%eth0/64']}}", "spec.network.cidrs[0]", "an address range"),
-    ("{network: {cidrs: [10.0.0.0/255.0.0.0]}}", "spec.network.cidrs[0]", "an address range"),
-    ("{files: {}, redaction: {paths: ['(']}}", "spec.redaction.paths[0]", "unterminated subpattern"),
-    ("{files: {}, redaction: {paths: ['(a+)+']}}", "spec.redaction.paths[0]", "a repeat"),
-    ("{files: {}, redaction: {paths: ['(a|aa)*']}}", "spec.redaction.paths[0]", "an alternative inside a repeat"),
-    ("{files: {}, redaction: {paths: ['(?:(?=a*)b){2,}']}}", "spec.redaction.paths[0]", "a repeat"),
-    ("{files: {}, redaction: {paths: ['(a)\\1']}}", "spec.redaction.paths[0]", "back-references"),
-    ("{files: {}, redaction: {paths: ['a*b*c*d*']}}", "spec.redaction.paths[0]", "more than 3 repeats"),
-    ("{files: {}, redaction: {paths: ['[[a]]']}}", "spec.redaction.paths[0]", "nested set"),
-    (
-        f"{{files: {{}}, redaction: {{paths: ['{'(' * 99 + ')' * 99}']}}}}",
-        "spec.redaction.paths[0]",
-        "nested too deeply",
-    ),
-    (f"{{files: {{}}, redaction: {{arguments: [{'x' * 257}]}}}}", "spec.redaction.arguments[0]", "this has 257"),
-    ("{files: {}, export: {otlp: {endpoint: 'collector'}}}", "spec.export.otlp.endpoint", "host:port"),
-    ("{files: {}, export: {otlp: {endpoint: 'c:99999'}}}", "spec.export.otlp.endpoint", "host:port"),
-    ("{files: {}, export: {otlp: {endpoint: 'ftp://c:1'}}}", "spec.export.otlp.endpoint", "host:port"),
-    ("{files: {}, export: {otlp: {endpoint: 'http://u:p@c:1'}}}", "spec.export.otlp.endpoint", "headersSecretRef"),
-    ("{files: {}, export: {otlp: {endpoint: 'http://[::1'}}}", "spec.export.otlp.endpoint", "host:port"),
-    ("{files: {}, requests: [{protocol: HTTP2}]}", "spec.requests[0].protocol", "did you mean HTTP?"),
-    ("{files: {}, requests: [{}]}", "spec.requests[0].protocol", "must be given: one of HTTP, GRPC"),
-    ("{requests: [{protocol: HTTP, routes: [orders]}]}", "spec.requests[0].routes[0]", "begins with /"),
-    ("{requests: [{protocol: HTTP, captureHeaders: ['a b']}]}", "spec.requests[0].captureHeaders[0]", "HTTP header"),
-    # selectors
-    ("{files: {}, podSelector: {matchLabels: {'-a': b}}}", 'spec.podSelector.matchLabels["-a"]', "label's key"),
-    ("{files: {}, podSelector: {matchLabels: {a: b/c}}}", "spec.podSelector.matchLabels.a", "label's value"),
-    (
-        "{files: {}, podSelector: {matchExpressions: [{key: a, operator: In}]}}",
-        "spec.podSelector.matchExpressions[0].values",
-        "values for In and NotIn",
-    ),
-    (
-        "{files: {}, podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}",
-        "spec.podSelector.matchExpressions[0].values",
-        "none for Exists",
-    ),
-    ("{files: {}, nodeSelector: {a: 5}}", "spec.nodeSelector.a", "put it in quotes"),
-    (
-        "{files: {}, workloadRef: {apiVersion: apps/v1, kind: Job, name: x}}",
-        "spec.workloadRef.apiVersion",
-        "batch/v1 for Job",
-    ),
-    (
-        "{files: {}, workloadRef: {apiVersion: apps/v1, kind: Deployment, name: X}}",
-        "spec.workloadRef.name",
-        "a DNS name",
-    ),
-    ("{files: {}, processSelector: {runtimes: [python]}}", "spec.processSelector.runtimes[0]", "did you mean Python?"),
-    # something to trace
-    ("{}", "spec", "must trace something"),
-    ("{requests: [], probes: []}", "spec", "must trace something"),
-]
-
-PROBES = [
-    ("{}", "", "exactly one of kprobe, tracepoint, uprobe, usdt"),
-    ("{kprobe: {call: f}, usdt: {path: Auto, provider: p, probe: q, endProbe: r}}", ".usdt", "exactly one of"),
-    ("{kprobe: {}}", ".kprobe.call", "must be given"),
-    ("{kprobe: {call: 'f()'}}", ".kprobe.call", "a kernel function"),
-    ("{kprobe: {call: f, mechanism: Fentri}}", ".kprobe.mechanism", "did you mean Fentry?"),
-    ("{tracepoint: {category: c, event: e}}", ".tracepoint.exitEvent", "mode Span"),
-    ("{usdt: {path: Auto, provider: p, probe: q}}", ".usdt.endProbe", "mode Span"),
-    ("{uprobe: {path: app, symbols: [f]}}", ".uprobe.path", "Auto, or an absolute path"),
-    ("{uprobe: {path: /a/../b, symbols: [f]}}", ".uprobe.path", "it holds .."),
-    ("{uprobe: {path: /a/.., symbols: [f]}}", ".uprobe.path", "it holds .."),
-    ("{uprobe: {path: /a}}", ".uprobe", "at least one of symbols, offsets"),
-    ("{uprobe: {path: /a, offsets: [-1]}}", ".uprobe.offsets[0]", "an integer from 0"),
-    ("{kprobe: {call: f}, mode: Event, returns: {type: Int32, attribute: a}}", ".returns", "mode Event"),
-    ("{kprobe: {call: f}, mode: Event, minDurationMicroseconds: 1}", ".minDurationMicroseconds", "mode Event"),
-    ("{kprobe: {call: f}, mode: Event, errorWhen: {operator: LessThan, values: ['0']}}", ".errorWhen", "mode Event"),
-    (
-        "{kprobe: {call: f}, mode: Event, match: [{returns: [{operator: Equal, values: ['0']}]}]}",
-        ".match[0].returns",
-        "mode Event",
-    ),
-    (
-        "{tracepoint: {category: c, event: e, raw: true}, mode: Event, args: [{field: f, type: FD, attribute: a}]}",
-        ".args[0].field",
-        "a raw tracepoint has no named fields",
-    ),
-    ("{kprobe: {call: f}, args: [{field: f, type: FD, attribute: a}]}", ".args[0].field", "only a tracepoint"),
-    ("{kprobe: {call: f}, args: [{type: FD, attribute: a}]}", ".args[0]", "exactly one of index, field"),
-    (
-        "{tracepoint: {category: c, event: e}, mode: Event, args: [{index: 0, field: f, type: FD, attribute: a}]}",
-        ".args[0].field",
-        "exactly one of index, field",
-    ),
-    ("{kprobe: {call: f}, args: [{index: 0, type: Int, attribute: a}]}", ".args[0].type", "one of Int8"),
-    ("{kprobe: {call: f}, args: [{index: 0, type: FD, attribute: a, resolve: a..b}]}", ".args[0].resolve", "dots"),
-    ("{kprobe: {call: f}, match: [{}]}", ".match[0]", "1 to 8 conditions"),
-    (
-        "{kprobe: {call: f}, match: [{args: [{index: 0, operator: Equal, values: []}]}]}",
-        ".match[0].args[0].values",
-        "1 to 16",
-    ),
-    (
-        "{kprobe: {call: f}, match: [{args: [{index: 0, operator: GreaterThan, values: [x]}]}]}",
-        ".match[0].args[0].values[0]",
-        "one whole number",
-    ),
-    (
-        "{kprobe: {call: f}, match: [{args: [{index: 0, operator: Mask, values: ['1', '2']}]}]}",
-        ".match[0].args[0].values",
-        "one whole number",
-    ),
-    (
-        "{kprobe: {call: f}, match: [{args: [{index: 0, operator: SourceCIDR, values: [x]}]}]}",
-        ".match[0].args[0].values[0]",
-        "an address range",
-    ),
-    (
-        "{kprobe: {call: f}, match: [{args: [{index: 0, operator: SourcePort, values: ['0']}]}]}",
-        ".match[0].args[0].values[0]",
-        "a port",
-    ),
-    ("{kprobe: {call: f}, errorWhen: {operator: Family, values: [x]}}", ".errorWhen.operator", "sockets"),
-    ("{kprobe: {call: f}, rateLimit: {}}", ".rateLimit.eventsPerSecond", "must be given"),
-]
-
-
-@pytest.mark.parametrize(("spec", "path", "message"), SPECS)
+@pytest.mark.parametrize(("spec", "path", "message"), BAD_SPECS)
 def test_bad_spec(spec: str, path: str, message: str) -> None:
     """One fault gives one problem, at the field that has it."""
     expect(f"{HEAD}spec: {spec}\n", path, message)
 
 
-@pytest.mark.parametrize(("probe", "path", "message"), PROBES)
+@pytest.mark.parametrize(("probe", "path", "message"), BAD_PROBES)
 def test_bad_probe(probe: str, path: str, message: str) -> None:
     """The same for probes of the user's own."""
     document = yaml.safe_load(HEAD)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from msgspec import inspect
 
 from kernelspan_api.formats import FORMATS
@@ -115,4 +117,28 @@ def test_patterns_are_anchored(name: str) -> None:
     """A schema's pattern is searched for, so it must say where it begins and ends."""
     assert FORMATS[name].pattern.startswith("^")
     assert FORMATS[name].pattern.endswith("$")
-    assert FORMATS[name].check("good\n") is not None
+
+
+@pytest.mark.parametrize("name", [name for name, one in FORMATS.items() if one.pattern])
+@given(text=st.text(st.sampled_from("aZ09[]!^/.*:-_ é\n\x00%{}@?#\\x"), max_size=12) | st.text(max_size=12))
+@example("[!]")
+@example("[]")
+@example("[]]/[^]]")
+@example("/..")
+@example("/.../..a/.a")
+@example("http://c:65535/x")
+@example("https://[::1]:65536")
+@example("[::1]:4317")
+@example("c:1\n")
+@example("0x" + "f" * 16)
+@example("-0x" + "f" * 16)
+@example("9" * 20)
+def test_pattern_and_check_agree(name: str, text: str) -> None:
+    """The schema's pattern takes what the check takes and, unless it is called partial, nothing else.
+
+    $ is the end of the text to RE2; to Python it is also the place before a last line feed.
+    """
+    form = FORMATS[name]
+    matches = re.search(form.pattern[:-1] + r"\Z", text) is not None
+    good = form.check(text) is None
+    assert matches == good or (matches and form.partial)

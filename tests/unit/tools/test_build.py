@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -241,6 +242,8 @@ def test_cache_folder(environment: dict[str, str], folder: str) -> None:
         ('[binaries.alpha]\npackage = "."\ntags = "x"', "alpha.tags: must be a list"),
         ('[binaries.alpha]\npackage = "."\nldflags = 3', "alpha.ldflags: must be a string"),
         ("binaries.alpha = 3", "binaries.alpha: must be a table"),
+        ('ldflags = 3\n[binaries.alpha]\npackage = "."', "ldflags: must be a string"),
+        ('tags = "x"\n[binaries.alpha]\npackage = "."', "tags: must be a list"),
         ('generate = "go"\n[binaries.alpha]\npackage = "."', "generate: must be a list of commands"),
         ('generate = [[]]\n[binaries.alpha]\npackage = "."', "a command must not be empty"),
         ('other = 1\n[binaries.alpha]\npackage = "."', "unknown other"),
@@ -303,6 +306,30 @@ def test_collector_is_made_of_the_versions_that_its_manifest_names() -> None:
     assert not named - pinned
     builder = (folder / "builder.mod").read_text("utf-8")
     assert f"go.opentelemetry.io/collector/cmd/builder v{manifest['dist']['version']}" in builder
+
+
+def test_kubernetes_is_of_one_version_throughout() -> None:
+    """The whole is v1.N.P, each of its parts v0.N.P, and the programs say that they are it."""
+    folder = TOOLS_FOLDER / "kubernetes"
+    lines = (folder / "go.mod").read_text("utf-8").splitlines()
+    (version,) = {line.split()[1] for line in lines if line.strip().startswith("k8s.io/kubernetes v")}
+    parts = {line.split()[-1] for line in lines if " => k8s.io/" in line}
+    assert parts == {f"v0{version.removeprefix('v1')}"}
+    family = next(one for one in load_families() if one.name == "kubernetes")
+    minor = version.split(".")[1]
+    for binary in family.binaries:
+        stamped = dict(re.findall(r"-X (\S+)=(\S+)", binary.ldflags))
+        assert {stamped[name] for name in stamped if name.endswith(".gitVersion")} == {version}
+        assert {stamped[name] for name in stamped if name.endswith(".gitMinor")} == {minor}
+
+
+def test_flags_of_a_family_are_those_of_each_program(bench: Bench) -> None:
+    """Tags and linker flags of the family come before the program's own."""
+    bench.describe(
+        'tags = ["a"]\nldflags = "-X a=1"\n[binaries.alpha]\npackage = "."\ntags = ["b"]\nldflags = "-X b=2"'
+    )
+    bench.build()
+    assert "-tags=a,b -ldflags=-s -w -X a=1 -X b=2 " in bench.log.read_text("ascii")
 
 
 def test_selecting_nothing_means_all() -> None:
