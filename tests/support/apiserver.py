@@ -213,15 +213,17 @@ async def api_server() -> AsyncIterator[tuple[ApiServer, Kube]]:
     runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
-    async with Kube(Connection(f"http://127.0.0.1:{port}")) as kube:
-        yield server, kube
-    await runner.cleanup()
+    try:
+        await site.start()
+        port = runner.addresses[0][1]
+        async with Kube(Connection(f"http://127.0.0.1:{port}")) as kube:
+            yield server, kube
+    finally:
+        await runner.cleanup()
 
 
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """Waits for something to hold; AssertionError where it does not come."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - whatever it asks knows nothing of an event of ours
             await asyncio.sleep(0.005)

@@ -147,7 +147,9 @@ def test_a_server_that_refuses_is_asked_again() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("line", [b"not json\n", b'{"type":"ADDED"}\n', b'{"type":"ADDED","object":3}\n', b"\xff\xfe\n"])
+@pytest.mark.parametrize(
+    "line", [b"not json\n", b'{"type":"ADDED"}\n', b'{"type":"ADDED","object":3}\n', b"\xff\xfe\n"]
+)
 def test_nonsense_on_a_watch_ends_that_watch_only(line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the next one tells all."""
 
