@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import kopf
 
@@ -12,6 +13,8 @@ from kernelspan_operator.services.kube import Connection, Kube
 from kernelspan_operator.services.system import Settings, System
 
 PREFIX = "kernelspan.io"
+# After the last of them kopf gives up, and the process with it: an API server may be away for longer than kopf's minute.
+BACKOFF_SECONDS = (0.5, 1, 1, 2, 2, 3, *[5] * 720)
 BATCH_SECONDS = 0.01  # kopf's own 0.1 s would be most of the time from a change to its plan
 
 
@@ -27,6 +30,7 @@ def kopf_settings() -> kopf.OperatorSettings:
         prefix=PREFIX, key="last-handled-configuration"
     )
     settings.queueing._batch_window = BATCH_SECONDS  # noqa: SLF001 - it has no public name any more
+    settings.networking.error_backoffs = BACKOFF_SECONDS
     settings.watching.server_timeout = 290
     settings.watching.connect_timeout = 30
     return settings
@@ -54,6 +58,7 @@ async def run(
     started: asyncio.Future[System] | None = None,
 ) -> None:
     """Until a signal or `stop`. Raises OperatorError where it cannot start. `started` gets the services, for tests."""
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for each event that came in
     registry = kopf.OperatorRegistry()
 
     async def login(**_: object) -> kopf.ConnectionInfo:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An API server of a few hundred lines' wit, in the test's own process: lists, watches, and the ways in which they fail.
+"""An API server in small, in the test's own process: lists, watches, and the ways in which they fail.
 
 It stores what it is told, filters by equality selectors, numbers versions, and can be made to forget (410), to drop or
 to silence the watches that are open, and to refuse. What real servers do beyond that is tests/cluster's affair.

@@ -8,6 +8,7 @@ or is gone again, and every watch has told what there was.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -101,7 +102,8 @@ class System:
         await self.statuses.close()
         await self.watches.close()
         if self._server is not None:
-            await self._server.stop(STOP_SECONDS)
+            with contextlib.suppress(asyncio.CancelledError):  # kopf cancels every task of the loop at its end
+                await self._server.stop(STOP_SECONDS)
 
     async def _open(self) -> None:
         await self._all_seen()
