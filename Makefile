@@ -22,7 +22,7 @@ TEST_STAMP := $(VENV)/.installed-test-$(call hash,pyproject.toml $(RUN_LOCKS) $(
 phase = started=$$SECONDS; printf '== %s\n' '$(1)' >&2; $(2); printf '== %s: %d s\n' '$(1)' $$((SECONDS - started)) >&2
 
 .PHONY: help setup setup-test demo test unit kernel vm cluster lint lint-ruff lint-format lint-types lint-layers lint-c \
-	lint-spelling lint-shell format bench bench-check fuzz matrix lock crds changelog clean
+	lint-spelling lint-shell format protos bench bench-check fuzz matrix lock crds changelog clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -118,12 +118,16 @@ format: $(TEST_STAMP) ## put Python and C into the house's form
 	@$(PY) -m ruff format --quiet
 	@$(if $(BPF_SOURCES),$(VENV)/bin/clang-format -i $(BPF_SOURCES))
 
+protos: $(TEST_STAMP) ## make the code of protos/ anew
+	@$(PY) -m tools.protos
+
 COMPILE = $(abspath $(PY)) -m piptools compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
 LATER_LOCKS := build test lint lock demo
 lock: $(RUN_STAMP) ## renew the locked requirements (make lock ARGS=--upgrade for newer versions)
 	@$(PIP) install --require-hashes -r requirements/lock.txt
 	@$(COMPILE) $(ARGS) --extra agent --extra telemetry -o requirements/agent.txt pyproject.toml
+	@$(COMPILE) $(ARGS) --extra operator --constraint requirements/agent.txt -o requirements/operator.txt pyproject.toml
 	@cd requirements && for name in $(LATER_LOCKS); do $(COMPILE) $(ARGS) -o $$name.txt $$name.in; done
 
 crds: $(RUN_STAMP) ## write charts/kernelspan/crds and the reference page from the types

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start-up: the connection, the services, and kopf with settings under which it never writes to a user's object."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import kopf
+
+from kernelspan_operator.handlers import profiles
+from kernelspan_operator.services.kube import Connection, Kube
+from kernelspan_operator.services.system import Settings, System
+
+PREFIX = "kernelspan.io"
+# After the last of them kopf gives up, and the process with it: an API server may be away for longer than kopf's minute.
+BACKOFF_SECONDS = (0.5, 1, 1, 2, 2, 3, *[5] * 720)
+BATCH_SECONDS = 0.01  # kopf's own 0.1 s would be most of the time from a change to its plan
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """kopf's settings. Its names on objects are ours from the first day, though nothing of ours makes it write one."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False  # no Kubernetes events from log lines
+    settings.scanning.disabled = True  # the two kinds are all there is; no watch of CRDs and namespaces
+    settings.peering.standalone = True
+    settings.persistence.finalizer = f"{PREFIX}/finalizer"
+    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=PREFIX)
+    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(
+        prefix=PREFIX, key="last-handled-configuration"
+    )
+    settings.queueing._batch_window = BATCH_SECONDS  # noqa: SLF001 - it has no public name any more
+    settings.networking.error_backoffs = BACKOFF_SECONDS
+    settings.watching.server_timeout = 290
+    settings.watching.connect_timeout = 30
+    return settings
+
+
+def _login(connection: Connection) -> kopf.ConnectionInfo:
+    token = connection.token() if connection.token is not None else None
+    certificate, key = connection.certificate or (None, None)
+    return kopf.ConnectionInfo(
+        server=connection.server,
+        ca_data=connection.ca,
+        token=token,
+        scheme="Bearer" if token else None,
+        certificate_data=certificate,
+        private_key_data=key,
+    )
+
+
+async def run(
+    connection: Connection,
+    settings: Settings,
+    *,
+    liveness: str = "",
+    stop: asyncio.Event | None = None,
+    started: asyncio.Future[System] | None = None,
+) -> None:
+    """Until a signal or `stop`. Raises OperatorError where it cannot start. `started` gets the services, for tests."""
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for each event that came in
+    registry = kopf.OperatorRegistry()
+
+    async def login(**_: object) -> kopf.ConnectionInfo:
+        return _login(connection)
+
+    kopf.on.login(registry=registry)(login)
+    async with Kube(connection) as kube:
+        system = System(kube, settings)
+        profiles.register(registry, system)
+        try:
+            await system.start()
+            if started is not None:
+                started.set_result(system)
+            await kopf.operator(
+                registry=registry,
+                settings=kopf_settings(),
+                clusterwide=True,
+                standalone=True,
+                stop_flag=stop,
+                liveness_endpoint=liveness or None,
+            )
+        finally:
+            await system.close()

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kernelspan-operator`: the command line of the operator."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from kernelspan_operator.errors import ConfigurationError, OperatorError
+from kernelspan_operator.models.policy import Policy
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="kernelspan")
+@click.option("--kubeconfig", metavar="FILE", help="Its current context, instead of the pod's service account.")
+@click.option(
+    "--namespace",
+    envvar="POD_NAMESPACE",
+    show_envvar=True,
+    default="kernelspan",
+    show_default=True,
+    help="The operator's own: the authority is kept and published there.",
+)
+@click.option("--listen", metavar="ADDRESS", default="[::]:8443", show_default=True, help="For the agents' streams.")
+@click.option(
+    "--server-name", "server_names", multiple=True, metavar="NAME", help="What agents dial it by. May be repeated."
+)
+@click.option("--agent-service-account", default="kernelspan-agent", show_default=True, help="Of the same namespace.")
+@click.option("--authority", default="kernelspan-ca", show_default=True, help="Name of its Secret and ConfigMap.")
+@click.option("--policy", "policy_path", metavar="FILE", help="What profiles may use, as YAML or JSON.")
+@click.option("--liveness", metavar="URL", default="", help="Serve it, such as http://0.0.0.0:8080/healthz.")
+@click.option(
+    "--log-level",
+    type=click.Choice(("debug", "info", "warning"), case_sensitive=False),
+    default="info",
+    show_default=True,
+)
+def command(**options: Any) -> None:
+    """Gives each node's agent its plan, made of the TraceProfiles of the cluster, and writes their status."""
+    import kopf
+
+    from kernelspan_operator import app
+    from kernelspan_operator.services.kube import from_kubeconfig, in_cluster
+    from kernelspan_operator.services.system import Settings
+
+    kopf.configure(
+        debug=options["log_level"] == "debug",
+        quiet=options["log_level"] == "warning",
+        log_format=kopf.LogFormat.FULL if sys.stderr.isatty() else kopf.LogFormat.JSON,
+    )
+    namespace = options["namespace"]
+    settings = Settings(
+        namespace=namespace,
+        listen=options["listen"],
+        server_names=options["server_names"] or default_names(namespace),
+        agent_service_account=f"{namespace}:{options['agent_service_account']}",
+        authority=options["authority"],
+        policy=read_policy(options["policy_path"]) if options["policy_path"] else Policy(),
+    )
+    path = options["kubeconfig"]
+    connection = from_kubeconfig(path) if path else in_cluster(os.environ)
+    asyncio.run(app.run(connection, settings, liveness=options["liveness"]))
+
+
+def default_names(namespace: str) -> tuple[str, ...]:
+    """The operator's Service as a cluster's DNS has it."""
+    service = f"kernelspan-operator.{namespace}.svc"
+    return ("localhost", "kernelspan-operator", f"kernelspan-operator.{namespace}", service, f"{service}.cluster.local")
+
+
+def read_policy(path: str) -> Policy:
+    """Raises ConfigurationError."""
+    try:
+        return msgspec.yaml.decode(Path(path).read_bytes() or b"{}", type=Policy)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigurationError(f"{path}: {error}", hint="see `policy` in the chart's values") from error
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        command(prog_name="kernelspan-operator")
+    except OperatorError as error:
+        click.echo(f"kernelspan-operator: {error.reason}: {error}", err=True)
+        if error.hint:
+            click.echo(f"  {error.hint}", err=True)
+        sys.exit(1)

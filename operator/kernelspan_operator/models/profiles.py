@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A profile as the services know it: valid, or refused with everything that is wrong with it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from kernelspan_api.resource import Spec
+from kernelspan_api.status import Status
+
+CLUSTER_KIND = "ClusterTraceProfile"
+
+
+class ProfileKey(msgspec.Struct, frozen=True, order=True, gc=False):
+    """Which object: the namespace of a ClusterTraceProfile is empty."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """One object. `spec` None: it is refused, `problem` says why."""
+
+    key: ProfileKey
+    uid: str
+    generation: int
+    created: datetime  # with its zone
+    spec: Spec | None
+    problem: str = ""
+    reason: str = ""
+    document: bytes = b""  # the spec as JSON, keys sorted; what a plan carries
+    status: Status | None = None  # what the object said of itself when it was read; None: nothing, or nothing readable
+
+    def expires(self) -> float | None:
+        """Seconds since the epoch; None: never."""
+        if self.spec is None or self.spec.ttl_seconds is None:
+            return None
+        return self.created.timestamp() + self.spec.ttl_seconds
+
+    def is_expired(self, now_seconds: float) -> bool:
+        """By the API server's clock, which also made `created`."""
+        expires = self.expires()
+        return expires is not None and now_seconds >= expires
+
+    def is_wanted(self, now_seconds: float) -> bool:
+        """Whether anything is to be traced for it."""
+        return self.spec is not None and not self.spec.paused and not self.is_expired(now_seconds)
+
+
+Body = dict[str, Any]

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agents' streams: each gets the plan of its own node whenever that changes, and says how it stands.
+
+One stream a node: a newer one ends the older. A plan is sent again to an agent that keeps saying another hash. What an
+agent reported stays known after its stream ends; only after a grace does it count as unreachable, so that neither a
+restart of either side nor the end of a token's life shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from kernelspan_api.control import MAX_REPORT_BYTES, REVISION, SILENCE_SECONDS, control_pb2
+from kernelspan_operator.errors import ApiError, RefusedError
+
+from .auth import Agent, Auth
+from .plans import Plans
+
+GRACE_SECONDS = 30.0  # three heartbeats; an agent reconnects within a few seconds
+RESEND_SECONDS = 5.0  # an agent takes on a plan in milliseconds
+HELLO_SECONDS = 10.0
+MAX_STREAMS = 10_000  # twice the nodes that Kubernetes is meant for
+_SERVICE, _METHOD = "kernelspan.v1alpha1.Control", "Sync"
+OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_REPORT_BYTES),
+    ("grpc.max_concurrent_streams", 4),  # of one connection: an agent has one
+    ("grpc.server_handshake_timeout_ms", 10_000),  # a connection that never speaks TLS; gRPC's own is two minutes
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.so_reuseport", 0),
+)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Reported:
+    """What is known of a node's agent."""
+
+    hello: control_pb2.Hello = field(default_factory=control_pb2.Hello)
+    state: control_pb2.State | None = None  # None: it has not said yet
+    profiles: dict[str, control_pb2.ProfileState] = field(default_factory=dict)  # of the state, by uid
+    connected: bool = False
+    left: float = 0.0  # when its stream ended
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One stream. `sent`: the hash that the agent was sent last, or came with."""
+
+    agent: Agent
+    sent: str
+    sent_at: float
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: str = ""  # why it is to end
+
+
+class Agents:
+    """All agents. `changed(node, uids)` is told which profiles of a node stand otherwise than before; None: any."""
+
+    def __init__(
+        self, auth: Auth, plans: Plans, changed: Callable[[str, set[str] | None], object], now: Callable[[], float]
+    ) -> None:
+        self._auth, self._plans, self._changed, self._now = auth, plans, changed, now
+        self._started = now()
+        self._reported: dict[str, Reported] = {}
+        self._streams: dict[str, _Stream] = {}
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What a server serves."""
+        method = grpc.stream_stream_rpc_method_handler(
+            self.sync,
+            request_deserializer=control_pb2.NodeReport.FromString,
+            response_serializer=control_pb2.NodePlan.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: method})
+
+    # --- what others ask ----------------------------------------------------------------------------------------------
+
+    def plan_changed(self, node: str) -> None:
+        """The plan of the node has another hash."""
+        if (stream := self._streams.get(node)) is not None:
+            stream.wake.set()
+
+    def plans_opened(self) -> None:
+        """Plans can be had from now on: agents that came before get theirs."""
+        for stream in self._streams.values():
+            stream.wake.set()
+
+    def reported(self, node: str) -> Reported | None:
+        """What its agent has said; None: nothing yet."""
+        return self._reported.get(node)
+
+    def is_unreachable(self, node: str) -> bool:
+        """Whether its agent has been away for longer than a restart takes."""
+        found = self._reported.get(node)
+        if found is not None and found.connected:
+            return False
+        return self._now() - max(self._started, found.left if found else 0.0) > GRACE_SECONDS
+
+    def is_settled(self, node: str) -> bool:
+        """Whether something is to be said of the node: it has reported, or has had the time to."""
+        found = self._reported.get(node)
+        return (found is not None and found.state is not None) or self.is_unreachable(node)
+
+    def forget(self, node: str) -> None:
+        """The node does not exist any more."""
+        self._reported.pop(node, None)
+        if (stream := self._streams.get(node)) is not None:
+            self._end(stream, "the node is gone")
+
+    @property
+    def connected(self) -> int:
+        """Streams that are open."""
+        return len(self._streams)
+
+    # --- one stream ---------------------------------------------------------------------------------------------------
+
+    async def sync(self, reports: Any, context: Any) -> AsyncIterator[control_pb2.NodePlan]:
+        """The call Sync."""
+        stream, hello = await self._greet(reports, context)
+        node = stream.agent.node
+        if (older := self._streams.get(node)) is not None:
+            self._end(older, "a newer stream of the node")
+        self._streams[node] = stream
+        found = self._reported.setdefault(node, Reported())
+        found.hello, found.connected = hello, True
+        self._changed(node, None)
+        _log.info("agent.connected node=%s version=%s kernel=%s", node, hello.agent_version, hello.kernel)
+        reader = asyncio.ensure_future(self._read(reports, stream, found))
+        try:
+            while not stream.ended:
+                stream.wake.clear()
+                if self._plans.is_open and (plan := self._plans.plan(node)).hash != stream.sent:
+                    stream.sent, stream.sent_at = plan.hash, self._now()
+                    yield plan
+                    continue
+                await self._wait(stream, reader)
+        finally:
+            reader.cancel()
+            self._left(stream, found)
+
+    async def _greet(self, reports: Any, context: Any) -> tuple[_Stream, control_pb2.Hello]:
+        """Who calls. Ends the call with a status where that is not sure."""
+        sent = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        try:
+            agent = await self._auth.agent(sent.get("authorization", ""))
+            async with asyncio.timeout(HELLO_SECONDS):
+                first = await anext(aiter(reports))
+            self._auth.check_hello(agent, first)
+        except RefusedError as error:
+            _log.warning("agent.refused reason=%s peer=%s", error.reason, context.peer())
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, error.reason)
+        except (TimeoutError, StopAsyncIteration):
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "NoHello")
+        except ApiError as error:
+            _log.warning("agent.unreviewed message=%s", error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the API server cannot review the token now")
+        return _Stream(agent, first.hello.plan_hash, self._now()), first.hello
+
+    async def _wait(self, stream: _Stream, reader: asyncio.Future[None]) -> None:
+        """Until there may be something to send, or the stream is over."""
+        woken: asyncio.Future[Any] = asyncio.ensure_future(stream.wake.wait())
+        left = max(stream.agent.expires - self._now(), 0.0)
+        waited: set[asyncio.Future[Any]] = {woken, reader}
+        await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        woken.cancel()
+        if reader.done():
+            stream.ended = stream.ended or "the agent has left"
+        elif self._now() >= stream.agent.expires:
+            stream.ended = "the token has expired"
+
+    async def _read(self, reports: Any, stream: _Stream, found: Reported) -> None:
+        """Takes reports until there are no more, or none came for too long."""
+        while not stream.ended:
+            try:
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    report = await anext(aiter(reports))
+            except (TimeoutError, StopAsyncIteration, grpc.RpcError):
+                return
+            kind = report.WhichOneof("body")
+            if kind == "state":
+                self._hear(stream.agent.node, found, report.state)
+                self._compare(stream, report.state.plan_hash)
+            elif kind == "heartbeat":
+                self._compare(stream, report.heartbeat.plan_hash)
+
+    def _hear(self, node: str, found: Reported, state: control_pb2.State) -> None:
+        before, found.state = found.profiles, state
+        found.profiles = {one.uid: one for one in state.profiles}
+        uids = before.keys() | found.profiles.keys()
+        changed = {uid for uid in uids if before.get(uid) != found.profiles.get(uid)}
+        if changed:
+            self._changed(node, changed)
+
+    def _compare(self, stream: _Stream, said: str) -> None:
+        """Sends the plan again where the agent still says another hash than it was sent."""
+        if said != stream.sent and self._now() - stream.sent_at >= RESEND_SECONDS:
+            stream.sent = ""
+            stream.wake.set()
+
+    def _end(self, stream: _Stream, why: str) -> None:
+        stream.ended = why
+        stream.wake.set()
+
+    def _left(self, stream: _Stream, found: Reported) -> None:
+        node = stream.agent.node
+        _log.info("agent.left node=%s why=%s", node, stream.ended or "cancelled")
+        if self._streams.get(node) is stream:
+            del self._streams[node]
+            found.connected, found.left = False, self._now()
+            self._changed(node, None)
+
+
+def is_outdated(hello: control_pb2.Hello) -> bool:
+    """Whether the agent does not know what plans mean by now."""
+    return hello.revision < REVISION

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who an agent is: by its token alone, never by its word.
+
+The API server reviews the token (audience kernelspan-operator) and says whose it is. The node is the token's node claim
+(Kubernetes 1.32); before that, that of the pod which the token is bound to. Whatever is not sure is refused; why is
+counted by reason, and told to the caller in one word only.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from urllib.parse import quote
+
+import msgspec
+
+from kernelspan_api.control import AUDIENCE, control_pb2
+from kernelspan_operator.errors import ApiError, RefusedError
+from kernelspan_operator.models.objects import Pod
+
+from .kube import Kube
+
+NODE_NAME = "authentication.kubernetes.io/node-name"
+POD_NAME, POD_UID = "authentication.kubernetes.io/pod-name", "authentication.kubernetes.io/pod-uid"
+
+
+class Agent(msgspec.Struct, frozen=True):
+    """An agent whose token is good until `expires`, in seconds since the epoch."""
+
+    node: str
+    expires: float
+
+
+class _User(msgspec.Struct, frozen=True):
+    username: str = ""
+    extra: dict[str, tuple[str, ...]] | None = None
+
+
+class _Reviewed(msgspec.Struct, frozen=True):
+    authenticated: bool = False
+    audiences: tuple[str, ...] = ()
+    user: _User = _User()
+    error: str = ""
+
+
+class _Review(msgspec.Struct, frozen=True):
+    status: _Reviewed = _Reviewed()
+
+
+class _Claims(msgspec.Struct, frozen=True):
+    exp: float = 0.0
+
+
+class Auth:
+    """Reviews tokens. `service_account` is the agents', as namespace:name; `refused` counts by reason."""
+
+    def __init__(self, kube: Kube, service_account: str, now: Callable[[], float]) -> None:
+        self._kube, self._now = kube, now
+        self._username = f"system:serviceaccount:{service_account}"
+        self._namespace = service_account.partition(":")[0]
+        self.refused: dict[str, int] = {}
+
+    async def agent(self, authorization: str) -> Agent:
+        """The agent behind an Authorization header. Raises RefusedError; ApiError where the API server cannot say."""
+        try:
+            return await self._agent(authorization)
+        except RefusedError as error:
+            self._count(error)
+            raise
+
+    def check_hello(self, agent: Agent, report: control_pb2.NodeReport) -> None:
+        """The first report must be a Hello of the token's own node. Raises RefusedError."""
+        error = None
+        if report.WhichOneof("body") != "hello":
+            error = RefusedError("the first report is no hello", reason="NoHello")
+        elif report.hello.node and report.hello.node != agent.node:
+            error = RefusedError("the token is of another node", reason="OtherNode")
+        if error is not None:
+            self._count(error)
+            raise error
+
+    def _count(self, error: RefusedError) -> None:
+        self.refused[error.reason] = self.refused.get(error.reason, 0) + 1
+
+    async def _agent(self, authorization: str) -> Agent:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise RefusedError("no bearer token", reason="NoToken")
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [AUDIENCE]},
+        }
+        answer = await self._kube.request("create", "POST", "/apis/authentication.k8s.io/v1/tokenreviews", body=body)
+        found = msgspec.json.decode(answer, type=_Review).status
+        if not found.authenticated or AUDIENCE not in found.audiences:
+            raise RefusedError("the API server does not accept the token", reason="BadToken")
+        if found.user.username != self._username:
+            raise RefusedError("the token is not of the agents' service account", reason="OtherServiceAccount")
+        expires = expiry(token)
+        if expires <= self._now():
+            raise RefusedError("the token has expired", reason="BadToken")
+        return Agent(await self._node(found.user), expires)
+
+    async def _node(self, user: _User) -> str:
+        extra = user.extra or {}
+        if names := extra.get(NODE_NAME):
+            return names[0]
+        name, uid = (next(iter(extra.get(key, ())), "") for key in (POD_NAME, POD_UID))
+        if not name or not uid:
+            raise RefusedError("the token is bound to no pod", reason="NoNode")
+        path = f"/api/v1/namespaces/{quote(self._namespace, safe='')}/pods/{quote(name, safe='')}"
+        try:
+            pod = msgspec.json.decode(await self._kube.request("get", "GET", path), type=Pod)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            raise RefusedError("the pod of the token is gone", reason="NoNode") from error
+        if pod.metadata.uid != uid or not pod.spec.node_name:
+            raise RefusedError("the pod of the token is another one by now", reason="NoNode")
+        return pod.spec.node_name
+
+
+def expiry(token: str) -> float:
+    """The token's `exp`, which the API server has verified already; 0: it has none that can be read."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return 0.0
+    try:
+        payload = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))
+        return msgspec.json.decode(payload, type=_Claims).exp
+    except (ValueError, msgspec.MsgspecError):
+        return 0.0

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each node must do: a NodePlan made of the profiles and pods as they are, and its hash.
+
+A plan is made when it is asked for and not kept, only its hash is: 5,000 plans would weigh more than all they are made
+of. A change touches nodes; 50 ms after the first touch the hashes of the touched nodes are made anew, and who listens
+is told of those that differ. Until `open` nothing is told: a plan of half the profiles would stop the others' tracing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import hashlib
+from collections.abc import Callable, Iterable
+from importlib import metadata
+
+from kernelspan_api.control import REVISION, control_pb2
+from kernelspan_api.selectors import ContainerSelector
+from kernelspan_operator.models.profiles import Profile, ProfileKey
+from kernelspan_operator.models.selected import SelectedPod
+
+from .nodes import Nodes
+from .pods import Pods
+from .profiles import Profiles
+
+DEBOUNCE_SECONDS = 0.05
+_VERSION = metadata.version("kernelspan")
+
+
+class Plans:
+    """The plans of all nodes. `changed(node)` is told where the hash is another than before."""
+
+    def __init__(
+        self,
+        profiles: Profiles,
+        pods: Pods,
+        nodes: Nodes,
+        changed: Callable[[str], object],
+        now: Callable[[], float],
+        debounce_seconds: float = DEBOUNCE_SECONDS,
+    ) -> None:
+        self._profiles, self._pods, self._nodes = profiles, pods, nodes
+        self._changed, self._now, self._debounce_seconds = changed, now, debounce_seconds
+        self._hashes: dict[str, str] = {}
+        self._dirty: set[str] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_open = False
+        self.built = 0  # plans made, for tests and metrics
+
+    @property
+    def is_open(self) -> bool:
+        """Whether all profiles and pods are known, so that a plan is a whole one."""
+        return self._is_open
+
+    def open(self) -> None:
+        """From now on plans are given: everything has been seen once."""
+        self._is_open = True
+        self._schedule()
+
+    def touch(self, nodes: Iterable[str]) -> None:
+        """Something that their plans are made of has changed."""
+        self._dirty.update(nodes)
+        self._schedule()
+
+    def touch_profile(self, key: ProfileKey) -> None:
+        """Something of the profile has changed."""
+        self.touch(self._pods.nodes_of(key))
+
+    def _schedule(self) -> None:
+        if self._is_open and self._dirty and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._debounce_seconds, self.flush)
+
+    def flush(self) -> None:
+        """Makes the touched plans' hashes anew, and tells of those that differ."""
+        self.close()
+        dirty, self._dirty = self._dirty, set()
+        for node in sorted(dirty):
+            plan = self.plan(node)
+            before = self._hashes.get(node, "")
+            if plan.pods:
+                self._hashes[node] = plan.hash
+            else:
+                self._hashes.pop(node, None)
+            if plan.hash != before:
+                self._changed(node)
+
+    def close(self) -> None:
+        """No flush is to come."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def plan(self, node: str) -> control_pb2.NodePlan:
+        """The whole plan of a node as of now; one without pods where there is nothing to do."""
+        self.built += 1
+        now = self._now()
+        labels = self._nodes.labels(node)
+        wanted: dict[ProfileKey, Profile] = {}
+        plan = control_pb2.NodePlan(node=node, revision=REVISION)
+        for pod, keys in self._pods.on_node(node):
+            matching = [one for one in self._profiles.wanted(keys, now) if selects_node(one, labels)]
+            if matching:
+                plan.pods.append(_pod(pod, matching))
+                wanted.update((one.key, one) for one in matching)
+        plan.profiles.extend(_profile(wanted[key]) for key in sorted(wanted))
+        plan.hash = hash_of(plan)
+        plan.operator_version = _VERSION
+        return plan
+
+
+def hash_of(plan: control_pb2.NodePlan) -> str:
+    """By its content; one operator always gives the same for the same."""
+    bare = control_pb2.NodePlan()
+    bare.CopyFrom(plan)
+    bare.ClearField("hash")
+    bare.ClearField("operator_version")
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()[:32]
+
+
+def selects_node(profile: Profile, labels: dict[str, str]) -> bool:
+    """Whether the profile's nodeSelector allows a node with these labels."""
+    assert profile.spec is not None
+    return all(labels.get(key) == value for key, value in profile.spec.node_selector.items())
+
+
+def selects_container(selector: ContainerSelector | None, name: str) -> bool:
+    """Whether a container of that name is meant."""
+    if selector is None:
+        return True
+    included = not selector.include or any(fnmatch.fnmatchcase(name, glob) for glob in selector.include)
+    return included and not any(fnmatch.fnmatchcase(name, glob) for glob in selector.exclude)
+
+
+def _pod(pod: SelectedPod, profiles: list[Profile]) -> control_pb2.PodPlan:
+    found = control_pb2.PodPlan(
+        uid=pod.uid,
+        namespace=pod.namespace,
+        name=pod.name,
+        labels=dict(pod.labels),
+        static_hash=pod.static_hash,
+        containers=[
+            control_pb2.Container(name=one.name, id=one.id, restart_count=one.restart_count) for one in pod.containers
+        ],
+        matches=[_match(pod, profile) for profile in profiles],
+    )
+    if pod.workload_kind:
+        found.workload.kind, found.workload.name = pod.workload_kind, pod.workload_name
+    return found
+
+
+def _match(pod: SelectedPod, profile: Profile) -> control_pb2.MatchSet:
+    assert profile.spec is not None
+    selector = profile.spec.container_selector
+    if selector is None or not (selector.include or selector.exclude):
+        return control_pb2.MatchSet(profile_uid=profile.uid, all_containers=True)
+    names = [one.name for one in pod.containers if selects_container(selector, one.name)]
+    return control_pb2.MatchSet(profile_uid=profile.uid, containers=names)
+
+
+def _profile(profile: Profile) -> control_pb2.ProfilePlan:
+    return control_pb2.ProfilePlan(
+        uid=profile.uid,
+        kind=profile.key.kind,
+        namespace=profile.key.namespace,
+        name=profile.key.name,
+        generation=profile.generation,
+        spec=profile.document,
+    )

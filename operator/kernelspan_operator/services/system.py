@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The services put together: who is told of what. Started and stopped as one; knows nothing of kopf.
+
+No plan is given before everything has been seen once: each profile that a list of our own names has come in as an event
+or is gone again, and every watch has told what there was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import grpc
+import msgspec
+
+from kernelspan_api.resource import API_VERSION
+from kernelspan_operator.errors import ApiError, ConfigurationError
+from kernelspan_operator.models.objects import Metadata
+from kernelspan_operator.models.policy import Policy
+from kernelspan_operator.models.profiles import Body, Profile, ProfileKey
+
+from .agents import MAX_STREAMS, OPTIONS, Agents
+from .auth import Auth
+from .certificates import CHECK_SECONDS, Certificates
+from .kube import Kube
+from .nodes import NODES, Nodes
+from .plans import Plans
+from .pods import Pods
+from .profiles import Profiles, key_of
+from .status import Statuses
+from .watch import METADATA_LIST_ONLY, Timing
+from .watches import Watches
+from .whom import Whom
+
+LOOK_SECONDS, LIST_AGAIN_SECONDS = 0.02, 1.0
+STOP_SECONDS = 2.0
+_LISTS = tuple(f"/apis/{API_VERSION}/{plural}" for plural in ("traceprofiles", "clustertraceprofiles"))
+_log = logging.getLogger(__name__)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How this operator runs."""
+
+    namespace: str  # its own
+    listen: str  # host:port of the agents' streams
+    server_names: tuple[str, ...]  # what agents dial: names and addresses of the certificate
+    agent_service_account: str  # namespace:name
+    authority: str = "kernelspan-ca"  # name of the Secret and the ConfigMap
+    policy: Policy = Policy()
+
+
+class System:
+    """All services. `start`, then feed `put` and `remove`; `close` at the end."""
+
+    def __init__(self, kube: Kube, settings: Settings, timing: Timing | None = None) -> None:
+        self._kube, self._settings = kube, settings
+        self._seen: set[str] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._expiry: asyncio.TimerHandle | None = None
+        self._server: Any = None
+        self.port = 0
+        self.watches = Watches(kube, timing)
+        self.profiles = Profiles(settings.policy, self._profile_changed)
+        self.nodes = Nodes(self._node_touched, self._node_gone)
+        self.pods = Pods(self.watches.open, self._nodes_touched, self._counted)
+        self.whom = Whom(self.watches.open, self.pods)
+        self.plans = Plans(self.profiles, self.pods, self.nodes, self._plan_changed, kube.now)
+        self.auth = Auth(kube, settings.agent_service_account, kube.now)
+        self.agents = Agents(self.auth, self.plans, self._agent_changed, kube.now)
+        self.statuses = Statuses(kube, self.profiles, self.pods, self.nodes, self.plans, self.agents, kube.now)
+        names: Sequence[str] = settings.server_names
+        self.certificates = Certificates(kube, settings.namespace, settings.authority, names, kube.now)
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Serves agents, watches nodes, and opens the plans when all is known. Raises ApiError, ConfigurationError."""
+        await self.certificates.refresh()
+        self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_STREAMS)
+        self._server.add_generic_rpc_handlers((self.agents.handler(),))
+        try:
+            self.port = self._server.add_secure_port(self._settings.listen, self.certificates.credentials())
+        except RuntimeError as error:
+            raise ConfigurationError(
+                f"cannot listen at {self._settings.listen}", hint="see who has the port"
+            ) from error
+        await self._server.start()
+        self.watches.open(NODES, self.nodes.tell)
+        self._tasks = [asyncio.ensure_future(self._open()), asyncio.ensure_future(self._keep_certificates())]
+
+    async def close(self) -> None:
+        """Ends everything; agents go on with the plans that they have."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self.plans.close()
+        await self.statuses.close()
+        await self.watches.close()
+        if self._server is not None:
+            with contextlib.suppress(asyncio.CancelledError):  # kopf cancels every task of the loop at its end
+                await self._server.stop(STOP_SECONDS)
+
+    async def _open(self) -> None:
+        await self._all_seen()
+        while not (  # noqa: ASYNC110 - three services that know nothing of an event of ours
+            self.nodes.is_synced and self.whom.is_synced() and self.pods.is_synced()
+        ):
+            await asyncio.sleep(LOOK_SECONDS)
+        self.plans.open()
+        self.agents.plans_opened()
+        self.statuses.touch(one.key for one in self.profiles)
+        self._expire()
+        _log.info("plans.open profiles=%d pods=%d nodes=%d", len(list(self.profiles)), len(self.pods), len(self.nodes))
+
+    async def _all_seen(self) -> None:
+        """Until every profile that there was has come in as an event; one deleted since is on no later list."""
+        expected: set[str] | None = None
+        while expected is None or not expected <= self._seen:
+            try:
+                listed = set[str]().union(*[await self._uids(path) for path in _LISTS])
+                expected = listed if expected is None else expected & listed
+            except (ApiError, msgspec.MsgspecError) as error:
+                _log.warning("profiles.unlisted message=%s", error)
+            if expected is None or not expected <= self._seen:
+                await asyncio.sleep(LIST_AGAIN_SECONDS if expected is None else LOOK_SECONDS * 5)
+
+    async def _uids(self, path: str) -> set[str]:
+        data = await self._kube.request("list", "GET", path, headers={"Accept": METADATA_LIST_ONLY})
+        return {one.metadata.uid for one in msgspec.json.decode(data, type=_Metadatas).items or ()}
+
+    async def _keep_certificates(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            try:
+                await self.certificates.refresh()
+            except ApiError as error:
+                _log.warning("certificates.failed message=%s", error)
+
+    # --- what comes in ------------------------------------------------------------------------------------------------
+
+    def put(self, body: Body) -> None:
+        """A profile as it is now. Never raises for what is wrong with it."""
+        self.profiles.put(body)
+        self._seen.add(str((body.get("metadata") or {}).get("uid", "")))
+
+    def remove(self, body: Body) -> None:
+        """A profile that is gone."""
+        uid = str((body.get("metadata") or {}).get("uid", ""))
+        self.profiles.remove(key_of(body), uid)
+        self._seen.add(uid)
+
+    # --- who is told of what ------------------------------------------------------------------------------------------
+
+    def _profile_changed(self, key: ProfileKey, before: Profile | None, now: Profile | None) -> None:
+        if before is not None and (now is None or now.uid != before.uid):
+            self.statuses.remove(key)
+        if now is None:
+            self.whom.remove(key)
+        else:
+            self.whom.put(now)
+            self.plans.touch_profile(key)
+            self.statuses.touch([key])
+        self._expire()
+
+    def _nodes_touched(self, nodes: Iterable[str]) -> None:
+        self.plans.touch(nodes)
+
+    def _counted(self, keys: Iterable[ProfileKey]) -> None:
+        self.statuses.touch(keys)
+
+    def _node_touched(self, node: str) -> None:
+        if any(one.spec is not None and one.spec.node_selector for one in self.profiles):
+            self.plans.touch([node])
+            self.statuses.touch_node(node)
+
+    def _node_gone(self, node: str) -> None:
+        self.agents.forget(node)
+        self.plans.touch([node])
+
+    def _plan_changed(self, node: str) -> None:
+        self.agents.plan_changed(node)
+        self.statuses.touch_node(node)
+
+    def _agent_changed(self, node: str, uids: set[str] | None) -> None:
+        self.statuses.touch_node(node, uids)
+
+    def _expire(self) -> None:
+        """What expires next is looked at then; an hour later at most, since clocks are set."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        now = self._kube.now()
+        following = self.profiles.next_expiry(now)
+        if following is not None and self.plans.is_open:
+            seconds = min(max(following - now, 0.0) + LOOK_SECONDS, 3600.0)
+            due = [one.key for one in self.profiles if one.expires() == following]
+            self._expiry = asyncio.get_running_loop().call_later(seconds, self._expired, due)
+
+    def _expired(self, keys: Sequence[ProfileKey]) -> None:
+        for key in keys:
+            self.plans.touch_profile(key)
+        self.statuses.touch(keys)
+        self._expire()
+
+
+class _Metadatas(msgspec.Struct, frozen=True):
+    items: tuple[Metadata, ...] | None = None
