@@ -47,7 +47,8 @@ def M(context="", up=1):
         rows.append((module if isinstance(module, str) else "", name, code.co_filename, frame.f_lineno))
         frame = frame.f_back
     number = next(_numbers)
-    _said.append((number, context, _stacks.setdefault(tuple(rows), len(_stacks))))
+    rows = tuple(rows)
+    _said.append((number, context, _stacks.setdefault(rows, rows)))
     return number
 
 
@@ -62,6 +63,9 @@ class Named(os.PathLike):
 
 
 def finish():
+    # Not numbered before: two threads that came at once had one number, and one of them the other's stack.
+    places = {stack: place for place, stack in enumerate(_stacks)}
+    _said[:] = [(number, context, places[stack]) for number, context, stack in _said]
     files = {row[2] for rows in _stacks for row in rows}
     found = {
         "pid": os.getpid(),
