@@ -45,6 +45,13 @@ class Suite:
         self._run("apt-get", "-q", "download", *packages, cwd=into)
         return sorted(into.glob("*.deb"))
 
+    def fetch_source(self, *packages: str) -> list[Path]:
+        """The upstream archives of these source packages, of a suite asked for with `source`."""
+        into = self._folder / "fetched"
+        into.mkdir(exist_ok=True)
+        self._run("apt-get", "-q", "source", "--download-only", "--tar-only", *packages, cwd=into)
+        return sorted(into.glob("*.orig.tar.*"))
+
     def depends(self, package: str) -> list[str]:
         """The names of what a package depends on."""
         return _DEPENDS.findall(self._run("apt-cache", "depends", package))
@@ -68,8 +75,8 @@ class Suite:
 
 
 @contextlib.contextmanager
-def suite(name: str, scratch: Path) -> Iterator[Suite]:
-    """A suite's packages; what is fetched goes into a folder below `scratch` that ends with the block.
+def suite(name: str, scratch: Path, *, source: bool = False) -> Iterator[Suite]:
+    """A suite's packages, or its source packages; what is fetched goes into a folder below `scratch` that ends with the block.
 
     Raises DebianError where this machine's apt knows no Debian mirror, or the mirror not the suite.
     """
@@ -79,7 +86,8 @@ def suite(name: str, scratch: Path) -> Iterator[Suite]:
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as made:
         folder = Path(made)
-        _configure(folder, f"deb [arch=amd64 signed-by={_KEYRING}] {mirror} {name} main\n")
+        kind = "deb-src" if source else "deb"
+        _configure(folder, f"{kind} [arch=amd64 signed-by={_KEYRING}] {mirror} {name} main\n")
         found = Suite(name, folder)
         found.update()
         yield found

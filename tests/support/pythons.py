@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every CPython that tests run against: the machine's own, and those of Debian's suites in roots of their own.
+"""Every CPython that tests run against: the machine's own, and those of Debian's suites in roots of their own, and those on musl.
 
 Each suite is unpacked once, with the libc and libraries it needs, into the user's cache folder, and runs there by chroot
 in a PID namespace of its own.
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support import debian
+from tests.support import debian, musl
 
 SUITES = {
     "bullseye": ("3.9",),
@@ -28,6 +28,8 @@ SUITES = {
     "sid": ("3.14", "3.15"),
 }
 OTHERS = {"bullseye": ("pypy3", "python2.7")}  # Pythons that nobody walks; other suites have no older CPython
+# On musl: the end of the program's name, and whether it runs in its root, where nothing is glibc's.
+MUSL = {"musl": ("", False), "muslshared": ("-shared", True), "muslstatic": ("-static", False)}
 MINORS = range(8, 16)
 SECONDS_TO_START = 10.0
 SECONDS_TO_ANSWER = 30.0
@@ -143,16 +145,37 @@ def other_command(name: str, *arguments: str) -> list[str]:
     return Interpreter(name, 0, f"/usr/bin/{name}", _root(suite)).command(*arguments)
 
 
+@functools.cache
+def musl_interpreter(kind: str, version: str) -> Interpreter:
+    """An interpreter on musl, built if it is not. Raises PythonsError."""
+    ending, rooted = MUSL[kind]
+    try:
+        root = musl.root(version, _cache_folder())
+    except musl.MuslError as error:
+        raise PythonsError(str(error)) from error
+    program = f"/usr/bin/python{version}{ending}"
+    minor = int(version.split(".")[1])
+    return Interpreter(f"{kind}-{version}", minor, program if rooted else f"{root}{program}", root if rooted else None)
+
+
 def labels() -> list[str]:
-    """Every interpreter's label, without fetching any: for parametrisation."""
+    """Every interpreter's label, without fetching or building any: for parametrisation."""
     debian = [f"{suite}-{version}" for suite, versions in SUITES.items() for version in versions]
-    return [interpreter.label for interpreter in own_interpreters()] + debian
+    return [interpreter.label for interpreter in own_interpreters()] + debian + musl_labels()
+
+
+def musl_labels() -> list[str]:
+    """Labels of the interpreters on musl; of all versions for KERNELSPAN_MATRIX, since each is built."""
+    versions = musl.SUITES if os.environ.get("KERNELSPAN_MATRIX") else (musl.USUAL,)
+    return [f"{kind}-{version}" for version in versions for kind in MUSL]
 
 
 def interpreter(label: str) -> Interpreter:
     """The interpreter with this label. Raises PythonsError where it cannot be had."""
-    suite = label.rpartition("-")[0]
-    known = suite_interpreters(suite) if suite in SUITES else own_interpreters()
+    kind, _, version = label.rpartition("-")
+    if kind in MUSL:
+        return musl_interpreter(kind, version)
+    known = suite_interpreters(kind) if kind in SUITES else own_interpreters()
     return next(python for python in known if python.label == label)
 
 
@@ -163,6 +186,17 @@ def _root(suite: str) -> Path:
     if not root.exists():
         _make_root(suite, root)
     return root
+
+
+def has_root(label: str) -> bool:
+    """Whether the interpreter with this label runs in a root and a PID namespace of its own."""
+    kind = label.rpartition("-")[0]
+    return kind in SUITES or (kind in MUSL and MUSL[kind][1])
+
+
+def is_static(label: str) -> bool:
+    """Whether the interpreter with this label has its libc in it, and can load no libraries."""
+    return label.startswith("muslstatic-")
 
 
 def _make_root(suite: str, root: Path) -> None:

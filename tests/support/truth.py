@@ -97,12 +97,14 @@ class Verdict:
 
 
 def wanted_pythons() -> list[str]:
-    """Labels of the interpreters that tests run against: oldest, newest, one between; all for KERNELSPAN_MATRIX."""
+    """Labels of the interpreters that tests run against: oldest, newest, one between, musl's; all for KERNELSPAN_MATRIX."""
     found = sorted(pythons.labels(), key=lambda label: int(label.split("-")[1].split(".")[1]))
     if os.environ.get("KERNELSPAN_MATRIX"):
         return found
+    on_musl = [label for label in pythons.musl_labels() if not pythons.is_static(label)]
+    found = [label for label in found if label not in pythons.musl_labels()]
     between = [label for label in found[1:-1] if label.startswith("system-")] or found[len(found) // 2 :]
-    return [found[0], between[0], found[-1]]
+    return [found[0], between[0], found[-1], *on_musl]
 
 
 def needed(label: str) -> Interpreter:

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from kernelspan_api import semconv
-from tests.support import truth, venvs
+from tests.support import pythons, truth, venvs
 from tests.support.otlp_json import ReceivedSpan
-from tests.support.pythons import SUITES, Interpreter
+from tests.support.pythons import Interpreter
 from tests.support.require import require
 from tests.support.truth import Ran, Said, assert_true, judge, needed, wanted_pythons
 
@@ -63,7 +63,7 @@ def assert_own(found: Ran, processes: int, pid: str = semconv.PROCESS_PID) -> No
     assert len(resources) == processes  # no process is two
 
 
-OWN = [label for label in wanted_pythons() if label.split("-")[0] not in SUITES]  # the others: other namespaces
+OWN = [label for label in wanted_pythons() if not pythons.has_root(label)]  # the others: other namespaces
 
 
 @pytest.mark.parametrize("label", OWN)
