@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from kernelspan_agent.process.memory import ProcessMemory
 from kernelspan_agent.process.procfs import open_process
 from kernelspan_agent.ring.records import FRAME
 from kernelspan_agent.runtimes import registry
+from kernelspan_agent.runtimes.python.layout import Types
 from kernelspan_agent.runtimes.python.lines import line_of
 from kernelspan_agent.runtimes.python.symbolise import CORRUPT, FREED, MAX_NAME_CHARS, REPLACED, UNREADABLE
 from kernelspan_agent.runtimes.python.tasks import task_number
@@ -28,6 +31,7 @@ from tests.support import python_targets, pythons
 from tests.support.pythons import Interpreter, Program
 from tests.support.pywalk import walk_threads
 from tests.support.require import require
+from tests.support.truth import needed
 
 Named = tuple[str, str, int]  # function, file, line
 
@@ -37,12 +41,7 @@ pytestmark = pytest.mark.root
 @pytest.fixture(params=pythons.labels())
 def python(request: pytest.FixtureRequest) -> Interpreter:
     """Each interpreter."""
-    require("kernel", os.geteuid() == 0, "needs root")
-    try:
-        return pythons.interpreter(request.param)
-    except pythons.PythonsError as error:
-        require("kernel", False, str(error))
-        raise
+    return needed(request.param)
 
 
 @contextlib.contextmanager
@@ -102,9 +101,9 @@ def test_names_parked_frames(python: Interpreter) -> None:
         assert not symboliser.unresolved
 
 
-def parse(line: str) -> tuple[int, list[Named]]:
+def parse(line: str, *, modules: bool = True) -> tuple[int, list[Named]]:
     message = json.loads(line)
-    return message["thread"], [said(row) for row in message["frames"]]
+    return message["thread"], [said(row if modules else ["", *row[1:]]) for row in message["frames"]]
 
 
 def shown(
@@ -152,6 +151,9 @@ def test_reused_code_has_another_check(python: Interpreter) -> None:
         assert len(seen) < 1 + 4 * rounds  # addresses were used again: the test means something
 
 
+@pytest.mark.parametrize(
+    "python", [label for label in pythons.labels() if label not in pythons.musl_labels()], indirect=True
+)
 def test_lines_of_the_standard_library(python: Interpreter) -> None:
     """Each instruction of thousands of functions has the line that the interpreter's own tables give."""
     with python.script(python_targets.LINES) as script, python.running(script) as program:
@@ -214,6 +216,23 @@ def test_deleted_executable(tmp_path: Path) -> None:
         assert found.file == str(copy)
         with ProcessMemory(open_process(program.pid)) as memory:
             assert walk_threads(memory, found)
+
+
+def test_stripped_of_every_symbol(tmp_path: Path) -> None:
+    """A static program without one symbol is known by its section; its frames have all but modules, which only its types would tell."""
+    label = next(label for label in pythons.musl_labels() if pythons.is_static(label) and not label.endswith("3.9"))
+    original = needed(label)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "lib").symlink_to(Path(original.program).parents[1] / "lib")  # it looks beside itself
+    python = replace(original, program=str(tmp_path / "bin" / Path(original.program).name))
+    subprocess.run(["strip", "-o", python.program, original.program], check=True)
+    with python.script(python_targets.STACKS) as script, python.running(script) as program:
+        truth = dict([parse(program.line(), modules=False), parse(program.line(), modules=False)])
+        program.parked(threads=2)
+        found = detected(program)
+        assert found.details.types == Types()
+        with ProcessMemory(open_process(program.pid)) as memory:
+            assert shown(registry.symboliser(found, memory), memory, found) == truth
 
 
 def test_empty_stack_has_no_frames() -> None:
