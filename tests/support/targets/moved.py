@@ -47,6 +47,7 @@ def code(n):
 
 
 ready()
+sys.setswitchinterval(1000)  # a copy that is asked for the interpreter's lock waits for ever that somebody takes it
 mover = threading.Thread(target=move)
 mover.start()
 for n in range(ROUNDS):
