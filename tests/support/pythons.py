@@ -51,8 +51,10 @@ class Interpreter:
     root: Path | None = None
 
     def command(self, *arguments: str) -> list[str]:
-        """What to run: the interpreter, in its root and PID namespace."""
-        own = ["unshare", "-pf", "--kill-child", "chroot", str(self.root)] if self.root else []
+        """What to run: the interpreter, in its root and PID namespace, with a /proc of that."""
+        if self.root is None:
+            return [self.program, *arguments]
+        own = ["unshare", "-pf", "--kill-child", f"--mount-proc={self.root}/proc", "chroot", str(self.root)]
         return [*own, self.program, *arguments]
 
     @contextlib.contextmanager
