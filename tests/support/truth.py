@@ -104,7 +104,7 @@ def wanted_pythons() -> list[str]:
     on_musl = [label for label in pythons.musl_labels() if not pythons.is_static(label)]
     found = [label for label in found if label not in pythons.musl_labels()]
     between = [label for label in found[1:-1] if label.startswith("system-")] or found[len(found) // 2 :]
-    return [found[0], between[0], found[-1], *on_musl]
+    return [found[0], between[0], *on_musl, found[-1]]
 
 
 def needed(label: str) -> Interpreter:

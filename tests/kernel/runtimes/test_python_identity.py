@@ -13,6 +13,7 @@ from tests.support.truth import Launch, Outcome, assert_true, judge, needed, tra
 
 pytestmark = pytest.mark.root
 ROUNDS = "300" if os.environ.get("KERNELSPAN_MATRIX") else "60"
+WITH_CTYPES = [label for label in wanted_pythons() if not is_static(label)]
 
 
 def outcomes(target: str, *arguments: str, labels: Sequence[str] = wanted_pythons()) -> Iterator[Outcome]:
@@ -32,14 +33,13 @@ def test_code_that_is_made_and_dropped() -> None:
 def test_memory_that_moves(reads: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages that are copied, gathered, given back and taken again under the reader: by plain loads, and by the helpers."""
     monkeypatch.setenv("KERNELSPAN_READS", reads)
-    for outcome in outcomes("moved", ROUNDS):
+    for outcome in outcomes("moved", ROUNDS, labels=WITH_CTYPES):
         assert_true(judge(outcome.said, outcome.spans), 1200, outcome)
 
 
 def test_threads_that_python_did_not_make() -> None:
     """Each call-back from a thread of C's has a thread state of its own, often where the one before was."""
-    with_ctypes = [label for label in wanted_pythons() if not is_static(label)]
-    for outcome in outcomes("foreign", "60", labels=with_ctypes):
+    for outcome in outcomes("foreign", "60", labels=WITH_CTYPES):
         assert_true(judge(outcome.said, outcome.spans), 1000, outcome)
 
 
