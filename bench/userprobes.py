@@ -52,7 +52,7 @@ _CHANGES = (
     (r"struct ks_sys_enter \{\n\tu64 common;.*?\n\};\n\nstruct ks_sys_exit \{\n\tu64 common;.*?\n\};\n", _CONTEXT),
     (r"(s32 ks_nr\(struct ks_sys_enter \*ctx\)\n\{\n\treturn )ctx->nr;", r"\1(s32)ks_cookie(ctx);"),
     (r"(s32 ks_exit_nr\(struct ks_sys_exit \*ctx\)\n\{\n\treturn )ctx->nr;", r"\1(s32)ks_cookie(ctx);"),
-    (r"bpf_probe_read_kernel\(args, sizeof\(\*args\), \(void \*\)\(ctx \+ 1\)\);", _ARGUMENTS),
+    (r"ks_read_kernel\(args, sizeof\(\*args\), \(void \*\)\(ctx \+ 1\)\);", _ARGUMENTS),
 )
 
 
