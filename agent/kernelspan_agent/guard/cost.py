@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What tracing costs: the agent's own CPU time, and the time the kernel spends in its programs.
 
-The kernel times programs only while somebody asks for it, and that costs some 20 ns a run itself: it is asked for
-SAMPLE_SECONDS in every PERIOD_SECONDS, and the figure is that of the samples.
+The kernel times programs only while somebody asks for it, and then all programs of the machine, whoever is traced: some
+40 ns a run. It is asked for SAMPLE_SECONDS in every PERIOD_SECONDS, and the figure is that of the samples.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kernelspan_agent.probes import bpf
 if TYPE_CHECKING:
     from kernelspan_agent.probes.session import Session
 
-SAMPLE_SECONDS = 1.0
+SAMPLE_SECONDS = 0.1
 PERIOD_SECONDS = 10.0
 
 
