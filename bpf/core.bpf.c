@@ -5,8 +5,12 @@
  *   fork:  the child of a traced process is traced from its first instruction, with its parent's runtime
  *   exec:  another image: its runtime is not known yet, but for a program that was seen before
  *   exit:  the thread's state goes; with the last thread the process's
+ *   mmap:  where the raw pair is used, last in its chain: a process whose runtime is not known maps a file that is known to
+ *          hold one (a libpython). With a tracepoint for each call the agent finds such a runtime itself, some milliseconds
+ *          later.
  */
 #include "op.h"
+#include <asm/unistd.h>
 #include "image.h"
 
 /* Names a directory by its mount and entry: two that are equal, with the first still open, are one. */
@@ -154,5 +158,33 @@ int ks_gone(struct bpf_raw_tracepoint_args *ctx)
 	send_process(KS_PROCESS_EXIT, tgid, 0, code, p->start);
 	ks_procs.delete(&tgid);
 	ks_runtimes.delete(&tgid);
+	return 0;
+}
+
+int ks_map_exit(struct ks_sys_exit *ctx)
+{
+#if KS_RAW
+	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_runtime *rt;
+	struct ks_image *image;
+	u64 file;
+
+	if (!p)
+		return 0;
+	if (ks_exit_nr(ctx) != __NR_mmap)
+		return 0;
+	rt = ks_runtimes.lookup(&tgid);
+	if (rt && rt->start == p->start && rt->runtime)
+		return 0;
+	if (ctx->ret < 0 && ctx->ret > -4096)
+		return 0;
+	file = ks_file(KS_KREAD(u32, ctx->regs + KS_REGS_R8));
+	if (!file)
+		return 0;
+	image = ks_image_of(ks_inode(file));
+	if (image && image->offset == KS_KREAD(u64, ctx->regs + KS_REGS_R9))
+		ks_image_use(tgid, p->start, image, ctx->ret + image->delta);
+#endif
 	return 0;
 }

@@ -327,13 +327,14 @@ static __always_inline u64 ks_mix(u64 hash, u64 word)
 }
 
 /*
- * The reader looks at the ring every few milliseconds by itself; it is woken where the ring begins to fill, and not at
- * every record from then on: to wake somebody costs more than the record.
+ * The reader looks at the ring every few milliseconds by itself; it is woken where a quarter of the ring is full, a half and
+ * three, and not at every record from then on: to wake somebody costs more than the record.
  */
 static __always_inline u64 ks_wake(void)
 {
 	void *ring = (void *)bpf_pseudo_fd(1, KS_RING_TOKEN); /* bcc has no query: the loader knows the token */
-	u64 beyond = bpf_ringbuf_query(ring, 0 /* BPF_RB_AVAIL_DATA */) - KS_WAKE_BYTES;
+	u64 filled = bpf_ringbuf_query(ring, 0 /* BPF_RB_AVAIL_DATA */);
 
-	return beyond < KS_WAKE_SPAN ? 2 /* FORCE_WAKEUP */ : 1 /* NO_WAKEUP */;
+	return filled >= KS_WAKE_BYTES && (filled & (KS_WAKE_BYTES - 1)) < KS_WAKE_SPAN ? 2 /* FORCE_WAKEUP */ :
+											  1 /* NO_WAKEUP */;
 }

@@ -4,9 +4,9 @@
  *
  * KS_USER_PAGES (the kernel was asked, see probes/direct.py): by the process's page tables to where the kernel has the same
  * page mapped for itself, then by plain loads; the last pages are kept. The helper takes 31 to 46 ns a read; this 5, and 1.5
- * a word. Threads may unmap or move a page at any time: the table's entry is read
- * again after the words, and only where it still is what it was do they count. Whatever is odd goes the helper's way: a page
- * that is not present, or is no ordinary memory, what lies in two pages, and the first read of a page.
+ * a word. Threads may unmap or move a page at any time: the table's entry is read again after the words, and only where it
+ * still is what it was do they count. Whatever is odd goes the helper's way: a page that is not present, or is no ordinary
+ * memory, what lies in two pages, and the first read of a page. docs/design/reading-memory.md says why this is right.
  */
 #pragma once
 #include "ks.h"
@@ -30,7 +30,10 @@ static __always_inline u64 ks_page_key(struct ks_scratch *s, u64 address)
 
 static __always_inline struct ks_page *ks_page_of(struct ks_scratch *s, u64 address)
 {
-	return &s->pages[((address >> 12) * 0x9E3779B97F4A7C15ULL) >> 55];
+	u64 slot = ((address >> 12) * 0x9E3779B97F4A7C15ULL) >> 55;
+
+	KS_OPAQUE(slot);
+	return &s->pages[slot & (KS_PAGES - 1)];
 }
 
 /*

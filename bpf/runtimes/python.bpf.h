@@ -32,8 +32,8 @@ static __always_inline int ks_py_linked(struct ks_scratch *s, struct ks_py_layou
 
 	if (ks_user_word(s, ts + l->ts_thread_id) != tp)
 		return 0;
-	if (ks_user_words(s, v, 3,
-			  ts)) /* previous and next, in either order; behind them the interpreter, in every version */
+	/* previous and next, in either order; behind them the interpreter, in every version */
+	if (ks_user_words(s, v, 3, ts))
 		return 0;
 	previous = v[(l->ts_prev >> 3) & 1];
 	at = previous ? previous + l->ts_next : v[2] + l->interp_threads_head;
@@ -340,7 +340,7 @@ static __always_inline void ks_py_frames(struct ks_scratch *s, struct ks_py_layo
 	struct ks_walk *w = &s->walk;
 
 	for (u32 i = 0; i < KS_PY_WALK_AT_ONCE; i++) {
-		u32 n = KS_LOAD(w->count);
+		u32 n = KS_LOAD(w->count), slot;
 
 		ks_user_turn(s);
 		if (!KS_LOAD(w->at))
@@ -349,7 +349,10 @@ static __always_inline void ks_py_frames(struct ks_scratch *s, struct ks_py_layo
 			w->state = KS_FRAMES_DEPTH;
 			break;
 		}
-		if (!ks_py_frame(s, l, &s->stack.frames[n & 127])) {
+		slot = n;
+		KS_OPAQUE(
+			slot); /* bounded where it is used: before 6.8 the verifier forgets the bounds of what clang spills */
+		if (!ks_py_frame(s, l, &s->stack.frames[slot & 127])) {
 			w->state = KS_FRAMES_READ;
 			break;
 		}

@@ -17,7 +17,7 @@ from kernelspan_agent.guard import capabilities
 from kernelspan_agent.guard.checks import Check, State
 from kernelspan_agent.probes import bpf, direct
 from kernelspan_agent.probes.attach import Tracefs, raw_tracepoint, tracepoint
-from kernelspan_agent.probes.btf import Btf
+from kernelspan_agent.probes.btf import Btf, BtfError
 from kernelspan_agent.ring.reader import RingReader
 
 _RING_BYTES = 4096
@@ -119,7 +119,10 @@ def _kernel_reads() -> str:
 
 
 def _plain_loads() -> str:
-    btf = Btf.of_kernel()
+    try:
+        btf = Btf.of_kernel()
+    except BtfError as error:
+        raise MachineError(str(error), reason="KernelTooOld") from error
     cast = direct.find_cast(btf)
     if cast is None:
         raise MachineError(f"the kernel has no {direct.FUNCTION}: helpers read, at 7 times the cost", hint=_NEWER)

@@ -40,10 +40,9 @@ _U64 = (1 << 64) - 1
 
 def modules_of(wanted: Wanted) -> list[Module]:
     """What must be compiled for a plan."""
-    found = [Module("core", tuple(CORE_PROGRAMS))]
+    found = [Module("core", (*CORE_PROGRAMS, MAPS_PROGRAM) if wanted.max_depth else tuple(CORE_PROGRAMS))]
     if wanted.max_depth:
         found += [Module(name, programs) for name, programs in WALKER_PROGRAMS.items()]
-        found.append(Module("maps", (MAPS_PROGRAM,)))
     return found + [Module(group.value, GROUP_PROGRAMS[group]) for group in wanted.groups]
 
 
