@@ -147,6 +147,10 @@ static __always_inline u64 ks_user_hash(struct ks_scratch *s, u64 address, u32 b
 		ks_read_user(v, bytes < 128 ? bytes & 127 : 128, (void *)address);
 #pragma clang loop unroll(disable)
 	for (u32 at = 0; at < 128; at += 32) {
+		u32 row = at / 8;
+
+		KS_OPAQUE(row);
+		row &= 12;
 #pragma unroll
 		for (u32 i = 0; i < 4; i++) {
 			u32 left = bytes - at - i * 8;
@@ -154,9 +158,9 @@ static __always_inline u64 ks_user_hash(struct ks_scratch *s, u64 address, u32 b
 			if (at + i * 8 >= bytes)
 				break;
 #if KS_USER_PAGES
-			word = from ? KS_KREAD(u64, from + at + i * 8) : v[at / 8 + i];
+			word = from ? KS_KREAD(u64, from + at + i * 8) : v[row + i];
 #else
-			word = v[at / 8 + i];
+			word = v[row + i];
 #endif
 			if (left < 8)
 				word &= (1ULL << left * 8) - 1;
