@@ -208,7 +208,13 @@ class Kubernetes:
         return all_.get(kind, ("", "", ""))
 
     def says(
-        self, namespace: str, name: str, status: str, reason: str, kind: str = "Ready", seconds: float = 30
+        self,
+        namespace: str,
+        name: str,
+        status: str,
+        reason: str,
+        kind: str = "Ready",
+        seconds: float = 60,
     ) -> str:
         """Waits until a condition stands so; its message."""
         eventually(lambda: self.condition(namespace, name, kind)[:2] == (status, reason), seconds)
