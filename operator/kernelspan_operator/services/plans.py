@@ -45,14 +45,22 @@ class _Told(msgspec.Struct, frozen=True):
 
     hash: str
     uids: frozenset[str]
+    left_out: frozenset[str]
 
 
-_NOTHING = _Told("", frozenset())
+class _Difference(msgspec.Struct, frozen=True):
+    """What is otherwise than before: the plan itself, and profiles that have come or gone or found no room."""
+
+    plan: bool
+    uids: frozenset[str]
+
+
+_NOTHING = _Told("", frozenset(), frozenset())
 
 
 class Plans:
-    """The plans of all nodes. `changed(node, uids)` is told where the hash is another than before; `uids` are those of
-    profiles that have come or gone.
+    """The plans of all nodes. `changed(node, uids)` is told where one is another than before; `uids` are those of profiles
+    that have come or gone, or found no room.
     """
 
     def __init__(
@@ -61,7 +69,7 @@ class Plans:
         pods: Pods,
         nodes: Nodes,
         secrets: Secrets,
-        changed: Callable[[str, set[str]], object],
+        changed: Callable[[str, frozenset[str]], object],
         now: Callable[[], float],
         debounce_seconds: float = DEBOUNCE_SECONDS,
         spans: Spans = no_spans,
@@ -114,23 +122,27 @@ class Plans:
         dirty, self._dirty = self._dirty, set()
         since, since_ns = self._touched or (time.monotonic(), time.time_ns())
         began = time.monotonic()
-        changed = {node: uids for node in sorted(dirty) if (uids := self._differs(node)) is not None}
+        changed = {node: found for node in sorted(dirty) if (found := self._differs(node))}
         ended_ns = time.time_ns()
-        if changed:
-            parent = self._spans("plans.change", since_ns, ended_ns, {"kernelspan.nodes": len(changed)})
-            for node, uids in changed.items():
+        others = sum(found.plan for found in changed.values())
+        parent = self._spans("plans.change", since_ns, ended_ns, {"kernelspan.nodes": others}) if others else None
+        for node, found in changed.items():
+            if found.plan:
                 self._changes.setdefault(node, Change(since, ended_ns, parent))
-                self._changed(node, uids)
+            self._changed(node, found.uids)
         self._rested = time.monotonic() + PAUSE * (time.monotonic() - began)
 
-    def _differs(self, node: str) -> set[str] | None:
-        """Makes the node's hash anew; None: it is as before, else which profiles have come or gone."""
+    def _differs(self, node: str) -> _Difference | None:
+        """Makes the node's hash anew; None: all is as before."""
         plan = self.plan(node)
         old = self._told.pop(node, _NOTHING)
-        new = _Told(plan.hash, frozenset(one.uid for one in plan.profiles) | self._left_out.get(node, frozenset()))
-        if plan.pods:
+        out = self._left_out.get(node, frozenset())
+        new = _Told(plan.hash, frozenset(one.uid for one in plan.profiles), out)
+        if plan.pods or out:
             self._told[node] = new
-        return set(old.uids ^ new.uids) if new.hash != old.hash else None
+        if (new.hash, new.left_out) == (old.hash, old.left_out):
+            return None
+        return _Difference(new.hash != old.hash, (old.uids ^ new.uids) | (old.left_out ^ new.left_out))
 
     def take_change(self, node: str) -> Change | None:
         """The change that a plan of the node was not sent for yet; from now on it was."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -84,7 +85,7 @@ class Statuses:
                     written = self._written[key] = _Written(profile.status)
                 self._schedule(key, written, max(written.at + WRITE_SECONDS - self._clock(), 0.05))
 
-    def touch_node(self, node: str, uids: set[str] | None = None) -> None:
+    def touch_node(self, node: str, uids: AbstractSet[str] | None = None) -> None:
         """Something of the node's agent has changed: for the profiles with these uids, or for all."""
         keys = set().union(*{keys for _, keys in self._pods.on_node(node)})
         found = [profile for key in keys if (profile := self._profiles.get(key)) is not None]

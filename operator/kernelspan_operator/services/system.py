@@ -178,7 +178,7 @@ class System:
         self.agents.forget(node)
         self.plans.touch([node])
 
-    def _plan_changed(self, node: str, uids: set[str]) -> None:
+    def _plan_changed(self, node: str, uids: frozenset[str]) -> None:
         self.agents.plan_changed(node)
         if uids:
             self.statuses.touch_node(node, uids)
