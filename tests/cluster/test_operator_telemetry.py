@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.agents import Agent
+from kernelspan_api.control import control_pb2
+from tests.support.agents import Agent, well
 from tests.support.collector import Collector
 from tests.support.operators import Kubernetes, Operator, eventually, profile_path
 from tests.support.server import http_get
@@ -123,10 +124,15 @@ def test_an_idle_operator_writes_nothing(kubernetes: Kubernetes, operator: Opera
         writes, patches = operator.metric("status_writes", result="Written"), version(kubernetes)
         for _ in range(20):
             agent.say_again()
-        with Agent(operator, "tel-2") as other:  # a round of the operator's own, after all of those
-            other.until_names({})
-        kubernetes.apply(SPACE, "marker", paused=True)
+        plan, opened = agent.plan, operator.metric("streams_opened")
+    with Agent(operator, "tel-1", plan_hash=plan.hash) as again:  # everything about the profile is looked at anew
+        again.say(
+            control_pb2.NodeReport(state=control_pb2.State(plan_hash=plan.hash, profiles=[well(plan.profiles[0])]))
+        )
+        eventually(lambda: operator.metric("streams_opened") == opened + 1)
+        kubernetes.apply(SPACE, "marker", paused=True)  # its status is written after all of that
         kubernetes.says(SPACE, "marker", "False", "Paused")
+        assert again.plans[-1:] in ([], [plan])
         assert version(kubernetes) == patches
         assert operator.metric("status_writes", result="Written") == writes + 1
 
