@@ -151,7 +151,7 @@ def test_a_thousand_profiles(kubernetes: Kubernetes, agent: Agent, operator: Ope
         found = [one["Ready"]["reason"] for one in told if "Ready" in one]
         return found.count("InvalidSpec") == MANY // 10 and found.count("Ready") == MANY * 9 // 10
 
-    eventually(settled, 120)
+    eventually(settled, 240)
     grown = operator.resident_bytes() - before
     print(
         f"{MANY} profiles on 20 pods: {before >> 20} MiB before, {grown >> 20} MiB more; plan {plan.ByteSize() >> 10} KiB"
