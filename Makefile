@@ -130,8 +130,8 @@ lock: $(RUN_STAMP) ## renew the locked requirements (make lock ARGS=--upgrade fo
 	@$(COMPILE) $(ARGS) --extra operator --constraint requirements/agent.txt -o requirements/operator.txt pyproject.toml
 	@cd requirements && for name in $(LATER_LOCKS); do $(COMPILE) $(ARGS) -o $$name.txt $$name.in; done
 
-crds: $(RUN_STAMP) ## write charts/kernelspan/crds and the reference page from the types
-	@$(PY) -m kernelspan_api.crd charts/kernelspan/crds
+crds: $(RUN_STAMP) ## write charts/kernelspan/files/crds and the reference page from the types
+	@$(PY) -m kernelspan_api.crd charts/kernelspan/files/crds
 	@$(PY) -m kernelspan_api.reference docs/reference/traceprofile.md
 
 changelog: $(RUN_STAMP) ## fold changelog.d into CHANGELOG.md: make changelog VERSION=0.1.0
