@@ -116,3 +116,39 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
+
+{{- /* Where spans go and how, as OpenTelemetry's exporters read it; with `tlsSecret`, mount it at /etc/kernelspan/otlp. */ -}}
+{{- define "kernelspan.otlpEnv" -}}
+{{- with include "kernelspan.otlpEndpoint" . }}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ quote . }}}
+{{- end }}
+- {name: OTEL_EXPORTER_OTLP_PROTOCOL, value: {{ .Values.otlp.protocol }}}
+- {name: OTEL_EXPORTER_OTLP_COMPRESSION, value: {{ .Values.otlp.compression }}}
+{{- with .Values.otlp.headersSecret }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: headers}}
+{{- end }}
+{{- if .Values.otlp.tlsSecret }}
+- {name: OTEL_EXPORTER_OTLP_CERTIFICATE, value: /etc/kernelspan/otlp/ca.crt}
+{{- if .Values.otlp.clientCertificate }}
+- {name: OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE, value: /etc/kernelspan/otlp/tls.crt}
+- {name: OTEL_EXPORTER_OTLP_CLIENT_KEY, value: /etc/kernelspan/otlp/tls.key}
+{{- end }}
+{{- end }}
+{{- with .Values.otlp.resourceAttributes }}
+{{- $pairs := list }}
+{{- range $key, $value := . }}
+{{- /* As in a URL, where a space is %20: the specification's own words for this variable. */ -}}
+{{- $pairs = append $pairs (printf "%s=%s" $key (urlquery $value | replace "+" "%20")) }}
+{{- end }}
+- {name: OTEL_RESOURCE_ATTRIBUTES, value: {{ join "," $pairs | quote }}}
+{{- end }}
+{{- end -}}
+
+{{- /* {root, who}: the option, or why it cannot be. */ -}}
+{{- define "kernelspan.selfTraces" -}}
+{{- if not (include "kernelspan.otlpEndpoint" .root) }}
+{{- fail (printf "%s.selfTraces needs a place for the traces: set otlp.endpoint or jaeger.enabled" .who) }}
+{{- end -}}
+--self-traces
+{{- end -}}
