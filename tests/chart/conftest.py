@@ -48,9 +48,9 @@ def releases(helm_binary: Path, plane: Cluster, tmp_path_factory: pytest.TempPat
     return Helm(helm_binary, tmp_path_factory.mktemp("releases"), plane.kubeconfig)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def definitions(plane: Cluster, helm: Helm) -> None:
-    """The definitions as this chart renders them, belonging to no release."""
+    """The definitions as this chart renders them, if they are not there; belonging to no release."""
     objects = [one for one in helm.render() if one["kind"] == "CustomResourceDefinition"]
     plane.kubectl("apply", "--server-side", "-f", "-", document={"apiVersion": "v1", "kind": "List", "items": objects})
     names = [f"crd/{one['metadata']['name']}" for one in objects]

@@ -173,7 +173,9 @@ def test_roles_of_users_come_with_the_release(empty: Helm, plane: Cluster) -> No
 def _may(plane: Cluster, user: str, verb: str, resource: str) -> bool:
     """By the API server's own review."""
     resource, _, subresource = resource.partition("/")
-    attributes = {"group": "kernelspan.io", "resource": resource, "verb": verb, "namespace": "shop"}
+    attributes = {"group": "kernelspan.io", "resource": resource, "verb": verb}
+    if not resource.startswith("cluster"):
+        attributes["namespace"] = "shop"
     if subresource:
         attributes["subresource"] = subresource
     body = {
