@@ -12,7 +12,7 @@ import enum
 from kernelspan_agent.ring import records
 from kernelspan_api.operations import OPERATIONS, Group
 
-MAX_CLASSES = 64
+MAX_CLASSES = 256  # sets of profiles that want a process, at once
 MAX_PORTS = 16
 MAX_LAYOUTS = 64
 MAX_RUNTIMES = 16
@@ -48,6 +48,14 @@ OFFSETS: dict[str, list[str]] = {
     "KS_TASK_FS": ["task_struct.fs"],
     "KS_TASK_TGID": ["task_struct.tgid"],
     "KS_TASK_PID": ["task_struct.pid"],
+    "KS_TASK_LEADER": ["task_struct.group_leader"],
+    "KS_TASK_THREAD_PID": ["task_struct.thread_pid"],
+    "KS_PID_NUMBERS": ["pid.numbers"],
+    "KS_PID_OWN_LEVEL": ["pid.level"],
+    "KS_UPID_SIZE": ["sizeof upid"],
+    "KS_UPID_NR": ["upid.nr"],
+    "KS_UPID_NS": ["upid.ns"],
+    "KS_PIDNS_INUM": ["pid_namespace.ns.inum"],
     "KS_TASK_FLAGS": ["task_struct.flags"],
     "KS_TASK_STATUS": ["task_struct.thread_info.status"],
     "KS_TASK_SIGNAL": ["task_struct.signal"],
