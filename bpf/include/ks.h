@@ -116,6 +116,7 @@ struct ks_call {
 };
 
 _Static_assert(__builtin_offsetof(struct ks_call, op) == KS_CALL_OP_AT, "the agent counts calls by it");
+_Static_assert(__builtin_offsetof(struct ks_call, cls) == KS_CALL_CLASS_AT, "and by whose they are");
 
 /*
  * What a loop carries from turn to turn. It goes through memory (KS_LOAD): of a value in a register the verifier knows

@@ -12,12 +12,12 @@ import enum
 from kernelspan_agent.ring import records
 from kernelspan_api.operations import OPERATIONS, Group
 
-MAX_CLASSES = 256  # sets of profiles that want a process, at once
+MAX_CLASSES = records.MAX_CLASSES
 MAX_PORTS = 16
 MAX_LAYOUTS = 64
 MAX_RUNTIMES = 16
 RING_TOKEN = 0x4B530001  # stands for the ring buffer where bcc has no call for it
-CALL_OP_AT = 84  # offset in struct ks_call
+CALL_OP_AT, CALL_CLASS_AT = 84, 88  # offsets in struct ks_call
 CAST_TOKEN = 0x4B530002  # stands for the kernel's function in a call of it: see direct.py
 
 
@@ -144,6 +144,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_RING_TOKEN": RING_TOKEN,
         "KS_CAST_TOKEN": CAST_TOKEN,
         "KS_CALL_OP_AT": CALL_OP_AT,
+        "KS_CALL_CLASS_AT": CALL_CLASS_AT,
         "KS_WAKE_BYTES": ring_bytes // 4,
         "KS_WAKE_SPAN": 4096,  # of the fill level; records that come at once from several CPUs do not step over it
         "KS_WATCH_EXEC": int(watch_exec),
