@@ -131,7 +131,7 @@ LATER_LOCKS := build test lint lock demo
 lock: $(RUN_STAMP) ## renew the locked requirements (make lock ARGS=--upgrade for newer versions)
 	@$(PIP) install --require-hashes -r requirements/lock.txt
 	@$(COMPILE) $(ARGS) --extra agent --extra telemetry -o requirements/agent.txt pyproject.toml
-	@$(COMPILE) $(ARGS) --extra operator --constraint requirements/agent.txt -o requirements/operator.txt pyproject.toml
+	@$(COMPILE) $(ARGS) --extra operator --extra operator-telemetry --constraint requirements/agent.txt -o requirements/operator.txt pyproject.toml
 	@cd requirements && for name in $(LATER_LOCKS); do $(COMPILE) $(ARGS) -o $$name.txt $$name.in; done
 
 chart-docs: $(RUN_STAMP) ## write docs/reference/chart.md from the chart's values.yaml
