@@ -58,7 +58,7 @@ def definitions(plane: Cluster, helm: Helm) -> None:
 
 
 @pytest.fixture(scope="module")
-def installed(releases: Helm, plane: Cluster) -> Iterator[Helm]:
+def installed(releases: Helm) -> Iterator[Helm]:
     """A release for the tests of a module: with Secrets of `shop`, and nothing of it left afterwards."""
     options = ["--set=policy.secretNamespaces={shop}", f"--namespace={NAMESPACE}", "--take-ownership"]
     releases.run("install", RELEASE, CHART, *options)

@@ -117,10 +117,10 @@ def test_uninstall_takes_all_where_it_is_told(empty: Helm, plane: Cluster) -> No
 
 def _left(plane: Cluster) -> list[str]:
     """Everything that bears the release's label, in any namespace or none, but definitions."""
-    kinds = (
-        "deploy,ds,rs,po,svc,cm,secret,sa,role,rolebinding,clusterrole,clusterrolebinding,netpol,priorityclass"
-    )
-    found = plane.kubectl("get", kinds, "-A", "-l", f"app.kubernetes.io/instance={RELEASE}", "-o", "name").stdout.split()
+    kinds = "deploy,ds,rs,po,svc,cm,secret,sa,role,rolebinding,clusterrole,clusterrolebinding,netpol,priorityclass"
+    found = plane.kubectl(
+        "get", kinds, "-A", "-l", f"app.kubernetes.io/instance={RELEASE}", "-o", "name"
+    ).stdout.split()
     return [name for name in found if not name.startswith(("pod/", "replicaset.apps/"))]  # the garbage collector's
 
 

@@ -38,10 +38,9 @@ def test_lint_finds_nothing(helm: Helm, values: Path) -> None:
     assert "0 chart(s) failed" in said
 
 
+@pytest.mark.usefixtures("definitions")
 @pytest.mark.parametrize("values", SETS)
-def test_an_api_server_takes_every_object(
-    helm: Helm, plane: Cluster, definitions: None, values: Path, tmp_path: Path
-) -> None:
+def test_an_api_server_takes_every_object(helm: Helm, plane: Cluster, values: Path, tmp_path: Path) -> None:
     """On trial, with unknown and doubled fields refused: by the API server's own types, and by its admission."""
     kept = [text for text in helm.text(f"--values={values}").split("\n---\n") if not _foreign(text)]
     assert len(kept) > 5
@@ -66,7 +65,9 @@ def _warnings(text: str) -> list[str]:
 def test_nothing_is_left_open(helm: Helm, values: Path) -> None:
     """No value that was not there, no template that was not run, no image without a version, no account by default."""
     text = helm.text(f"--values={values}")
-    ours = re.sub(r"\{\{(?: \$labels\.)?\w+ ?\}\}", "", text)  # Prometheus' templates in its rules, Grafana's in legends
+    ours = re.sub(
+        r"\{\{(?: \$labels\.)?\w+ ?\}\}", "", text
+    )  # Prometheus' templates in its rules, Grafana's in legends
     assert re.findall(r"\{\{.*|<no value>|<nil>|%!.*", ours) == []
     for obj in parse(text):
         pod = pod_of(obj)
@@ -77,7 +78,9 @@ def test_nothing_is_left_open(helm: Helm, values: Path) -> None:
             assert container["imagePullPolicy"]
             assert container["resources"]["requests"].keys() == {"cpu", "memory"}
             assert container["resources"]["limits"].keys() == {"memory"}  # of CPU: what is late is lost
-        assert pod["automountServiceAccountToken"] is (obj["metadata"]["labels"]["app.kubernetes.io/component"] == "operator")
+        assert pod["automountServiceAccountToken"] is (
+            obj["metadata"]["labels"]["app.kubernetes.io/component"] == "operator"
+        )
         assert pod["enableServiceLinks"] is False
 
 

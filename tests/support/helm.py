@@ -71,7 +71,7 @@ _Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 def parse(text: str) -> Iterator[Object]:
     """Objects of a stream; documents that are empty are left out. Raises yaml.YAMLError."""
-    return (one for one in yaml.load_all(text, _Strict) if one)  # noqa: S506 - made of the safe loader
+    return (one for one in yaml.load_all(text, _Strict) if one)
 
 
 def find(objects: list[Object], kind: str, name: str = "") -> Object:
