@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a pod ran before the first of its processes was traced: what nobody can see of it.
 
-Counted from the start of the process, or from when the pod came into the plan of a profile that selects it, whichever is
-later: what a pod did before anybody asked is not missing. A process's start is known in steps of 10 ms.
+Counted from the exec of its program where that was seen, else from the start of the process (known in steps of 10 ms), or
+from when the pod came into the plan, whichever is later: what a pod did before anybody asked is not missing.
 """
 
 from __future__ import annotations
