@@ -117,8 +117,8 @@ class Follower:
             if self.engine is not None:
                 self._fill(self.engine, now)
         _log.info(
-            "plan.followed hash=%s profiles=%d pods=%d seconds=%.3f",
-            plan.hash, len(plan.profiles), len(plan.pods), time.monotonic() - now,
+            "plan.followed hash=%s profiles=%d pods=%d seconds=%s",
+            plan.hash, len(plan.profiles), len(plan.pods), round(time.monotonic() - now, 3),
         )  # fmt: skip
         self._report(now)
 
