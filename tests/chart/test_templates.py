@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import msgspec
 import pytest
 import yaml
@@ -284,3 +285,17 @@ def test_notes_say_what_to_do_next(releases: Helm) -> None:
     assert "WARNING: there is no otlp.endpoint" in notes()
     assert "The traces go to https://c:4317" in notes("--set=otlp.endpoint=https://c:4317")
     assert "WARNING: rbac.create is false" in notes("--set=rbac.create=false")
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_the_oldest_kubernetes_has_every_field(helm: Helm, values: Path) -> None:
+    """By the schemas of the version that Chart.yaml names, strictly: what it has no field for it would drop."""
+    required = re.search(r">=(\d+\.\d+)\.", yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))["kubeVersion"])
+    assert required
+    checked = 0
+    for obj in helm.render(f"--values={values}"):
+        if obj["apiVersion"] in FOREIGN or obj["kind"] == "CustomResourceDefinition":  # its schema may hold anything
+            continue
+        assert kubernetes_validate.validate(obj, required[1], strict=True) == required[1]
+        checked += 1
+    assert checked > 5
