@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from kernelspan_api.selection import selects_container
 from kernelspan_api.selectors import ContainerSelector
 from kernelspan_operator.models.policy import Policy
-from kernelspan_operator.services.plans import hash_of, selects_container
+from kernelspan_operator.services.plans import hash_of
 from tests.support.apiserver import api_server, until
 from tests.unit.control_plane.cluster import (
     NAMESPACES,
@@ -88,7 +89,7 @@ def test_overlapping_selectors_and_events_out_of_order() -> None:
         old = pod("a") | {"metadata": pod("a")["metadata"] | {"resourceVersion": "1"}}
         import msgspec
 
-        from kernelspan_operator.models.objects import Pod
+        from kernelspan_api.objects import Pod
         from kernelspan_operator.services.watch import Upsert
 
         key = next(key for key in cluster.system.pods.watches() if key.selector)
