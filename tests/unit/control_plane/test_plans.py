@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from kernelspan_api.selection import selects_container
-from kernelspan_api.selectors import ContainerSelector
 from kernelspan_operator.models.policy import Policy
 from kernelspan_operator.services.plans import hash_of
 from tests.support.apiserver import api_server, until
@@ -151,16 +149,6 @@ def test_containers_by_name() -> None:
         assert (list(some.containers), some.all_containers) == (["web", "debug"], False)
 
     run(test)
-
-
-@pytest.mark.parametrize(
-    ("include", "exclude", "name", "expected"),
-    [((), (), "x", True), (("a*",), (), "ab", True), (("a*",), (), "b", False), ((), ("a*",), "ab", False),
-     (("*",), ("A",), "a", True)],
-)  # fmt: skip
-def test_globs_of_containers(include: tuple[str, ...], exclude: tuple[str, ...], name: str, expected: bool) -> None:
-    """Exclude is stronger; case counts."""
-    assert selects_container(ContainerSelector(include=include, exclude=exclude), name) is expected
 
 
 def test_nodes_by_label() -> None:
