@@ -14,7 +14,7 @@ from tests.support.fixtures import built
 from tests.support.operators import Kubernetes, Operator
 from tests.support.profile_api import NAMESPACE
 
-CRDS = Path(__file__).resolve().parents[2] / "charts/kernelspan/crds"
+CRDS = Path(__file__).resolve().parents[2] / "charts/kernelspan/files/crds"
 
 
 @pytest.fixture(scope="session")

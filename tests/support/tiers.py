@@ -58,7 +58,7 @@ def vm_lacks() -> str:
 
 
 def cluster_lacks() -> str:
-    """Why the cluster tier cannot run on this machine, or nothing."""
+    """Why the cluster and the chart tier cannot run on this machine, or nothing."""
     try:
         find_go(os.environ, TOOLS_FOLDER / "kubernetes")
     except ToolError as error:
@@ -66,7 +66,12 @@ def cluster_lacks() -> str:
     return ""
 
 
-_LACKS: dict[str, Callable[[], str]] = {"kernel": kernel_lacks, "vm": vm_lacks, "cluster": cluster_lacks}
+_LACKS: dict[str, Callable[[], str]] = {
+    "kernel": kernel_lacks,
+    "vm": vm_lacks,
+    "cluster": cluster_lacks,
+    "chart": cluster_lacks,
+}
 
 
 def _tier(path: Path) -> str:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from kernelspan_agent.errors import MachineError, UsageError
 from kernelspan_agent.resolve.resource import ResourceSettings
@@ -75,16 +77,17 @@ def trace_self(options: Mapping[str, Any], environ: Mapping[str, str]) -> Callab
     return telemetry.start(settings_from(environ, endpoint))
 
 
-def resource_settings(profile: TraceProfile, environ: Mapping[str, str]) -> ResourceSettings:
-    """Resource attributes of the profile and of OTEL_RESOURCE_ATTRIBUTES (which win); the service's name."""
+def resource_settings(profile: TraceProfile, environ: Mapping[str, str], host_name: str = "") -> ResourceSettings:
+    """Resource attributes of the profile and of OTEL_RESOURCE_ATTRIBUTES (which win); the service's name, the machine's."""
     attributes: dict[str, Any] = dict(profile.spec.resource_attributes)
     for pair in filter(None, environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")):
         key, separator, value = pair.partition("=")
         if not separator or not key.strip():
             raise UsageError(f"OTEL_RESOURCE_ATTRIBUTES: {pair!r} is not key=value")
-        attributes[key.strip()] = value.strip()
+        attributes[key.strip()] = unquote(value.strip())  # as the specification of the variable has it
     name = environ.get("OTEL_SERVICE_NAME") or str(attributes.get("service.name", ""))
-    return ResourceSettings(attributes, name, profile.spec.redaction.command_line.value)
+    hidden = profile.spec.redaction.command_line.value
+    return ResourceSettings(attributes, name, host_name or socket.gethostname(), hidden)
 
 
 def watch_health(address: str, app: App) -> Callable[[], None]:
@@ -105,10 +108,10 @@ def report(app: App) -> dict[str, Any]:
             "exported": snapshot.spans_exported,
             "dropped": {k: v for k, v in snapshot.spans_dropped.items() if v},
         },
-        "stacks": dict(app.resolver.frame_states),
-        "frames": dict(app.resolver.stacks.frames),
+        "stacks": dict(app.only.resolver.frame_states),
+        "frames": dict(app.tables.stacks.frames),
         "runtimes": dict(app.processes.runtimes),
-        "kernel": {counter.name.lower(): count for counter, count in app.session.counts().items() if count},
+        "kernel": {counter.name.lower(): count for counter, count in app.session.counts(1).items() if count},
         "skipped": sum(program["skipped"] for program in programs.values()),
         "mechanism": app.session.mechanism.name,
         "attached": len(app.session.attached),

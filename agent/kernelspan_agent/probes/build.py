@@ -2,7 +2,7 @@
 """Compiles modules in a child process that ends, and keeps the result by everything that went into it.
 
 Each module is kept on its own; its key is its text, the constants, the kernel (release, build, and which start of it: where
-it has its memory differs from one to the next) and bcc's version: a second start of the agent compiles nothing, another
+it has its memory differs from one to the next), the PID namespace and bcc's version: a second start of the agent compiles nothing, another
 profile what it has and the first had not.
 """
 
@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from kernelspan_agent.errors import MachineError
-from kernelspan_agent.probes import constants
+from kernelspan_agent.probes import constants, pidns
 from kernelspan_agent.probes.source import WALKER_PROGRAMS, bpf_directory, module_text
 
 COMPILER_PYTHON = "/usr/bin/python3"  # Debian's bcc belongs to Debian's Python
 COMPILE_TIMEOUT_SECONDS = 300  # 2 s of a CPU; an agent may be allowed a tenth of one, or run on an emulated one
 CHILDREN = 2  # at once, and no more than CPUs: one with the walker, which takes as long as all the rest; 2 x 120 MB for a second
+
+CHILDREN_VARIABLE = "KERNELSPAN_COMPILERS"  # 1 where memory is bounded: an agent's pod has 256 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ def _key(wanted: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode())
     digest.update(" ".join(os.uname()).encode())
     digest.update(Path("/proc/sys/kernel/random/boot_id").read_bytes())
+    digest.update(str(pidns.own_number()).encode())
     for library in ("/usr/lib/python3/dist-packages/bcc/__init__.py", "/usr/lib/python3/dist-packages/bcc/version.py"):
         try:
             digest.update(str(Path(library).stat().st_mtime_ns).encode())
@@ -109,7 +112,8 @@ def build(modules: Iterable[Module], defines: Mapping[str, int], environ: Mappin
     seconds = 0.0
     if missing:
         started = time.monotonic()
-        count = min(CHILDREN, len(os.sched_getaffinity(0)), len(missing))
+        children_at_once = int(environ.get(CHILDREN_VARIABLE, CHILDREN))
+        count = min(children_at_once, len(os.sched_getaffinity(0)), len(missing))
         children = [missing] if count == 1 else [missing[:1], missing[1:]]
         with ThreadPoolExecutor(len(children)) as pool:
             for names, answer in zip(

@@ -7,12 +7,11 @@ them. A plan always fits into what an agent takes: else one profile too many wou
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
 from kernelspan_api.control import MAX_PLAN_BYTES, REVISION, control_pb2
-from kernelspan_api.selectors import ContainerSelector
+from kernelspan_api.selection import selects_container
 from kernelspan_operator.models.profiles import Profile, ProfileKey
 from kernelspan_operator.models.selected import SelectedPod
 
@@ -33,7 +32,7 @@ def made(
 
     `pods`: by uid, each with who selects it. `wanted`: of those, the ones that trace something now, in their order.
     """
-    groups = {keys: [one for one in wanted(keys) if selects_node(one, labels)] for keys in {keys for _, keys in pods}}
+    groups = {keys: [one for one in wanted(keys) if one.selects_node(labels)] for keys in {keys for _, keys in pods}}
     profiles = {one.key: one for group in groups.values() for one in group}
     budget = MAX_PROFILES_BYTES
     kept = _fitting(profiles, secret_of, budget)
@@ -81,20 +80,6 @@ def hash_of(plan: control_pb2.NodePlan) -> str:
     bare.ClearField("hash")
     bare.ClearField("operator_version")
     return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()[:32]
-
-
-def selects_node(profile: Profile, labels: dict[str, str]) -> bool:
-    """Whether the profile's nodeSelector allows a node with these labels."""
-    chosen = profile.spec.node_selector if profile.spec is not None else {}
-    return all(labels.get(key) == value for key, value in chosen.items())
-
-
-def selects_container(selector: ContainerSelector | None, name: str) -> bool:
-    """Whether a container of that name is meant."""
-    if selector is None:
-        return True
-    included = not selector.include or any(fnmatch.fnmatchcase(name, glob) for glob in selector.include)
-    return included and not any(fnmatch.fnmatchcase(name, glob) for glob in selector.exclude)
 
 
 def _add_pod(

@@ -28,7 +28,6 @@ from kernelspan_operator.models.profiles import CLUSTER_KIND, Profile, ProfileKe
 from .agents import Agents, is_outdated
 from .aggregate import OnNode, status_of
 from .kube import Kube
-from .making import selects_node
 from .nodes import Nodes
 from .plans import Plans
 from .pods import Pods
@@ -160,7 +159,7 @@ class Statuses:
         if not profile.is_wanted(self._now()):
             return []
         names = sorted(self._pods.nodes_of(profile.key))
-        return [name for name in names if selects_node(profile, self._nodes.labels(name))]
+        return [name for name in names if profile.selects_node(self._nodes.labels(name))]
 
     def _status(self, profile: Profile, nodes: list[str], written: _Written) -> Status:
         found = []
