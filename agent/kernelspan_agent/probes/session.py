@@ -150,10 +150,10 @@ class Session:
         return self._loader.maps["ks_ring"]
 
     def set_class(self, number: int, wanted: Wanted) -> None:
-        """Makes match class `number` want what `wanted` says."""
+        """Makes match class `number` want what `wanted` says. More ports than it has room for: any."""
         interval = 1_000_000_000 // max(wanted.events_per_second, 1)
         durations = [wanted.min_duration_ns.get(group, 0) for group in Group]
-        ports = list(wanted.ports)[: constants.MAX_PORTS]
+        ports = wanted.ports if len(wanted.ports) <= constants.MAX_PORTS else ()
         value = struct.pack(
             f"<Q4QQQII{constants.MAX_PORTS}HII",
             wanted.mask,
@@ -167,11 +167,39 @@ class Session:
             len(ports),
             0,
         )
-        bpf.map_update(self._loader.maps["ks_classes"], struct.pack("<I", number), value)
+        key = struct.pack("<I", number)
+        bpf.map_update(self._loader.maps["ks_classes"], key, value)
+        if "ks_tat" in self._loader.maps:  # how far ahead of its limit the number's last set was
+            bpf.map_update(self._loader.maps["ks_tat"], key, bytes(8))
 
     def trace(self, tgid: int, start_ns: int, match_class: int) -> None:
         """Traces a process from now on; `start_ns` (CLOCK_MONOTONIC) names its image. Class 0 wants nothing of it."""
         bpf.map_update(self._loader.maps["ks_procs"], struct.pack("<I", tgid), _PROC.pack(start_ns, match_class, 0))
+
+    def assign(self, tgid: int, start_ns: int, match_class: int) -> None:
+        """Changes the class of an image that is traced. Of one that has ended, or is another by now, nothing changes.
+
+        Not in one step: an exec in the midst of it is undone, and set right by the call that follows when it is told of.
+        """
+        procs, key = self._loader.maps["ks_procs"], struct.pack("<I", tgid)
+        value = bpf.map_lookup(procs, key, _PROC.size)
+        if value is None:
+            return
+        start, now, flags = _PROC.unpack(value)
+        if start <= start_ns and (start, now) != (start_ns, match_class):
+            with contextlib.suppress(FileNotFoundError):  # it has ended
+                bpf.map_update(procs, key, _PROC.pack(start_ns, match_class, flags), bpf.EXIST)
+
+    def leave(self, tgid: int, start_ns: int) -> None:
+        """Traces an image no more, of which the kernel will not say that it has ended: it had before."""
+        if self.process_start(tgid) == start_ns:
+            bpf.map_delete(self._loader.maps["ks_procs"], struct.pack("<I", tgid))
+
+    def classes_of_processes(self) -> set[int]:
+        """The classes of which there is a process now."""
+        procs = self._loader.maps["ks_procs"]
+        values = (bpf.map_lookup(procs, key, _PROC.size) for key in bpf.map_keys(procs, 4))
+        return {_PROC.unpack(value)[1] for value in values if value is not None}
 
     def process_start(self, tgid: int) -> int | None:
         """Which image of a process the kernel traces now; None: none."""
@@ -219,7 +247,9 @@ class Session:
         bpf.map_update(self._loader.maps["ks_verdicts"], struct.pack("<Q", mix(mix(file, path), match_class)), b"\1")
 
     def forget_verdicts(self) -> None:
-        """What was rejected is asked again: a profile's globs have changed."""
+        """What was rejected is asked again: it was for other profiles."""
+        if "ks_verdicts" not in self._loader.maps:
+            return
         for key in bpf.map_keys(self._loader.maps["ks_verdicts"], 8):
             bpf.map_delete(self._loader.maps["ks_verdicts"], key)
 

@@ -256,6 +256,10 @@ class ProcessTable:
             if not traced.ended_ns and self._kernel.process_start(traced.tgid) is None:
                 self._end(traced, now_ns)
 
+    def ended(self, traced: TracedProcess, when_ns: int) -> None:
+        """A process has ended of which the kernel does not say so."""
+        self._end(traced, when_ns)
+
     def _end(self, traced: TracedProcess, when_ns: int) -> None:
         if traced.ended_ns:
             return

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several profiles in one engine, at moments when what the kernel knows and what the agent knows are not the same.
+
+The engine is stepped by the test, so that each of these moments is one that the test has made, not one it hopes for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kernelspan_agent import classes
+from kernelspan_agent.engine import Engine
+from kernelspan_agent.errors import BudgetError
+from kernelspan_agent.export.base import DirectOutput
+from kernelspan_agent.model import SpanBatch
+from kernelspan_agent.probes.mechanisms import RAW_TRACEPOINT
+from kernelspan_agent.profile_run import ProfileRun
+from kernelspan_agent.resolve.processes import TracedProcess
+from kernelspan_agent.resolve.resource import ResourceSettings
+from kernelspan_api.plan import together
+from kernelspan_api.plan import wanted as wanted_by
+from kernelspan_api.profile import load
+from tests.support.runs import SYSTEM_PYTHON, UNLIMITED
+
+WAIT_SECONDS = 30.0
+STATS: dict[str, Any] = {"files": {"operations": ["Stat"]}}
+# Does what each line of its input says, and answers with a line.
+PROGRAM = """
+import os, socket, subprocess, sys, time
+def look(name):
+    try: os.stat("/mark/" + name)
+    except OSError: pass
+children = []
+def do(what, name="", *more):
+    if what == "look": look(name)
+    elif what == "exec": os.execv(sys.executable, sys.orig_argv)
+    elif what == "sleep": time.sleep(float(name))
+    elif what == "connect":
+        for port in (name, *more):
+            with socket.socket() as peer: peer.connect_ex(("127.0.0.1", int(port)))
+    elif what == "fork":  # a child that does the same things
+        a, b = os.pipe(), os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.dup2(a[0], 0); os.dup2(b[1], 1)
+            for line in iter(lambda: os.read(0, 4096), b""):
+                do(*line.decode().split())
+                os.write(1, b"done\\n")
+            os._exit(0)
+        children.append((pid, a[1], b[0]))
+        return pid
+    elif what == "child":
+        os.write(children[-1][1], (name + " " + " ".join(more) + "\\n").encode())
+        os.read(children[-1][2], 100)
+    return "done"
+print("ready", flush=True)
+while line := sys.stdin.readline():
+    print(do(*line.split()), flush=True)
+"""
+
+
+class Program:
+    """PROGRAM, running."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [SYSTEM_PYTHON, "-S", "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+        self.answer()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def say(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line.encode() + b"\n")
+
+    def answer(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().decode().strip()
+
+    def do(self, line: str) -> str:
+        self.say(line)
+        return self.answer()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+class Seen(DirectOutput):
+    """An exporter that remembers the operations it was given: their path or peer, by name."""
+
+    def __init__(self) -> None:
+        super().__init__("seen")
+        self.spans: list[tuple[str, str]] = []
+
+    def deliver(self, batch: SpanBatch) -> None:
+        for row in range(batch.operations):
+            found: dict[str, Any] = {}
+            name = ""
+            for segment in batch.segments[row]:
+                if segment is not None:
+                    found.update(segment.attributes)
+                    name = segment.name or name
+            self.spans.append((name, str(found.get("file.path") or found.get("network.peer.port") or "")))
+
+    @property
+    def marks(self) -> list[str]:
+        return [what.removeprefix("/mark/") for _, what in self.spans if what.startswith("/mark/")]
+
+
+@dataclass
+class Made:
+    """An engine, and what its profiles have seen."""
+
+    engine: Engine
+    seen: dict[str, Seen] = field(default_factory=dict)
+    left: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, uid: str, spec: dict[str, Any]) -> ProfileRun:
+        self.seen[uid] = Seen()
+        return self.engine.add(uid, profile(uid, spec), self.seen[uid], ResourceSettings())
+
+    def trace(self, program: Program, *uids: str) -> TracedProcess:
+        traced = self.engine.trace(program.pid, "program", frozenset(uids))
+        self.until(lambda: traced.runtime is not None, "its runtime is known")
+        return traced
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        end = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            assert time.monotonic() < end, f"never: {what}"
+            self.engine.step(0.01)
+
+    def settle(self) -> None:
+        """Until all that has happened up to now has been taken on: the ring is looked at every 50 ms."""
+        end = time.monotonic() + 0.3
+        while time.monotonic() < end:
+            self.engine.step(0.01)
+
+    def remove(self, uid: str) -> None:
+        self.engine.remove(uid)
+
+    def end(self) -> None:
+        """Every balance is one, and says of each profile what it has been given."""
+        self.engine.finish()
+        for uid in self.engine.profiles:
+            found = self.engine.accounting_of(uid)
+            assert found.unaccounted == 0, (uid, found)
+            assert found.exported == len(self.seen[uid].spans), (uid, found)
+
+
+def profile(name: str, spec: dict[str, Any]) -> Any:
+    document = {
+        "apiVersion": "kernelspan.io/v1alpha1",
+        "kind": "TraceProfile",
+        "metadata": {"name": name},
+        "spec": {"limits": UNLIMITED, "code": {"functions": False}, **spec},
+    }
+    import json
+
+    return load(json.dumps(document).encode(), standalone=True)
+
+
+@pytest.fixture
+def program() -> Iterator[Callable[[], Program]]:
+    with contextlib.ExitStack() as stack:
+
+        def begin() -> Program:
+            made = Program()
+            stack.callback(made.close)
+            return made
+
+        yield begin
+
+
+@pytest.fixture
+def engine() -> Iterator[Callable[..., Made]]:
+    with contextlib.ExitStack() as stack:
+
+        def make(*specs: dict[str, Any], **options: Any) -> Made:
+            wanted = together([wanted_by("p", profile("p", spec).spec) for spec in specs])
+            made = Engine(wanted, {**os.environ}, mechanism=RAW_TRACEPOINT, **options)
+            stack.callback(made.close)
+            return Made(made)
+
+        yield make
+
+
+Begin = Callable[[], Program]
+Make = Callable[..., Made]
+
+
+def test_who_wants_a_process_changes_while_it_execs_and_forks(program: Begin, engine: Make) -> None:
+    """The kernel passes on who wanted it; the agent, which hears of it later, sets right who wants it now."""
+    made = engine(STATS)
+    made.add("a", STATS)
+    made.add("b", STATS)
+    execs, forks = program(), program()
+    first, second = made.trace(execs, "a"), made.trace(forks, "a")
+    execs.say("exec")
+    assert execs.answer() == "ready"  # and the agent has not heard of it
+    assert forks.do("fork").isdigit()
+    made.engine.want(first, frozenset({"b"}))
+    made.engine.want(second, frozenset({"b"}))
+    made.settle()
+    execs.do("look after-exec")
+    forks.do("child look after-fork")
+    made.settle()
+    made.end()
+    assert made.seen["a"].marks == []
+    assert sorted(made.seen["b"].marks) == ["after-exec", "after-fork"]
+
+
+def test_a_call_that_outlives_its_profile_is_nobody_elses(program: Begin, engine: Make) -> None:
+    """It began for a profile that is no more when it ends: the one that is left has none of it."""
+    waits = {"waits": {"operations": ["Sleep"]}}
+    made = engine(waits)
+    made.add("a", waits)
+    made.add("b", waits)
+    sleeps, other = program(), program()
+    traced = made.trace(sleeps, "a")
+    made.trace(other, "b")
+    sleeps.say("sleep 0.6")
+    made.settle()
+    made.engine.want(traced, frozenset())
+    made.remove("a")
+    assert sleeps.answer() == "done"
+    other.do("sleep 0.001")
+    made.settle()
+    made.end()
+    assert len(made.seen["b"].spans) == 1
+
+
+def test_a_process_that_has_ended_is_not_traced(program: Begin, engine: Make) -> None:
+    """Its pid may be another's by then: the kernel must not be told of it, whether it is a zombie still or not."""
+    made = engine(STATS)
+    made.add("a", STATS)
+    for reaped in (True, False):
+        gone = program()
+        gone.process.kill()
+        if reaped:
+            gone.process.wait()
+        else:
+            os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
+        made.engine.trace(gone.pid, "program", frozenset({"a"}))
+        assert made.engine.session.process_start(gone.pid) is None
+    # one that ended, whose end is not known yet, and who is wanted by others now
+    late = program()
+    traced = made.trace(late, "a")
+    late.close()
+    made.add("b", STATS)
+    made.engine.want(traced, frozenset({"b"}))
+    assert made.engine.session.process_start(late.pid) is None
+    made.settle()
+    assert made.engine.processes.alive() == []
+    made.end()
+
+
+def test_more_ports_than_the_kernel_can_hold(program: Begin, engine: Make) -> None:
+    """Of one profile, and of two together: each sees its own ports, all of them, and no other."""
+    first, second = list(range(101, 133)), list(range(201, 213))
+    specs = {"a": {"network": {"operations": ["Connect"], "ports": first}}}
+    specs["b"] = {"network": {"operations": ["Connect"], "ports": second}}
+    specs["c"] = {"network": {"operations": ["Connect"], "ports": [101, *second]}}
+    made = engine(*specs.values())
+    for uid, spec in specs.items():
+        made.add(uid, spec)
+    alone, both = program(), program()
+    made.trace(alone, "a")
+    made.trace(both, "b", "c")
+    ports = [80, *first, *second, 9999]
+    for each in (alone, both):
+        each.do("connect " + " ".join(map(str, ports)))
+    made.settle()
+    made.end()
+    assert {uid: [int(port) for _, port in seen.spans] for uid, seen in made.seen.items()} == {
+        "a": first,
+        "b": second,
+        "c": [101, *second],
+    }
+
+
+def test_numbers_of_sets_that_are_given_away_again(
+    program: Begin, engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one set was said to be (files it does not want, its limit) is not what the next one with its number is."""
+    monkeypatch.setattr(classes, "MAX_CLASSES", 4)
+    made = engine(STATS)
+    runs = program()
+    traced = made.trace(runs)
+    for number in range(8):
+        uid, other = f"a{number}", f"b{number}"
+        made.add(uid, {"files": {"operations": ["Stat"], "paths": [f"/mark/{number % 2}/*"]}})
+        made.add(other, {"files": {"operations": ["Stat"], "paths": [f"/mark/{number % 2}/*"]}})
+        made.engine.want(traced, frozenset({uid, other}))
+        for _ in range(3):  # the first time user space filters what is not wanted, then the kernel
+            for which in range(2):
+                runs.do(f"look {which}/{number}")
+                runs.do(f"look {which}/same")
+            made.settle()
+        for each in (uid, other):
+            expected = [f"{number % 2}/{number}", f"{number % 2}/same"] * 3
+            assert made.seen[each].marks == expected, (number, each)
+        made.engine.want(traced, frozenset())
+        balance = made.engine.accounting_of(uid)
+        assert (balance.unaccounted, balance.exported, balance.filtered) == (0, 6, balance.seen - 6), (number, balance)
+        for each in (uid, other):
+            made.remove(each)
+    made.end()
+
+
+def test_no_number_left(program: Begin, engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who cannot be traced for all that want it is traced for nobody, rather than for whom it is not any more."""
+    monkeypatch.setattr(classes, "MAX_CLASSES", 3)
+    made = engine(STATS)
+    for uid in "abc":
+        made.add(uid, STATS)
+    programs = [program() for _ in range(3)]
+    first, second, third = (made.trace(each, uid) for each, uid in zip(programs, "aba", strict=True))
+    with pytest.raises(BudgetError):
+        made.engine.want(third, frozenset("c"))
+    programs[2].do("look lost")
+    made.engine.want(first, frozenset("b"))  # nobody is of {a} any more
+    made.remove("a")
+    made.engine.want(third, frozenset("c"))
+    for number, each in enumerate(programs):
+        each.do(f"look {number}")
+    made.settle()
+    made.end()
+    assert (made.seen["a"].marks, made.seen["b"].marks, made.seen["c"].marks) == ([], ["0", "1"], ["2"])
+    assert second.wanted_by == {"b"}
