@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter as Sums
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -167,7 +167,7 @@ class Classes:
             dropped[reason] = by_class[number]
         return _Counts(Sums(self._session.counts(number)), int(received[number]), dropped)
 
-    def accounting(self, run: ProfileRun) -> Accounting:
+    def accounting(self, run: ProfileRun, in_flight: Mapping[int, int] | None = None) -> Accounting:
         """A profile's balance. What is in flight in the kernel is counted there, one by one."""
         total = _Counts()
         total.add(self._past.get(run.uid, _Counts()))
@@ -175,7 +175,8 @@ class Classes:
         for number in mine:
             total.add(self._counted(number))
             total.add(self._classes[number].before, -1)
-        in_flight = self._session.in_flight()
+        if in_flight is None:
+            in_flight = self._session.in_flight()
         exported = run.exporter.counters.snapshot()
         waiting = sum(int(self._intake.counts()[1][number]) for number in mine)
         user = UserCounts(
@@ -187,4 +188,4 @@ class Classes:
             waiting=waiting + exported.operations_in_flight,
             dropped=dict(total.dropped + run.dropped()),
         )
-        return balance(total.kernel, sum(in_flight[number] for number in mine), user)
+        return balance(total.kernel, sum(in_flight.get(number, 0) for number in mine), user)

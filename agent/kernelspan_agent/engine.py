@@ -30,6 +30,7 @@ from kernelspan_agent.resolve.tables import Tables
 if TYPE_CHECKING:
     from kernelspan_agent.export.base import Exporter
     from kernelspan_agent.model import AttributeValue
+    from kernelspan_agent.probes.build import Built
     from kernelspan_agent.probes.mechanisms import Mechanism
     from kernelspan_agent.resolve.resource import ResourceSettings
     from kernelspan_agent.ring.reader import Drained
@@ -60,11 +61,14 @@ class Engine:
         mechanism: Mechanism | None = None,
         ring_bytes: int = RING_BYTES,
         watch_exec: bool = False,
+        built: Built | None = None,
     ) -> None:
-        """Builds, loads and attaches what is wanted. Raises MachineError; nothing is left behind then."""
+        """Builds (unless it is `built`), loads and attaches what is wanted. Raises MachineError; nothing is left behind."""
         started = time.monotonic()
         self.clock = Clock()
-        self.session = Session.open(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism)
+        self.session = Session.open(
+            wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism, built=built
+        )
         built = self.session.built
         self.timings = Timings(time.monotonic() - started, built.seconds, built.cached)
         self._intake = Intake(self.session)
@@ -274,9 +278,9 @@ class Engine:
         """The profiles, by uid."""
         return self.profiles
 
-    def accounting_of(self, uid: str) -> Accounting:
-        """A profile's balance; exact once `finish` has run."""
-        return self._classes.accounting(self.profiles[uid])
+    def accounting_of(self, uid: str, in_flight: Mapping[int, int] | None = None) -> Accounting:
+        """A profile's balance; exact once `finish` has run. `in_flight`: what the session says of that, for many of them."""
+        return self._classes.accounting(self.profiles[uid], in_flight)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

@@ -9,14 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
 
 from kernelspan_agent import classes

@@ -87,12 +87,15 @@ class Session:
         ring_bytes: int = RING_BYTES,
         watch_exec: bool = False,
         mechanism: mechanisms.Mechanism | None = None,
+        built: Built | None = None,
     ) -> Self:
-        """Builds, loads and attaches what `wanted` names. Raises MachineError; nothing is left behind then."""
+        """Builds, loads and attaches what `wanted` names. Raises MachineError; nothing is left behind then.
+
+        `built`: what `prepare` has made of the same.
+        """
         mechanism = mechanism or mechanisms.choose(wanted)
-        defines = constants.defines(ring_bytes=ring_bytes, watch_exec=watch_exec, raw=mechanism.raw)
-        with span("agent.compile"):
-            built = build(modules_of(wanted), defines, environ)
+        if built is None:
+            built = cls.prepare(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism)
         loader = Loader({"ks_ring": ring_bytes})
         try:
             with span("agent.load", modules=len(built.modules)):
@@ -105,6 +108,21 @@ class Session:
             loader.close()
             raise
         return session
+
+    @staticmethod
+    def prepare(
+        wanted: Wanted,
+        environ: Mapping[str, str],
+        *,
+        ring_bytes: int = RING_BYTES,
+        watch_exec: bool = False,
+        mechanism: mechanisms.Mechanism | None = None,
+    ) -> Built:
+        """Compiles what `open` needs. Takes seconds, and may be done in another thread. Raises MachineError."""
+        raw = (mechanism or mechanisms.choose(wanted)).raw
+        defines = constants.defines(ring_bytes=ring_bytes, watch_exec=watch_exec, raw=raw)
+        with span("agent.compile"):
+            return build(modules_of(wanted), defines, environ)
 
     def _attach(self, wanted: Wanted) -> None:
         if wanted.max_depth:
@@ -128,8 +146,9 @@ class Session:
         return self.mechanism.raw or wanted.operations <= self.wanted.operations
 
     def lacks(self, wanted: Wanted) -> bool:
-        """Whether something is wanted that is not attached."""
-        return not wanted.operations <= self.wanted.operations
+        """Whether something is wanted that is not attached, or stacks that nobody reads."""
+        stacks = bool(wanted.max_depth and not self.wanted.max_depth)
+        return stacks or not wanted.operations <= self.wanted.operations
 
     def build_more(self, wanted: Wanted, environ: Mapping[str, str]) -> Built:
         """Compiles what `extend` needs. Takes seconds, and may be done in another thread. Raises MachineError."""
@@ -291,7 +310,7 @@ class Session:
 
     def programs(self) -> dict[str, dict[str, int]]:
         """Name to bpf.prog_info."""
-        return {name: bpf.prog_info(fd) for name, fd in self._loader.programs.items()}
+        return {name: bpf.prog_info(fd) for name, fd in dict(self._loader.programs).items()}
 
     def detach(self) -> None:
         """Nothing is traced any more; what was counted can still be read."""
