@@ -7,13 +7,16 @@ The engine is stepped by the test, so that each of these moments is one that the
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import random
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kernelspan_agent import classes
@@ -25,9 +28,11 @@ from kernelspan_agent.probes.mechanisms import RAW_TRACEPOINT
 from kernelspan_agent.profile_run import ProfileRun
 from kernelspan_agent.resolve.processes import TracedProcess
 from kernelspan_agent.resolve.resource import ResourceSettings
+from kernelspan_agent.resolve.tables import Taken
 from kernelspan_api.plan import together
 from kernelspan_api.plan import wanted as wanted_by
 from kernelspan_api.profile import load
+from tests.support.generators import compiled
 from tests.support.runs import SYSTEM_PYTHON, UNLIMITED
 
 WAIT_SECONDS = 30.0
@@ -165,10 +170,8 @@ def profile(name: str, spec: dict[str, Any]) -> Any:
         "apiVersion": "kernelspan.io/v1alpha1",
         "kind": "TraceProfile",
         "metadata": {"name": name},
-        "spec": {"limits": UNLIMITED, "code": {"functions": False}, **spec},
+        "spec": {"limits": UNLIMITED, **spec, "code": {"functions": False, **spec.get("code", {})}},
     }
-    import json
-
     return load(json.dumps(document).encode(), standalone=True)
 
 
@@ -340,3 +343,126 @@ def test_no_number_left(program: Begin, engine: Make, monkeypatch: pytest.Monkey
     made.end()
     assert (made.seen["a"].marks, made.seen["b"].marks, made.seen["c"].marks) == ([], ["0", "1"], ["2"])
     assert second.wanted_by == {"b"}
+
+
+STORM_SECONDS = 3.0
+# Opens, reads and stats files, sleeps, starts others: for ever.
+BUSY = """
+import os, sys, time
+print("ready", flush=True)
+while True:
+    for name in ("/etc/passwd", "/mark/x/1", "/mark/y/2"):
+        try:
+            with open(name, "rb") as file: file.read(10)
+        except OSError: pass
+    if sys.argv[1] == "forks":
+        pid = os.fork()
+        if not pid:
+            os.stat("/")
+            os.execv("/bin/true", ["/bin/true"]) if os.getpid() % 2 else os._exit(0)
+        os.waitpid(pid, 0)
+    else: time.sleep(0.0001)
+"""
+SPECS: list[dict[str, Any]] = [
+    {"files": {}},
+    {"files": {"operations": ["Open"], "paths": ["/mark/x/*"]}},
+    {"files": {"operations": ["Read", "Stat"], "minDurationMicroseconds": 3}, "code": {"stacks": "None"}},
+    {"processes": {}, "limits": {"eventsPerSecond": 300, "spansPerSecond": 200}},
+    {"waits": {}},
+    {"files": {}, "processes": {}, "waits": {"operations": ["Sleep", "OffCPU"]}, "sampling": {"percent": 50}},
+]
+
+
+class Storm:
+    """Changes at random who wants whom, and remembers it of those that neither exec nor fork."""
+
+    def __init__(self, made: Made, traced: list[TracedProcess], steady: set[int]) -> None:
+        self.made, self.traced, self.steady = made, traced, steady
+        self.since = dict.fromkeys(steady, time.monotonic_ns())
+        self.wanted: dict[int, list[tuple[int, int, frozenset[str]]]] = {tgid: [] for tgid in steady}
+        self.random = random.Random(4)
+        self.profiles = self.changes = self.refused = 0
+
+    def change(self) -> None:
+        self.changes += 1
+        engine = self.made.engine
+        if len(engine.profiles) < 6 or self.random.random() < 0.2:
+            self.made.add(f"p{self.profiles}", SPECS[self.profiles % len(SPECS)])
+            self.profiles += 1
+        uids = list(engine.profiles)
+        for each in engine.processes.alive():
+            if self.random.random() < 0.5:
+                self._want(each, frozenset(self.random.sample(uids, self.random.randrange(min(4, len(uids))))))
+        if len(uids) > 8:
+            leaves = self.random.choice(uids)
+            for each in engine.processes.alive():
+                if leaves in each.wanted_by:
+                    self._want(each, each.wanted_by - {leaves})
+            self.made.remove(leaves)
+
+    def _want(self, traced: TracedProcess, uids: frozenset[str]) -> None:
+        before, when = traced.wanted_by, time.monotonic_ns()
+        try:
+            self.made.engine.want(traced, uids)
+        except BudgetError:
+            self.refused += 1
+        if traced.tgid in self.steady and before != traced.wanted_by:
+            self.wanted[traced.tgid].append((self.since[traced.tgid], when, before))
+            self.since[traced.tgid] = time.monotonic_ns()
+
+    def end(self) -> None:
+        now = time.monotonic_ns()
+        for each in self.traced:
+            if each.tgid in self.steady:
+                self.wanted[each.tgid].append((self.since[each.tgid], now, each.wanted_by))
+
+    def check(self, uid: str, ops: np.ndarray) -> int:
+        """Of how many operations it is known that the profile may have been given them; no one is one it may not."""
+        assert len(np.unique(ops)) == len(ops), uid
+        count = 0
+        for tgid, times in self.wanted.items():
+            starts = ops["start"][ops["tgid"] == tgid].astype(np.int64)
+            count += len(starts)
+            for began, ended, uids in times:
+                assert uid in uids or not ((starts > began) & (starts < ended)).any(), (uid, tgid)
+        return count
+
+
+def test_profiles_come_and_go_under_load(engine: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each balance is exact; nobody is given an operation of a process that it did not select, none of them twice."""
+    given: dict[str, list[np.ndarray]] = {}
+    process = ProfileRun.process
+
+    def remember(run: ProfileRun, taken: Taken) -> None:
+        given.setdefault(run.uid, []).append(taken.ops[["tgid", "tid", "start", "time", "op"]])
+        process(run, taken)
+
+    monkeypatch.setattr(ProfileRun, "process", remember)
+    monkeypatch.setattr(classes, "MAX_CLASSES", 24)  # numbers run out, and are given away again
+    made = engine({"files": {}, "processes": {}, "waits": {}})
+    with contextlib.ExitStack() as stack:
+        forks, *others = (stack.enter_context(_busy(how)) for how in ("forks", "stays", "stays"))
+        flood = stack.enter_context(subprocess.Popen([compiled("flood"), "2", "0"], stdin=subprocess.PIPE))
+        stack.callback(flood.kill)
+        steady = {each.pid for each in (*others, flood)}
+        storm = Storm(made, [made.engine.trace(pid, "busy", frozenset()) for pid in (forks.pid, *steady)], steady)
+        assert flood.stdin is not None
+        flood.stdin.write(b"x")
+        flood.stdin.flush()
+        end = time.monotonic() + STORM_SECONDS
+        while time.monotonic() < end:
+            storm.change()
+            made.engine.step(0.002)
+        storm.end()
+    made.end()
+    assert storm.profiles > 20
+    assert sum(storm.check(uid, np.concatenate(pieces)) for uid, pieces in given.items()) > 10_000
+
+
+@contextlib.contextmanager
+def _busy(how: str) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([SYSTEM_PYTHON, "-S", "-c", BUSY, how], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process
+        process.kill()
