@@ -11,7 +11,7 @@ import time
 from collections import Counter as Sums
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,6 +51,7 @@ class _Counts:
 @dataclass(slots=True)
 class _Class:
     uids: frozenset[str]  # those that there are still
+    wanted: Wanted
     before: _Counts  # what the number had counted when the class began
     retired: bool = False
 
@@ -74,10 +75,10 @@ class Classes:
 
     def make(self, uids: frozenset[str], wanted: Sequence[Wanted]) -> int:
         """A new class, of a set of profiles and what they want. Raises BudgetError: too many."""
-        number = self._free()
-        self._session.set_class(number, together(wanted))
+        number, all_wanted = self._free(), together(wanted)
+        self._session.set_class(number, all_wanted)
         self._numbers[uids] = number
-        self._classes[number] = _Class(uids, self._counted(number))
+        self._classes[number] = _Class(uids, all_wanted, self._counted(number))
         self._masks.clear()
         return number
 
@@ -117,6 +118,11 @@ class Classes:
             spare = set(self._spare)
             for key in [key for key in self._rejected if key[0] in spare]:
                 del self._rejected[key]
+
+    def cease(self) -> None:
+        """No operation begins any more, whoever wants whom; those under way end as they would."""
+        for number, one in self._classes.items():
+            self._session.set_class(number, replace(one.wanted, operations=frozenset()))
 
     def retire(self, uid: str) -> None:
         """The profile is no more: no process is to be of its classes."""

@@ -9,6 +9,7 @@ everything else happens in the thread that calls `run` or `step`.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -284,12 +285,20 @@ class Engine:
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """Detaches, takes on what is still in the ring, and closes what is open. Exporters are their owners' to close."""
+    def cease(self) -> None:
+        """No operation is seen from now on, but for those that have begun: another engine takes over."""
+        self._classes.cease()
+
+    def finish(self, within_seconds: float = math.inf) -> None:
+        """Detaches, takes on what is still in the ring, and closes what is open. Exporters are their owners' to close.
+
+        What is not taken on in that time stays in flight.
+        """
+        end = time.monotonic() + within_seconds
         self.session.detach()
         self._ended = True
         self._intake.stop(rest=True)
-        while (drained := self._intake.next(0.0)) is not None:
+        while time.monotonic() < end and (drained := self._intake.next(0.0)) is not None:
             self._process(drained)
         for run in self.profiles.values():
             run.close_spans()

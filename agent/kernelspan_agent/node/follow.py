@@ -5,7 +5,7 @@
 
 While nothing is to be traced there is no engine, and nothing in the kernel. A profile that wants more than is attached
 makes the engine see more, with all others going on; only where that cannot be (another mechanism is called for, or
-stacks where there were none) another engine takes its place, and between the two nothing is seen. What cannot be
+stacks where there were none) another engine takes its place: the one ceases and the other begins. What cannot be
 compiled or loaded fails those who want it; the engine that there is goes on.
 
 A plan is read and followed for no more than half of the loop's time: plans that come faster are passed over.
@@ -39,6 +39,7 @@ from kernelspan_api.reasons import Reason
 IDLE_SECONDS = 0.02  # between looks for a plan while nothing is traced
 READ_SECONDS = 0.05  # of a plan, between two looks at the ring
 REPORT_SECONDS = 0.2
+FINISH_SECONDS = 5.0  # for what was drained and not taken on when an engine ends
 RETRY_SECONDS = 30.0  # a machine that could not load may be able to after somebody has mended it
 LINGER_SECONDS = 2.0  # what a profile's processes did before it was taken out is on the way for so long
 _log = logging.getLogger(__name__)
@@ -190,12 +191,15 @@ class Follower:
             self._fill(self.engine, now)
 
     def _open_engine(self, wanted: Wanted, built: Built) -> None:
-        engine = Engine(wanted, self._environ, watch_exec=True, built=built)
-        if self.engine is not None:
-            _log.warning("engine.replaced hint=%s", "nothing is seen between the two: another mechanism is called for")
-            self._end_engine()
+        before, engine = self.engine, Engine(wanted, self._environ, watch_exec=True, built=built)
         self.engine = engine
         engine.on_exec = self._on_exec
+        self._leaving.clear()
+        if before is not None:
+            _log.warning("engine.replaced mechanism=%s", engine.session.mechanism.name)
+            before.cease()
+            self._fill(engine, time.monotonic())
+            self._end(before)
 
     def _fail(self, keys: list[str], reason: str, message: str) -> None:
         self._troubles.update({key: Trouble(reason, message) for key in keys})
@@ -221,7 +225,8 @@ class Follower:
                 self._fail([each.key], Reason.BUDGET_EXCEEDED.value, f"its exporter cannot be opened: {error}")
             else:
                 engine.add(each.key, each.profile, exporter, self._resource_of(each))
-        here = [each for each in self._desired if each.key in engine.profiles]
+        # one that is refused may bear the uid of another
+        here = [each for each in self._desired if each.profile is not None and each.key in engine.profiles]
         for key in set(engine.profiles) - {each.key for each in here} - set(self._leaving):
             self._leaving[key] = now + LINGER_SECONDS
         self._whom = Whom(self.plan, here, self.unobserved)
@@ -257,8 +262,11 @@ class Follower:
         assert engine is not None
         self._whom = None
         self._leaving.clear()
+        self._end(engine)
+
+    def _end(self, engine: Engine) -> None:
         try:
-            engine.finish()
+            engine.finish(FINISH_SECONDS)
             for key in list(engine.profiles):
                 self._remove(engine, key)
         finally:
