@@ -119,6 +119,8 @@ def test_plans_without_reason_in_a_storm(start: Start, collector: Collector) -> 
             agent.server.plans.put(plan)
             if number % 4 == 0:
                 agent.server.plans.put(plan)
+            if number == 75:
+                agent.server.plans.put(b"\xff no plan")  # the stream ends, and another is begun
             time.sleep(0.02)
         for each in storms:
             each.kill()
