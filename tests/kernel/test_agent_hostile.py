@@ -14,6 +14,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from kernelspan_api.control.control_pb2 import Container, NodePlan, PodPlan, Pro
 from tests.support.collector import Collector
 from tests.support.node_agents import PYTHON, Running, Start, profile, program, starting
 from tests.support.pods import Pod, every_container, line
+from tests.support.ports import PortReservation
+from tests.support.server import http_get
 from tests.support.tls import TlsFiles
 
 KILLS = int(os.environ.get("KERNELSPAN_KILLS", "3"))
@@ -94,9 +97,19 @@ def threads(agent: Running) -> int:
     return len(list(Path(f"/proc/{agent.process.pid}/task").iterdir()))
 
 
+def scrape(port: int) -> None:
+    """A server takes no two samples of one name and the same labels."""
+    status, body = http_get(port, "/metrics")
+    assert status == HTTPStatus.OK
+    samples = [line.rpartition(" ")[0] for line in body.decode().splitlines() if not line.startswith("#")]
+    assert len(samples) == len(set(samples))
+
+
 def test_plans_without_reason_in_a_storm(start: Start, collector: Collector) -> None:
     """50 a second, full of what is no profile, the same again, garbage; few descriptors, processes that start without end."""
-    agent = start(under=("prlimit", "--nofile=192:192"))
+    with PortReservation(1) as reserved:
+        (port,) = reserved.ports
+    agent = start("--listen", f"127.0.0.1:{port}", under=("prlimit", "--nofile=192:192"))
     chosen = random.Random(1)
     specs: list[dict[str, Any]] = [{"files": {}}, {"processes": {}}, STATS, {"waits": {"operations": ["Sleep"]}}]
     with Pod("web-1") as pod, Pod("api-1") as other:
@@ -119,6 +132,8 @@ def test_plans_without_reason_in_a_storm(start: Start, collector: Collector) -> 
             agent.server.plans.put(plan)
             if number % 4 == 0:
                 agent.server.plans.put(plan)
+            if number % 10 == 0:
+                scrape(port)
             if number == 75:
                 agent.server.plans.put(b"\xff no plan")  # the stream ends, and another is begun
             time.sleep(0.02)

@@ -243,10 +243,13 @@ def _read(process: Process, name: str, limit: int, *, cut: bool = False) -> byte
     parts: list[bytes] = []
     size = 0
     try:
-        with Path(f"{process.path}/{name}").open("rb", buffering=0) as file:
-            while size <= limit and (part := file.read(min(1 << 20, limit + 1 - size))):
+        fd = os.open(f"{process.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)  # for each exec of the node: no more than that
+        try:
+            while size <= limit and (part := os.read(fd, min(1 << 20, limit + 1 - size))):
                 parts.append(part)
                 size += len(part)
+        finally:
+            os.close(fd)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise ProcessEndedError(f"process {process.pid} does not exist") from error
     except OSError as error:
