@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kernelspan_api.profile import TraceProfile
 
 TICK_SECONDS = 0.2
+STEP_SECONDS = 0.05
 GREENLET_LOOK_SECONDS = 1.0
 
 
@@ -159,7 +160,7 @@ class Engine:
         traced.surroundings = surroundings or {}
         if not procfs.runs(pid):  # it ended before the kernel knew it, which would keep it for whoever is given its pid
             self.session.leave(pid, start)
-            self.processes.ended(traced, self.clock.monotonic_now_ns())
+            self.processes.end(traced, self.clock.monotonic_now_ns())
         if held:
             self.processes.leave_unwalked(traced)
         self._tell_started()
@@ -182,12 +183,14 @@ class Engine:
             self.step(0.002 if self.processes.has_pending else IDLE_WAIT_SECONDS)
 
     def step(self, timeout_seconds: float) -> None:
-        """Takes on what waits, at most one drained piece, and does what is due."""
+        """Takes on what waits, for STEP_SECONDS if there is more than one drained piece, and does what is due."""
         self.last_step_seconds = time.monotonic()
         self._stepped = True
         drained = self._intake.next(timeout_seconds)
-        if drained is not None:
+        end = time.monotonic() + STEP_SECONDS
+        while drained is not None:
             self._process(drained)
+            drained = self._intake.next(0.0) if time.monotonic() < end else None
         self.processes.detect_pending(self.clock.monotonic_now_ns())
         now = time.monotonic()
         if now >= self._next_tick:

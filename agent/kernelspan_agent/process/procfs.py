@@ -243,7 +243,9 @@ def _read(process: Process, name: str, limit: int, *, cut: bool = False) -> byte
     parts: list[bytes] = []
     size = 0
     try:
-        fd = os.open(f"{process.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)  # for each exec of the node: no more than that
+        fd = os.open(
+            f"{process.path}/{name}", os.O_RDONLY | os.O_CLOEXEC
+        )  # for each exec of the node: no more than that
         try:
             while size <= limit and (part := os.read(fd, min(1 << 20, limit + 1 - size))):
                 parts.append(part)
