@@ -65,6 +65,12 @@ class Accounting:
         }
 
 
+def unfinished(kernel: dict[Counter, int]) -> int:
+    """Operations that the kernel's programs have begun to count and not decided about."""
+    decided = sum(kernel[counter] for counter in (Counter.SENT, Counter.FILTERED, Counter.RATE_LIMITED))
+    return kernel[Counter.SEEN] - kernel[Counter.UNSEEN] - decided - sum(kernel[each] for each in _DROPPED_IN_KERNEL)
+
+
 def balance(kernel: dict[Counter, int], in_flight: int, user: UserCounts) -> Accounting:
     """The balance of the kernel's counters and user space's."""
     dropped = {name: kernel[counter] for counter, name in _DROPPED_IN_KERNEL.items() if kernel[counter]}

@@ -7,15 +7,16 @@ nothing of its class is on the way any more. What was counted for a set before i
 
 from __future__ import annotations
 
+import time
 from collections import Counter as Sums
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernelspan_agent.accounting import Accounting, UserCounts, balance
+from kernelspan_agent.accounting import Accounting, UserCounts, balance, unfinished
 from kernelspan_agent.errors import BudgetError
 from kernelspan_agent.probes.constants import MAX_CLASSES, Counter
 from kernelspan_api.plan import Wanted, together
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 NOBODY = 0  # the class of processes that nobody wants any more
 MAX_REJECTED = 16384
+LOOK_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -48,7 +50,8 @@ class _Counts:
 
 @dataclass(slots=True)
 class _Class:
-    uids: frozenset[str]
+    uids: frozenset[str]  # those that there are still
+    wanted: Wanted
     before: _Counts  # what the number had counted when the class began
     retired: bool = False
 
@@ -63,48 +66,73 @@ class Classes:
         self._past: dict[str, _Counts] = {}  # of numbers that were given away, by profile
         self._masks: dict[str, np.ndarray] = {}
         self._rejected: OrderedDict[tuple[int, int, int], set[str]] = OrderedDict()
+        self._spare: list[int] = []  # numbers that mean nothing any more
+        self._next_look = 0.0
 
-    def number(self, uids: frozenset[str], wanted: Sequence[Wanted]) -> int:
-        """The class of a set of profiles, and of what they want; a new one is made. Raises BudgetError: too many."""
-        if not uids:
-            return NOBODY
-        number = self._numbers.get(uids)
-        if number is None:
-            number = self._free()
-            self._session.set_class(number, together(wanted))
-            self._numbers[uids] = number
-            self._classes[number] = _Class(uids, self._counted(number))
-            self._masks.clear()
+    def known(self, uids: frozenset[str]) -> int | None:
+        """The class of a set of profiles; None: it must be made."""
+        return self._numbers.get(uids) if uids else NOBODY
+
+    def make(self, uids: frozenset[str], wanted: Sequence[Wanted]) -> int:
+        """A new class, of a set of profiles and what they want. Raises BudgetError: too many."""
+        number, all_wanted = self._free(), together(wanted)
+        self._session.set_class(number, all_wanted)
+        self._numbers[uids] = number
+        self._classes[number] = _Class(uids, all_wanted, self._counted(number))
+        self._masks.clear()
         return number
 
     def _free(self) -> int:
         number = len(self._classes) + 1
         if number < MAX_CLASSES:
             return number
-        in_flight, waits = self._session.in_flight(), self._intake.counts()[1]
-        for number, one in list(self._classes.items()):
-            counted = self._counted(number)
-            if (
-                one.retired
-                and not in_flight[number]
-                and counted.kernel[Counter.SENT] == counted.received
-                and not waits[number]
-            ):
-                counted.add(one.before, -1)
-                for uid in one.uids:
-                    self._past.setdefault(uid, _Counts()).add(counted)
-                return number
+        if not self._spare and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            self._clear()
+        if self._spare:
+            return self._spare.pop()
         raise BudgetError(
             f"more than {MAX_CLASSES - 1} different sets of profiles select processes on this node",
             hint="let fewer profiles overlap",
         )
 
+    def _clear(self) -> None:
+        """Looks for numbers that can mean another set: of no process, and with nothing on the way."""
+        retired = [number for number, one in self._classes.items() if one.retired]
+        if not retired:
+            return
+        in_use = self._session.classes_of_processes()
+        waits = self._intake.counts()[1]
+        for number in set(retired) - in_use:
+            counted, one = self._counted(number), self._classes[number]
+            if unfinished(counted.kernel) or counted.kernel[Counter.SENT] != counted.received or waits[number]:
+                continue
+            counted.add(one.before, -1)
+            for uid in one.uids:
+                self._past.setdefault(uid, _Counts()).add(counted)
+            one.uids = frozenset()
+            self._spare.append(number)
+        if self._spare:  # what its profiles did not want is not what the next ones do not
+            self._masks.clear()
+            self._session.forget_verdicts()
+            spare = set(self._spare)
+            for key in [key for key in self._rejected if key[0] in spare]:
+                del self._rejected[key]
+
+    def cease(self) -> None:
+        """No operation begins any more, whoever wants whom; those under way end as they would."""
+        for number, one in self._classes.items():
+            self._session.set_class(number, replace(one.wanted, operations=frozenset()))
+
     def retire(self, uid: str) -> None:
         """The profile is no more: no process is to be of its classes."""
         for one in list(self._classes.values()):
-            if uid in one.uids and not one.retired:
-                one.retired = True
-                self._numbers.pop(one.uids, None)
+            if uid in one.uids:
+                if not one.retired:
+                    one.retired = True
+                    self._numbers.pop(one.uids, None)
+                one.uids -= {uid}
+        self._next_look = 0.0
         self._masks.pop(uid, None)
         self._past.pop(uid, None)
 
@@ -145,7 +173,7 @@ class Classes:
             dropped[reason] = by_class[number]
         return _Counts(Sums(self._session.counts(number)), int(received[number]), dropped)
 
-    def accounting(self, run: ProfileRun) -> Accounting:
+    def accounting(self, run: ProfileRun, in_flight: Mapping[int, int] | None = None) -> Accounting:
         """A profile's balance. What is in flight in the kernel is counted there, one by one."""
         total = _Counts()
         total.add(self._past.get(run.uid, _Counts()))
@@ -153,7 +181,8 @@ class Classes:
         for number in mine:
             total.add(self._counted(number))
             total.add(self._classes[number].before, -1)
-        in_flight = self._session.in_flight()
+        if in_flight is None:
+            in_flight = self._session.in_flight()
         exported = run.exporter.counters.snapshot()
         waiting = sum(int(self._intake.counts()[1][number]) for number in mine)
         user = UserCounts(
@@ -165,4 +194,4 @@ class Classes:
             waiting=waiting + exported.operations_in_flight,
             dropped=dict(total.dropped + run.dropped()),
         )
-        return balance(total.kernel, sum(in_flight[number] for number in mine), user)
+        return balance(total.kernel, sum(in_flight.get(number, 0) for number in mine), user)

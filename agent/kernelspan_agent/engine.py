@@ -8,17 +8,21 @@ everything else happens in the thread that calls `run` or `step`.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.accounting import Accounting
-from kernelspan_agent.classes import Classes
+from kernelspan_agent.classes import NOBODY, Classes
+from kernelspan_agent.errors import BudgetError
 from kernelspan_agent.guard.cost import CostSampler
 from kernelspan_agent.intake import IDLE_WAIT_SECONDS, Intake
 from kernelspan_agent.libraries.base import Libraries
 from kernelspan_agent.probes.session import RING_BYTES, Session
+from kernelspan_agent.process import procfs
 from kernelspan_agent.profile_run import ProfileRun, rows_of
 from kernelspan_agent.resolve.clock import Clock
 from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
@@ -27,6 +31,7 @@ from kernelspan_agent.resolve.tables import Tables
 if TYPE_CHECKING:
     from kernelspan_agent.export.base import Exporter
     from kernelspan_agent.model import AttributeValue
+    from kernelspan_agent.probes.build import Built
     from kernelspan_agent.probes.mechanisms import Mechanism
     from kernelspan_agent.resolve.resource import ResourceSettings
     from kernelspan_agent.ring.reader import Drained
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from kernelspan_api.profile import TraceProfile
 
 TICK_SECONDS = 0.2
+STEP_SECONDS = 0.05
 GREENLET_LOOK_SECONDS = 1.0
 
 
@@ -57,11 +63,14 @@ class Engine:
         mechanism: Mechanism | None = None,
         ring_bytes: int = RING_BYTES,
         watch_exec: bool = False,
+        built: Built | None = None,
     ) -> None:
-        """Builds, loads and attaches what is wanted. Raises MachineError; nothing is left behind then."""
+        """Builds (unless it is `built`), loads and attaches what is wanted. Raises MachineError; nothing is left behind."""
         started = time.monotonic()
         self.clock = Clock()
-        self.session = Session.open(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism)
+        self.session = Session.open(
+            wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism, built=built
+        )
         built = self.session.built
         self.timings = Timings(time.monotonic() - started, built.seconds, built.cached)
         self._intake = Intake(self.session)
@@ -97,20 +106,32 @@ class Engine:
         return run
 
     def remove(self, uid: str) -> ProfileRun:
-        """Takes a profile out, which nothing wants any more; what of it is open ends. Its exporter is the caller's."""
+        """Takes a profile out; what of it is open ends. Its exporter is the caller's."""
+        for traced in self.processes.alive():  # some may have been told of only now
+            if uid in traced.wanted_by:
+                with contextlib.suppress(BudgetError):
+                    self.want(traced, traced.wanted_by - {uid})
         run = self.profiles.pop(uid)
         self._classes.retire(uid)
         run.close_spans()
         return run
 
     def want(self, traced: TracedProcess, uids: frozenset[str]) -> None:
-        """Who wants a traced process from now on; its children begin with the same. Raises BudgetError."""
+        """Who wants a traced process from now on; its children begin with the same.
+
+        Raises BudgetError: it stays with whom it has if they all want it still, else nobody has it.
+        """
         if uids == traced.wanted_by:
             return
-        number = self._class(uids)
+        try:
+            number = self._class(uids)
+        except BudgetError:
+            if not traced.wanted_by <= uids:
+                traced.wanted_by = frozenset()
+                self.session.assign(traced.tgid, traced.start_ns, NOBODY)
+            raise
         traced.wanted_by = uids
-        if self.session.process_start(traced.tgid) == traced.start_ns:
-            self.session.trace(traced.tgid, traced.start_ns, number)
+        self.session.assign(traced.tgid, traced.start_ns, number)
 
     def trace(
         self,
@@ -126,10 +147,20 @@ class Engine:
         `held`: a child of ours that waits for its exec; its frames are ours. `surroundings`: what its pod says of it.
         """
         number = self._class(uids)
+        if self.session.process_start(pid) is not None:  # a child of a traced one, of which no record was read yet
+            self.processes.recover(pid)
+            if (known := self.processes.latest(pid)) is not None:
+                known.surroundings = surroundings or {}
+                self.want(known, uids)
+                self._tell_started()
+                return known
         start = self.clock.monotonic_now_ns()
         self.session.trace(pid, start, number)  # first: the kernel is told of runtimes of images that it knows
         traced = self.processes.add(pid, start, name=name, from_start=held, wanted_by=uids)
         traced.surroundings = surroundings or {}
+        if not procfs.runs(pid):  # it ended before the kernel knew it, which would keep it for whoever is given its pid
+            self.session.leave(pid, start)
+            self.processes.end(traced, self.clock.monotonic_now_ns())
         if held:
             self.processes.leave_unwalked(traced)
         self._tell_started()
@@ -137,9 +168,11 @@ class Engine:
         return traced
 
     def _class(self, uids: frozenset[str]) -> int:
-        number = self._classes.number(uids, [self.profiles[uid].wanted for uid in sorted(uids)])
-        for uid in uids:
-            self.profiles[uid].shared = self._classes.is_shared(uid)
+        number = self._classes.known(uids)
+        if number is None:
+            number = self._classes.make(uids, [self.profiles[uid].wanted for uid in sorted(uids)])
+            for uid in uids:
+                self.profiles[uid].shared = self._classes.is_shared(uid)
         return number
 
     # --- the stages ---------------------------------------------------------------------------------------------------
@@ -150,12 +183,14 @@ class Engine:
             self.step(0.002 if self.processes.has_pending else IDLE_WAIT_SECONDS)
 
     def step(self, timeout_seconds: float) -> None:
-        """Takes on what waits, at most one drained piece, and does what is due."""
+        """Takes on what waits, for STEP_SECONDS if there is more than one drained piece, and does what is due."""
         self.last_step_seconds = time.monotonic()
         self._stepped = True
         drained = self._intake.next(timeout_seconds)
-        if drained is not None:
+        end = time.monotonic() + STEP_SECONDS
+        while drained is not None:
             self._process(drained)
+            drained = self._intake.next(0.0) if time.monotonic() < end else None
         self.processes.detect_pending(self.clock.monotonic_now_ns())
         now = time.monotonic()
         if now >= self._next_tick:
@@ -172,7 +207,7 @@ class Engine:
         if len(drained.operations):
             taken = self.tables.take(drained.operations)
             for run in self.profiles.values():
-                mine = taken if len(self.profiles) == 1 else rows_of(taken, self._classes.mask(run.uid))
+                mine = rows_of(taken, self._classes.mask(run.uid))
                 if len(mine.ops):
                     run.process(mine)
             self._intake.done(drained)
@@ -180,10 +215,20 @@ class Engine:
 
     def _tell_started(self) -> None:
         for traced in self.processes.started:
+            # The kernel has passed on who wanted it at that moment: that may have changed since, and its parent's not.
+            self._settle(traced)
             for uid in traced.wanted_by:
-                if uid in self.profiles:
-                    self.profiles[uid].started(traced)
+                self.profiles[uid].started(traced)
         self.processes.started.clear()
+
+    def _settle(self, traced: TracedProcess) -> None:
+        traced.wanted_by = frozenset(uid for uid in traced.wanted_by if uid in self.profiles)
+        try:
+            number = self._class(traced.wanted_by)
+        except BudgetError:
+            traced.wanted_by, number = frozenset(), NOBODY
+        if not traced.ended_ns:
+            self.session.assign(traced.tgid, traced.start_ns, number)
 
     def _tell_ended(self) -> None:
         for traced in self.processes.finished:
@@ -237,18 +282,26 @@ class Engine:
         """The profiles, by uid."""
         return self.profiles
 
-    def accounting_of(self, uid: str) -> Accounting:
-        """A profile's balance; exact once `finish` has run."""
-        return self._classes.accounting(self.profiles[uid])
+    def accounting_of(self, uid: str, in_flight: Mapping[int, int] | None = None) -> Accounting:
+        """A profile's balance; exact once `finish` has run. `in_flight`: what the session says of that, for many of them."""
+        return self._classes.accounting(self.profiles[uid], in_flight)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """Detaches, takes on what is still in the ring, and closes what is open. Exporters are their owners' to close."""
+    def cease(self) -> None:
+        """No operation is seen from now on, but for those that have begun: another engine takes over."""
+        self._classes.cease()
+
+    def finish(self, within_seconds: float = math.inf) -> None:
+        """Detaches, takes on what is still in the ring, and closes what is open. Exporters are their owners' to close.
+
+        What is not taken on in that time stays in flight.
+        """
+        end = time.monotonic() + within_seconds
         self.session.detach()
         self._ended = True
         self._intake.stop(rest=True)
-        while (drained := self._intake.next(0.0)) is not None:
+        while time.monotonic() < end and (drained := self._intake.next(0.0)) is not None:
             self._process(drained)
         for run in self.profiles.values():
             run.close_spans()

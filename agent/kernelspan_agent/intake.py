@@ -99,7 +99,7 @@ class Intake:
             self._received += classes
             if self._waiting.sum() + count > MAX_WAITING_OPERATIONS:
                 self._queue_full += classes
-                drained = Drained(drained.operations[:0], drained.others)
+                drained = Drained(drained.operations[:0].copy(), drained.others)  # a view would keep all of them
             else:
                 self._waiting += classes
         self._look_at(drained.others)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kernelspan_agent.probes.constants import MAX_PORTS
 from kernelspan_agent.resolve.infos import Infos
 from kernelspan_agent.resolve.resolver import Resolver, ResolveSettings
 from kernelspan_agent.trace import Tracer, TraceSettings
@@ -94,6 +95,7 @@ class ProfileRun:
         self._spans = RateLimit(spec.limits.spans_per_second)
         self._events = RateLimit(spec.limits.events_per_second)
         self.rate_limited = 0
+        self.shared = False
 
     @property
     def label(self) -> str:
@@ -104,11 +106,12 @@ class ProfileRun:
     @property
     def shared(self) -> bool:
         """Whether the kernel's filters and limits may be wider than this profile's, others wanting its processes too."""
-        return self.resolver.shared
+        return self._shared
 
     @shared.setter
     def shared(self, value: bool) -> None:
-        self.resolver.shared = value
+        self._shared = value
+        self.resolver.shared = value or len(self.wanted.ports) > MAX_PORTS
 
     def process(self, taken: Taken) -> None:
         """Takes on operations of processes that the profile selects."""

@@ -16,16 +16,21 @@ from kernelspan_api.control.control_pb2 import NodePlan, NodeReport, ProfileStat
 from tests.support.tls import TlsFiles
 
 
+def _message(plan: NodePlan | bytes) -> bytes:
+    return plan if isinstance(plan, bytes) else plan.SerializeToString()
+
+
 class PlanServer:
     """The operator's side of the stream as it is spoken: sends what a test puts into `plans`, keeps what it hears."""
 
     def __init__(self, tls: TlsFiles, port: int = 0) -> None:
-        self.plans: queue.Queue[NodePlan | None] = queue.Queue()
+        self.plans: queue.Queue[NodePlan | bytes | None] = queue.Queue()  # bytes go out as they are
+        self.closed = False
         self.heard: list[NodeReport] = []
         self.tokens: list[str] = []
         self.server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
         method = grpc.stream_stream_rpc_method_handler(
-            self.sync, request_deserializer=NodeReport.FromString, response_serializer=NodePlan.SerializeToString
+            self.sync, request_deserializer=NodeReport.FromString, response_serializer=_message
         )
         handler = grpc.method_handlers_generic_handler("kernelspan.v1alpha1.Control", {"Sync": method})
         self.server.add_generic_rpc_handlers((handler,))
@@ -33,11 +38,18 @@ class PlanServer:
         self.port = self.server.add_secure_port(f"127.0.0.1:{port}", grpc.ssl_server_credentials([pair]))
         self.server.start()
 
-    def sync(self, reports: Iterator[NodeReport], context: Any) -> Iterator[NodePlan]:
+    def sync(self, reports: Iterator[NodeReport], context: Any) -> Iterator[NodePlan | bytes]:
         self.tokens.append(dict(context.invocation_metadata())["authorization"])
         threading.Thread(target=self.hear, args=(reports,), daemon=True).start()
-        while (plan := self.plans.get()) is not None:
-            yield plan
+        while not self.closed and context.is_active():
+            with contextlib.suppress(queue.Empty):
+                plan = self.plans.get(timeout=0.1)
+                if plan is None:
+                    return
+                if not context.is_active():
+                    self.plans.put(plan)  # for the next stream
+                    return
+                yield plan
 
     def hear(self, reports: Iterator[NodeReport]) -> None:
         with contextlib.suppress(grpc.RpcError):
@@ -53,5 +65,6 @@ class PlanServer:
         return {one.uid: one for one in said[-1].profiles} if said else {}
 
     def close(self) -> None:
+        self.closed = True
         self.plans.put(None)
         self.server.stop(0).wait()

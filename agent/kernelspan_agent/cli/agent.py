@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import signal
 from contextlib import ExitStack
 from importlib import metadata
@@ -95,6 +96,8 @@ def command(**options: Any) -> int:
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda got, _frame: stopped.append(got))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # some for each profile, some for each process that starts
     environ = {**os.environ}
     environ.setdefault("KERNELSPAN_CACHE", str(Path(options["state"]) / "objects"))
     environ.setdefault(CHILDREN_VARIABLE, "1")

@@ -7,6 +7,7 @@ process names would make series without end.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 if TYPE_CHECKING:
+    from kernelspan_agent.accounting import Accounting
     from kernelspan_agent.control.running import Agent, Running
 
 _PREFIX = "kernelspan_"
@@ -80,18 +82,24 @@ class _Agent:
 
 
 def _operations(engine: Running) -> Iterator[Metric]:
-    found = {run.label: engine.accounting_of(uid) for uid, run in dict(engine.running).items()}
+    found: dict[str, list[Accounting]] = {}  # a profile whose spec has changed runs twice for a moment
+    for uid, run in dict(engine.running).items():
+        with contextlib.suppress(KeyError):  # it has been taken out meanwhile
+            found.setdefault(run.label, []).append(engine.accounting_of(uid))
     for field, text in _OPERATIONS.items():
-        counted = {label: getattr(each, field) for label, each in found.items()}
+        counted = {label: sum(getattr(one, field) for one in each) for label, each in found.items()}
         yield _totals(f"operations_{field}", text, "profile", counted)
     dropped = CounterMetricFamily(
         f"{_PREFIX}operations_dropped", "Operations lost against our will.", labels=["profile", "reason"]
     )
     for label, each in found.items():
-        for reason, lost in (dict.fromkeys(_DROPPED, 0) | each.dropped).items():
+        by_reason = Counter(dict.fromkeys(_DROPPED, 0))
+        for one in each:
+            by_reason.update(one.dropped)
+        for reason, lost in by_reason.items():
             dropped.add_metric([label, reason], lost)
     yield dropped
-    in_flight = {label: each.in_flight for label, each in found.items()}
+    in_flight = {label: sum(one.in_flight for one in each) for label, each in found.items()}
     yield _gauges(
         "operations_in_flight", "Operations seen and not settled yet, wherever they are.", "profile", in_flight
     )
@@ -148,17 +156,28 @@ def _export(engine: Running) -> Iterator[Metric]:
     queue = GaugeMetricFamily(
         f"{_PREFIX}export_queue_spans", "Spans queued or being sent.", labels=["profile", "output"]
     )
+    sums: dict[
+        str, Counter[tuple[str, ...]]
+    ] = {}  # by family; a profile whose spec has changed runs twice for a moment
+
+    def add(family: Metric, labels: tuple[str, ...], value: int) -> None:
+        sums.setdefault(family.name, Counter())[labels] += value
+
     for run in dict(engine.running).values():
         whole = run.exporter.counters.snapshot()
-        spans.add_metric([run.label], whole.spans_exported)
+        add(spans, (run.label,), whole.spans_exported)
         for reason, count in whole.spans_dropped.items():
-            lost.add_metric([run.label, reason], count)
+            add(lost, (run.label, reason), count)
         for output in getattr(run.exporter, "outputs", ()):
             snapshot = output.counters.snapshot()
             for family, name in families:
-                family.add_metric([run.label, output.name], getattr(snapshot, name))
-            queue.add_metric([run.label, output.name], snapshot.spans_in_flight)
-    yield from (spans, lost, *(family for family, _ in families), queue)
+                add(family, (run.label, output.name), getattr(snapshot, name))
+            add(queue, (run.label, output.name), snapshot.spans_in_flight)
+    every: list[CounterMetricFamily | GaugeMetricFamily] = [spans, lost, *(family for family, _ in families), queue]
+    for each in every:
+        for labels, value in sums.get(each.name, Counter()).items():
+            each.add_metric(labels, value)
+        yield each
 
 
 def _programs(engine: Running) -> Iterator[Metric]:

@@ -151,6 +151,9 @@ class Stream:
                 self._outdated = True
             self._say()
             return
+        with self._lock:
+            if plan == self._plan and not self._outdated:  # as it is in effect already: what is on disk is not worn out
+                return
         self._kept.write(plan)
         with self._lock:
             # States of profiles that are in both plans hold until the tracer says others.

@@ -5,7 +5,10 @@
 
 While nothing is to be traced there is no engine, and nothing in the kernel. A profile that wants more than is attached
 makes the engine see more, with all others going on; only where that cannot be (another mechanism is called for, or
-stacks where there were none) another engine takes its place, and between the two nothing is seen.
+stacks where there were none) another engine takes its place: the one ceases and the other begins. What cannot be
+compiled or loaded fails those who want it; the engine that there is goes on.
+
+A plan is read and followed for no more than half of the loop's time: plans that come faster are passed over.
 """
 
 from __future__ import annotations
@@ -14,28 +17,43 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 
 from kernelspan_agent.control.stream import Stream
 from kernelspan_agent.engine import Engine
 from kernelspan_agent.errors import KernelspanError
-from kernelspan_agent.node.desired import Desired, desired_of
+from kernelspan_agent.node.desired import Desired, Reader
 from kernelspan_agent.node.exports import Exports
 from kernelspan_agent.node.report import Reports
 from kernelspan_agent.node.trouble import Trouble
 from kernelspan_agent.node.unobserved import Unobserved
 from kernelspan_agent.node.warm import Warm
 from kernelspan_agent.node.whom import Whom
-from kernelspan_agent.probes.build import Built
+from kernelspan_agent.probes.build import Built, abandon
+from kernelspan_agent.probes.session import Session
 from kernelspan_agent.resolve.resource import ResourceSettings
 from kernelspan_agent.selftrace import span
 from kernelspan_api.control.control_pb2 import NodePlan
 from kernelspan_api.plan import Wanted, together
+from kernelspan_api.reasons import Reason
 
 IDLE_SECONDS = 0.02  # between looks for a plan while nothing is traced
+READ_SECONDS = 0.05  # of a plan, between two looks at the ring
 REPORT_SECONDS = 0.2
+FINISH_SECONDS = 5.0  # for what was drained and not taken on when an engine ends
 RETRY_SECONDS = 30.0  # a machine that could not load may be able to after somebody has mended it
 LINGER_SECONDS = 2.0  # what a profile's processes did before it was taken out is on the way for so long
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Building:
+    """What is being compiled. `engine`: the one that is to see more by it; None: another one is made of it."""
+
+    wanted: Wanted
+    engine: Engine | None
+    made: Future[Built]
 
 
 class Follower:
@@ -60,9 +78,10 @@ class Follower:
         self._whom: Whom | None = None
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
         self._warm = Warm(environ)
-        self._building: tuple[Wanted, Future[Built]] | None = None
+        self._building: _Building | None = None
         self._reports = Reports()
-        self._next_report = self._retry_at = 0.0
+        self._reader = Reader()
+        self._next_report = self._next_plan = self._retry_at = 0.0
 
     def trouble(self) -> str:
         """Why it does not do its work now; empty: it does."""
@@ -83,14 +102,18 @@ class Follower:
         if self.engine is not None:
             self._end_engine()
         self._compiler.shutdown(wait=False, cancel_futures=True)
+        abandon()  # a compiler may take minutes, and Python would wait for it
         self._exports.wait()
 
     def step(self) -> None:
         """A look at the plan, and one step of what traces."""
         now = self.last_step_seconds = time.monotonic()
-        plan = self._stream.plan
-        if plan is not None and (plan is not self.plan or (self._retry_at and now >= self._retry_at)):
-            self._follow(plan, now)
+        if now >= self._next_plan:
+            self._look_for_plan()
+        self._finish_building(now)
+        if self._retry_at and now >= self._retry_at:
+            self._retry_at = 0.0
+            self._ensure()
         if self.engine is not None:
             self.engine.step(0.002 if self.engine.processes.has_pending else IDLE_SECONDS)
             self._look(now)
@@ -99,25 +122,30 @@ class Follower:
         if now >= self._next_report:
             self._report(now)
 
+    def _look_for_plan(self) -> None:
+        began = time.monotonic()
+        plan = self._reader.plan
+        if plan is None:
+            plan = self._stream.plan
+            if plan is None or plan is self.plan:
+                return
+            self._reader.begin(plan)
+        desired = self._reader.go_on(READ_SECONDS)
+        if desired is not None:
+            self._follow(plan, desired, time.monotonic())
+        ended = time.monotonic()
+        self._next_plan = ended + (ended - began)
+
     # --- a plan -------------------------------------------------------------------------------------------------------
 
-    def _follow(self, plan: NodePlan, now: float) -> None:
+    def _follow(self, plan: NodePlan, desired: list[Desired], now: float) -> None:
         with span("agent.plan", hash=plan.hash, profiles=len(plan.profiles), pods=len(plan.pods)):
-            self.plan, self._retry_at = plan, 0.0
+            self.plan, self._desired, self._retry_at = plan, desired, 0.0
             self.unobserved.planned(plan)
-            self._desired = desired_of(plan)
-            self._reports.keep({each.uid for each in self._desired})
+            self._reports.keep({each.uid for each in desired})
             self._troubles.clear()
             self._whom = None
-            wanted = self._all_wanted()
-            if not wanted.operations:
-                if self.engine is not None:
-                    self._end_engine()
-            elif self.engine is not None and self.engine.session.can_see(wanted):
-                if self.engine.session.lacks(wanted):
-                    self._build(self.engine, wanted)
-            else:
-                self._open_engine(wanted, now)
+            self._ensure()
             if self.engine is not None:
                 self._fill(self.engine, now)
         _log.info(
@@ -126,51 +154,67 @@ class Follower:
         )  # fmt: skip
         self._report(now)
 
-    def _all_wanted(self) -> Wanted:
-        return together([each.wanted for each in self._desired if each.profile is not None])
+    def _ensure(self) -> None:
+        """What is wanted is seen, or is being compiled: for seconds, in another thread."""
+        wanted = together([each.wanted for each in self._desired if each.profile is not None])
+        engine = self.engine
+        if not wanted.operations:
+            if engine is not None:
+                self._end_engine()
+        elif self._building is None and (engine is None or engine.session.lacks(wanted)):
+            if engine is not None and engine.session.can_see(wanted):
+                made = self._compile(partial(engine.session.build_more, wanted, self._environ))
+                self._building = _Building(wanted, engine, made)
+            else:
+                made = self._compile(partial(Session.prepare, wanted, self._environ, watch_exec=True))
+                self._building = _Building(wanted, None, made)
 
-    def _open_engine(self, wanted: Wanted, now: float) -> None:
-        if self.engine is not None:
-            _log.warning("engine.replaced hint=%s", "nothing is seen between the two: another mechanism is called for")
-            self._end_engine()
-        try:
+    def _compile(self, make: Callable[[], Built]) -> Future[Built]:
+        def alone() -> Built:
             with self._warm.pause():
-                self.engine = Engine(wanted, self._environ, watch_exec=True)
-        except KernelspanError as error:
-            _log.error("engine.failed reason=%s message=%s hint=%s", error.reason, error, error.hint)
-            self._fail([each.key for each in self._desired], error)
-            self._retry_at = now + RETRY_SECONDS
+                return make()
+
+        return self._compiler.submit(alone)
+
+    def _finish_building(self, now: float) -> None:
+        building = self._building
+        if building is None or not building.made.done():
             return
-        self.engine.on_exec = self._on_exec
-
-    def _build(self, engine: Engine, wanted: Wanted) -> None:
-        """Compiles in another thread, for seconds; the loop attaches what comes of it."""
-        if self._building is None:
-            self._building = wanted, self._compiler.submit(self._build_more, engine, wanted)
-
-    def _build_more(self, engine: Engine, wanted: Wanted) -> Built:
-        with self._warm.pause():
-            return engine.session.build_more(wanted, self._environ)
-
-    def _finish_building(self, engine: Engine, now: float) -> None:
-        if self._building is None or not self._building[1].done():
+        self._building = None
+        if not any(each.profile for each in self._desired) or building.engine not in (None, self.engine):
+            self._ensure()  # it is not wanted any more, or the engine is another
             return
-        (built_for, future), self._building = self._building, None
         try:
-            engine.session.extend(built_for, future.result())
-        except KernelspanError as error:
-            _log.error("engine.not_extended reason=%s message=%s", error.reason, error)
-            self._fail([each.key for each in self._desired if each.key not in engine.profiles], error)
+            built = building.made.result()
+            if building.engine is not None:
+                building.engine.session.extend(building.wanted, built)
+            else:
+                self._open_engine(building.wanted, built)
+        except (KernelspanError, OSError) as error:
+            reason, hint = (error.reason, error.hint) if isinstance(error, KernelspanError) else ("CompileFailed", "")
+            _log.error("engine.failed reason=%s message=%s hint=%s", reason, error, hint)
+            here = self.engine.profiles if self.engine is not None else {}
+            self._fail([each.key for each in self._desired if each.key not in here], reason, f"{error} {hint}".strip())
             self._retry_at = now + RETRY_SECONDS
             return
-        wanted = self._all_wanted()
-        if engine.session.lacks(wanted):  # another plan came meanwhile
-            self._build(engine, wanted)
-        self._fill(engine, now)
+        self._troubles.clear()
+        self._ensure()  # another plan may have come meanwhile
+        if self.engine is not None:
+            self._fill(self.engine, now)
 
-    def _fail(self, keys: list[str], error: KernelspanError) -> None:
-        message = f"{error} {error.hint}".strip()
-        self._troubles.update({key: Trouble(error.reason, message) for key in keys})
+    def _open_engine(self, wanted: Wanted, built: Built) -> None:
+        before, engine = self.engine, Engine(wanted, self._environ, watch_exec=True, built=built)
+        self.engine = engine
+        engine.on_exec = self._on_exec
+        self._leaving.clear()
+        if before is not None:
+            _log.warning("engine.replaced mechanism=%s", engine.session.mechanism.name)
+            before.cease()
+            self._fill(engine, time.monotonic())
+            self._end(before)
+
+    def _fail(self, keys: list[str], reason: str, message: str) -> None:
+        self._troubles.update({key: Trouble(reason, message) for key in keys})
 
     def _fill(self, engine: Engine, now: float) -> None:
         """The engine's profiles are those of the plan that it can see; then who is whose is looked at anew."""
@@ -184,10 +228,17 @@ class Follower:
             try:
                 exporter = self._exports.open(each.uid, each.profile, each.secret)
             except KernelspanError as error:
-                self._fail([each.key], error)
+                self._fail([each.key], error.reason, f"{error} {error.hint}".strip())
+            except (
+                OSError,
+                RuntimeError,
+                ValueError,
+            ) as error:  # no thread, no descriptor is left, or what nobody thought of
+                self._fail([each.key], Reason.BUDGET_EXCEEDED.value, f"its exporter cannot be opened: {error}")
             else:
                 engine.add(each.key, each.profile, exporter, self._resource_of(each))
-        here = [each for each in self._desired if each.key in engine.profiles]
+        # one that is refused may bear the uid of another
+        here = [each for each in self._desired if each.profile is not None and each.key in engine.profiles]
         for key in set(engine.profiles) - {each.key for each in here} - set(self._leaving):
             self._leaving[key] = now + LINGER_SECONDS
         self._whom = Whom(self.plan, here, self.unobserved)
@@ -202,7 +253,6 @@ class Follower:
     def _look(self, now: float) -> None:
         engine = self.engine
         assert engine is not None
-        self._finish_building(engine, now)
         if self._whom is not None:
             self._whom.scan(engine, now)
         for key, when in list(self._leaving.items()):
@@ -215,16 +265,20 @@ class Follower:
         self._exports.close_later(engine.remove(key).exporter)
 
     def _report(self, now: float) -> None:
-        self._next_report = now + REPORT_SECONDS
         self._stream.report(self._reports.states(self._desired, self.engine, self._whom, self._troubles, now))
+        ended = time.monotonic()
+        self._next_report = ended + max(REPORT_SECONDS, 10 * (ended - now))  # of 1,000 profiles each takes a while
 
     def _end_engine(self) -> None:
         engine, self.engine = self.engine, None
         assert engine is not None
-        self._whom = self._building = None
+        self._whom = None
         self._leaving.clear()
+        self._end(engine)
+
+    def _end(self, engine: Engine) -> None:
         try:
-            engine.finish()
+            engine.finish(FINISH_SECONDS)
             for key in list(engine.profiles):
                 self._remove(engine, key)
         finally:

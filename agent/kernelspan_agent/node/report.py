@@ -49,10 +49,23 @@ class Reports:
         now: float,
     ) -> list[ProfileState]:
         """One for each. `troubles`: by key. `now`: time.monotonic()."""
-        return [self._state(each, engine, whom, troubles.get(each.key), now) for each in desired]
+        counts = counts_of(engine) if engine is not None else {}
+        if engine is not None:
+            self._count(engine, now)
+        return [
+            self._state(each, engine, whom, troubles.get(each.key), now, *counts.get(each.key, (0, {})))
+            for each in desired
+        ]
 
     def _state(
-        self, one: Desired, engine: Engine | None, whom: Whom | None, trouble: Trouble | None, now: float
+        self,
+        one: Desired,
+        engine: Engine | None,
+        whom: Whom | None,
+        trouble: Trouble | None,
+        now: float,
+        processes: int,
+        runtimes: Mapping[str, tuple[int, int]],
     ) -> ProfileState:
         state = ProfileState(uid=one.uid, generation=one.generation, reason=one.reason, message=one.message)
         if one.profile is None:
@@ -65,27 +78,31 @@ class Reports:
         state.probes.extend(_probes(one, engine if is_traced else None, trouble))
         if engine is None or not is_traced:
             return state
-        state.processes, runtimes = counts_of(engine, one.key)
-        for runtime, (processes, unwinding) in sorted(runtimes.items()):
+        state.processes = processes
+        for runtime, (running, unwinding) in sorted(runtimes.items()):
             name = _RUNTIMES.get(runtime, runtime)
-            state.runtimes.append(RuntimeCount(runtime=name, processes=processes, unwinding=unwinding))
-        state.counters.CopyFrom(self._counted(one.uid, engine, now))
+            state.runtimes.append(RuntimeCount(runtime=name, processes=running, unwinding=unwinding))
+        if one.uid in self._counters:
+            state.counters.CopyFrom(self._counters[one.uid][1])
         state.export_reason = self._export_reason(one, engine)
         if not state.reason and whom is not None:
             self._say_empty(one, state, whom, now)
         return state
 
-    def _counted(self, uid: str, engine: Engine, now: float) -> Counters:
-        """The balance over all of a profile's specs, no older than COUNTERS_SECONDS: each is a look at every CPU's counters."""
-        when, counters = self._counters.get(uid, (-COUNTERS_SECONDS, Counters()))
-        if now - when >= COUNTERS_SECONDS:
+    def _count(self, engine: Engine, now: float) -> None:
+        """Balances over all of a profile's specs, no older than COUNTERS_SECONDS: each is a look at every CPU's counters."""
+        due: dict[str, list[str]] = {}
+        for key in engine.profiles:
+            uid = uid_of(key)
+            if now - self._counters.get(uid, (-COUNTERS_SECONDS, None))[0] >= COUNTERS_SECONDS:
+                due.setdefault(uid, []).append(key)
+        in_flight = engine.session.in_flight() if due else {}
+        for uid, keys in due.items():
             counters = Counters()
             counters.CopyFrom(self._past.get(uid, counters))
-            for key in engine.profiles:
-                if uid_of(key) == uid:
-                    _add(counters, counters_of(engine.accounting_of(key)))
+            for key in keys:
+                _add(counters, counters_of(engine.accounting_of(key, in_flight)))
             self._counters[uid] = (now, counters)
-        return counters
 
     def _export_reason(self, one: Desired, engine: Engine) -> str:
         snapshot = engine.profiles[one.key].exporter.counters.snapshot()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -38,7 +39,9 @@ class Whom:
         """`desired`: of the plan, those that are traced."""
         self._targets = PodTargets(plan)
         self._keys = {each.uid: each.key for each in desired}
-        self._selections = {each.uid: _selection(each) for each in desired}
+        found = {each.uid: _selection(each) for each in desired}
+        self._selections = {uid: selection for uid, selection in found.items() if selection is not None}
+        self._keys_of: dict[frozenset[str], tuple[frozenset[str], tuple[str, ...]]] = {}
         self._unobserved = unobserved
         self._next_scan = 0.0
         self.refused: Trouble | None = None  # why a process is not traced that should be
@@ -88,15 +91,20 @@ class Whom:
     def _wanted(self, process: Process, target: PodTarget | None, have: frozenset[str]) -> frozenset[str]:
         if target is None:
             return frozenset()
-        return frozenset(
-            self._keys[uid]
-            for uid in target.profiles
-            if uid in self._keys and (_has(have, uid) or self._selects(uid, process))
-        )
+        keys, choosy = self._split(target.profiles)
+        if not choosy:
+            return keys
+        had = {uid_of(key) for key in have}  # of whatever generation
+        return keys | {self._keys[uid] for uid in choosy if uid in had or self._selections[uid].wants(process)}
 
-    def _selects(self, uid: str, process: Process) -> bool:
-        selection = self._selections[uid]
-        return selection is None or selection.wants(process)
+    def _split(self, uids: frozenset[str]) -> tuple[frozenset[str], tuple[str, ...]]:
+        """The keys of those profiles that want every process, and the uids of the others."""
+        found = self._keys_of.get(uids)
+        if found is None:
+            here = [uid for uid in uids if uid in self._keys]
+            keys = frozenset(self._keys[uid] for uid in here if uid not in self._selections)
+            found = self._keys_of[uids] = keys, tuple(uid for uid in here if uid in self._selections)
+        return found
 
     def pods(self, uid: str) -> int:
         """How many pods here have containers that run for a profile."""
@@ -109,11 +117,6 @@ def _selection(desired: Desired) -> Selection | None:
     if not selector.executables and not selector.runtimes:
         return None
     return Selection(selector.executables, needs_runtime=bool(selector.runtimes))
-
-
-def _has(have: frozenset[str], uid: str) -> bool:
-    """Whether one of these keys is of the profile, of whatever generation."""
-    return any(uid_of(key) == uid for key in have)
 
 
 def _began_ns(process: Process) -> int:
@@ -133,12 +136,16 @@ def _name_of(process: Process) -> str:
         return "?"
 
 
-def counts_of(engine: Engine, key: str) -> tuple[int, Mapping[str, tuple[int, int]]]:
-    """Processes traced for a profile, and by runtime: how many, and of how many the stacks are read."""
-    alive = [each for each in engine.processes.alive() if key in each.wanted_by]
-    runtimes: dict[str, tuple[int, int]] = {}
-    for traced in alive:
-        if traced.runtime is not None:
-            count, unwinding = runtimes.get(traced.runtime.runtime, (0, 0))
-            runtimes[traced.runtime.runtime] = (count + 1, unwinding + 1)
-    return len(alive), runtimes
+def counts_of(engine: Engine) -> Mapping[str, tuple[int, Mapping[str, tuple[int, int]]]]:
+    """By key: processes traced for a profile, and of each runtime how many, and of how many the stacks are read."""
+    sets = Counter((each.wanted_by, each.runtime.runtime if each.runtime else "") for each in engine.processes.alive())
+    counts: dict[str, int] = {}
+    runtimes: dict[str, dict[str, tuple[int, int]]] = {}
+    for (keys, runtime), count in sets.items():
+        for key in keys:
+            counts[key] = counts.get(key, 0) + count
+            if runtime:
+                of_key = runtimes.setdefault(key, {})
+                before = of_key.get(runtime, (0, 0))[0]
+                of_key[runtime] = (before + count, before + count)
+    return {key: (count, runtimes.get(key, {})) for key, count in counts.items()}

@@ -19,6 +19,7 @@ _ATTR_BYTES = 144
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY, PROG_LOAD, PROG_TEST_RUN = 0, 1, 2, 3, 4, 5, 10
 PROG_QUERY_INFO, RAW_TRACEPOINT_OPEN, ENABLE_STATS = 15, 17, 32
 
+EXIST = 2  # BPF_EXIST
 MAP_TYPES = {"hash": 1, "array": 2, "prog_array": 3, "percpu_array": 6, "lru_hash": 9, "ringbuf": 27}
 PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TRACEPOINT = 2, 5, 17
 
@@ -54,10 +55,10 @@ def map_lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
     return v.raw
 
 
-def map_update(fd: int, key: bytes, value: bytes) -> None:
-    """Sets a key's value."""
+def map_update(fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
+    """Sets a key's value; with EXIST only of a key that is there, else FileNotFoundError."""
     k, v = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
-    _element(MAP_UPDATE, fd, ctypes.addressof(k), ctypes.addressof(v))
+    _element(MAP_UPDATE, fd, ctypes.addressof(k), ctypes.addressof(v), flags)
 
 
 def map_delete(fd: int, key: bytes) -> bool:

@@ -141,27 +141,37 @@ def _kept(path: Path, name: str) -> dict[str, Any] | None:
         return None
 
 
+_children: set[subprocess.Popen[bytes]] = set()
+
+
+def abandon() -> None:
+    """Whatever is being compiled, in whatever thread, fails at once."""
+    for child in list(_children):
+        child.kill()
+
+
 def compile_now(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Runs the compiling child on a request; raises MachineError with the first line that says what is wrong."""
     script = Path(__file__).with_name("compiler.py")
+    pipe = subprocess.PIPE
     try:
-        child = subprocess.run(
-            [COMPILER_PYTHON, "-I", str(script)],
-            input=json.dumps(wanted).encode(),
-            capture_output=True,
-            timeout=COMPILE_TIMEOUT_SECONDS,
-            check=False,
-        )
-        answer: dict[str, Any] = json.loads(child.stdout)
+        with subprocess.Popen([COMPILER_PYTHON, "-I", str(script)], stdin=pipe, stdout=pipe, stderr=pipe) as child:
+            _children.add(child)
+            try:
+                output, said = child.communicate(json.dumps(wanted).encode(), COMPILE_TIMEOUT_SECONDS)
+            finally:
+                child.kill()
+                _children.discard(child)
+        answer: dict[str, Any] = json.loads(output)
     except FileNotFoundError as error:
         raise MachineError(f"{COMPILER_PYTHON} is not there", hint=INSTALL) from error
     except subprocess.TimeoutExpired as error:
         raise MachineError(f"compiling took more than {COMPILE_TIMEOUT_SECONDS} s", reason="CompileFailed") from error
     except ValueError as error:
-        words = child.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {child.returncode}"]
+        words = said.decode(errors="replace").strip().splitlines() or [f"exit status {child.returncode}"]
         raise MachineError(f"the compiling process failed: {words[-1]}", reason="CompileFailed") from error
     if "error" in answer:
-        raise _refusal(answer, child.stderr.decode(errors="replace"))
+        raise _refusal(answer, said.decode(errors="replace"))
     return answer
 
 

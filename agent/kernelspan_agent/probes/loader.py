@@ -53,9 +53,12 @@ class Loader:
         with ThreadPoolExecutor(VERIFIERS) as pool:
             loads = [(each[2], pool.submit(self._load_program, *each)) for each in wanted]
         refused = [failure for _, load in loads if (failure := load.exception())]
-        self.programs.update({name: load.result() for name, load in loads if not load.exception()})
+        loaded = {name: load.result() for name, load in loads if not load.exception()}
         if refused:
+            for fd in loaded.values():
+                os.close(fd)
             raise refused[0]
+        self.programs.update(loaded)
 
     def relocated(self, name: str, program: Mapping[str, Any]) -> bytes:
         """A built program's instructions with the descriptors of this loader's maps. Raises MachineError."""

@@ -101,12 +101,15 @@ class Session:
         ring_bytes: int = RING_BYTES,
         watch_exec: bool = False,
         mechanism: mechanisms.Mechanism | None = None,
+        built: Built | None = None,
     ) -> Self:
-        """Builds, loads and attaches what `wanted` names. Raises MachineError; nothing is left behind then."""
+        """Builds, loads and attaches what `wanted` names. Raises MachineError; nothing is left behind then.
+
+        `built`: what `prepare` has made of the same.
+        """
         mechanism = mechanism or mechanisms.choose(wanted)
-        defines = constants.defines(ring_bytes=ring_bytes, watch_exec=watch_exec, raw=mechanism.raw)
-        with span("agent.compile"):
-            built = build(modules_of(wanted), defines, environ)
+        if built is None:
+            built = cls.prepare(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism)
         loader = Loader({"ks_ring": ring_bytes})
         try:
             with span("agent.load", modules=len(built.modules)):
@@ -119,6 +122,21 @@ class Session:
             loader.close()
             raise
         return session
+
+    @staticmethod
+    def prepare(
+        wanted: Wanted,
+        environ: Mapping[str, str],
+        *,
+        ring_bytes: int = RING_BYTES,
+        watch_exec: bool = False,
+        mechanism: mechanisms.Mechanism | None = None,
+    ) -> Built:
+        """Compiles what `open` needs. Takes seconds, and may be done in another thread. Raises MachineError."""
+        raw = (mechanism or mechanisms.choose(wanted)).raw
+        defines = constants.defines(ring_bytes=ring_bytes, watch_exec=watch_exec, raw=raw)
+        with span("agent.compile"):
+            return build(modules_of(wanted), defines, environ)
 
     def _attach(self, wanted: Wanted) -> None:
         if wanted.max_depth:
@@ -142,8 +160,9 @@ class Session:
         return self.mechanism.raw or wanted.operations <= self.wanted.operations
 
     def lacks(self, wanted: Wanted) -> bool:
-        """Whether something is wanted that is not attached."""
-        return not wanted.operations <= self.wanted.operations
+        """Whether something is wanted that is not attached, or stacks that nobody reads."""
+        stacks = bool(wanted.max_depth and not self.wanted.max_depth)
+        return stacks or not wanted.operations <= self.wanted.operations
 
     def build_more(self, wanted: Wanted, environ: Mapping[str, str]) -> Built:
         """Compiles what `extend` needs. Takes seconds, and may be done in another thread. Raises MachineError."""
@@ -164,10 +183,10 @@ class Session:
         return self._loader.maps["ks_ring"]
 
     def set_class(self, number: int, wanted: Wanted) -> None:
-        """Makes match class `number` want what `wanted` says."""
+        """Makes match class `number` want what `wanted` says. More ports than it has room for: any."""
         interval = 1_000_000_000 // max(wanted.events_per_second, 1)
         durations = [wanted.min_duration_ns.get(group, 0) for group in Group]
-        ports = list(wanted.ports)[: constants.MAX_PORTS]
+        ports = wanted.ports if len(wanted.ports) <= constants.MAX_PORTS else ()
         value = struct.pack(
             f"<Q4QQQII{constants.MAX_PORTS}HII",
             wanted.mask,
@@ -181,11 +200,39 @@ class Session:
             len(ports),
             0,
         )
-        bpf.map_update(self._loader.maps["ks_classes"], struct.pack("<I", number), value)
+        key = struct.pack("<I", number)
+        bpf.map_update(self._loader.maps["ks_classes"], key, value)
+        if "ks_tat" in self._loader.maps:  # how far ahead of its limit the number's last set was
+            bpf.map_update(self._loader.maps["ks_tat"], key, bytes(8))
 
     def trace(self, tgid: int, start_ns: int, match_class: int) -> None:
         """Traces a process from now on; `start_ns` (CLOCK_MONOTONIC) names its image. Class 0 wants nothing of it."""
         bpf.map_update(self._loader.maps["ks_procs"], struct.pack("<I", tgid), _PROC.pack(start_ns, match_class, 0))
+
+    def assign(self, tgid: int, start_ns: int, match_class: int) -> None:
+        """Changes the class of an image that is traced. Of one that has ended, or is another by now, nothing changes.
+
+        Not in one step: an exec in the midst of it is undone, and set right by the call that follows when it is told of.
+        """
+        procs, key = self._loader.maps["ks_procs"], struct.pack("<I", tgid)
+        value = bpf.map_lookup(procs, key, _PROC.size)
+        if value is None:
+            return
+        start, now, flags = _PROC.unpack(value)
+        if start <= start_ns and (start, now) != (start_ns, match_class):
+            with contextlib.suppress(FileNotFoundError):  # it has ended
+                bpf.map_update(procs, key, _PROC.pack(start_ns, match_class, flags), bpf.EXIST)
+
+    def leave(self, tgid: int, start_ns: int) -> None:
+        """Traces an image no more, of which the kernel will not say that it has ended: it had before."""
+        if self.process_start(tgid) == start_ns:
+            bpf.map_delete(self._loader.maps["ks_procs"], struct.pack("<I", tgid))
+
+    def classes_of_processes(self) -> set[int]:
+        """The classes of which there is a process now."""
+        procs = self._loader.maps["ks_procs"]
+        values = (bpf.map_lookup(procs, key, _PROC.size) for key in bpf.map_keys(procs, 4))
+        return {_PROC.unpack(value)[1] for value in values if value is not None}
 
     def process_start(self, tgid: int) -> int | None:
         """Which image of a process the kernel traces now; None: none."""
@@ -233,7 +280,9 @@ class Session:
         bpf.map_update(self._loader.maps["ks_verdicts"], struct.pack("<Q", mix(mix(file, path), match_class)), b"\1")
 
     def forget_verdicts(self) -> None:
-        """What was rejected is asked again: a profile's globs have changed."""
+        """What was rejected is asked again: it was for other profiles."""
+        if "ks_verdicts" not in self._loader.maps:
+            return
         for key in bpf.map_keys(self._loader.maps["ks_verdicts"], 8):
             bpf.map_delete(self._loader.maps["ks_verdicts"], key)
 
@@ -275,7 +324,7 @@ class Session:
 
     def programs(self) -> dict[str, dict[str, int]]:
         """Name to bpf.prog_info."""
-        return {name: bpf.prog_info(fd) for name, fd in self._loader.programs.items()}
+        return {name: bpf.prog_info(fd) for name, fd in dict(self._loader.programs).items()}
 
     def detach(self) -> None:
         """Nothing is traced any more; what was counted can still be read."""

@@ -23,6 +23,7 @@ MAX_SMALL_BYTES = 64 << 10  # stat, status, cgroup
 MAX_CMDLINE_BYTES = 128 << 10  # the kernel allows more; no use for it here
 MAX_MAPS_BYTES = 32 << 20  # vm.max_map_count defaults to 65,530 lines of at most about 4,200 bytes
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD, include/linux/sched.h
+EXITING = 0x4  # PF_EXITING
 
 _MAPS_LINE = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)")
 
@@ -107,6 +108,22 @@ def is_alive(process: Process) -> bool:
     except ProcessError:
         return False
     return stat.state not in "ZX"
+
+
+def runs(pid: int, proc_root: str = "/proc") -> bool:
+    """Whether a thread of the process has not begun to end."""
+    try:
+        threads = os.listdir(f"{proc_root}/{pid}/task")  # noqa: PTH208 - numbers as text
+    except OSError:
+        return False
+    for thread in threads:
+        try:
+            stat = _parse_stat(_read(Process(pid, 0, proc_root), f"task/{thread}/stat", MAX_SMALL_BYTES))
+        except ProcessError:
+            continue
+        if not stat.flags & EXITING:
+            return True
+    return False
 
 
 def read_stat(process: Process) -> Stat:
@@ -226,10 +243,15 @@ def _read(process: Process, name: str, limit: int, *, cut: bool = False) -> byte
     parts: list[bytes] = []
     size = 0
     try:
-        with Path(f"{process.path}/{name}").open("rb", buffering=0) as file:
-            while size <= limit and (part := file.read(min(1 << 20, limit + 1 - size))):
+        fd = os.open(
+            f"{process.path}/{name}", os.O_RDONLY | os.O_CLOEXEC
+        )  # for each exec of the node: no more than that
+        try:
+            while size <= limit and (part := os.read(fd, min(1 << 20, limit + 1 - size))):
                 parts.append(part)
                 size += len(part)
+        finally:
+            os.close(fd)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise ProcessEndedError(f"process {process.pid} does not exist") from error
     except OSError as error:

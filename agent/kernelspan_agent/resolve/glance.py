@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 from dataclasses import dataclass, replace
 
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 
+SHARE_OF_DESCRIPTORS = 0.5
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -49,7 +51,8 @@ def glance(tgid: int, proc_root: str = "/proc") -> Glance | None:
         return None
     root, root_fd = f"{process.path}/root", -1
     with contextlib.suppress(OSError):  # too many descriptors: then only as long as the process lives
-        root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        root_fd = _unless_too_many(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    if root_fd >= 0:
         root = f"/proc/self/fd/{root_fd}"
     return Glance(process, executable, arguments, status.namespace_pids[-1], _container_id(process), cwd, root, root_fd)
 
@@ -73,8 +76,17 @@ def _held_again(seen: Glance) -> Glance:
     root_fd = -1
     if seen.root_fd >= 0:
         with contextlib.suppress(OSError):
-            root_fd = os.dup(seen.root_fd)
+            root_fd = _unless_too_many(os.dup(seen.root_fd))
     return replace(seen, root=f"/proc/self/fd/{root_fd}" if root_fd >= 0 else seen.root, root_fd=root_fd)
+
+
+def _unless_too_many(fd: int) -> int:
+    """A new descriptor; -1, and it is closed, where processes that start would use up those that all else needs."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and fd > limit * SHARE_OF_DESCRIPTORS:  # the kernel gives out the lowest
+        os.close(fd)
+        return -1
+    return fd
 
 
 def _container_id(process: procfs.Process) -> str:

@@ -70,9 +70,7 @@ class TracedProcess:
     directories: tuple[int, int] = (0, 0)  # root and working directory as PROCESS names them; 0: not known
     ended_ns: int = 0  # CLOCK_MONOTONIC; 0: alive
     ended_epoch_ns: int = 0
-    surroundings: Mapping[str, AttributeValue] = field(
-        default_factory=dict
-    )  # resource attributes that its pod gives it
+    surroundings: Mapping[str, AttributeValue] = field(default_factory=dict)  # resource attributes of its pod
     looks: int = 0  # grows with what is known of it
     runtime: DetectedRuntime | None = None
     unsupported: Unsupported | None = None
@@ -197,7 +195,8 @@ class ProcessTable:
         name = procfs.printable(bytes(row["comm"]).decode(errors="surrogateescape"))
         old = self.find(tgid, when)
         if start and event != ProcessEvent.EXIT and old is not None and old.start_ns == start:
-            return  # it was caught up with
+            self._forget_glance(tgid, start)  # it was caught up with
+            return
         if event == ProcessEvent.FORK:
             parent = self.find(int(row["parent"]), when)
             child = self.add(
@@ -230,10 +229,15 @@ class ProcessTable:
             if old is not None:
                 image.surroundings = old.surroundings
             if old is not None and old.start_ns < start:
-                self._end(old, start)
+                self.end(old, start)
             self.execs.append((tgid, when))
         elif event == ProcessEvent.EXIT:
-            self._end(old or self.add(tgid, start, name=name, from_start=True, wanted_by=frozenset()), when)
+            self.end(old or self.add(tgid, start, name=name, from_start=True, wanted_by=frozenset()), when)
+
+    def _forget_glance(self, tgid: int, start_ns: int) -> None:
+        seen = self._glances(tgid, start_ns)
+        if seen is not None:
+            seen.close()
 
     def recover(self, tgid: int) -> None:
         """Takes in a process whose record was lost (the ring was full), as long as it lives."""
@@ -242,7 +246,7 @@ class ProcessTable:
             before = self._by_tgid.get(tgid, [])
             wanted_by = before[-1].wanted_by if before else frozenset[str]()
             for old in before:
-                self._end(old, start)
+                self.end(old, start)
             name = procfs.read_name(tgid, self._proc_root)
             found = self.add(tgid, start, name=name, from_start=True, wanted_by=wanted_by)
             if before:
@@ -254,9 +258,10 @@ class ProcessTable:
         for traced in self.alive():
             self.recover(traced.tgid)
             if not traced.ended_ns and self._kernel.process_start(traced.tgid) is None:
-                self._end(traced, now_ns)
+                self.end(traced, now_ns)
 
-    def _end(self, traced: TracedProcess, when_ns: int) -> None:
+    def end(self, traced: TracedProcess, when_ns: int) -> None:
+        """A process has ended, or become another program."""
         if traced.ended_ns:
             return
         traced.ended_ns = when_ns

@@ -8,6 +8,7 @@ excluded.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ from kernelspan_api import semconv
 
 if TYPE_CHECKING:
     from kernelspan_api.control.control_pb2 import Container, NodePlan, PodPlan
+
+MAX_PLACES = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,22 @@ class PodTargets:
         self._node = plan.node
         # What a static pod's cgroup is called by is the hash of its manifest; its mirror has another uid.
         self._pods: dict[str, PodPlan] = {pod.static_hash or pod.uid: pod for pod in plan.pods}
+        self._targets: dict[Place, PodTarget | None] = {}
+        self._running: Counter[str] | None = None
 
     def target(self, place: Place) -> PodTarget | None:
         """What is wanted of a process at this place; None: nothing."""
         pod = self._pods.get(place.pod_uid)
         if pod is None:
             return None
+        if place not in self._targets:
+            if len(self._targets) >= MAX_PLACES:
+                self._targets.clear()
+            self._targets[place] = self._target(pod, place)
+        return self._targets[place]
+
+    @staticmethod
+    def _target(pod: PodPlan, place: Place) -> PodTarget | None:
         container = next((one for one in pod.containers if one.id and one.id == place.container_id), None)
         wanted = frozenset(
             match.profile_uid
@@ -61,14 +74,18 @@ class PodTargets:
 
     def running(self, profile_uid: str) -> int:
         """How many pods have a container with an id that a profile selects."""
-        return sum(
-            any(
-                match.profile_uid == profile_uid
-                and any(one.id and (match.all_containers or one.name in match.containers) for one in pod.containers)
-                for match in pod.matches
-            )
-            for pod in self._pods.values()
-        )
+        if self._running is None:
+            self._running = Counter()
+            for pod in self._pods.values():
+                names = {one.name for one in pod.containers if one.id}
+                self._running.update(
+                    {
+                        match.profile_uid
+                        for match in pod.matches
+                        if names and (match.all_containers or not names.isdisjoint(match.containers))
+                    }
+                )
+        return self._running[profile_uid]
 
     def resource(self, target: PodTarget) -> Mapping[str, str | int]:
         """The resource attributes that its pod gives a process.

@@ -46,7 +46,11 @@ def _thread_group(pid: int, proc_root: str) -> int | None:
 
 def all_processes(proc_root: str = "/proc") -> Iterator[procfs.Process]:
     """Every process with a program, now."""
-    for name in os.listdir(proc_root):  # noqa: PTH208 - thousands of entries, each needed as text alone
+    try:
+        names = os.listdir(proc_root)  # noqa: PTH208 - thousands of entries, each needed as text alone
+    except OSError:  # no descriptor is left: the next look finds them
+        return
+    for name in names:
         if name.isdigit():
             try:
                 process = procfs.open_process(int(name), proc_root)
