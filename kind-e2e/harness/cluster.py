@@ -31,6 +31,7 @@ _CONTAINER_ROUTE = "0.0.0.0/0"
 _TIMEOUT_SECONDS = 600.0
 _READY = "180s"
 _POLL_SECONDS = 0.3
+_LOADED = "/kind/loaded.json"
 _TAIL_CHARACTERS = 4000
 
 
@@ -87,11 +88,16 @@ class KindCluster:
         self.kubeconfig.unlink(missing_ok=True)
 
     def load(self, *images: str) -> None:
-        """Gives images of this docker to every node that has not the same already."""
+        """Gives images of this docker to every node, those aside that all have as they are now."""
         started = time.monotonic()
-        missing = [image for image in images if not self._has(image)]
+        wanted = {image: self._docker.image_id(image) for image in images}
+        have = [self._loaded(name) for name in self._node_names()]
+        missing = [image for image, number in wanted.items() if any(each.get(image) != number for each in have)]
         if missing:
             self._run_kind("load", "docker-image", *missing)
+            for name in self._node_names():
+                loaded = json.dumps(self._loaded(name) | {image: wanted[image] for image in missing})
+                self.exec_in_node(name, "tee", _LOADED, script=loaded)
             self._say(f"kind: loaded {', '.join(missing)}, {time.monotonic() - started:.0f} s")
 
     def kubectl(self, *arguments: str, document: object = None, check: bool = True) -> str:
@@ -168,14 +174,10 @@ class KindCluster:
         for node in nodes:
             self.exec_in_node(node.name, "bash", "-eu", script=_network(node, nodes))
 
-    def _has(self, image: str) -> bool:
-        """Whether every node has the image as docker has it now."""
-        wanted = self._docker.image_id(image)
-        for node in self._node_names():
-            said = self._docker.run("exec", node, "crictl", "inspecti", "--quiet", image, check=False)
-            if wanted not in said:
-                return False
-        return bool(wanted)
+    def _loaded(self, node: str) -> dict[str, str]:
+        """Which images of ours a node has, with docker's ids of them: containerd has ids of its own."""
+        said = self._docker.run("exec", node, "cat", _LOADED, check=False)
+        return dict(json.loads(said)) if said else {}
 
     def _node_names(self) -> list[str]:
         label = f"label=io.x-k8s.kind.cluster={NAME}"

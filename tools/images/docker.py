@@ -30,6 +30,7 @@ _STOP_SECONDS = 60.0
 _POLL_SECONDS = 0.2
 _TIMEOUT_SECONDS = 900.0  # an image of a few hundred MB on a slow disk
 _TAIL_CHARACTERS = 3000
+_STARTED: list[subprocess.Popen[bytes]] = []  # a daemon may outlive who started it: nobody waits for it in the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +178,10 @@ def _start(docker: Docker, say: Say) -> None:
             process = subprocess.Popen(
                 [dockerd, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
+        _STARTED.append(process)
         while not _answers(docker):
             if process.poll() is not None or time.monotonic() - started > _START_SECONDS:
                 _end(process.pid)
-                process.wait()
                 tail = (RUN / "dockerd.log").read_text("utf-8", "replace")[-_TAIL_CHARACTERS:]
                 raise ToolError(f"dockerd does not start: {tail}", hint="it needs root, iptables and overlayfs")
             time.sleep(_POLL_SECONDS)
