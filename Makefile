@@ -21,8 +21,9 @@ TEST_STAMP := $(VENV)/.installed-test-$(call hash,pyproject.toml $(RUN_LOCKS) $(
 # $(call phase,NAME,COMMAND): runs it and says on stderr how long it took.
 phase = started=$$SECONDS; printf '== %s\n' '$(1)' >&2; $(2); printf '== %s: %d s\n' '$(1)' $$((SECONDS - started)) >&2
 
-.PHONY: help setup setup-test demo test unit kernel vm cluster images e2e lint lint-ruff lint-format lint-types lint-layers lint-c \
-	lint-spelling lint-shell lint-docker format protos bench bench-check fuzz matrix lock crds changelog clean
+.PHONY: help setup setup-test demo test unit kernel vm cluster chart images e2e lint lint-ruff lint-format lint-types \
+	lint-layers lint-c lint-spelling lint-shell lint-docker format protos bench bench-check fuzz matrix lock crds chart-docs \
+	changelog clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,7 +59,7 @@ demo: setup ## trace a small real web application and print its traces as a tree
 
 # The last line of the output is pytest's own summary.
 test: setup-test ## lint and every tier of tests this machine can run; names what it left out
-	@$(PY) -m pytest tests/lint tests/unit $(wildcard tests/kernel tests/vm) tests/cluster $(ARGS)
+	@$(PY) -m pytest tests/lint tests/unit $(wildcard tests/kernel tests/vm) tests/cluster tests/chart $(ARGS)
 
 unit: $(TEST_STAMP) ## the unit tests
 	@$(PY) -m pytest tests/unit $(ARGS)
@@ -71,6 +72,9 @@ vm: setup-test ## the tests on the kernels of virtual machines (as root)
 
 cluster: setup-test ## the tests on a Kubernetes API of their own
 	@$(PY) -m pytest tests/cluster $(ARGS)
+
+chart: setup-test ## the tests of the Helm chart, on a Kubernetes API of their own
+	@$(PY) -m pytest tests/chart $(ARGS)
 
 # KIND=name: and give them to the nodes of that kind cluster.
 images: setup ## make the container images, from Debian's packages and the locks (as root); KIND=name loads them there
@@ -139,11 +143,14 @@ LATER_LOCKS := build test lint lock demo
 lock: $(RUN_STAMP) ## renew the locked requirements (make lock ARGS=--upgrade for newer versions)
 	@$(PIP) install --require-hashes -r requirements/lock.txt
 	@$(COMPILE) $(ARGS) --extra agent --extra telemetry -o requirements/agent.txt pyproject.toml
-	@$(COMPILE) $(ARGS) --extra operator --constraint requirements/agent.txt -o requirements/operator.txt pyproject.toml
+	@$(COMPILE) $(ARGS) --extra operator --extra operator-telemetry --constraint requirements/agent.txt -o requirements/operator.txt pyproject.toml
 	@cd requirements && for name in $(LATER_LOCKS); do $(COMPILE) $(ARGS) -o $$name.txt $$name.in; done
 
-crds: $(RUN_STAMP) ## write charts/kernelspan/crds and the reference page from the types
-	@$(PY) -m kernelspan_api.crd charts/kernelspan/crds
+chart-docs: $(RUN_STAMP) ## write docs/reference/chart.md from the chart's values.yaml
+	@$(PY) -m tools.values docs/reference/chart.md
+
+crds: $(RUN_STAMP) ## write charts/kernelspan/files/crds and the reference page from the types
+	@$(PY) -m kernelspan_api.crd charts/kernelspan/files/crds
 	@$(PY) -m kernelspan_api.reference docs/reference/traceprofile.md
 
 changelog: $(RUN_STAMP) ## fold changelog.d into CHANGELOG.md: make changelog VERSION=0.1.0

@@ -19,7 +19,7 @@ static __always_inline u64 directory(u64 path)
 	return ks_mix(ks_mix(0, KS_KREAD(u64, path)), KS_KREAD(u64, path + 8));
 }
 
-static __always_inline void send_process(u32 event, u32 tgid, u32 parent, s32 exit_code, u64 start)
+static __always_inline void send_process(u32 event, u32 tgid, u32 tid, u32 parent, s32 exit_code, u64 start)
 {
 	struct ks_proc_rec r = {};
 	u64 fs;
@@ -29,7 +29,7 @@ static __always_inline void send_process(u32 event, u32 tgid, u32 parent, s32 ex
 	r.size = sizeof(r);
 	r.time = bpf_ktime_get_ns();
 	r.tgid = tgid;
-	r.tid = bpf_get_current_pid_tgid();
+	r.tid = tid;
 	r.event = event;
 	r.parent = parent;
 	r.exit_code = exit_code;
@@ -46,9 +46,9 @@ static __always_inline void send_process(u32 event, u32 tgid, u32 parent, s32 ex
 
 int ks_fork(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 parent = ctx->args[0], child = ctx->args[1];
-	u32 tgid = KS_KREAD(u32, parent + KS_TASK_TGID), child_tgid = KS_KREAD(u32, child + KS_TASK_TGID);
-	u32 tid = bpf_get_current_pid_tgid();
+	u64 child = ctx->args[1];
+	u64 id = ks_ids();
+	u32 tgid = id >> 32, child_tgid = ks_ids_of(child) >> 32, thread = KS_THREAD(id);
 	struct ks_runtime *rt, child_rt;
 	struct ks_proc *p, child_proc;
 	struct ks_call *call;
@@ -68,10 +68,10 @@ int ks_fork(struct bpf_raw_tracepoint_args *ctx)
 	}
 	if (ks_procs.update(&child_tgid, &child_proc))
 		ks_count(p->cls, KS_C_PROCESS_LOST);
-	call = ks_calls.lookup(&tid);
+	call = ks_calls.lookup(&thread);
 	if (call && call->op == KS_OP_Fork)
 		call->inode = child_tgid; /* the call's result is its number in the parent's PID name space */
-	send_process(KS_PROCESS_FORK, child_tgid, tgid, 0, child_proc.start);
+	send_process(KS_PROCESS_FORK, child_tgid, id, tgid, 0, child_proc.start);
 	return 0;
 }
 
@@ -89,44 +89,45 @@ static __always_inline void known_executable(u32 tgid, u64 start)
  * The operation waits in ks_stash since the call's entry. It ends here and not at the call's return: that bears another
  * number where the new image is a 32-bit one. A second thread that execs has become the first by now.
  */
-static __always_inline void finish_exec(u32 tid)
+static __always_inline void finish_exec(u32 thread)
 {
-	struct ks_op *early = ks_stash.lookup(&tid);
+	struct ks_op *early = ks_stash.lookup(&thread);
 	struct ks_scratch *s = ks_scratch(KS_SCRATCH_EXEC);
 
 	if (!s || !early || early->op != KS_OP_Exec)
 		return;
 	s->op = *early;
-	ks_stash.delete(&tid);
+	ks_stash.delete(&thread);
 	s->op.time = bpf_ktime_get_ns();
 	ks_send(s);
 }
 
 int ks_exec(struct bpf_raw_tracepoint_args *ctx)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32, before = ctx->args[1];
+	u64 id = ks_ids();
+	u32 tgid = id >> 32, before = ctx->args[1];
 	struct ks_proc *p = ks_procs.lookup(&tgid), next;
 
 	if (!p) {
-		if (KS_WATCH_EXEC)
-			send_process(KS_PROCESS_EXEC, tgid, 0, 0, 0);
+		if (KS_WATCH_EXEC && tgid)
+			send_process(KS_PROCESS_EXEC, tgid, id, 0, 0, 0);
 		return 0;
 	}
 	next = *p;
 	next.start = bpf_ktime_get_ns();
 	ks_procs.update(&tgid, &next);
 	known_executable(tgid, next.start);
-	send_process(KS_PROCESS_EXEC, tgid, 0, 0, next.start);
+	send_process(KS_PROCESS_EXEC, tgid, id, 0, 0, next.start);
 	finish_exec(before);
-	if (before != tgid)
+	if (before != KS_THREAD(id))
 		ks_calls.delete(&before); /* no thread has this number any more */
 	return 0;
 }
 
 int ks_gone(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 id = bpf_get_current_pid_tgid(), task = bpf_get_current_task(), signal;
-	u32 tgid = id >> 32, tid = id;
+	u64 id = ks_ids(), task = bpf_get_current_task(), signal;
+	u32 tgid = id >> 32, tid = KS_THREAD(id);
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_call *call = ks_calls.lookup(&tid);
 	struct ks_op *kept = ks_stash.lookup(&tid);
@@ -155,7 +156,7 @@ int ks_gone(struct bpf_raw_tracepoint_args *ctx)
 	code = KS_KREAD(u32, signal + KS_SIGNAL_FLAGS) & 4 /* SIGNAL_GROUP_EXIT */ ?
 		       KS_KREAD(s32, signal + KS_SIGNAL_EXIT_CODE) :
 		       KS_KREAD(s32, task + KS_TASK_EXIT_CODE);
-	send_process(KS_PROCESS_EXIT, tgid, 0, code, p->start);
+	send_process(KS_PROCESS_EXIT, tgid, id, 0, code, p->start);
 	ks_procs.delete(&tgid);
 	ks_runtimes.delete(&tgid);
 	return 0;
@@ -164,7 +165,7 @@ int ks_gone(struct bpf_raw_tracepoint_args *ctx)
 int ks_map_exit(struct ks_sys_exit *ctx)
 {
 #if KS_RAW
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u32 tgid = ks_ids() >> 32;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_runtime *rt;
 	struct ks_image *image;

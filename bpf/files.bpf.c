@@ -83,7 +83,7 @@ static __always_inline int is_file(u64 inode)
 int ks_files_enter(struct ks_sys_enter *ctx)
 {
 	s32 nr;
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = ks_ids();
 	u32 tgid = id >> 32, op, roles = 0;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	u64 file = 0, inode = 0;
@@ -108,13 +108,13 @@ int ks_files_enter(struct ks_sys_enter *ctx)
 		if (file && !is_file(inode))
 			return ks_next_enter(ctx, KS_GROUP_FILES);
 	}
-	ks_enter(id, nr, &args, p, KS_GROUP_FILES, op, file, inode, 0);
+	ks_enter(KS_THREAD(id), nr, &args, p, KS_GROUP_FILES, op, file, inode, 0);
 	return 0;
 }
 
 int ks_files_exit(struct ks_sys_exit *ctx)
 {
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = ks_ids();
 	u32 tgid = id >> 32, roles;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_class *c = 0;
@@ -125,7 +125,7 @@ int ks_files_exit(struct ks_sys_exit *ctx)
 
 	if (!p)
 		return 0;
-	call = ks_own_call(id, KS_GROUP_FILES);
+	call = ks_own_call(KS_THREAD(id), KS_GROUP_FILES);
 	if (!call)
 		return ks_next_exit(ctx, KS_GROUP_FILES);
 	s = ks_exit(ctx, p, id, call, KS_GROUP_FILES, &c);
@@ -136,8 +136,8 @@ int ks_files_exit(struct ks_sys_exit *ctx)
 	roles = s->roles;
 	if (c->flags & KS_CLASS_PATHS) {
 		/* the file first: whether it is wanted is decided before the limit is charged */
-	} else if (ks_rate_limited(c, p->cls, s->op.time)) {
-		ks_count(p->cls, KS_C_RATE_LIMITED);
+	} else if (ks_rate_limited(c, s->op.cls, s->op.time)) {
+		ks_count(s->op.cls, KS_C_RATE_LIMITED);
 		return 0;
 	}
 	if (roles & HAS_SIZE)
@@ -178,14 +178,14 @@ int ks_files_exit(struct ks_sys_exit *ctx)
 		s->op.path2 = ks_user_path_id(s, path);
 	}
 	if (c->flags & KS_CLASS_PATHS) {
-		verdict = ks_mix(s->op.file, s->op.path);
+		verdict = ks_mix(ks_mix(s->op.file, s->op.path), s->op.cls);
 		seen = ks_verdicts.lookup(&verdict);
 		if (seen && *seen) {
-			ks_count(p->cls, KS_C_FILTERED);
+			ks_count(s->op.cls, KS_C_FILTERED);
 			return 0;
 		}
-		if (ks_rate_limited(c, p->cls, s->op.time)) {
-			ks_count(p->cls, KS_C_RATE_LIMITED);
+		if (ks_rate_limited(c, s->op.cls, s->op.time)) {
+			ks_count(s->op.cls, KS_C_RATE_LIMITED);
 			return 0;
 		}
 	}

@@ -80,7 +80,7 @@ static __always_inline u32 may_be_dns(u64 sk)
 int ks_net_enter(struct ks_sys_enter *ctx)
 {
 	s32 nr;
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = ks_ids();
 	u32 tgid = id >> 32, op, roles = 0, dns = 0;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_args args = {};
@@ -109,7 +109,7 @@ int ks_net_enter(struct ks_sys_enter *ctx)
 		dns = may_be_dns(sk);
 	if (!c && !dns) /* only Resolve is wanted */
 		return 0;
-	ks_enter(id, nr, &args, p, KS_GROUP_NETWORK, op, file, ks_inode(file), dns);
+	ks_enter(KS_THREAD(id), nr, &args, p, KS_GROUP_NETWORK, op, file, ks_inode(file), dns);
 	if (roles & AT_ENTRY) {
 		struct ks_scratch *s = ks_scratch(KS_SCRATCH_ENTER(KS_GROUP_NETWORK));
 		u32 tid = id;
@@ -198,8 +198,8 @@ static __always_inline void describe_peer(struct ks_scratch *s, struct ks_call *
 
 int ks_net_exit(struct ks_sys_exit *ctx)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	u32 tgid = id >> 32, roles = 0, tid = id, n;
+	u64 id = ks_ids();
+	u32 tgid = id >> 32, roles = 0, tid = KS_THREAD(id), n;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_class *c = 0;
 	struct ks_call *own, *call;
@@ -209,7 +209,7 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 
 	if (!p)
 		return 0;
-	own = ks_own_call(id, KS_GROUP_NETWORK);
+	own = ks_own_call(KS_THREAD(id), KS_GROUP_NETWORK);
 	if (!own)
 		return ks_next_exit(ctx, KS_GROUP_NETWORK);
 	s = ks_exit(ctx, p, id, own, KS_GROUP_NETWORK, &c);
@@ -253,25 +253,25 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 		n = sum_up(s, call->args[1]) && (roles & SENDS || ctx->ret == 1);
 	if (n && roles & (MESSAGE | HAS_ADDRESS))
 		describe_peer(s, call, roles);
-	if (resolve(s, call, roles, sk) && ks_wants(p, KS_OP_Resolve)) {
+	if (resolve(s, call, roles, sk) && ks_class_wants(c, KS_OP_Resolve)) {
 		s->op.flags |= KS_OP_NO_RESULT;
-	} else if (!ks_wants(p, call->op)) {
-		ks_count(p->cls, KS_C_UNSEEN); /* one half of a name resolution that is not finished */
+	} else if (!ks_class_wants(c, call->op)) {
+		ks_count(s->op.cls, KS_C_UNSEEN); /* one half of a name resolution that is not finished */
 		return 0;
 	} else {
 		s->op.op = call->op;
 		s->op.start = call->start;
 	}
 	if (call->dns && s->op.time - s->op.start < c->min_duration_ns[KS_GROUP_NETWORK]) {
-		ks_count(p->cls, KS_C_FILTERED);
+		ks_count(s->op.cls, KS_C_FILTERED);
 		return 0;
 	}
 	if (!wanted_port(c, &s->op)) {
-		ks_count(p->cls, KS_C_FILTERED);
+		ks_count(s->op.cls, KS_C_FILTERED);
 		return 0;
 	}
-	if (ks_rate_limited(c, p->cls, s->op.time)) {
-		ks_count(p->cls, KS_C_RATE_LIMITED);
+	if (ks_rate_limited(c, s->op.cls, s->op.time)) {
+		ks_count(s->op.cls, KS_C_RATE_LIMITED);
 		return 0;
 	}
 	ks_walk(ctx, s, c);

@@ -87,7 +87,7 @@ static __always_inline void describe(struct ks_scratch *s, u32 roles, u64 a, u64
 int ks_proc_enter(struct ks_sys_enter *ctx)
 {
 	s32 nr;
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = ks_ids();
 	u32 tgid = id >> 32, op, roles = 0;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_class *c;
@@ -114,7 +114,7 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 	if (roles & THREADS_AT && KS_UREAD(u64, args.v[0]) & CLONE_THREAD)
 		return 0;
 	if (!(roles & EARLY)) {
-		ks_enter(id, nr, &args, p, KS_GROUP_PROCESSES, op, 0, 0, 0);
+		ks_enter(KS_THREAD(id), nr, &args, p, KS_GROUP_PROCESSES, op, 0, 0, 0);
 		return 0;
 	}
 	ks_count(p->cls, KS_C_SEEN);
@@ -154,7 +154,7 @@ static __always_inline void failed_exec(struct ks_sys_exit *ctx)
 
 int ks_proc_exit(struct ks_sys_exit *ctx)
 {
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = ks_ids();
 	u32 tgid = id >> 32, roles = 0, op;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_call *call;
@@ -170,15 +170,15 @@ int ks_proc_exit(struct ks_sys_exit *ctx)
 	}
 	if (op == KS_OP_Fork && ctx->ret == 0)
 		return 0; /* the child: its parent's return is the operation's */
-	call = ks_own_call(id, KS_GROUP_PROCESSES);
+	call = ks_own_call(KS_THREAD(id), KS_GROUP_PROCESSES);
 	if (!call)
 		return ks_next_exit(ctx, KS_GROUP_PROCESSES);
 	s = ks_exit(ctx, p, id, call, KS_GROUP_PROCESSES, &c);
 	if (!s)
 		return 0;
 	call = &s->call;
-	if (ks_rate_limited(c, p->cls, s->op.time)) {
-		ks_count(p->cls, KS_C_RATE_LIMITED);
+	if (ks_rate_limited(c, s->op.cls, s->op.time)) {
+		ks_count(s->op.cls, KS_C_RATE_LIMITED);
 		return 0;
 	}
 	if (op == KS_OP_Fork && ctx->ret > 0 && call->inode)

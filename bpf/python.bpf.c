@@ -15,7 +15,7 @@
 
 static __always_inline struct ks_runtime *runtime_of(struct ks_scratch *s)
 {
-	u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	u32 tgid = s->op.tgid;
 	struct ks_runtime *rt = ks_runtimes.lookup(&tgid);
 
 	KS_OPAQUE(rt);

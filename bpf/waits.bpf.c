@@ -30,7 +30,7 @@
 int ks_wait_enter(struct ks_sys_enter *ctx)
 {
 	s32 nr;
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = ks_ids();
 	u32 tgid = id >> 32, op, roles = 0;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_args args = {};
@@ -52,13 +52,13 @@ int ks_wait_enter(struct ks_sys_enter *ctx)
 		if (futex_op != 0 && futex_op != 6 && futex_op != 9 && futex_op != 11 && futex_op != 13)
 			return 0;
 	}
-	ks_enter(id, nr, &args, p, KS_GROUP_WAITS, op, 0, 0, 0);
+	ks_enter(KS_THREAD(id), nr, &args, p, KS_GROUP_WAITS, op, 0, 0, 0);
 	return 0;
 }
 
 int ks_wait_exit(struct ks_sys_exit *ctx)
 {
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = ks_ids();
 	u32 tgid = id >> 32;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_call *call;
@@ -67,14 +67,14 @@ int ks_wait_exit(struct ks_sys_exit *ctx)
 
 	if (!p)
 		return 0;
-	call = ks_own_call(id, KS_GROUP_WAITS);
+	call = ks_own_call(KS_THREAD(id), KS_GROUP_WAITS);
 	if (!call)
 		return ks_next_exit(ctx, KS_GROUP_WAITS);
 	s = ks_exit(ctx, p, id, call, KS_GROUP_WAITS, &c);
 	if (!s)
 		return 0;
-	if (ks_rate_limited(c, p->cls, s->op.time)) {
-		ks_count(p->cls, KS_C_RATE_LIMITED);
+	if (ks_rate_limited(c, s->op.cls, s->op.time)) {
+		ks_count(s->op.cls, KS_C_RATE_LIMITED);
 		return 0;
 	}
 	ks_walk(ctx, s, c);
@@ -143,8 +143,8 @@ static __always_inline int in_system_call(void)
 
 int ks_switch(struct ks_sched_switch *ctx)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	u32 tgid = id >> 32, tid = id;
+	u64 id = ks_ids();
+	u32 tgid = id >> 32, tid = KS_THREAD(id);
 	struct ks_proc *p;
 	struct ks_class *c;
 	struct ks_scratch *s;

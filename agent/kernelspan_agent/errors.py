@@ -29,3 +29,9 @@ class MachineError(KernelspanError):
 
     reason = "MechanismUnsupported"
     exit_code = 3
+
+
+class BudgetError(KernelspanError):
+    """A bound of the agent's own is reached."""
+
+    reason = "BudgetExceeded"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CustomResourceDefinitions, written from the types: `python -m kernelspan_api.crd FOLDER` (`make crds`).
 
-charts/kernelspan/crds is this module's output; a test compares them. Bounds, descriptions and defaults are those of the
+charts/kernelspan/files/crds is this module's output; a test compares them. Bounds, descriptions and defaults are those of the
 annotations, rules between fields those of `rules`, as CEL. Three things are left out on purpose:
 
 * Defaults that are empty or mean "all": filled in, they would stay in the stored object, and a profile that asked for

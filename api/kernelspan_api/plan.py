@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .operations import BY_NAME, OPERATIONS, Group, Operation
 
 if TYPE_CHECKING:
     from .resource import Spec
+
+_T = TypeVar("_T", str, int)
 
 DEFAULT_BURST_SECONDS = 2
 # A program's start is a burst of its own: it may spend two seconds' worth at once, then the rate holds.
@@ -43,6 +46,34 @@ class Wanted:
     def wanted(self) -> list[Operation]:
         """The operations, in the order of the table."""
         return [operation for operation in OPERATIONS if operation.number in self.operations]
+
+
+def together(all_wanted: Sequence[Wanted]) -> Wanted:
+    """What several profiles want of one process: everything that one of them wants. None of them: nothing."""
+    groups = {group for each in all_wanted for group in each.groups}
+    durations = {
+        group: min(each.min_duration_ns.get(group, 0) for each in all_wanted if group in each.groups)
+        for group in groups
+    }
+    network = [each for each in all_wanted if Group.NETWORK in each.groups]
+    files = [each for each in all_wanted if Group.FILES in each.groups]
+    return Wanted(
+        name="+".join(each.name for each in all_wanted),
+        operations=frozenset().union(*(each.operations for each in all_wanted)),
+        min_duration_ns=durations,
+        paths=_union([each.paths for each in files]),
+        ports=_union([each.ports for each in network]),
+        cidrs=_union([each.cidrs for each in network]),
+        max_depth=max((each.max_depth for each in all_wanted), default=0),
+        events_per_second=sum(each.events_per_second for each in all_wanted),
+        spans_per_second=sum(each.spans_per_second for each in all_wanted),
+        burst_events=sum(each.burst_events for each in all_wanted),
+    )
+
+
+def _union(filters: Sequence[tuple[_T, ...]]) -> tuple[_T, ...]:
+    """All values; none, which is any, where one of the filters is."""
+    return tuple(dict.fromkeys(value for each in filters for value in each)) if all(filters) else ()
 
 
 def wanted(name: str, spec: Spec) -> Wanted:

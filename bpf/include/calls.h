@@ -21,21 +21,23 @@
  */
 static __always_inline void ks_interrupted(struct ks_proc *p, struct ks_call *call, u32 group)
 {
-	struct ks_class *c = ks_classes.lookup(&p->cls);
+	u32 cls = call->cls;
+	struct ks_class *c = ks_classes.lookup(&cls);
 	struct ks_scratch *s = ks_scratch(KS_SCRATCH_ENTER(group));
 
 	if (!s || !c)
 		return;
 	if (call->end - call->start < c->min_duration_ns[call->group & 3] ||
 	    (call->group == KS_GROUP_NETWORK && c->port_count)) {
-		ks_count(p->cls, KS_C_FILTERED);
+		ks_count(cls, KS_C_FILTERED);
 		return;
 	}
-	if (ks_rate_limited(c, p->cls, call->end)) {
-		ks_count(p->cls, KS_C_RATE_LIMITED);
+	if (ks_rate_limited(c, cls, call->end)) {
+		ks_count(cls, KS_C_RATE_LIMITED);
 		return;
 	}
-	ks_begin(s, p, bpf_get_current_pid_tgid(), call->op, call->start);
+	ks_begin(s, p, ks_ids(), call->op, call->start);
+	s->op.cls = cls;
 	s->op.time = call->end;
 	s->op.ret = -KS_EINTR;
 	s->op.flags |= KS_OP_INTERRUPTED;
@@ -167,7 +169,7 @@ static __always_inline void ks_enter(u32 tid, s32 nr, struct ks_args *args, stru
 		}
 		nested = ks_put_aside(p, call, group);
 	} else if (call->op) {
-		ks_count(p->cls, KS_C_REPLACED); /* its return was never seen */
+		ks_count(call->cls, KS_C_REPLACED); /* its return was never seen */
 		nested = call->nested;
 	}
 	ks_count(p->cls, KS_C_SEEN);
@@ -197,7 +199,8 @@ static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struc
 						  struct ks_call *found, u32 group, struct ks_class **cls)
 {
 	struct ks_scratch *s = ks_scratch(KS_SCRATCH_EXIT(group));
-	struct ks_class *c = ks_classes.lookup(&p->cls);
+	u32 wanted_by = found->cls; /* by now it may be others that want the process */
+	struct ks_class *c = ks_classes.lookup(&wanted_by);
 	u64 now;
 
 	KS_OPAQUE(c);
@@ -221,10 +224,11 @@ static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struc
 		ks_take_back(found);
 	*cls = c;
 	if (!s->call.dns && now - s->call.start < c->min_duration_ns[group]) {
-		ks_count(p->cls, KS_C_FILTERED);
+		ks_count(wanted_by, KS_C_FILTERED);
 		return 0;
 	}
 	ks_begin(s, p, id, s->call.op, s->call.start);
+	s->op.cls = wanted_by;
 	s->op.time = now;
 	s->op.ret = ctx->ret;
 	return s;

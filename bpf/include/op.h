@@ -62,6 +62,11 @@ static __always_inline void ks_args(struct ks_sys_enter *ctx, struct ks_args *ar
 }
 #endif
 
+static __always_inline int ks_class_wants(struct ks_class *c, u32 op)
+{
+	return !!(c->operations & (1ULL << (op & 63)));
+}
+
 static __always_inline struct ks_class *ks_wants(struct ks_proc *p, u32 op)
 {
 	struct ks_class *c = ks_classes.lookup(&p->cls);
@@ -69,7 +74,7 @@ static __always_inline struct ks_class *ks_wants(struct ks_proc *p, u32 op)
 	KS_OPAQUE(c);
 	if (!c)
 		return 0;
-	if (!(c->operations & (1ULL << (op & 63))))
+	if (!ks_class_wants(c, op))
 		return 0;
 	KS_OPAQUE(c);
 	return c;
@@ -105,7 +110,7 @@ static __always_inline void ks_finish(struct ks_scratch *s)
 {
 	s->walking = 0;
 	if (s->stash) {
-		u32 tid = s->op.tid;
+		u32 tid = KS_THREAD(s->op.tid);
 
 		if (ks_stash.update(&tid, &s->op))
 			ks_count(s->op.cls, KS_C_INFLIGHT_FULL);
@@ -114,7 +119,7 @@ static __always_inline void ks_finish(struct ks_scratch *s)
 	ks_send(s);
 }
 
-/* `id`: of the thread, as bpf_get_current_pid_tgid gives it. */
+/* `id`: of the thread, as ks_ids gives it. */
 static __always_inline void ks_begin(struct ks_scratch *s, struct ks_proc *p, u64 id, u32 op, u64 start)
 {
 	__builtin_memset(&s->op, 0, sizeof(s->op));
@@ -161,7 +166,7 @@ static __always_inline void ks_walk(void *ctx, struct ks_scratch *s, struct ks_c
 			s->op.frame_state = KS_FRAMES_PENDING;
 		} else if (rt->runtime) {
 			s->op.frame_state = KS_FRAMES_READ_FAILED;
-			s->walking = s->op.tid;
+			s->walking = KS_THREAD(s->op.tid);
 			s->stage = KS_WALK_BEGIN;
 			ks_continue(ctx, rt->runtime);
 		}

@@ -60,7 +60,7 @@ static __always_inline int ks_py_has_frame(struct ks_py_layout *l, u64 ts)
 /* The thread's state, where it was found before and still is; 0: it must be looked for (ks_py_find). */
 static __always_inline u64 ks_py_held(struct ks_scratch *s, struct ks_py_layout *l, u64 base, u64 tp)
 {
-	u32 tid = s->op.tid;
+	u32 tid = KS_THREAD(s->op.tid);
 	u64 *held = ks_threads.lookup(&tid);
 
 	if (!held)
@@ -79,7 +79,7 @@ static __always_inline u64 ks_py_held(struct ks_scratch *s, struct ks_py_layout 
 static __always_inline u64 ks_py_look(struct ks_scratch *s, struct ks_py_layout *l, u64 base, u64 tp)
 {
 	struct ks_walk *w = &s->walk; /* at: a thread state; root: its interpreter; found: any, and one with frames */
-	u32 tid = s->op.tid;
+	u32 tid = KS_THREAD(s->op.tid);
 	u64 interp, ts;
 
 	w->root = KS_UREAD(u64, base);

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from contextlib import AbstractAsyncContextManager
 
 import kopf
 
 from kernelspan_operator.handlers import profiles
+from kernelspan_operator.models.spans import Spans, no_spans
 from kernelspan_operator.services.kube import Connection, Kube
 from kernelspan_operator.services.system import Settings, System
 
@@ -49,11 +52,21 @@ def _login(connection: Connection) -> kopf.ConnectionInfo:
     )
 
 
+def serving(address: str, system: System) -> AbstractAsyncContextManager[None]:
+    """/metrics and its like at the address; nothing where there is none."""
+    if not address:
+        return contextlib.nullcontext()
+    from kernelspan_operator.services.listen import listening  # noqa: PLC0415 - prometheus_client: 6 MB resident
+
+    return listening(address, system)
+
+
 async def run(
     connection: Connection,
     settings: Settings,
     *,
-    liveness: str = "",
+    listen_http: str = "",
+    spans: Spans = no_spans,
     stop: asyncio.Event | None = None,
     started: asyncio.Future[System] | None = None,
 ) -> None:
@@ -66,19 +79,15 @@ async def run(
 
     kopf.on.login(registry=registry)(login)
     async with Kube(connection) as kube:
-        system = System(kube, settings)
+        system = System(kube, settings, spans=spans)
         profiles.register(registry, system)
         try:
-            await system.start()
-            if started is not None:
-                started.set_result(system)
-            await kopf.operator(
-                registry=registry,
-                settings=kopf_settings(),
-                clusterwide=True,
-                standalone=True,
-                stop_flag=stop,
-                liveness_endpoint=liveness or None,
-            )
+            async with serving(listen_http, system):
+                await system.start()
+                if started is not None:
+                    started.set_result(system)
+                await kopf.operator(
+                    registry=registry, settings=kopf_settings(), clusterwide=True, standalone=True, stop_flag=stop
+                )
         finally:
             await system.close()

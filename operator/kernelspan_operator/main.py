@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 
 from kernelspan_operator.errors import ConfigurationError, OperatorError
 from kernelspan_operator.models.policy import Policy
+from kernelspan_operator.models.spans import Spans, no_spans
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -34,7 +36,8 @@ from kernelspan_operator.models.policy import Policy
 @click.option("--agent-service-account", default="kernelspan-agent", show_default=True, help="Of the same namespace.")
 @click.option("--authority", default="kernelspan-ca", show_default=True, help="Name of its Secret and ConfigMap.")
 @click.option("--policy", "policy_path", metavar="FILE", help="What profiles may use, as YAML or JSON.")
-@click.option("--liveness", metavar="URL", default="", help="Serve it, such as http://0.0.0.0:8080/healthz.")
+@click.option("--listen-http", metavar="ADDRESS", default="", help="Serve /metrics, /healthz, /readyz at host:port.")
+@click.option("--self-traces", is_flag=True, help="Send the operator's own traces by OTLP/gRPC (OTEL_EXPORTER_OTLP_*).")
 @click.option(
     "--log-level",
     type=click.Choice(("debug", "info", "warning"), case_sensitive=False),
@@ -65,7 +68,22 @@ def command(**options: Any) -> None:
     )
     path = options["kubeconfig"]
     connection = from_kubeconfig(path) if path else in_cluster(os.environ)
-    asyncio.run(app.run(connection, settings, liveness=options["liveness"]))
+    spans, stop_spans = self_traces() if options["self_traces"] else (no_spans, lambda: None)
+    try:
+        asyncio.run(app.run(connection, settings, listen_http=options["listen_http"], spans=spans))
+    finally:
+        stop_spans()
+
+
+def self_traces() -> tuple[Spans, Callable[[], None]]:
+    """The operator's own traces, and what ends them. Raises ConfigurationError where their libraries are missing."""
+    try:
+        from kernelspan_operator.services import telemetry
+    except ImportError as error:
+        raise ConfigurationError(
+            f"--self-traces: {error}", hint="pip install 'kernelspan[operator,operator-telemetry]'"
+        ) from error
+    return telemetry.start(os.environ)
 
 
 def default_names(namespace: str) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ import pytest
 from kernelspan_api.resource import GROUP, KINDS
 from tests.support.cluster import BINARIES, Cluster
 from tests.support.fixtures import built
+from tests.support.operators import Kubernetes, Operator
 from tests.support.profile_api import NAMESPACE
 
-CRDS = Path(__file__).resolve().parents[2] / "charts/kernelspan/crds"
+CRDS = Path(__file__).resolve().parents[2] / "charts/kernelspan/files/crds"
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +27,19 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         plane.kubectl("wait", "--for=condition=Established", *names, "--timeout=60s")
         plane.kubectl("create", "namespace", NAMESPACE)
         yield plane
+
+
+@pytest.fixture(scope="module")
+def kubernetes(cluster: Cluster) -> Kubernetes:
+    """A test's own hand on it."""
+    return Kubernetes(cluster)
+
+
+@pytest.fixture(scope="module")
+def operator(
+    kubernetes: Kubernetes, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Operator]:
+    """An operator for the tests of a module, with the policy that the module calls POLICY."""
+    policy = getattr(request.module, "POLICY", None)
+    with Operator(kubernetes, tmp_path_factory.mktemp("operator"), policy=policy) as running:
+        yield running

@@ -63,7 +63,7 @@ def said(process: subprocess.Popen[bytes]) -> int:
 def test_small_ring(tmp_path: Path, mechanism: mechanisms.Mechanism) -> None:
     """Two threads at full speed into a ring of 64 KiB: what did not fit is counted, and every call is seen."""
     with flood() as program, app_of(runs.profile(tmp_path, **STATS), ring_bytes=SMALL_RING, mechanism=mechanism) as app:
-        app.trace(program.pid, "flood")
+        app.select(program.pid, "flood")
         loose(program)
         app.run(lambda: program.poll() is not None)
         found = accounting_of(app)
@@ -77,7 +77,7 @@ def test_small_ring(tmp_path: Path, mechanism: mechanisms.Mechanism) -> None:
 def test_nobody_works(tmp_path: Path) -> None:
     """The stages stand still while the ring is drained: beyond the bound operations are dropped and counted."""
     with flood() as program, app_of(runs.profile(tmp_path, **STATS)) as app:
-        app.trace(program.pid, "flood")
+        app.select(program.pid, "flood")
         loose(program)
         assert program.wait() == 0
         found = accounting_of(app)
@@ -92,7 +92,7 @@ def test_the_rate_limit_leaves_nothing_out(tmp_path: Path) -> None:
     limits = {"eventsPerSecond": 8_000, "spansPerSecond": 2_000}  # a burst fits into the ring
     profile = runs.profile(tmp_path, **STATS, limits=limits, sampling={"percent": 50}, correlation={"orphans": "Root"})
     with flood() as program, app_of(profile) as app:
-        app.trace(program.pid, "flood")
+        app.select(program.pid, "flood")
         loose(program)
         app.run(lambda: program.poll() is not None)
         found = accounting_of(app)
@@ -109,7 +109,7 @@ def test_collector_down(tmp_path: Path, queue_spans: int) -> None:
         settings = settings_from({}, f"127.0.0.1:{reserved.ports[0]}")
         pipeline = Pipeline([open_output(settings, limits)], limits)
         with app_of(runs.profile(tmp_path, **STATS), pipeline) as app:
-            app.trace(program.pid, "flood")
+            app.select(program.pid, "flood")
             loose(program)
             app.run(lambda: program.poll() is not None)
             found = accounting_of(app, timeout_seconds=0.3)
@@ -162,7 +162,7 @@ def test_stopped_in_the_middle(tmp_path: Path, number: int) -> None:
 def test_skipped_runs_are_told_apart(tmp_path: Path) -> None:
     """Runs that the kernel left out are what the kernel says of each program, and no part of the balance."""
     with flood(1000) as program, app_of(runs.profile(tmp_path, **STATS)) as app:
-        app.trace(program.pid, "flood")
+        app.select(program.pid, "flood")
         loose(program)
         app.run(lambda: program.poll() is not None)
         for name, fd in app.session._loader.programs.items():
@@ -189,8 +189,8 @@ def test_lost_records_of_processes(tmp_path: Path, lives: str) -> None:
         app_of(runs.profile(tmp_path, **STATS), exporter, ring_bytes=SMALL_RING) as app,
     ):
         assert target.stdout is not None
-        app.trace(target.pid, "target")
-        app.trace(noise.pid, "flood")
+        app.select(target.pid, "target")
+        app.select(noise.pid, "flood")
         loose(noise)
         with app._lock:  # the ring's thread waits for it, as soon as it has looked at the ring once more
             time.sleep(10 * IDLE_WAIT_SECONDS)

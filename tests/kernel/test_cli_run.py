@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from kernelspan_agent.cli import reference
 from kernelspan_agent.probes.attach import Tracefs
 from tests.support.collector import Collector
+from tests.support.runs import read_spans
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "examples/01-python-files.yaml"
@@ -114,11 +115,38 @@ def test_missing_capabilities_are_named(tmp_path: Path, dropped: tuple[str, ...]
     assert not left.exists()
 
 
-def test_a_pid_namespace_of_its_own_is_refused(tmp_path: Path) -> None:
-    """Its pids are not the kernel's: nothing would be traced, and nothing said."""
-    found = run(*touches(tmp_path / "left"), under=("unshare", "-pf", "--mount-proc"))
-    assert found.returncode == 3
-    assert "PID namespace" in found.stderr
+@pytest.mark.parametrize("reads", ["Auto", "Helpers"])
+@pytest.mark.parametrize("below", [(), ("unshare", "-pf", "--mount-proc")], ids=["in", "below"])
+def test_a_pid_namespace_of_its_own(tmp_path: Path, below: tuple[str, ...], reads: str) -> None:
+    """An agent in one (a node that is a container) and a program in it, or in one of its own below it (a pod there).
+
+    What is said are the ids of the agent's namespace, which are small numbers; the program's own are smaller still.
+    """
+    output, report, program = tmp_path / "out.json", tmp_path / "report.json", tmp_path / "program.py"
+    program.write_text(
+        "import os, threading\n"
+        "def mark(what):\n"
+        "    try: os.stat('/mark/' + what)\n"
+        "    except OSError: pass\n"
+        "mark('main')\n"
+        "one = threading.Thread(target=mark, args=('thread',)); one.start(); one.join()\n"
+        "if not os.fork(): mark('child'); os._exit(0)\n"
+        "os.wait()\n"
+    )
+    found = run(
+        "--output", str(output), "--report", str(report), "--", *below, "/usr/bin/python3", str(program),
+        under=("unshare", "-pf", "--mount-proc"), KERNELSPAN_READS=reads,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    spans = [span for span in read_spans(output) if span.attributes.get("file.path", "").startswith("/mark/")]
+    assert sorted(span.attributes["file.path"] for span in spans) == ["/mark/child", "/mark/main", "/mark/thread"]
+    assert {span.attributes["code.function.name"] for span in spans} == {"__main__.mark"}
+    pids = {span.attributes["file.path"]: span.resource["process.pid"] for span in spans}
+    assert pids["/mark/main"] == pids["/mark/thread"] != pids["/mark/child"]
+    assert all(1 < pid < 1000 for pid in pids.values())
+    if below:
+        assert {span.resource["process.vpid"] for span in spans} == {1, 3}
+    assert json.loads(report.read_text())["operations"]["unaccounted"] == 0
 
 
 def test_four_capabilities_are_enough(tmp_path: Path) -> None:

@@ -43,10 +43,11 @@ class Answer:
 class Cluster:
     """A running control plane; use with `with`. `url` is its address, `kubeconfig` the administrator's."""
 
-    def __init__(self, binaries: Mapping[str, Path], folder: Path) -> None:
-        """Certificates, data and logs go into the folder, which is made."""
+    def __init__(self, binaries: Mapping[str, Path], folder: Path, *, audit: bool = False) -> None:
+        """Certificates, data and logs go into the folder, which is made. `audit`: the API server notes every call."""
         folder.mkdir(parents=True, exist_ok=True)
         self._kubectl = binaries["kubectl"]
+        self._audit = folder / "audit.jsonl" if audit else None
         self._folder = folder
         self._ports = PortReservation(4)
         self._client_port, self._peer_port, self._api_port, self._controllers_port = self._ports.ports
@@ -101,6 +102,12 @@ class Cluster:
         if check and ended.returncode:
             raise ServerError(f"kubectl {' '.join(arguments)} ended with {ended.returncode}: {ended.stderr}")
         return ended
+
+    def audited(self, username: str) -> list[dict[str, Any]]:
+        """The calls of one user, in the order in which they ended (audit.k8s.io/v1 Event); a watch counts once begun."""
+        assert self._audit is not None
+        events = [json.loads(line) for line in self._audit.read_text("utf-8").splitlines()]
+        return [one for one in events if one["user"]["username"] == username]
 
     def start(self) -> None:
         """Starts all three, in order. Raises ServerError with the log of the one that does not become healthy."""
@@ -180,7 +187,17 @@ class Cluster:
             f"--service-account-signing-key-file={self._pki.service_accounts.key}",
             "--authorization-mode=Node,RBAC",
             "--allow-privileged=true",
+            *self._audit_options(),
         ]
+
+    def _audit_options(self) -> list[str]:
+        if self._audit is None:
+            return []
+        # ResponseStarted: a watch ends with its client, later than a test looks.
+        rules = [{"level": "Metadata", "omitStages": ["RequestReceived"]}]
+        policy = self._folder / "audit-policy.yaml"
+        policy.write_text(yaml.safe_dump({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules}), "utf-8")
+        return [f"--audit-policy-file={policy}", f"--audit-log-path={self._audit}", "--audit-log-mode=blocking"]
 
     def _controllers_options(self, kubeconfig: Path) -> list[str]:
         return [

@@ -203,7 +203,7 @@ def app_of(profile_path: Path, exporter: Exporter | None = None, **settings: Any
 
 def accounting_of(app: App, timeout_seconds: float = 5.0) -> dict[str, Any]:
     """Ends an agent of `app_of`, and gives its balance, which must be one."""
-    app.finish(timeout_seconds)
+    app.end(timeout_seconds)
     found = app.accounting().as_json()
     check_balance({"operations": found})
     return found

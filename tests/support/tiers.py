@@ -60,7 +60,7 @@ def vm_lacks() -> str:
 
 
 def cluster_lacks() -> str:
-    """Why the cluster tier cannot run on this machine, or nothing."""
+    """Why the cluster and the chart tier cannot run on this machine, or nothing."""
     try:
         find_go(os.environ, TOOLS_FOLDER / "kubernetes")
     except ToolError as error:
@@ -80,6 +80,7 @@ _LACKS: dict[str, Callable[[], str]] = {
     "kernel": kernel_lacks,
     "vm": vm_lacks,
     "cluster": cluster_lacks,
+    "chart": cluster_lacks,
     "e2e": e2e_lacks,
 }
 

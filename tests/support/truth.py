@@ -168,13 +168,13 @@ def traced_together(launches: Sequence[Launch], *, greenlets: bool = False, prof
         with open_app(folder / "spans.jsonl", profile) as app:
             pids = [program.pid for program, _ in programs]
             for pid in pids:
-                app.trace(pid, "target")
+                app.select(pid, "target")
             if greenlets:
                 app.processes.look_for_greenlets()
             for program, _ in programs:
                 program.go_on()
             run_until(app, lambda: all(program.started.poll() is not None for program, _ in programs))
-            app.finish(10.0)
+            app.end(10.0)
             accounting = app.accounting().as_json()
         for launch, (program, _) in zip(launches, programs, strict=True):
             assert program.started.wait() == 0, launch.label
@@ -197,7 +197,7 @@ def open_app(output: Path, profile: str = PROFILE) -> Iterator[App]:
     loaded = load(profile.encode(), standalone=True)
     # Three interpreters at once on two cores leave the agent little time: nothing is to be lost for that.
     app = App(loaded, JsonFileExporter(str(output)), os.environ, resource=ResourceSettings(), ring_bytes=1 << 26)
-    with contextlib.closing(app), mock.patch("kernelspan_agent.app.MAX_WAITING_OPERATIONS", 1 << 22):
+    with contextlib.closing(app), mock.patch("kernelspan_agent.intake.MAX_WAITING_OPERATIONS", 1 << 22):
         yield app
 
 

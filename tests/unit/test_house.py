@@ -208,7 +208,7 @@ def test_the_shared_types_need_numpy_only() -> None:
 
 def test_the_compiling_child_needs_bcc_only() -> None:
     """It runs on the distribution's interpreter, where nothing of ours is installed."""
-    assert _foreign("agent/kernelspan_agent/probes/compiler.py") <= {"bcc", "bcc.libbcc", "btf", "direct"}
+    assert _foreign("agent/kernelspan_agent/probes/compiler.py") <= {"bcc", "bcc.libbcc", "btf", "direct", "pidns"}
     beside = {"bpf", "btf", "kernelspan_agent.probes", "kernelspan_agent.probes.btf"}  # the one or the other
     assert _foreign("agent/kernelspan_agent/probes/direct.py") <= beside
     assert _foreign("agent/kernelspan_agent/probes/btf.py") == _foreign("agent/kernelspan_agent/probes/bpf.py") == set()

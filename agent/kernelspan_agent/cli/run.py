@@ -132,7 +132,7 @@ def _trace(app: App, profile: TraceProfile, child: Command | None, options: dict
     stopped = _stop_on_signals(child)
     status = 0
     if child is not None:
-        app.trace(child.pid, Path(child.arguments[0]).name, held=True)
+        app.select(child.pid, Path(child.arguments[0]).name, held=True)
         child.forward_signals()
         child.release()
         app.run(lambda: child.poll() is not None or time.monotonic() >= until)
@@ -140,7 +140,7 @@ def _trace(app: App, profile: TraceProfile, child: Command | None, options: dict
     else:
         scan = _scanner(app, profile, options["pids"])
         app.run(lambda: bool(stopped) or time.monotonic() >= until or scan())
-    app.finish(EXPORT_TIMEOUT_SECONDS)
+    app.end(EXPORT_TIMEOUT_SECONDS)
     return status
 
 
@@ -159,7 +159,7 @@ def _scanner(app: App, profile: TraceProfile, pids: tuple[int, ...]) -> Callable
     if pids:
         named = [select.by_pid(pid) for pid in pids]
         for process in named + select.descendants(pids):
-            app.trace(process.pid, _name_of(process))
+            app.select(process.pid, _name_of(process))
         return lambda: not app.processes.alive()
     selector = profile.spec.process_selector
     scan = _matching(app, select.Selection(selector.executables, needs_runtime=bool(selector.runtimes)))
@@ -173,8 +173,10 @@ def _matching(app: App, selection: Selection) -> Callable[[], bool]:
     from kernelspan_agent.targets import select
 
     def consider(process: Process | None) -> None:
-        if process is not None and process.pid != os.getpid() and selection.wants(process):
-            app.trace(process.pid, _name_of(process))
+        if process is None or process.pid == os.getpid() or app.processes.latest(process.pid) is not None:
+            return
+        if selection.wants(process):
+            app.select(process.pid, _name_of(process))
 
     last = [0.0]
 
@@ -182,10 +184,8 @@ def _matching(app: App, selection: Selection) -> Callable[[], bool]:
         now = time.monotonic()
         if now - last[0] >= SCAN_SECONDS:
             last[0] = now
-            traced = {each.info.tgid for each in app.processes.alive()}
             for process in select.all_processes():
-                if process.pid not in traced:
-                    consider(process)
+                consider(process)
         return False
 
     app.on_exec = lambda pid: consider(select.process_or_none(pid))

@@ -8,6 +8,7 @@ process names would make series without end.
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -17,11 +18,19 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 if TYPE_CHECKING:
-    from kernelspan_agent.control.running import Running
+    from kernelspan_agent.control.running import Agent, Running
 
 _PREFIX = "kernelspan_"
 # Shown as 0 until it happens, so that a rate over it has a beginning; others appear with their first loss.
 _DROPPED = ("RingFull", "InflightFull", "QueueFull", "ExportFailed", "TargetGone", "Skipped")
+
+_OPERATIONS = {
+    "seen": "Operations that traced processes began and that the profile asks for.",
+    "exported": "Operations whose span every output has taken.",
+    "filtered": "Operations that the profile's filters left out.",
+    "sampled_out": "Operations of traces that were not sampled.",
+    "rate_limited": "Operations beyond the profile's limits.",
+}
 
 
 class Metrics:
@@ -29,9 +38,9 @@ class Metrics:
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, app: Running) -> None:
+    def __init__(self, agent: Agent) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Agent(app))
+        self._registry.register(_Agent(agent))
         ProcessCollector(registry=self._registry)
 
     def text(self) -> bytes:
@@ -42,88 +51,109 @@ class Metrics:
 class _Agent:
     """A collector (prometheus_client) that asks the running agent."""
 
-    def __init__(self, app: Running) -> None:
-        self._app = app
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
 
     def describe(self) -> list[Metric]:
         """Nothing in advance: to ask is the only way to know."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric as it is now."""
-        app = self._app
-        yield from _operations(app)
-        yield from _stages(app)
-        yield from _export(app)
-        yield from _programs(app)
-        yield _info(app)
+        """Every metric as it is now; while nothing is traced only that an agent is there."""
+        engine = self._agent.engine
+        yield _info(engine)
+        if engine is not None:
+            yield from _operations(engine)
+            yield from _stages(engine)
+            yield from _export(engine)
+            yield from _programs(engine)
 
 
-def _operations(app: Running) -> Iterator[Metric]:
-    found = app.accounting()
-    total = "operations_{}"
-    yield _total(
-        total.format("seen"), "Operations that traced processes began and that the profile asks for.", found.seen
+def _operations(engine: Running) -> Iterator[Metric]:
+    found = {run.label: engine.accounting_of(uid) for uid, run in dict(engine.running).items()}
+    for field, text in _OPERATIONS.items():
+        counted = {label: getattr(each, field) for label, each in found.items()}
+        yield _totals(f"operations_{field}", text, "profile", counted)
+    dropped = CounterMetricFamily(
+        f"{_PREFIX}operations_dropped", "Operations lost against our will.", labels=["profile", "reason"]
     )
-    yield _total(total.format("exported"), "Operations whose span every output has taken.", found.exported)
-    yield _total(total.format("filtered"), "Operations that the profile's filters left out.", found.filtered)
-    yield _total(total.format("sampled_out"), "Operations of traces that were not sampled.", found.sampled_out)
-    yield _total(total.format("rate_limited"), "Operations beyond the profile's limits.", found.rate_limited)
-    yield _totals(
-        total.format("dropped"),
-        "Operations lost against our will.",
-        "reason",
-        dict.fromkeys(_DROPPED, 0) | found.dropped,
+    for label, each in found.items():
+        for reason, lost in (dict.fromkeys(_DROPPED, 0) | each.dropped).items():
+            dropped.add_metric([label, reason], lost)
+    yield dropped
+    in_flight = {label: each.in_flight for label, each in found.items()}
+    yield _gauges(
+        "operations_in_flight", "Operations seen and not settled yet, wherever they are.", "profile", in_flight
     )
-    yield _gauge("operations_in_flight", "Operations seen and not settled yet, wherever they are.", found.in_flight)
 
 
-def _stages(app: Running) -> Iterator[Metric]:
-    yield _gauge("ring_fill_ratio", "Share of the ring buffer that waits to be drained.", app.ring_fill())
+def _stages(engine: Running) -> Iterator[Metric]:
+    yield _gauge("ring_fill_ratio", "Share of the ring buffer that waits to be drained.", engine.ring_fill())
     yield _gauge(
-        "queue_operations", "Operations drained from the ring that wait for the next stage.", app.waiting_operations
+        "queue_operations", "Operations drained from the ring that wait for the next stage.", engine.waiting_operations
     )
-    yield _gauge("processes_traced", "Processes that are traced now.", len(app.processes.alive()))
-    yield _totals("runtimes_detected", "Processes whose runtime was detected.", "runtime", app.processes.runtimes)
-    yield _totals("stacks", "Operations by the state of their stack.", "state", app.resolver.frame_states)
-    yield _totals("frames", "Frames of new stacks: resolved, or why not.", "state", app.resolver.stacks.frames)
-    traced = app.tracer.counters
-    yield _gauge("contexts_open", "Threads, tasks and greenlets that hold open spans.", traced.contexts_open)
-    yield _total("contexts_evicted", "Contexts closed early because there were too many.", traced.contexts_evicted)
-    yield _total("function_spans", "Spans of functions that were inferred.", traced.function_spans)
-    yield _total("activities", "Spans of activities that were closed.", traced.activities)
-    attached = len(app.session.attached) if app.is_attached else 0
+    yield _gauge("processes_traced", "Processes that are traced now.", len(engine.processes.alive()))
+    yield _totals("runtimes_detected", "Processes whose runtime was detected.", "runtime", engine.processes.runtimes)
+    runs = list(dict(engine.running).values())
+    states: Counter[str] = sum((run.resolver.frame_states for run in runs), Counter())
+    yield _totals("stacks", "Operations by the state of their stack.", "state", states)
+    yield _totals("frames", "Frames of new stacks: resolved, or why not.", "state", engine.tables.stacks.frames)
+    traced = [run.tracer.counters for run in runs]
+    yield _gauge(
+        "contexts_open",
+        "Threads, tasks and greenlets that hold open spans.",
+        sum(each.contexts_open for each in traced),
+    )
+    yield _total(
+        "contexts_evicted",
+        "Contexts closed early because there were too many.",
+        sum(each.contexts_evicted for each in traced),
+    )
+    yield _total(
+        "function_spans", "Spans of functions that were inferred.", sum(each.function_spans for each in traced)
+    )
+    yield _total("activities", "Spans of activities that were closed.", sum(each.activities for each in traced))
+    attached = len(engine.session.attached) if engine.is_attached else 0
     yield _gauge("attachments", "Places in the kernel where a program is attached.", attached)
     start = GaugeMetricFamily(f"{_PREFIX}start_seconds", "What the start took.", labels=["part"])
-    start.add_metric(["open"], app.timings.open_seconds)
-    start.add_metric(["compile"], app.timings.compile_seconds)
+    start.add_metric(["open"], engine.timings.open_seconds)
+    start.add_metric(["compile"], engine.timings.compile_seconds)
     yield start
 
 
-def _export(app: Running) -> Iterator[Metric]:
-    """By output; spans are counted in `spans_*` for all outputs together."""
-    whole = app.exporter.counters.snapshot()
-    yield _total("spans_exported", "Spans that every output has taken.", whole.spans_exported)
-    yield _totals("spans_dropped", "Spans that an output has lost.", "reason", whole.spans_dropped)
-    outputs = {output.name: output.counters.snapshot() for output in getattr(app.exporter, "outputs", ())}
-    yield _totals(
-        "export_requests", "Requests (lines, for a file) taken.", "output", {k: v.requests for k, v in outputs.items()}
+def _export(engine: Running) -> Iterator[Metric]:
+    """By profile, and by output where a profile has several; spans are counted for all outputs of one together."""
+    spans = CounterMetricFamily(f"{_PREFIX}spans_exported", "Spans that every output has taken.", labels=["profile"])
+    lost = CounterMetricFamily(
+        f"{_PREFIX}spans_dropped", "Spans that an output has lost.", labels=["profile", "reason"]
     )
-    yield _totals(
-        "export_retries", "Requests that had to be sent again.", "output", {k: v.retries for k, v in outputs.items()}
+    families = [
+        (CounterMetricFamily(f"{_PREFIX}export_{name}", text, labels=["profile", "output"]), name)
+        for name, text in (
+            ("requests", "Requests (lines, for a file) taken."),
+            ("retries", "Requests that had to be sent again."),
+            ("bytes", "Size of those requests before compression."),
+        )
+    ]
+    queue = GaugeMetricFamily(
+        f"{_PREFIX}export_queue_spans", "Spans queued or being sent.", labels=["profile", "output"]
     )
-    yield _totals(
-        "export_bytes", "Size of those requests before compression.", "output", {k: v.bytes for k, v in outputs.items()}
-    )
-    queue = GaugeMetricFamily(f"{_PREFIX}export_queue_spans", "Spans queued or being sent.", labels=["output"])
-    for name, snapshot in outputs.items():
-        queue.add_metric([name], snapshot.spans_in_flight)
-    yield queue
+    for run in dict(engine.running).values():
+        whole = run.exporter.counters.snapshot()
+        spans.add_metric([run.label], whole.spans_exported)
+        for reason, count in whole.spans_dropped.items():
+            lost.add_metric([run.label, reason], count)
+        for output in getattr(run.exporter, "outputs", ()):
+            snapshot = output.counters.snapshot()
+            for family, name in families:
+                family.add_metric([run.label, output.name], getattr(snapshot, name))
+            queue.add_metric([run.label, output.name], snapshot.spans_in_flight)
+    yield from (spans, lost, *(family for family, _ in families), queue)
 
 
-def _programs(app: Running) -> Iterator[Metric]:
+def _programs(engine: Running) -> Iterator[Metric]:
     """Runs and time are counted by the kernel only while kernel.bpf_stats_enabled is 1."""
-    found = app.session.programs()
+    found = engine.session.programs()
     runs, seconds, skipped = (
         {name: program[key] for name, program in found.items()} for key in ("run_count", "run_time_ns", "skipped")
     )
@@ -133,15 +163,14 @@ def _programs(app: Running) -> Iterator[Metric]:
     yield _totals("program_skipped", "Runs that the kernel left out to prevent recursion.", "program", skipped)
 
 
-def _info(app: Running) -> Metric:
+def _info(engine: Running | None) -> Metric:
     return InfoMetricFamily(
         f"{_PREFIX}agent",
         "What runs.",
         {
             "version": metadata.version("kernelspan"),
             "kernel": platform.release(),
-            "mechanism": app.session.mechanism.name,
-            "profile": app.profile.metadata.name,
+            "mechanism": engine.session.mechanism.name if engine is not None else "",
         },
     )
 
@@ -153,6 +182,13 @@ def _total(name: str, text: str, value: float) -> Metric:
 def _totals(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
     family = CounterMetricFamily(f"{_PREFIX}{name}", text, labels=[label])
     for key, value in dict(values).items():  # a copy: the agent's thread goes on counting
+        family.add_metric([key], value)
+    return family
+
+
+def _gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(f"{_PREFIX}{name}", text, labels=[label])
+    for key, value in values.items():
         family.add_metric([key], value)
     return family
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from kernelspan_agent.probes.session import Session
     from kernelspan_agent.resolve.processes import ProcessTable
     from kernelspan_agent.resolve.resolver import Resolver
+    from kernelspan_agent.resolve.tables import Tables
     from kernelspan_agent.trace import Tracer
-    from kernelspan_api.profile import TraceProfile
 
 
 class Timings(Protocol):
@@ -27,16 +28,28 @@ class Timings(Protocol):
         """Of it the compiler."""
 
 
-class Running(Protocol):
-    """An agent (app.App)."""
+class RunningProfile(Protocol):
+    """A profile in it (profile_run.ProfileRun)."""
 
-    profile: TraceProfile
-    session: Session
-    processes: ProcessTable
+    @property
+    def label(self) -> str:
+        """How metrics call it."""
+
     resolver: Resolver
     tracer: Tracer
     exporter: Exporter
-    last_step_seconds: float  # time.monotonic() of the loop's last step
+
+
+class Running(Protocol):
+    """What traces (engine.Engine)."""
+
+    session: Session
+    processes: ProcessTable
+    tables: Tables
+
+    @property
+    def running(self) -> Mapping[str, RunningProfile]:
+        """Its profiles."""
 
     @property
     def timings(self) -> Timings:
@@ -53,5 +66,18 @@ class Running(Protocol):
     def ring_fill(self) -> float:
         """Share of the ring buffer that waits to be drained."""
 
-    def accounting(self) -> Accounting:
-        """The balance so far."""
+    def accounting_of(self, uid: str) -> Accounting:
+        """A profile's balance so far."""
+
+
+class Agent(Protocol):
+    """The process (app.App, node.Node)."""
+
+    last_step_seconds: float  # time.monotonic() of the loop's last step
+
+    @property
+    def engine(self) -> Running | None:
+        """What traces now; None: there is nothing to trace."""
+
+    def trouble(self) -> str:
+        """Why it does not do its work now; empty: it does."""

@@ -23,7 +23,7 @@ _BITS = {
     "CAP_PERFMON": 38,
     "CAP_BPF": 39,
 }
-_INITIAL_USER_NAMESPACE, _INITIAL_PID_NAMESPACE = 0xEFFFFFFD, 0xEFFFFFFC
+_INITIAL_USER_NAMESPACE = 0xEFFFFFFD
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,6 @@ def in_initial_user_namespace(proc_root: str = "/proc") -> bool:
     return _namespace(proc_root, "user") == _INITIAL_USER_NAMESPACE
 
 
-def in_initial_pid_namespace(proc_root: str = "/proc") -> bool:
-    """Whether pids here are the pids that the kernel's programs see."""
-    return _namespace(proc_root, "pid") == _INITIAL_PID_NAMESPACE
-
-
 def _namespace(proc_root: str, kind: str) -> int:
     return os.stat(f"{proc_root}/self/ns/{kind}").st_ino  # noqa: PTH116 - the link's target, a number
 
@@ -100,9 +95,4 @@ def require(proc_root: str = "/proc", found: Callable[[str], frozenset[str]] = h
         words = "; ".join(f"{need.name} (to {need.why})" for need in lacking)
         raise MachineError(
             f"missing {words}", reason="PermissionDenied", hint=how_to_grant([need.name for need in lacking])
-        )
-    if not in_initial_pid_namespace(proc_root):
-        raise MachineError(
-            "this process is in a PID namespace of its own: its pids are not those that the kernel's programs see",
-            hint="run on the host, or in a container with the host's PID namespace (hostPID: true; docker --pid=host)",
         )

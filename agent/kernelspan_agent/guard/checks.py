@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kernelspan_agent.guard import capabilities
+from kernelspan_agent.probes import pidns
 from kernelspan_agent.probes.attach import TRACEFS, Tracefs
 from kernelspan_agent.probes.btf import Btf, BtfError
 from kernelspan_agent.probes.build import COMPILER_PYTHON, INSTALL
@@ -99,20 +100,14 @@ def _capabilities(places: Places) -> list[Check]:
 
 
 def _namespaces(places: Places) -> list[Check]:
-    found = []
-    for name, is_initial, hint in (
-        ("user-namespace", capabilities.in_initial_user_namespace, "run on the host, or without user namespaces"),
-        (
-            "pid-namespace",
-            capabilities.in_initial_pid_namespace,
-            "run on the host, or with its PID namespace (hostPID)",
-        ),
-    ):
-        if is_initial(str(places.proc)):
-            found.append(Check(name, State.OK, "the host's"))
-        else:
-            found.append(Check(name, State.NO, "not the host's", "PermissionDenied", hint))
-    return found
+    root, user, pid = str(places.proc), "user-namespace", "pid-namespace"
+    if capabilities.in_initial_user_namespace(root):
+        found = [Check(user, State.OK, "the host's")]
+    else:
+        hint = "run on the host, or without user namespaces"
+        found = [Check(user, State.NO, "not the host's", "PermissionDenied", hint)]
+    whose = "the host's" if pidns.own_number(root) == pidns.INITIAL else "its own: only processes in it can be traced"
+    return [*found, Check(pid, State.OK, whose)]
 
 
 def _btf(places: Places) -> list[Check]:

@@ -2,8 +2,8 @@
 """Whose code a file is, asked of the library manager of the process's runtime.
 
 A manager is a module or package of this folder with `RUNTIMES`, the runtimes whose files it knows, and `make`, which
-returns a `LibraryManager`; nothing else has to be told of it. The profile's `appPaths` come before what a manager
-says, `libraryPaths` before its "app" and "runtime". What nobody can prove is `Origin.UNKNOWN`.
+returns a `LibraryManager`; nothing else has to be told of it. What nobody can prove is `Origin.UNKNOWN`. What a profile's
+`appPaths` and `libraryPaths` claim is decided afterwards, for each profile: `claim`.
 """
 
 from __future__ import annotations
@@ -31,15 +31,12 @@ class LibraryContext:
 
     `root`: the path that its `/` has for us, mostly `/proc/PID/root`. `version`: of the runtime; empty: not known.
     `cwd`: the directory that relative file names start from, in the process's terms; empty: not known.
-    `app_paths`, `library_paths`: the profile's globs (`matches_glob`).
     """
 
     runtime: str
     root: str = "/"
     version: tuple[int, ...] = ()
     cwd: str = ""
-    app_paths: tuple[str, ...] = ()
-    library_paths: tuple[str, ...] = ()
     notes: dict[str, object] = field(default_factory=dict, init=False, repr=False)  # the manager's, bounded by it
 
 
@@ -59,18 +56,22 @@ class Libraries:
 
     def classify(self, file: str, context: LibraryContext) -> Verdict:
         """The origin of `file` and, for `Origin.LIBRARY`, the library where it is known."""
-        if any(matches_glob(file, glob) for glob in context.app_paths):
-            return Origin.APP, None
         manager = self._manager(context.runtime)
-        origin, library = manager.classify(file, context) if manager else (Origin.UNKNOWN, None)
-        if origin is not Origin.LIBRARY and any(matches_glob(file, glob) for glob in context.library_paths):
-            return Origin.LIBRARY, None
-        return origin, library
+        return manager.classify(file, context) if manager else (Origin.UNKNOWN, None)
 
     def _manager(self, runtime: str) -> LibraryManager | None:
         if runtime not in self._managers:
             self._managers[runtime] = _make_manager(runtime, self._clock)
         return self._managers[runtime]
+
+
+def claim(verdict: Verdict, file: str, app_paths: Sequence[str], library_paths: Sequence[str]) -> Verdict:
+    """Whose code a profile says a file is: its `appPaths` before what a manager says, `libraryPaths` before "app"."""
+    if any(matches_glob(file, glob) for glob in app_paths):
+        return Origin.APP, None
+    if verdict[0] is not Origin.LIBRARY and any(matches_glob(file, glob) for glob in library_paths):
+        return Origin.LIBRARY, None
+    return verdict
 
 
 def matches_glob(file: str, glob: str) -> bool:

@@ -2,7 +2,7 @@
 """Compiles modules in a child process that ends, and keeps the result by everything that went into it.
 
 Each module is kept on its own; its key is its text, the constants, the kernel (release, build, and which start of it: where
-it has its memory differs from one to the next) and bcc's version: a second start of the agent compiles nothing, another
+it has its memory differs from one to the next), the PID namespace and bcc's version: a second start of the agent compiles nothing, another
 profile what it has and the first had not.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from kernelspan_agent.errors import MachineError
-from kernelspan_agent.probes import constants
+from kernelspan_agent.probes import constants, pidns
 from kernelspan_agent.probes.source import WALKER_PROGRAMS, bpf_directory, module_text
 
 COMPILER_PYTHON = "/usr/bin/python3"  # Debian's bcc belongs to Debian's Python
@@ -89,6 +89,7 @@ def _key(wanted: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode())
     digest.update(" ".join(os.uname()).encode())
     digest.update(Path("/proc/sys/kernel/random/boot_id").read_bytes())
+    digest.update(str(pidns.own_number()).encode())
     for library in ("/usr/lib/python3/dist-packages/bcc/__init__.py", "/usr/lib/python3/dist-packages/bcc/version.py"):
         try:
             digest.update(str(Path(library).stat().st_mtime_ns).encode())

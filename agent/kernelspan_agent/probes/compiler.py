@@ -26,7 +26,8 @@ _LOAD_MAP = 0x18  # BPF_LD | BPF_IMM | BPF_DW
 
 def _constants(wanted: dict[str, list[str]], reads: str) -> tuple[dict[str, int], Any]:
     """Offsets by name and how memory can be read; the cast (direct.Cast) by which it can, None where it is by helpers."""
-    import direct  # beside this file, as btf
+    import direct  # beside this file, as btf and pidns
+    import pidns
     from btf import Btf, BtfError
 
     btf, found = Btf.of_kernel(), {}
@@ -41,6 +42,7 @@ def _constants(wanted: dict[str, list[str]], reads: str) -> tuple[dict[str, int]
             raise problem
     cast = direct.find_cast(btf) if reads != "Helpers" else None
     pages = direct.direct_map(cast, found["KS_TASK_MM"], found["KS_MM_PGD"]) if cast else 0
+    found |= pidns.constants(found)
     found |= {"KS_DIRECT": int(cast is not None), "KS_CAST_TYPE": cast.type if cast else 0}
     return {**found, "KS_USER_PAGES": int(pages > 0), "KS_DIRECT_MAP": pages}, cast
 

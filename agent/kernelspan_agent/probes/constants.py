@@ -12,12 +12,12 @@ import enum
 from kernelspan_agent.ring import records
 from kernelspan_api.operations import OPERATIONS, Group
 
-MAX_CLASSES = 64
+MAX_CLASSES = records.MAX_CLASSES
 MAX_PORTS = 16
 MAX_LAYOUTS = 64
 MAX_RUNTIMES = 16
 RING_TOKEN = 0x4B530001  # stands for the ring buffer where bcc has no call for it
-CALL_OP_AT = 84  # offset in struct ks_call
+CALL_OP_AT, CALL_CLASS_AT = 84, 88  # offsets in struct ks_call
 CAST_TOKEN = 0x4B530002  # stands for the kernel's function in a call of it: see direct.py
 
 
@@ -48,6 +48,14 @@ OFFSETS: dict[str, list[str]] = {
     "KS_TASK_FS": ["task_struct.fs"],
     "KS_TASK_TGID": ["task_struct.tgid"],
     "KS_TASK_PID": ["task_struct.pid"],
+    "KS_TASK_LEADER": ["task_struct.group_leader"],
+    "KS_TASK_THREAD_PID": ["task_struct.thread_pid"],
+    "KS_PID_NUMBERS": ["pid.numbers"],
+    "KS_PID_OWN_LEVEL": ["pid.level"],
+    "KS_UPID_SIZE": ["sizeof upid"],
+    "KS_UPID_NR": ["upid.nr"],
+    "KS_UPID_NS": ["upid.ns"],
+    "KS_PIDNS_INUM": ["pid_namespace.ns.inum"],
     "KS_TASK_FLAGS": ["task_struct.flags"],
     "KS_TASK_STATUS": ["task_struct.thread_info.status"],
     "KS_TASK_SIGNAL": ["task_struct.signal"],
@@ -136,6 +144,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_RING_TOKEN": RING_TOKEN,
         "KS_CAST_TOKEN": CAST_TOKEN,
         "KS_CALL_OP_AT": CALL_OP_AT,
+        "KS_CALL_CLASS_AT": CALL_CLASS_AT,
         "KS_WAKE_BYTES": ring_bytes // 4,
         "KS_WAKE_SPAN": 4096,  # of the fill level; records that come at once from several CPUs do not step over it
         "KS_WATCH_EXEC": int(watch_exec),

@@ -37,7 +37,7 @@ except ModuleNotFoundError:  # in the compiling child they are beside this file
 FUNCTION, TYPE = "bpf_rdonly_cast", "pt_regs"
 _TOKEN = 0x4B530002  # constants.CAST_TOKEN, which the child cannot import
 _CALL, _PSEUDO_KFUNC_CALL, _EXIT = 0x85, 2, 0x95
-_GET_CURRENT_TASK = 35
+_GET_CURRENT_TASK, _PROBE_READ_KERNEL = 35, 113
 _PROG_RAW_TRACEPOINT, _PROG_TEST_RUN = 17, 10
 _GIB = 1 << 30  # where the direct map begins is a multiple of it (arch/x86/mm/kaslr.c)
 _PRESENT_USER, _HUGE, _FRAME = 5, 0x80, 0x000F_FFFF_FFFF_F000
@@ -71,6 +71,21 @@ def _reader(cast: Cast) -> bytes:
     )
 
 
+def _helped_reader() -> bytes:
+    """The same by a helper, on any kernel: bpf_probe_read_kernel(r10 - 8, 8, ctx[0]). What cannot be read is 0."""
+    return (
+        _instruction(0x79, 6, 1, 8, 0)
+        + _instruction(0x79, 3, 1, 0, 0)
+        + _instruction(0x7A, 10, 0, -8, 0)
+        + _instruction(0xBF, 1, 10, 0, 0)
+        + _instruction(0x07, 1, 0, 0, -8)
+        + _instruction(0xB7, 2, 0, 0, 8)
+        + _instruction(_CALL, 0, 0, 0, _PROBE_READ_KERNEL)
+        + _instruction(0x79, 0, 10, -8, 0)
+        + _SHIFTED
+    )
+
+
 # r0 = current task >> ctx[1]
 _TASK = _instruction(0x79, 6, 1, 8, 0) + _instruction(_CALL, 0, 0, 0, _GET_CURRENT_TASK) + _SHIFTED
 
@@ -88,6 +103,13 @@ def _run(program: int, argument: int) -> int:
     """What a program gives for one argument, by two runs that give half of it each."""
     low, high = (bpf.test_run(program, (argument & 0xFFFF_FFFF_FFFF_FFFF, shift)) for shift in (0, 32))
     return low | high << 32
+
+
+@contextmanager
+def memory() -> Iterator[tuple[Callable[[int], int], int]]:
+    """What reads a word of the kernel's memory, and this process's task_struct. Raises OSError where it is refused."""
+    with _loaded(_helped_reader()) as reader, _loaded(_TASK) as task:
+        yield lambda address: _run(reader, address), _run(task, 0)
 
 
 def find_cast(btf: Btf) -> Cast | None:

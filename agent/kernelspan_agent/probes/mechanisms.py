@@ -89,7 +89,7 @@ def _single(wanted: Wanted, programs: Mapping[str, int], _link: Link) -> Iterato
 def _raw(wanted: Wanted, programs: Mapping[str, int], link: Link) -> Iterator[Attachment]:
     if _OFF_CPU in wanted.operations:
         yield raw_tracepoint("sched_switch", programs[SWITCH_PROGRAM])
-    groups = [group for group in wanted.groups if calls_of(group, wanted)]
+    groups = chain_of(wanted)
     for group, following in itertools.pairwise(groups):
         index = list(Group).index(group)
         link("ks_enter_chain", index, GROUP_PROGRAMS[following][0])
@@ -98,6 +98,33 @@ def _raw(wanted: Wanted, programs: Mapping[str, int], link: Link) -> Iterator[At
         if MAPS_PROGRAM in programs:
             link("ks_exit_chain", list(Group).index(groups[-1]), MAPS_PROGRAM)
         enter, leave, *_ = GROUP_PROGRAMS[groups[0]]
+        yield raw_tracepoint("sys_exit", programs[leave])
+        yield raw_tracepoint("sys_enter", programs[enter])
+
+
+def chain_of(wanted: Wanted) -> list[Group]:
+    """The groups that see calls, in the order in which a raw pair's programs hand on to one another."""
+    return [group for group in wanted.groups if calls_of(group, wanted)]
+
+
+def extend(
+    wanted: Wanted, have: Wanted, chain: list[Group], programs: Mapping[str, int], link: Link
+) -> Iterator[Attachment]:
+    """Attaches to a raw pair what else is wanted than what it has. New groups are put last in its chain, so that nothing
+    that is attached is taken off meanwhile.
+    """
+    if _OFF_CPU in wanted.operations - have.operations:
+        yield raw_tracepoint("sched_switch", programs[SWITCH_PROGRAM])
+    before = tuple(chain)
+    chain += [group for group in chain_of(wanted) if group not in before]
+    if MAPS_PROGRAM in programs and chain:
+        link("ks_exit_chain", list(Group).index(chain[-1]), MAPS_PROGRAM)
+    for group, following in reversed(list(itertools.pairwise(chain))):
+        if following not in before:
+            link("ks_exit_chain", list(Group).index(group), GROUP_PROGRAMS[following][1])
+            link("ks_enter_chain", list(Group).index(group), GROUP_PROGRAMS[following][0])
+    if chain and not before:
+        enter, leave, *_ = GROUP_PROGRAMS[chain[0]]
         yield raw_tracepoint("sys_exit", programs[leave])
         yield raw_tracepoint("sys_enter", programs[enter])
 

@@ -10,6 +10,7 @@ import contextlib
 import os
 import struct
 import threading
+from collections import Counter as Sums
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -27,13 +28,14 @@ from kernelspan_agent.resolve.images import Image
 from kernelspan_agent.ring.records import OP_SIZE, OPERATION
 from kernelspan_agent.selftrace import span
 from kernelspan_api.operations import BY_NAME, Group
-from kernelspan_api.plan import Wanted
+from kernelspan_api.plan import Wanted, together
 
 RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
 _PROC = struct.Struct("<QII")
 _RUNTIME = struct.Struct("<QQIHH")
 _CLASS_PATHS = 1
 _CALL_OP = slice(constants.CALL_OP_AT, constants.CALL_OP_AT + 2)  # of a struct ks_call
+_CALL_CLASS = slice(constants.CALL_CLASS_AT, constants.CALL_CLASS_AT + 2)
 _CLOSE = BY_NAME[Group.NETWORK, "Close"].number
 _U64 = (1 << 64) - 1
 
@@ -43,7 +45,11 @@ def modules_of(wanted: Wanted) -> list[Module]:
     found = [Module("core", (*CORE_PROGRAMS, MAPS_PROGRAM) if wanted.max_depth else tuple(CORE_PROGRAMS))]
     if wanted.max_depth:
         found += [Module(name, programs) for name, programs in WALKER_PROGRAMS.items()]
-    return found + [Module(group.value, GROUP_PROGRAMS[group]) for group in wanted.groups]
+    return found + [_module(group) for group in wanted.groups]
+
+
+def _module(group: Group) -> Module:
+    return Module(group.value, GROUP_PROGRAMS[group])
 
 
 def possible_cpus(sysfs: Path = Path("/sys")) -> int:
@@ -55,15 +61,22 @@ def possible_cpus(sysfs: Path = Path("/sys")) -> int:
 class Session:
     """Loaded programs with their maps. Threads may share one."""
 
-    def __init__(self, loader: Loader, built: Built, ring_bytes: int, mechanism: mechanisms.Mechanism) -> None:
+    def __init__(
+        self, loader: Loader, built: Built, wanted: Wanted, ring_bytes: int, mechanism: mechanisms.Mechanism
+    ) -> None:
         self._loader = loader
         self.mechanism = mechanism
         self.built = built
+        self._defines = {
+            name: built.defines[name] for name in constants.defines(ring_bytes=0, watch_exec=False, raw=False)
+        }
         self.ring_bytes = ring_bytes
         self._cpus = possible_cpus()
         self._layouts: dict[bytes, int] = {}
         self._lock = threading.Lock()
         self.attached: list[str] = []
+        self.wanted = wanted  # what is attached
+        self._chain = mechanisms.chain_of(wanted)
 
     @classmethod
     def open(
@@ -85,8 +98,7 @@ class Session:
             with span("agent.load", modules=len(built.modules)):
                 kinds = {"core": bpf.PROG_RAW_TRACEPOINT}
                 loader.load(*((each, kinds.get(name, mechanism.program_kind)) for name, each in built.modules.items()))
-            session = cls(loader, built, ring_bytes, mechanism)
-            session.set_class(1, wanted)
+            session = cls(loader, built, wanted, ring_bytes, mechanism)
             with span("agent.attach", mechanism=mechanism.name):
                 session._attach(wanted)
         except BaseException:
@@ -106,6 +118,31 @@ class Session:
         for attachment in mechanisms.attach(self.mechanism, wanted, self._loader.programs, link):
             self._loader.keep(attachment)
             self.attached.append(attachment.name)
+
+    # --- more than at first -------------------------------------------------------------------------------------------
+
+    def can_see(self, wanted: Wanted) -> bool:
+        """Whether `extend` can make this session see what is wanted; else it takes another one."""
+        if wanted.max_depth and not self.wanted.max_depth:
+            return False  # the walkers are part of the programs
+        return self.mechanism.raw or wanted.operations <= self.wanted.operations
+
+    def lacks(self, wanted: Wanted) -> bool:
+        """Whether something is wanted that is not attached."""
+        return not wanted.operations <= self.wanted.operations
+
+    def build_more(self, wanted: Wanted, environ: Mapping[str, str]) -> Built:
+        """Compiles what `extend` needs. Takes seconds, and may be done in another thread. Raises MachineError."""
+        missing = [group for group in wanted.groups if group not in self.wanted.groups]
+        return build([_module(group) for group in missing], self._defines, environ)
+
+    def extend(self, wanted: Wanted, more: Built) -> None:
+        """Attaches what is wanted and not attached; what is goes on. Raises MachineError: all is as it was."""
+        self._loader.load(*((each, self.mechanism.program_kind) for each in more.modules.values()))
+        for attachment in mechanisms.extend(wanted, self.wanted, self._chain, self._loader.programs, self._loader.link):
+            self._loader.keep(attachment)
+            self.attached.append(attachment.name)
+        self.wanted = together([self.wanted, wanted])
 
     @property
     def ring_fd(self) -> int:
@@ -132,14 +169,9 @@ class Session:
         )
         bpf.map_update(self._loader.maps["ks_classes"], struct.pack("<I", number), value)
 
-    def trace(self, tgid: int, start_ns: int, match_class: int = 1) -> None:
-        """Traces a process from now on; `start_ns` (CLOCK_MONOTONIC) names its image."""
+    def trace(self, tgid: int, start_ns: int, match_class: int) -> None:
+        """Traces a process from now on; `start_ns` (CLOCK_MONOTONIC) names its image. Class 0 wants nothing of it."""
         bpf.map_update(self._loader.maps["ks_procs"], struct.pack("<I", tgid), _PROC.pack(start_ns, match_class, 0))
-
-    def forget(self, tgid: int) -> None:
-        """Traces a process no longer."""
-        bpf.map_delete(self._loader.maps["ks_procs"], struct.pack("<I", tgid))
-        bpf.map_delete(self._loader.maps["ks_runtimes"], struct.pack("<I", tgid))
 
     def process_start(self, tgid: int) -> int | None:
         """Which image of a process the kernel traces now; None: none."""
@@ -182,9 +214,14 @@ class Session:
                 bpf.map_update(self._loader.maps["ks_py_layouts"], struct.pack("<I", number), row)
             return number
 
-    def reject_file(self, file: int, path: int) -> None:
-        """Filters operations on this file in the kernel from now on."""
-        bpf.map_update(self._loader.maps["ks_verdicts"], struct.pack("<Q", mix(file, path)), b"\1")
+    def reject_file(self, file: int, path: int, match_class: int) -> None:
+        """Filters operations of a class on this file in the kernel from now on."""
+        bpf.map_update(self._loader.maps["ks_verdicts"], struct.pack("<Q", mix(mix(file, path), match_class)), b"\1")
+
+    def forget_verdicts(self) -> None:
+        """What was rejected is asked again: a profile's globs have changed."""
+        for key in bpf.map_keys(self._loader.maps["ks_verdicts"], 8):
+            bpf.map_delete(self._loader.maps["ks_verdicts"], key)
 
     def forget_ids(self, *, stacks: list[int] | None = None, paths: list[int] | None = None) -> None:
         """Makes the kernel send these again the next time it sees them."""
@@ -192,7 +229,7 @@ class Session:
             for number in ids:
                 bpf.map_delete(self._loader.maps[name], struct.pack("<Q", number))
 
-    def counts(self, match_class: int = 1) -> dict[Counter, int]:
+    def counts(self, match_class: int) -> dict[Counter, int]:
         """What the programs counted, summed over CPUs."""
         found = {}
         for counter in Counter:
@@ -205,17 +242,22 @@ class Session:
         """How many records of processes did not fit into the ring."""
         return self.counts(0)[Counter.PROCESS_LOST]
 
-    def in_flight(self) -> int:
-        """Operations that began and have not ended."""
-        maps = self._loader.maps
-        calls = len(bpf.map_keys(maps["ks_aside"], 4))
+    def in_flight(self) -> Sums[int]:
+        """Operations that began and have not ended, by class."""
+        maps, found = self._loader.maps, Sums[int]()
         size = self._loader.value_bytes("ks_calls")
-        for key in bpf.map_keys(maps["ks_calls"], 4):
-            call = bpf.map_lookup(maps["ks_calls"], key, size)
-            calls += call is not None and any(call[_CALL_OP])
-        kept = [bpf.map_lookup(maps["ks_stash"], key, OP_SIZE) for key in bpf.map_keys(maps["ks_stash"], 4)]
-        # what a close finds at its entry is kept besides its call
-        return calls + sum(1 for each in kept if each and _operation_of(each) != _CLOSE)
+        for name in ("ks_aside", "ks_calls"):
+            for key in bpf.map_keys(maps[name], 4):
+                call = bpf.map_lookup(maps[name], key, size)
+                if call is not None and any(call[_CALL_OP]):
+                    found[int.from_bytes(call[_CALL_CLASS], "little")] += 1
+        for key in bpf.map_keys(maps["ks_stash"], 4):
+            kept = bpf.map_lookup(maps["ks_stash"], key, OP_SIZE)
+            if kept:
+                row = np.frombuffer(kept, OPERATION, 1)[0]
+                if int(row["op"]) != _CLOSE:  # what a close finds at its entry is kept besides its call
+                    found[int(row["cls"])] += 1
+        return found
 
     def programs(self) -> dict[str, dict[str, int]]:
         """Name to bpf.prog_info."""
@@ -236,10 +278,6 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _operation_of(record: bytes) -> int:
-    return int(np.frombuffer(record, OPERATION, 1)["op"][0])
 
 
 def mix(value: int, word: int) -> int:

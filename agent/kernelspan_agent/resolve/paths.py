@@ -36,11 +36,10 @@ def text_of(record: bytes) -> tuple[int, str, PathFlag]:
 class PathTable:
     """Texts of the ids the kernel has sent, the least recently used going first."""
 
-    def __init__(self, forget: Callable[[list[int]], None], redact: Iterable[str] = ()) -> None:
-        """`forget`: told which ids are no longer known here. `redact`: regexes whose matches leave no trace."""
+    def __init__(self, forget: Callable[[list[int]], None]) -> None:
+        """`forget`: told which ids are no longer known here."""
         self._texts: OrderedDict[int, tuple[str, PathFlag]] = OrderedDict()
         self._forget = forget
-        self._redact = re.compile("|".join(f"(?:{each})" for each in redact)) if (redact := tuple(redact)) else None
 
     def learn(self, record: bytes) -> None:
         """Takes in a PATH record."""
@@ -78,6 +77,14 @@ class PathTable:
         """A path exactly as passed; empty: not known."""
         found = self._get(path)
         return found[0] if found else ""
+
+
+class Redactor:
+    """What of a path may leave the machine."""
+
+    def __init__(self, redact: Iterable[str] = ()) -> None:
+        """`redact`: regexes whose matches leave no trace."""
+        self._redact = re.compile("|".join(f"(?:{each})" for each in redact)) if (redact := tuple(redact)) else None
 
     def shown(self, text: str) -> str:
         """A path as it may leave the machine: redacted, control characters escaped."""

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from kernelspan_agent.libraries.base import Libraries, LibraryContext
-from kernelspan_agent.model import ProcessInfo, Resource
+from kernelspan_agent.model import AttributeValue
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.process.memory import GONE, Memory, ProcessMemory
 from kernelspan_agent.resolve.glance import Glance, glance, glance_after_exec, glance_at_twin
 from kernelspan_agent.resolve.images import Image, image_of
-from kernelspan_agent.resolve.resource import ResourceSettings, resource_of
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent
 from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Unsupported
@@ -59,12 +58,22 @@ class Kernel(Protocol):
 class TracedProcess:
     """One image of one process."""
 
-    info: ProcessInfo
+    tgid: int
+    name: str
     start_ns: int  # CLOCK_MONOTONIC
+    started_epoch_ns: int
+    from_start: bool  # we saw its exec or fork: all its operations are known
+    parent: TracedProcess | None  # that forked it
     seen: Glance | None  # None: it had ended before we could look
     context: LibraryContext
+    wanted_by: frozenset[str]  # uids of profiles
     directories: tuple[int, int] = (0, 0)  # root and working directory as PROCESS names them; 0: not known
     ended_ns: int = 0  # CLOCK_MONOTONIC; 0: alive
+    ended_epoch_ns: int = 0
+    surroundings: Mapping[str, AttributeValue] = field(
+        default_factory=dict
+    )  # resource attributes that its pod gives it
+    looks: int = 0  # grows with what is known of it
     runtime: DetectedRuntime | None = None
     unsupported: Unsupported | None = None
     symboliser: registry.Symboliser | None = None
@@ -115,18 +124,14 @@ class ProcessTable:
     def __init__(
         self,
         kernel: Kernel,
-        settings: ResourceSettings,
         libraries: Libraries,
         to_epoch: Callable[[int], int],
         *,
-        app_paths: tuple[str, ...] = (),
-        library_paths: tuple[str, ...] = (),
         proc_root: str = "/proc",
         glances: Callable[[int, int], Glance | None] | None = None,
     ) -> None:
         """`glances`: gives the glance that was taken of an image (tgid, start) when its record was read from the ring."""
-        self._kernel, self._settings, self._libraries, self._to_epoch = kernel, settings, libraries, to_epoch
-        self._app_paths, self._library_paths, self._proc_root = app_paths, library_paths, proc_root
+        self._kernel, self._libraries, self._to_epoch, self._proc_root = kernel, libraries, to_epoch, proc_root
         self._by_tgid: dict[int, list[TracedProcess]] = {}
         self._pending: dict[TracedProcess, None] = {}
         self._ended: list[TracedProcess] = []
@@ -136,12 +141,18 @@ class ProcessTable:
         self._known_images: set[Image] = set()
         self.started: list[TracedProcess] = []  # since the caller last emptied it
         self.finished: list[TracedProcess] = []
-        self.execs: list[int] = []  # processes that nobody traces and that became another program
+        self.gone: list[TracedProcess] = []  # of which nothing comes any more
+        self.execs: list[int] = []  # processes that became another program
         self.runtimes = Counter[str]()
 
     def alive(self) -> list[TracedProcess]:
         """The processes that have not ended, as far as we know."""
         return [each for images in self._by_tgid.values() for each in images if not each.ended_ns]
+
+    def latest(self, tgid: int) -> TracedProcess | None:
+        """The image that runs as `tgid` now, as far as we know; None: none that is traced."""
+        images = self._by_tgid.get(tgid)
+        return images[-1] if images and not images[-1].ended_ns else None
 
     def find(self, tgid: int, at_ns: int) -> TracedProcess | None:
         """The image that `tgid` stood for at an instant (CLOCK_MONOTONIC)."""
@@ -157,27 +168,17 @@ class ProcessTable:
         *,
         name: str,
         from_start: bool,
+        wanted_by: frozenset[str],
         parent: TracedProcess | None = None,
         known: Callable[[], Glance | None] = lambda: None,
         directories: tuple[int, int] = (0, 0),
     ) -> TracedProcess:
         """Takes in a new image. `known`: what is known of it where nobody can look at it any more."""
         seen = self._glances(tgid, start_ns) or known()
-        context = LibraryContext(
-            "",
-            seen.root if seen else f"{self._proc_root}/{tgid}/root",
-            app_paths=self._app_paths,
-            library_paths=self._library_paths,
+        context = LibraryContext("", seen.root if seen else f"{self._proc_root}/{tgid}/root")
+        traced = TracedProcess(
+            tgid, name, start_ns, self._to_epoch(start_ns), from_start, parent, seen, context, wanted_by, directories
         )
-        info = ProcessInfo(
-            tgid,
-            self._to_epoch(start_ns),
-            from_start,
-            name,
-            resource_of(seen, tgid, name, None, self._settings),
-            parent.info if parent else None,
-        )
-        traced = TracedProcess(info, start_ns, seen, context, directories)
         self._by_tgid.setdefault(tgid, []).append(traced)
         self.started.append(traced)
         self._pending[traced] = None
@@ -186,7 +187,7 @@ class ProcessTable:
     def leave_unwalked(self, traced: TracedProcess) -> None:
         """What runs this image is of no interest: no frames of it."""
         self._pending.pop(traced, None)
-        self._kernel.set_runtime(traced.info.tgid, traced.start_ns, number=0, address=0, layout=None, greenlets=False)
+        self._kernel.set_runtime(traced.tgid, traced.start_ns, number=0, address=0, layout=None, greenlets=False)
 
     def learn(self, record: bytes) -> None:
         """Takes in a PROCESS record: a fork, an exec or an end."""
@@ -204,57 +205,62 @@ class ProcessTable:
                 start,
                 name=name,
                 from_start=True,
+                wanted_by=parent.wanted_by if parent else frozenset(),
                 parent=parent,
                 known=lambda: glance_at_twin(tgid, parent.seen) if parent and parent.seen else None,
                 directories=directories,
             )
+            if parent is not None:
+                child.surroundings = parent.surroundings
             if parent is not None and parent.runtime is not None:
                 self._use(child, parent.runtime, greenlets=parent.greenlets, tell=False)
         elif event == ProcessEvent.EXEC and not start:
             self.execs.append(tgid)
         elif event == ProcessEvent.EXEC:
-            self.add(
+            image = self.add(
                 tgid,
                 start,
                 name=name,
                 from_start=True,
-                parent=self._parent_of(old),
+                wanted_by=old.wanted_by if old else frozenset(),
+                parent=old.parent if old else None,
                 known=lambda: _after_exec(tgid, old, directories),
                 directories=directories,
             )
+            if old is not None:
+                image.surroundings = old.surroundings
             if old is not None and old.start_ns < start:
                 self._end(old, start)
+            self.execs.append(tgid)
         elif event == ProcessEvent.EXIT:
-            self._end(old or self.add(tgid, start, name=name, from_start=True), when)
+            self._end(old or self.add(tgid, start, name=name, from_start=True, wanted_by=frozenset()), when)
 
     def recover(self, tgid: int) -> None:
         """Takes in a process whose record was lost (the ring was full), as long as it lives."""
         start = self._kernel.process_start(tgid)
         if start and not any(each.start_ns == start for each in self._by_tgid.get(tgid, [])):
-            for old in self._by_tgid.get(tgid, []):
+            before = self._by_tgid.get(tgid, [])
+            wanted_by = before[-1].wanted_by if before else frozenset[str]()
+            for old in before:
                 self._end(old, start)
-            self.add(tgid, start, name=procfs.read_name(tgid, self._proc_root), from_start=True)
+            name = procfs.read_name(tgid, self._proc_root)
+            found = self.add(tgid, start, name=name, from_start=True, wanted_by=wanted_by)
+            if before:
+                found.surroundings = before[0].surroundings
+            self.execs.append(tgid)  # who wants it is to be looked at again
 
     def catch_up(self, now_ns: int) -> None:
         """After process records were lost: what began another program, and what ended, by what the kernel has now."""
         for traced in self.alive():
-            self.recover(traced.info.tgid)
-            if not traced.ended_ns and self._kernel.process_start(traced.info.tgid) is None:
+            self.recover(traced.tgid)
+            if not traced.ended_ns and self._kernel.process_start(traced.tgid) is None:
                 self._end(traced, now_ns)
-
-    def _parent_of(self, old: TracedProcess | None) -> TracedProcess | None:
-        """The traced parent of a process that execs: of the child that forked, or of the image before."""
-        if old is None or old.info.parent is None:
-            return None
-        return next(
-            (each for each in self._by_tgid.get(old.info.parent.tgid, []) if each.info is old.info.parent), None
-        )
 
     def _end(self, traced: TracedProcess, when_ns: int) -> None:
         if traced.ended_ns:
             return
         traced.ended_ns = when_ns
-        traced.info.ended_ns = self._to_epoch(when_ns)
+        traced.ended_epoch_ns = self._to_epoch(when_ns)
         self._pending.pop(traced, None)
         self._ended.append(traced)
         self.finished.append(traced)
@@ -283,13 +289,10 @@ class ProcessTable:
             self._use(traced, found, greenlets=self._has_greenlets(traced), tell=True)
             self._let_know(traced.process, found)
             return
-        if found is not None and not found.waits and found != traced.unsupported:
-            traced.info.resource = self._resource(traced, found)
+        traced.looks += found != traced.unsupported
         traced.unsupported = found
         if found is None or not found.waits:
-            self._kernel.set_runtime(
-                traced.info.tgid, traced.start_ns, number=0, address=0, layout=None, greenlets=False
-            )
+            self._kernel.set_runtime(traced.tgid, traced.start_ns, number=0, address=0, layout=None, greenlets=False)
         if traced.tries >= len(RETRY_NS):
             self._pending.pop(traced, None)
             return
@@ -332,17 +335,12 @@ class ProcessTable:
         traced.symboliser = registry.symboliser(found, memory)
         version = tuple(int(part) for part in found.version.split(".")[:2] if part.isdigit())
         cwd = traced.seen.cwd if traced.seen else ""
-        traced.context = LibraryContext(
-            found.runtime, traced.context.root, version, cwd, self._app_paths, self._library_paths
-        )
-        traced.info.resource = self._resource(traced, found)
+        traced.context = LibraryContext(found.runtime, traced.context.root, version, cwd)
+        traced.looks += 1
         self._pending.pop(traced, None)
         self.runtimes[f"{found.implementation} {found.version}"] += 1
         if tell:
             self._tell(traced, found)
-
-    def _resource(self, traced: TracedProcess, found: registry.Detection) -> Resource:
-        return resource_of(traced.seen, traced.info.tgid, traced.info.name, found, self._settings)
 
     def walked(self, traced: TracedProcess, layout: int) -> None:
         """The kernel has walked a process that nobody has looked at yet: its runtime is the one of that layout."""
@@ -352,7 +350,7 @@ class ProcessTable:
 
     def _tell(self, traced: TracedProcess, found: DetectedRuntime) -> None:
         self._kernel.set_runtime(
-            traced.info.tgid,
+            traced.tgid,
             traced.start_ns,
             number=found.number,
             address=found.address,
@@ -374,11 +372,13 @@ class ProcessTable:
                 keep.append(traced)
                 continue
             traced.close()
-            images = self._by_tgid.get(traced.info.tgid, [])
+            traced.parent = None  # else a process that forks for ever keeps all that were before it
+            self.gone.append(traced)
+            images = self._by_tgid.get(traced.tgid, [])
             if traced in images:
                 images.remove(traced)
             if not images:
-                self._by_tgid.pop(traced.info.tgid, None)
+                self._by_tgid.pop(traced.tgid, None)
         self._ended = keep
 
     def close(self) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what the ring gave to operations with everything looked up.
+"""From operations to what one profile shows of them, with everything looked up.
 
-Records that carry names (processes, stacks, paths) are taken in first, then the operations that refer to them by id.
 What only user space can filter (globs of paths, address ranges) is filtered here, and counted; a file that is not wanted
-is told to the kernel, which then filters it by itself.
+is told to the kernel, which then filters it by itself. Where other profiles want the same processes the kernel's filters
+are as wide as all of theirs together: then what this one wants is decided here too.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kernelspan_agent.libraries.base import matches_glob
-from kernelspan_agent.model import SPAN, VALUE_KEYS, Origin, ResolvedBatch, Segment, Stack, StackState
+from kernelspan_agent.model import SPAN, VALUE_KEYS, ResolvedBatch, Segment, Stack, StackState
 from kernelspan_agent.resolve import segments as seg
-from kernelspan_agent.resolve.paths import PathTable
-from kernelspan_agent.resolve.stacks import NO_FRAMES, StackTable
-from kernelspan_agent.ring.records import HEADER, OPERATION, OperationFlag, RecordKind
-from kernelspan_agent.ring.sound import is_sound, sound_operations
+from kernelspan_agent.resolve.paths import Redactor
+from kernelspan_agent.resolve.stacks import NO_FRAMES, as_seen_by
+from kernelspan_agent.ring.records import OperationFlag
 from kernelspan_api import semconv
 from kernelspan_api.operations import OPERATIONS, Group
+from kernelspan_api.plan import Wanted
 
 if TYPE_CHECKING:
-    from kernelspan_agent.libraries.base import Verdict
     from kernelspan_agent.resolve.clock import Clock
-    from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
+    from kernelspan_agent.resolve.infos import Infos
+    from kernelspan_agent.resolve.processes import TracedProcess
+    from kernelspan_agent.resolve.tables import Tables, Taken
 
 _GROUP = np.zeros(64, np.uint8)
 _ARGUMENT_KEY, _RESULT_KEY = np.zeros(64, np.uint8), np.zeros(64, np.uint8)
@@ -39,9 +40,7 @@ for _operation in OPERATIONS:
     _ARGUMENT_KEY[_operation.number] = VALUE_KEYS.index(_operation.argument)
     _RESULT_KEY[_operation.number] = VALUE_KEYS.index(_operation.result)
 _FILES, _NETWORK = 1, 2
-_EXEC = next(operation.number for operation in OPERATIONS if operation.name == "Exec")
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
-_LAYOUT_AT = {RecordKind.STACK: 36, RecordKind.CODE: 60}  # the last word of each one's header: the layout's number
 SEGMENTS = 5  # name, code, object, error, thread
 
 
@@ -49,31 +48,41 @@ SEGMENTS = 5  # name, code, object, error, thread
 class ResolveSettings:
     """What a profile says about what operations show, and which are wanted."""
 
-    paths: tuple[str, ...] = ()
-    cidrs: tuple[str, ...] = ()
-    stacks: bool = True  # whether they are walked
+    wanted: Wanted
     stack_trace: bool = False
     redact_paths: tuple[str, ...] = ()
-
-
-class Kernel(Protocol):
-    """What the kernel's side is told."""
-
-    def reject_file(self, file: int, path: int) -> None:
-        """Operations on this file are not wanted."""
-
-    def forget_ids(self, *, stacks: list[int] | None = None, paths: list[int] | None = None) -> None:
-        """These ids are no longer known here."""
+    app_paths: tuple[str, ...] = ()
+    library_paths: tuple[str, ...] = ()
 
 
 class Resolver:
-    """Takes in records, gives out resolved batches. Not for several threads."""
+    """Gives out resolved batches. Not for several threads.
 
-    def __init__(self, settings: ResolveSettings, processes: ProcessTable, clock: Clock, kernel: Kernel) -> None:
-        self._settings, self._processes, self._clock, self._kernel = settings, processes, clock, kernel
-        self.stacks = StackTable(lambda ids: kernel.forget_ids(stacks=ids))
-        self.paths = PathTable(lambda ids: kernel.forget_ids(paths=ids), settings.redact_paths)
-        self._networks = [ipaddress.ip_network(each, strict=False) for each in settings.cidrs]
+    `reject`: told of files (file, path) on which no operation is wanted. `shared`: others may want the same processes.
+    """
+
+    def __init__(
+        self,
+        settings: ResolveSettings,
+        tables: Tables,
+        clock: Clock,
+        infos: Infos,
+        reject: Callable[[int, int], object],
+        *,
+        shared: bool = False,
+    ) -> None:
+        self._settings, self._clock, self._infos, self._reject = settings, clock, infos, reject
+        self.stacks, self.paths = tables.stacks, tables.paths
+        self.shared = shared
+        wanted = settings.wanted
+        self._redactor = Redactor(settings.redact_paths)
+        self._operations = np.zeros(64, bool)
+        self._operations[list(wanted.operations)] = True
+        self._min_duration_ns = np.array([0, *(wanted.min_duration_ns.get(group, 0) for group in Group)], np.uint64)
+        self._views = seg.Cache(
+            lambda stack: as_seen_by(stack, wanted.max_depth, settings.app_paths, settings.library_paths)
+        )
+        self._networks = [ipaddress.ip_network(each, strict=False) for each in wanted.cidrs]
         self._names = seg.Cache(lambda key: seg.operation_segment(key[0], seg.transport_of(key[1], key[2])))
         self._codes = seg.Cache(self._code_segment)
         self._refusals = seg.Cache(lambda reason: Stack((), StackState.UNRESOLVED, reason))
@@ -85,93 +94,22 @@ class Resolver:
         self._wanted_paths = seg.Cache(lambda key: self._wants_path(*key))
         self._wanted_peers = seg.Cache(lambda key: self._wants_peer(*key))
         self.filtered = 0
-        self.dropped = Counter[str]()
         self.frame_states = Counter[str]()
-        self.unsound = 0  # records, no operations, that are none of ours
 
-    def learn(self, records: Iterable[tuple[int, bytes]]) -> None:
-        """Takes in records that are no operations.
-
-        Processes first, since every millisecond until a new program's runtime is known is one without frames; all
-        others name the instant they belong to.
-        """
-        rest = []
-        for kind, record in records:
-            if not is_sound(kind, record):
-                self.unsound += 1
-            elif kind == RecordKind.PROCESS:
-                self._processes.learn(record)
-                self._processes.detect_pending(self._clock.monotonic_now_ns())
-            else:
-                rest.append((kind, record))
-        for kind, record in rest:
-            if kind == RecordKind.PATH:
-                self.paths.learn(record)
-            elif kind == RecordKind.CODE:
-                self._learn_code(record)
-            elif kind == RecordKind.STACK:
-                self._learn_stack(record)
-
-    def _learn_code(self, record: bytes) -> None:
-        traced = self._walked(record)
-        if traced is not None and traced.symboliser is not None:
-            traced.symboliser.learn(record)
-
-    def _walked(self, record: bytes) -> TracedProcess | None:
-        """The process whose frames a record is about."""
-        header = np.frombuffer(record, HEADER, 1)[0]
-        traced = self._processes.find(int(header["tgid"]), int(header["time"]))
-        if traced is not None and traced.symboliser is None:  # the kernel knew the program before we looked
-            at = _LAYOUT_AT[RecordKind(int(header["kind"]))]
-            self._processes.walked(traced, int.from_bytes(record[at : at + 4], "little"))
-        return traced
-
-    def _learn_stack(self, record: bytes) -> None:
-        traced = self._walked(record)
-        if traced is None or traced.symboliser is None:
-            self.stacks.learn(record, None, _nobody)
-            return
-        self.stacks.learn(record, traced.symbolise, lambda file: self._processes.classify(traced, file))
-
-    def resolve(self, operations: np.ndarray) -> ResolvedBatch | None:
-        """A batch in the order of the operations' end; None: nothing that is wanted.
-
-        `operations`: OPERATION, shape (n,), as drained.
-        """
-        sound = sound_operations(operations, _GROUP > 0)
-        if not sound.all():
-            self.dropped["Unsound"] += int((~sound).sum())
-            operations = operations[sound]
-        ops = operations[np.argsort(operations["time"], kind="stable")]
-        traced = self._processes_of(ops)
-        keep = np.fromiter((each is not None for each in traced), bool, len(ops))
-        if not keep.all():
-            self.dropped["TargetGone"] += int((~keep).sum())
-        wanted = keep & self._filter(ops)
-        self.filtered += int((keep & ~wanted).sum())
-        if not wanted.any():
-            return None
+    def resolve(self, taken: Taken) -> ResolvedBatch | None:
+        """A batch of what the profile wants of these, in their order; None: nothing."""
+        wanted = self._filter(taken.ops)
         if not wanted.all():
-            ops = ops[wanted]
-            traced = [each for each, kept in zip(traced, wanted.tolist(), strict=True) if kept]
-        return self._batch(ops, [each for each in traced if each is not None])
-
-    def _processes_of(self, ops: np.ndarray) -> list[TracedProcess | None]:
-        # a successful exec is the first act of the image that it starts
-        at = np.where((ops["op"] == _EXEC) & (ops["ret"] == 0), ops["time"], ops["start"]).tolist()
-        find, tgids = self._processes.find, ops["tgid"].tolist()
-        found = [find(tgid, when) for tgid, when in zip(tgids, at, strict=True)]
-        unknown = {tgid for tgid, traced in zip(tgids, found, strict=True) if traced is None}
-        for tgid in unknown:
-            self._processes.recover(tgid)
-        return [find(tgid, when) for tgid, when in zip(tgids, at, strict=True)] if unknown else found
+            self.filtered += int((~wanted).sum())
+            taken = taken.of(wanted)
+        return self._batch(taken.ops, taken.traced) if len(taken.ops) else None
 
     def _filter(self, ops: np.ndarray) -> np.ndarray:
-        """Which operations the profile's globs and address ranges want."""
-        wanted = np.ones(len(ops), bool)
+        """Which operations the profile wants, as far as the kernel has not decided it."""
         groups = _GROUP[ops["op"] & 63]
-        if self._settings.paths:
-            rows = np.flatnonzero(groups == _FILES)
+        wanted = self._filter_as_kernel(ops, groups) if self.shared else np.ones(len(ops), bool)
+        if self._settings.wanted.paths:
+            rows = np.flatnonzero(wanted & (groups == _FILES))
             pairs = zip(ops["file"][rows].tolist(), ops["path"][rows].tolist(), strict=True)
             wanted[rows] = [self._wanted_paths[pair] for pair in pairs]
         if self._networks:
@@ -181,13 +119,22 @@ class Resolver:
                 wanted[row] = self._wanted_peers[int(ops["family"][row]), ops["peer_address"][row].tobytes()]
         return wanted
 
+    def _filter_as_kernel(self, ops: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """What bpf/include/calls.h and bpf/network.bpf.c decide where the profile has a process for itself."""
+        wanted: np.ndarray = self._operations[ops["op"] & 63]
+        wanted &= ops["time"] - ops["start"] >= self._min_duration_ns[groups]
+        if ports := self._settings.wanted.ports:
+            other = ~np.isin(ops["peer_port"], ports) & ~np.isin(ops["local_port"], ports)
+            wanted &= ~((groups == _NETWORK) & other)
+        return wanted
+
     def _wants_path(self, file: int, path: int) -> bool | seg.Unknown:
         text = self.paths.resolve(file, path)
         if not text:
             return seg.Unknown(False)
-        if any(matches_glob(text, glob) for glob in self._settings.paths):
+        if any(matches_glob(text, glob) for glob in self._settings.wanted.paths):
             return True
-        self._kernel.reject_file(file, path)
+        self._reject(file, path)
         return False
 
     def _wants_peer(self, family: int, packed: bytes) -> bool:
@@ -196,8 +143,9 @@ class Resolver:
 
     def _batch(self, ops: np.ndarray, traced: list[TracedProcess]) -> ResolvedBatch:
         offset = np.int64(self._clock.offset_ns)
-        stacks = self._stacks_of(ops)
-        if self._settings.stacks:
+        stacks = [NO_FRAMES] * len(ops)
+        if self._settings.wanted.max_depth:
+            stacks = self._stacks_of(ops)
             self._say_refusals(stacks, traced)
         parts = np.full((len(ops), SEGMENTS), None, object)
         parts[:, 0] = self._name_segments(ops)
@@ -210,7 +158,7 @@ class Resolver:
             start_ns=(ops["start"].astype(np.int64) + offset).astype(np.uint64),
             end_ns=(ops["time"].astype(np.int64) + offset).astype(np.uint64),
             stacks=stacks,
-            processes=[each.info for each in traced],
+            processes=self._infos.of_all(traced),
             segments=parts,
             rows=_rows(ops),
         )
@@ -223,6 +171,8 @@ class Resolver:
             self.frame_states[stack.reason or stack.state.value] += count
             if stack.state is StackState.UNRESOLVED and number:
                 self.stacks.drop_unresolved(number)
+        if self._settings.app_paths or self._settings.library_paths or self.shared:
+            found = [self._views[stack] for stack in found]
         return [found[index] for index in inverse.reshape(-1).tolist()]
 
     def _say_refusals(self, stacks: list[Stack], traced: list[TracedProcess]) -> None:
@@ -278,21 +228,17 @@ class Resolver:
         found = {}
         text, target = self.paths.resolve(file, path), self.paths.resolve(base2, path2) if path2 else ""
         if text:
-            found[semconv.FILE_PATH] = self.paths.shown(text)
+            found[semconv.FILE_PATH] = self._redactor.shown(text)
         if target:
-            found[semconv.FILE_TARGET_PATH] = self.paths.shown(target)
+            found[semconv.FILE_TARGET_PATH] = self._redactor.shown(target)
         is_whole = (text or not file | path) and (target or not path2)
         return Segment(found) if is_whole else seg.Unknown(Segment(found))
 
     def _unix_segment(self, peer: int, local: int) -> Segment | seg.Unknown:
         names = [self.paths.raw(peer), self.paths.raw(local)]
-        found = seg.unix_segment(*map(self.paths.shown, names))
+        found = seg.unix_segment(*map(self._redactor.shown, names))
         is_whole = (names[0] or not peer) and (names[1] or not local)
         return found if is_whole else seg.Unknown(found)
-
-
-def _nobody(_file: str) -> Verdict:
-    return Origin.UNKNOWN, None
 
 
 def _ends(op: np.void) -> tuple[int, int, int, int, bytes, bytes]:
@@ -317,6 +263,3 @@ def _rows(ops: np.ndarray) -> np.ndarray:
     has_result = (ops["ret"] >= 0) & (ops["flags"] & OperationFlag.NO_RESULT == 0)
     rows["value_keys"][:, 1] = np.where(has_result, _RESULT_KEY[numbers], 0)
     return rows
-
-
-assert OPERATION.itemsize == 152

@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from kernelspan_agent.model import AttributeValue, Resource
 from kernelspan_agent.process import procfs
 from kernelspan_agent.resolve.glance import Glance
+from kernelspan_agent.resolve.processes import TracedProcess
 from kernelspan_agent.runtimes.registry import Detection
 from kernelspan_api import semconv
 
@@ -31,6 +32,7 @@ class ResourceSettings:
         default_factory=dict
     )  # the profile's, and OTEL_RESOURCE_ATTRIBUTES
     service_name: str = ""  # OTEL_SERVICE_NAME
+    host_name: str = field(default_factory=socket.gethostname)
     command_line: str = "Drop"  # Keep, Hash or Drop
 
 
@@ -52,13 +54,14 @@ def service_name_of(executable: str, arguments: tuple[str, ...], runtime: Detect
     return name
 
 
-def resource_of(seen: Glance | None, tgid: int, name: str, runtime: Detection, settings: ResourceSettings) -> Resource:
-    """The resource of one process. `seen` None: it had ended before it was looked at, `name` is all that is known."""
+def resource_of(traced: TracedProcess, settings: ResourceSettings) -> Resource:
+    """The resource of one process as it is known now. One that had ended before it was looked at has a name, no more."""
+    runtime = _shown_runtime(traced)
     found: dict[str, AttributeValue] = {
-        semconv.SERVICE_NAME: settings.service_name or name,
-        semconv.PROCESS_PID: tgid,
-        semconv.PROCESS_EXECUTABLE_NAME: name,
-        semconv.HOST_NAME: socket.gethostname(),
+        semconv.SERVICE_NAME: traced.name,
+        semconv.PROCESS_PID: traced.tgid,
+        semconv.PROCESS_EXECUTABLE_NAME: traced.name,
+        semconv.HOST_NAME: settings.host_name,
         semconv.HOST_ARCH: {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine()),
         semconv.OS_TYPE: "linux",
         semconv.TELEMETRY_SDK_NAME: "kernelspan",
@@ -69,12 +72,21 @@ def resource_of(seen: Glance | None, tgid: int, name: str, runtime: Detection, s
     if runtime is not None:
         found.update(runtime.attributes)
         found[semconv.TELEMETRY_SDK_LANGUAGE] = _LANGUAGES.get(runtime.runtime, runtime.runtime)
-    if seen is not None:
-        found.update(_of_process(seen, runtime, settings))
+    if traced.seen is not None:
+        found.update(_of_process(traced.seen, runtime, settings))
+    found.update(traced.surroundings)
     found.update(settings.attributes)
     if settings.service_name:
         found[semconv.SERVICE_NAME] = settings.service_name
     return Resource(found)
+
+
+def _shown_runtime(traced: TracedProcess) -> Detection:
+    """The runtime of a process, also one that cannot be walked; not one that is only looked for yet."""
+    if traced.runtime is not None:
+        return traced.runtime
+    found = traced.unsupported
+    return found if found is not None and not found.waits else None
 
 
 def _of_process(seen: Glance, runtime: Detection, settings: ResourceSettings) -> dict[str, AttributeValue]:
@@ -85,7 +97,7 @@ def _of_process(seen: Glance, runtime: Detection, settings: ResourceSettings) ->
         found[semconv.PROCESS_EXECUTABLE_PATH] = procfs.printable(seen.executable)
         found[semconv.PROCESS_EXECUTABLE_NAME] = procfs.printable(PurePosixPath(seen.executable).name)
     if process.start_ticks:
-        instance = f"{socket.gethostname()} {process.pid} {process.start_ticks}"
+        instance = f"{settings.host_name} {process.pid} {process.start_ticks}"
         found[semconv.SERVICE_INSTANCE_ID] = str(uuid.uuid5(uuid.NAMESPACE_OID, instance))
     if seen.namespace_pid not in {0, process.pid}:
         found[semconv.PROCESS_VPID] = seen.namespace_pid

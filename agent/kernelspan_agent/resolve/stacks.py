@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kernelspan_agent.libraries.base import claim
 from kernelspan_agent.model import Frame, Origin, Stack, StackState
 from kernelspan_agent.process.procfs import printable
 from kernelspan_agent.ring.records import FRAME, STACK_HEADER, FrameState
@@ -103,6 +105,20 @@ def _frame(raw: RawFrame, classify: Classify) -> Frame:
         call_site=raw.call_site,
         code=raw.code,
     )
+
+
+def as_seen_by(stack: Stack, max_depth: int, app_paths: tuple[str, ...], library_paths: tuple[str, ...]) -> Stack:
+    """The stack as a profile has it that walks less deep, or has paths of its own: see `libraries.base.claim`."""
+    frames = tuple(_claimed(frame, app_paths, library_paths) for frame in stack.frames[:max_depth])
+    if len(frames) < len(stack.frames):
+        return Stack(frames, StackState.TRUNCATED, _TRUNCATED[FrameState.TRUNCATED_DEPTH])
+    return stack if frames == stack.frames else Stack(frames, stack.state, stack.reason)
+
+
+def _claimed(frame: Frame, app_paths: tuple[str, ...], library_paths: tuple[str, ...]) -> Frame:
+    before = frame.origin, frame.library
+    origin, library = claim(before, frame.file, app_paths, library_paths)
+    return frame if (origin, library) == before else replace(frame, origin=origin, library=library)
 
 
 def nearest_app(stack: Stack) -> Frame | None:

@@ -19,6 +19,7 @@ RING_HEADER = 8  # struct bpf_ringbuf_hdr: length (bits 31 busy, 30 discard), pa
 SLOT = 160
 OP_SIZE = SLOT - RING_HEADER
 FRAME_SIZE = 32
+MAX_CLASSES = 256  # sets of profiles that want a process, at once
 MAX_DEPTH = 127  # Python frames a stack; the profile's maxDepth is at most this
 MAX_PATH_BYTES = 4096
 MAX_COMPONENTS = 48

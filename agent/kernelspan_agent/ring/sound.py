@@ -13,6 +13,7 @@ import numpy as np
 
 from kernelspan_agent.ring.records import (
     FRAME_SIZE,
+    MAX_CLASSES,
     MAX_DEPTH,
     OP_SIZE,
     PATH_HEADER,
@@ -85,5 +86,6 @@ def sound_operations(operations: np.ndarray, known: np.ndarray) -> np.ndarray:
         & known[numbers & (len(known) - 1)]
         & (operations["frame_state"] <= max(FrameState))
         & (operations["context_kind"] <= max(ContextKind))
+        & (operations["cls"] < MAX_CLASSES)
     )
     return found

@@ -24,45 +24,51 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!kernelspan/v1alpha1/control.proto\x12\x13kernelspan.v1alpha1\"\xb2\x01\n\x08NodePlan\x12\x0c\n\x04hash\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\r\x12\x18\n\x10operator_version\x18\x04 \x01(\t\x12\x32\n\x08profiles\x18\x05 \x03(\x0b\x32 .kernelspan.v1alpha1.ProfilePlan\x12*\n\x04pods\x18\x06 \x03(\x0b\x32\x1c.kernelspan.v1alpha1.PodPlan\"k\n\x0bProfilePlan\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x12\n\ngeneration\x18\x05 \x01(\x03\x12\x0c\n\x04spec\x18\x06 \x01(\x0c\"\xca\x02\n\x07PodPlan\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12/\n\x08workload\x18\x04 \x01(\x0b\x32\x1d.kernelspan.v1alpha1.Workload\x12\x32\n\ncontainers\x18\x05 \x03(\x0b\x32\x1e.kernelspan.v1alpha1.Container\x12\x38\n\x06labels\x18\x06 \x03(\x0b\x32(.kernelspan.v1alpha1.PodPlan.LabelsEntry\x12.\n\x07matches\x18\x07 \x03(\x0b\x32\x1d.kernelspan.v1alpha1.MatchSet\x12\x13\n\x0bstatic_hash\x18\x08 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"&\n\x08Workload\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"<\n\tContainer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x15\n\rrestart_count\x18\x03 \x01(\r\"K\n\x08MatchSet\x12\x13\n\x0bprofile_uid\x18\x01 \x01(\t\x12\x16\n\x0e\x61ll_containers\x18\x02 \x01(\x08\x12\x12\n\ncontainers\x18\x03 \x03(\t\"\xa3\x01\n\nNodeReport\x12+\n\x05hello\x18\x01 \x01(\x0b\x32\x1a.kernelspan.v1alpha1.HelloH\x00\x12+\n\x05state\x18\x02 \x01(\x0b\x32\x1a.kernelspan.v1alpha1.StateH\x00\x12\x33\n\theartbeat\x18\x03 \x01(\x0b\x32\x1e.kernelspan.v1alpha1.HeartbeatH\x00\x42\x06\n\x04\x62ody\"\xa1\x01\n\x05Hello\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\r\x12\x0e\n\x06kernel\x18\x04 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x06 \x03(\t\x12\x12\n\nmechanisms\x18\x07 \x03(\t\x12\x11\n\tplan_hash\x18\x08 \x01(\t\"O\n\x05State\x12\x11\n\tplan_hash\x18\x01 \x01(\t\x12\x33\n\x08profiles\x18\x02 \x03(\x0b\x32!.kernelspan.v1alpha1.ProfileState\"\x91\x02\n\x0cProfileState\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12/\n\x06probes\x18\x05 \x03(\x0b\x32\x1f.kernelspan.v1alpha1.ProbeState\x12\x11\n\tprocesses\x18\x06 \x01(\r\x12\x33\n\x08runtimes\x18\x07 \x03(\x0b\x32!.kernelspan.v1alpha1.RuntimeCount\x12/\n\x08\x63ounters\x18\x08 \x01(\x0b\x32\x1d.kernelspan.v1alpha1.Counters\x12\x15\n\rexport_reason\x18\t \x01(\t\"]\n\nProbeState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x11\n\tmechanism\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"E\n\x0cRuntimeCount\x12\x0f\n\x07runtime\x18\x01 \x01(\t\x12\x11\n\tprocesses\x18\x02 \x01(\r\x12\x11\n\tunwinding\x18\x03 \x01(\r\"\x8b\x01\n\x08\x43ounters\x12\x0c\n\x04seen\x18\x01 \x01(\x04\x12\x10\n\x08\x65xported\x18\x02 \x01(\x04\x12\x10\n\x08\x66iltered\x18\x03 \x01(\x04\x12\x13\n\x0bsampled_out\x18\x04 \x01(\x04\x12\x14\n\x0crate_limited\x18\x05 \x01(\x04\x12\x11\n\tin_flight\x18\x06 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x07 \x01(\x04\"\x1e\n\tHeartbeat\x12\x11\n\tplan_hash\x18\x01 \x01(\t2U\n\x07\x43ontrol\x12J\n\x04Sync\x12\x1f.kernelspan.v1alpha1.NodeReport\x1a\x1d.kernelspan.v1alpha1.NodePlan(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!kernelspan/v1alpha1/control.proto\x12\x13kernelspan.v1alpha1\"\xe6\x01\n\x08NodePlan\x12\x0c\n\x04hash\x18\x01 \x01(\t\x12\x0c\n\x04node\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\r\x12\x18\n\x10operator_version\x18\x04 \x01(\t\x12\x32\n\x08profiles\x18\x05 \x03(\x0b\x32 .kernelspan.v1alpha1.ProfilePlan\x12*\n\x04pods\x18\x06 \x03(\x0b\x32\x1c.kernelspan.v1alpha1.PodPlan\x12\x32\n\x07secrets\x18\x07 \x03(\x0b\x32!.kernelspan.v1alpha1.ExportSecret\"\xc2\x01\n\x0c\x45xportSecret\x12\x13\n\x0bprofile_uid\x18\x01 \x01(\t\x12?\n\x07headers\x18\x02 \x03(\x0b\x32..kernelspan.v1alpha1.ExportSecret.HeadersEntry\x12\n\n\x02\x63\x61\x18\x03 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x04 \x01(\x0c\x12\x0b\n\x03key\x18\x05 \x01(\x0c\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"k\n\x0bProfilePlan\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x11\n\tnamespace\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x12\n\ngeneration\x18\x05 \x01(\x03\x12\x0c\n\x04spec\x18\x06 \x01(\x0c\"\xca\x02\n\x07PodPlan\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12/\n\x08workload\x18\x04 \x01(\x0b\x32\x1d.kernelspan.v1alpha1.Workload\x12\x32\n\ncontainers\x18\x05 \x03(\x0b\x32\x1e.kernelspan.v1alpha1.Container\x12\x38\n\x06labels\x18\x06 \x03(\x0b\x32(.kernelspan.v1alpha1.PodPlan.LabelsEntry\x12.\n\x07matches\x18\x07 \x03(\x0b\x32\x1d.kernelspan.v1alpha1.MatchSet\x12\x13\n\x0bstatic_hash\x18\x08 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"&\n\x08Workload\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"<\n\tContainer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x15\n\rrestart_count\x18\x03 \x01(\r\"K\n\x08MatchSet\x12\x13\n\x0bprofile_uid\x18\x01 \x01(\t\x12\x16\n\x0e\x61ll_containers\x18\x02 \x01(\x08\x12\x12\n\ncontainers\x18\x03 \x03(\t\"\xa3\x01\n\nNodeReport\x12+\n\x05hello\x18\x01 \x01(\x0b\x32\x1a.kernelspan.v1alpha1.HelloH\x00\x12+\n\x05state\x18\x02 \x01(\x0b\x32\x1a.kernelspan.v1alpha1.StateH\x00\x12\x33\n\theartbeat\x18\x03 \x01(\x0b\x32\x1e.kernelspan.v1alpha1.HeartbeatH\x00\x42\x06\n\x04\x62ody\"\xa1\x01\n\x05Hello\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x15\n\ragent_version\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\r\x12\x0e\n\x06kernel\x18\x04 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x05 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x06 \x03(\t\x12\x12\n\nmechanisms\x18\x07 \x03(\t\x12\x11\n\tplan_hash\x18\x08 \x01(\t\"O\n\x05State\x12\x11\n\tplan_hash\x18\x01 \x01(\t\x12\x33\n\x08profiles\x18\x02 \x03(\x0b\x32!.kernelspan.v1alpha1.ProfileState\"\x91\x02\n\x0cProfileState\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12/\n\x06probes\x18\x05 \x03(\x0b\x32\x1f.kernelspan.v1alpha1.ProbeState\x12\x11\n\tprocesses\x18\x06 \x01(\r\x12\x33\n\x08runtimes\x18\x07 \x03(\x0b\x32!.kernelspan.v1alpha1.RuntimeCount\x12/\n\x08\x63ounters\x18\x08 \x01(\x0b\x32\x1d.kernelspan.v1alpha1.Counters\x12\x15\n\rexport_reason\x18\t \x01(\t\"]\n\nProbeState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x11\n\tmechanism\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\"E\n\x0cRuntimeCount\x12\x0f\n\x07runtime\x18\x01 \x01(\t\x12\x11\n\tprocesses\x18\x02 \x01(\r\x12\x11\n\tunwinding\x18\x03 \x01(\r\"\x8b\x01\n\x08\x43ounters\x12\x0c\n\x04seen\x18\x01 \x01(\x04\x12\x10\n\x08\x65xported\x18\x02 \x01(\x04\x12\x10\n\x08\x66iltered\x18\x03 \x01(\x04\x12\x13\n\x0bsampled_out\x18\x04 \x01(\x04\x12\x14\n\x0crate_limited\x18\x05 \x01(\x04\x12\x11\n\tin_flight\x18\x06 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x07 \x01(\x04\"\x1e\n\tHeartbeat\x12\x11\n\tplan_hash\x18\x01 \x01(\t2U\n\x07\x43ontrol\x12J\n\x04Sync\x12\x1f.kernelspan.v1alpha1.NodeReport\x1a\x1d.kernelspan.v1alpha1.NodePlan(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kernelspan.v1alpha1.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_EXPORTSECRET_HEADERSENTRY']._loaded_options = None
+  _globals['_EXPORTSECRET_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_PODPLAN_LABELSENTRY']._loaded_options = None
   _globals['_PODPLAN_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_NODEPLAN']._serialized_start=59
-  _globals['_NODEPLAN']._serialized_end=237
-  _globals['_PROFILEPLAN']._serialized_start=239
-  _globals['_PROFILEPLAN']._serialized_end=346
-  _globals['_PODPLAN']._serialized_start=349
-  _globals['_PODPLAN']._serialized_end=679
-  _globals['_PODPLAN_LABELSENTRY']._serialized_start=634
-  _globals['_PODPLAN_LABELSENTRY']._serialized_end=679
-  _globals['_WORKLOAD']._serialized_start=681
-  _globals['_WORKLOAD']._serialized_end=719
-  _globals['_CONTAINER']._serialized_start=721
-  _globals['_CONTAINER']._serialized_end=781
-  _globals['_MATCHSET']._serialized_start=783
-  _globals['_MATCHSET']._serialized_end=858
-  _globals['_NODEREPORT']._serialized_start=861
-  _globals['_NODEREPORT']._serialized_end=1024
-  _globals['_HELLO']._serialized_start=1027
-  _globals['_HELLO']._serialized_end=1188
-  _globals['_STATE']._serialized_start=1190
-  _globals['_STATE']._serialized_end=1269
-  _globals['_PROFILESTATE']._serialized_start=1272
-  _globals['_PROFILESTATE']._serialized_end=1545
-  _globals['_PROBESTATE']._serialized_start=1547
-  _globals['_PROBESTATE']._serialized_end=1640
-  _globals['_RUNTIMECOUNT']._serialized_start=1642
-  _globals['_RUNTIMECOUNT']._serialized_end=1711
-  _globals['_COUNTERS']._serialized_start=1714
-  _globals['_COUNTERS']._serialized_end=1853
-  _globals['_HEARTBEAT']._serialized_start=1855
-  _globals['_HEARTBEAT']._serialized_end=1885
-  _globals['_CONTROL']._serialized_start=1887
-  _globals['_CONTROL']._serialized_end=1972
+  _globals['_NODEPLAN']._serialized_end=289
+  _globals['_EXPORTSECRET']._serialized_start=292
+  _globals['_EXPORTSECRET']._serialized_end=486
+  _globals['_EXPORTSECRET_HEADERSENTRY']._serialized_start=440
+  _globals['_EXPORTSECRET_HEADERSENTRY']._serialized_end=486
+  _globals['_PROFILEPLAN']._serialized_start=488
+  _globals['_PROFILEPLAN']._serialized_end=595
+  _globals['_PODPLAN']._serialized_start=598
+  _globals['_PODPLAN']._serialized_end=928
+  _globals['_PODPLAN_LABELSENTRY']._serialized_start=883
+  _globals['_PODPLAN_LABELSENTRY']._serialized_end=928
+  _globals['_WORKLOAD']._serialized_start=930
+  _globals['_WORKLOAD']._serialized_end=968
+  _globals['_CONTAINER']._serialized_start=970
+  _globals['_CONTAINER']._serialized_end=1030
+  _globals['_MATCHSET']._serialized_start=1032
+  _globals['_MATCHSET']._serialized_end=1107
+  _globals['_NODEREPORT']._serialized_start=1110
+  _globals['_NODEREPORT']._serialized_end=1273
+  _globals['_HELLO']._serialized_start=1276
+  _globals['_HELLO']._serialized_end=1437
+  _globals['_STATE']._serialized_start=1439
+  _globals['_STATE']._serialized_end=1518
+  _globals['_PROFILESTATE']._serialized_start=1521
+  _globals['_PROFILESTATE']._serialized_end=1794
+  _globals['_PROBESTATE']._serialized_start=1796
+  _globals['_PROBESTATE']._serialized_end=1889
+  _globals['_RUNTIMECOUNT']._serialized_start=1891
+  _globals['_RUNTIMECOUNT']._serialized_end=1960
+  _globals['_COUNTERS']._serialized_start=1963
+  _globals['_COUNTERS']._serialized_end=2102
+  _globals['_HEARTBEAT']._serialized_start=2104
+  _globals['_HEARTBEAT']._serialized_end=2134
+  _globals['_CONTROL']._serialized_start=2136
+  _globals['_CONTROL']._serialized_end=2221
 # @@protoc_insertion_point(module_scope)

@@ -7,20 +7,43 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class NodePlan(_message.Message):
-    __slots__ = ("hash", "node", "revision", "operator_version", "profiles", "pods")
+    __slots__ = ("hash", "node", "revision", "operator_version", "profiles", "pods", "secrets")
     HASH_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     OPERATOR_VERSION_FIELD_NUMBER: _ClassVar[int]
     PROFILES_FIELD_NUMBER: _ClassVar[int]
     PODS_FIELD_NUMBER: _ClassVar[int]
+    SECRETS_FIELD_NUMBER: _ClassVar[int]
     hash: str
     node: str
     revision: int
     operator_version: str
     profiles: _containers.RepeatedCompositeFieldContainer[ProfilePlan]
     pods: _containers.RepeatedCompositeFieldContainer[PodPlan]
-    def __init__(self, hash: _Optional[str] = ..., node: _Optional[str] = ..., revision: _Optional[int] = ..., operator_version: _Optional[str] = ..., profiles: _Optional[_Iterable[_Union[ProfilePlan, _Mapping]]] = ..., pods: _Optional[_Iterable[_Union[PodPlan, _Mapping]]] = ...) -> None: ...
+    secrets: _containers.RepeatedCompositeFieldContainer[ExportSecret]
+    def __init__(self, hash: _Optional[str] = ..., node: _Optional[str] = ..., revision: _Optional[int] = ..., operator_version: _Optional[str] = ..., profiles: _Optional[_Iterable[_Union[ProfilePlan, _Mapping]]] = ..., pods: _Optional[_Iterable[_Union[PodPlan, _Mapping]]] = ..., secrets: _Optional[_Iterable[_Union[ExportSecret, _Mapping]]] = ...) -> None: ...
+
+class ExportSecret(_message.Message):
+    __slots__ = ("profile_uid", "headers", "ca", "certificate", "key")
+    class HeadersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    PROFILE_UID_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_FIELD_NUMBER: _ClassVar[int]
+    CA_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    profile_uid: str
+    headers: _containers.ScalarMap[str, str]
+    ca: bytes
+    certificate: bytes
+    key: bytes
+    def __init__(self, profile_uid: _Optional[str] = ..., headers: _Optional[_Mapping[str, str]] = ..., ca: _Optional[bytes] = ..., certificate: _Optional[bytes] = ..., key: _Optional[bytes] = ...) -> None: ...
 
 class ProfilePlan(_message.Message):
     __slots__ = ("uid", "kind", "namespace", "name", "generation", "spec")

@@ -47,6 +47,13 @@ class Metadata(Part, frozen=True, kw_only=True):
     metadata: Meta = Meta()
 
 
+class Secret(Part, frozen=True, kw_only=True):
+    """core/v1 Secret; `data` is decoded."""
+
+    metadata: Meta = Meta()
+    data: dict[str, bytes] | None = None
+
+
 class NamedContainer(Part, frozen=True, kw_only=True):
     """A container of a pod's spec."""
 

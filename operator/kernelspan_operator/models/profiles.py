@@ -30,8 +30,9 @@ class Profile(msgspec.Struct, frozen=True):
     generation: int
     created: datetime  # with its zone
     spec: Spec | None
-    problem: str = ""
+    problem: str = ""  # why nothing of it is traced; with a spec: what it needs is not to be had
     reason: str = ""
+    pending: bool = False  # what it needs (Secrets) is not known yet: nothing is said of it, and nothing sent
     document: bytes = b""  # the spec as JSON, keys sorted; what a plan carries
     status: Status | None = None  # what the object said of itself when it was read; None: nothing, or nothing readable
 
@@ -48,7 +49,9 @@ class Profile(msgspec.Struct, frozen=True):
 
     def is_wanted(self, now_seconds: float) -> bool:
         """Whether anything is to be traced for it."""
-        return self.spec is not None and not self.spec.paused and not self.is_expired(now_seconds)
+        if self.spec is None or self.problem or self.pending:
+            return False
+        return not self.spec.paused and not self.is_expired(now_seconds)
 
 
 Body = dict[str, Any]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +19,11 @@ import grpc
 
 from kernelspan_api.control import MAX_REPORT_BYTES, REVISION, SILENCE_SECONDS, control_pb2
 from kernelspan_operator.errors import ApiError, RefusedError
+from kernelspan_operator.models.distribution import Distribution
+from kernelspan_operator.models.spans import Spans, no_spans
 
 from .auth import Agent, Auth
-from .plans import Plans
+from .plans import Change, Plans
 
 GRACE_SECONDS = 30.0  # three heartbeats; an agent reconnects within a few seconds
 RESEND_SECONDS = 5.0  # an agent takes on a plan in milliseconds
@@ -57,6 +60,8 @@ class _Stream:
     agent: Agent
     sent: str
     sent_at: float
+    change: Change | None = None  # the one that the plan was sent for, until the agent says its hash
+    sent_ns: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     ended: str = ""  # why it is to end
 
@@ -65,10 +70,19 @@ class Agents:
     """All agents. `changed(node, uids)` is told which profiles of a node stand otherwise than before; None: any."""
 
     def __init__(
-        self, auth: Auth, plans: Plans, changed: Callable[[str, set[str] | None], object], now: Callable[[], float]
+        self,
+        auth: Auth,
+        plans: Plans,
+        changed: Callable[[str, set[str] | None], object],
+        now: Callable[[], float],
+        spans: Spans = no_spans,
     ) -> None:
         self._auth, self._plans, self._changed, self._now = auth, plans, changed, now
-        self._started = now()
+        self._started, self._spans = now(), spans
+        self.opened = self.acknowledged = 0
+        self.ended: dict[str, int] = {}  # by why
+        self.plan_seconds = Distribution(0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10)
+        self.plan_bytes = Distribution(*(float(1 << shift) for shift in range(8, 26, 2)))
         self._reported: dict[str, Reported] = {}
         self._streams: dict[str, _Stream] = {}
 
@@ -112,6 +126,7 @@ class Agents:
     def forget(self, node: str) -> None:
         """The node does not exist any more."""
         self._reported.pop(node, None)
+        self._plans.take_change(node)
         if (stream := self._streams.get(node)) is not None:
             self._end(stream, "the node is gone")
 
@@ -129,6 +144,8 @@ class Agents:
         if (older := self._streams.get(node)) is not None:
             self._end(older, "a newer stream of the node")
         self._streams[node] = stream
+        self.opened += 1
+        self._plans.take_change(node)  # of before: the time until somebody came says nothing of us
         found = self._reported.setdefault(node, Reported())
         found.hello, found.connected = hello, True
         self._changed(node, None)
@@ -139,6 +156,7 @@ class Agents:
                 stream.wake.clear()
                 if self._plans.is_open and (plan := self._plans.plan(node)).hash != stream.sent:
                     stream.sent, stream.sent_at = plan.hash, self._now()
+                    self._sending(stream, plan)
                     yield plan
                     continue
                 await self._wait(stream, reader)
@@ -199,8 +217,25 @@ class Agents:
         if changed:
             self._changed(node, changed)
 
+    def _sending(self, stream: _Stream, plan: control_pb2.NodePlan) -> None:
+        """Counts a plan that is given to gRPC now."""
+        size = plan.ByteSize()
+        self.plan_bytes.observe(size)
+        stream.change, stream.sent_ns = self._plans.take_change(plan.node), time.time_ns()
+        if stream.change is not None:
+            self.plan_seconds.observe(time.monotonic() - stream.change.since)
+            about: dict[str, str | int] = {"k8s.node.name": plan.node, "kernelspan.plan.hash": plan.hash}
+            about["kernelspan.plan.bytes"] = size
+            self._spans("plan.send", stream.change.ns, stream.sent_ns, about, stream.change.parent)
+
     def _compare(self, stream: _Stream, said: str) -> None:
         """Sends the plan again where the agent still says another hash than it was sent."""
+        if said == stream.sent and stream.sent_ns:
+            self.acknowledged += 1
+            if (change := stream.change) is not None:
+                about = {"k8s.node.name": stream.agent.node, "kernelspan.plan.hash": said}
+                self._spans("plan.acknowledge", stream.sent_ns, time.time_ns(), about, change.parent)
+            stream.change, stream.sent_ns = None, 0
         if said != stream.sent and self._now() - stream.sent_at >= RESEND_SECONDS:
             stream.sent = ""
             stream.wake.set()
@@ -212,6 +247,8 @@ class Agents:
     def _left(self, stream: _Stream, found: Reported) -> None:
         node = stream.agent.node
         _log.info("agent.left node=%s why=%s", node, stream.ended or "cancelled")
+        why = stream.ended or "cancelled"
+        self.ended[why] = self.ended.get(why, 0) + 1
         if self._streams.get(node) is stream:
             del self._streams[node]
             found.connected, found.left = False, self._now()

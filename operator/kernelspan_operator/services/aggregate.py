@@ -133,7 +133,7 @@ _Said = tuple[ConditionStatus, str, str]
 def _conditions(
     profile: Profile, found: Status, states: Sequence[control_pb2.ProfileState], now_seconds: float
 ) -> list[tuple[str, _Said]]:
-    if profile.spec is None:
+    if profile.spec is None or profile.problem:
         refused = (_FALSE, profile.reason, profile.problem)
         return [(name, refused) for name in ("Accepted", "Attached", "Ready")]
     accepted = (_TRUE, "Accepted", "")

@@ -106,12 +106,15 @@ def _data(found: Mapping[str, Any], name: str, path: str) -> bytes | None:
 
 
 class Kube:
-    """One session. `with` it asynchronously, or `close` it. `requests` counts them by verb, for tests and metrics."""
+    """One session. `with` it asynchronously, or `close` it. Counts for tests and metrics: `requests` by verb, `answers`
+    by verb and code, where "none" is that no answer came.
+    """
 
     def __init__(self, connection: Connection, wall_clock: Callable[[], float] = time.time) -> None:
         self._connection, self._wall_clock = connection, wall_clock
         self._ahead_seconds = 0.0
         self.requests: dict[str, int] = {}
+        self.answers: dict[tuple[str, str], int] = {}
         connector = aiohttp.TCPConnector(
             ssl=connection.tls() if connection.server.startswith("https") else True, limit=0
         )
@@ -156,8 +159,13 @@ class Kube:
             method, self._connection.server + path, params=query, data=data, headers=sent, allow_redirects=False
         )
 
-    def heard(self, answer: aiohttp.ClientResponse) -> None:
-        """Follow the server's clock."""
+    def count(self, verb: str, code: str) -> None:
+        """An answer, or that none came."""
+        self.answers[verb, code] = self.answers.get((verb, code), 0) + 1
+
+    def heard(self, verb: str, answer: aiohttp.ClientResponse) -> None:
+        """Count the answer, and follow the server's clock."""
+        self.count(verb, str(answer.status))
         try:
             said = email.utils.parsedate_to_datetime(answer.headers.get("Date", "")).timestamp()
         except (TypeError, ValueError):
@@ -182,7 +190,7 @@ class Kube:
                 asyncio.timeout(REQUEST_SECONDS),
                 self.open(verb, method, path, query=query, body=body, headers=headers) as answer,
             ):
-                self.heard(answer)
+                self.heard(verb, answer)
                 data: bytes = (
                     await answer.content.read(MAX_ANSWER_BYTES) if answer.status >= 400 else await answer.read()
                 )
@@ -190,6 +198,7 @@ class Kube:
                     raise ApiError(answer.status, f"{method} {path}: {answer.status}: {message_of(data)}")
                 return data
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            self.count(verb, "none")
             raise ApiError(0, f"{method} {path}: {type(error).__name__}: {error}") from error
 
 

@@ -20,12 +20,12 @@ class Nodes:
         self._touched, self._gone = touched, gone
         self._names: dict[str, str] = {}  # by uid
         self._labels: dict[str, dict[str, str]] = {}
-        self.is_synced = False
+        self._synced = False
 
     def tell(self, change: Upsert[Any] | Delete | Synced) -> None:
         """What the watch of NODES tells."""
         if isinstance(change, Synced):
-            self.is_synced = True
+            self._synced = True
         elif isinstance(change, Delete):
             name = self._names.pop(change.uid, "")
             if name and name not in self._names.values():  # else it was made anew under its name before
@@ -38,6 +38,10 @@ class Nodes:
             if self._labels.get(meta.name) != labels:
                 self._labels[meta.name] = labels
                 self._touched(meta.name)
+
+    def is_synced(self) -> bool:
+        """Whether all that there are have been told once."""
+        return self._synced
 
     def labels(self, node: str) -> dict[str, str]:
         """Its labels; none where it is not known."""

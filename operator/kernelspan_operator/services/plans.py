@@ -11,20 +11,33 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import hashlib
+import time
 from collections.abc import Callable, Iterable
 from importlib import metadata
+
+import msgspec
 
 from kernelspan_api.control import REVISION, control_pb2
 from kernelspan_api.selectors import ContainerSelector
 from kernelspan_operator.models.profiles import Profile, ProfileKey
 from kernelspan_operator.models.selected import SelectedPod
+from kernelspan_operator.models.spans import Spans, no_spans
 
 from .nodes import Nodes
 from .pods import Pods
 from .profiles import Profiles
+from .secrets import Secrets
 
 DEBOUNCE_SECONDS = 0.05
 _VERSION = metadata.version("kernelspan")
+
+
+class Change(msgspec.Struct, frozen=True):
+    """Since when a plan is another: `since` is monotonic; `ns` is when that was found out, by the epoch."""
+
+    since: float
+    ns: int
+    parent: object  # of Spans
 
 
 class Plans:
@@ -35,16 +48,22 @@ class Plans:
         profiles: Profiles,
         pods: Pods,
         nodes: Nodes,
+        secrets: Secrets,
         changed: Callable[[str], object],
         now: Callable[[], float],
         debounce_seconds: float = DEBOUNCE_SECONDS,
+        spans: Spans = no_spans,
     ) -> None:
         self._profiles, self._pods, self._nodes = profiles, pods, nodes
+        self._secrets = secrets
         self._changed, self._now, self._debounce_seconds = changed, now, debounce_seconds
         self._hashes: dict[str, str] = {}
         self._dirty: set[str] = set()
+        self._touched: tuple[float, int] | None = None  # when the first of them was: monotonic s, ns since the epoch
+        self._changes: dict[str, Change] = {}  # of nodes whose plan has changed and was not sent since
         self._timer: asyncio.TimerHandle | None = None
         self._is_open = False
+        self._spans = spans
         self.built = 0  # plans made, for tests and metrics
 
     @property
@@ -59,7 +78,10 @@ class Plans:
 
     def touch(self, nodes: Iterable[str]) -> None:
         """Something that their plans are made of has changed."""
+        before = len(self._dirty)
         self._dirty.update(nodes)
+        if not before and self._dirty:
+            self._touched = time.monotonic(), time.time_ns()
         self._schedule()
 
     def touch_profile(self, key: ProfileKey) -> None:
@@ -74,15 +96,26 @@ class Plans:
         """Makes the touched plans' hashes anew, and tells of those that differ."""
         self.close()
         dirty, self._dirty = self._dirty, set()
-        for node in sorted(dirty):
-            plan = self.plan(node)
-            before = self._hashes.get(node, "")
-            if plan.pods:
-                self._hashes[node] = plan.hash
-            else:
-                self._hashes.pop(node, None)
-            if plan.hash != before:
+        since, since_ns = self._touched or (time.monotonic(), time.time_ns())
+        changed = [node for node in sorted(dirty) if self._differs(node)]
+        ended_ns = time.time_ns()
+        if changed:
+            parent = self._spans("plans.change", since_ns, ended_ns, {"kernelspan.nodes": len(changed)})
+            for node in changed:
+                self._changes.setdefault(node, Change(since, ended_ns, parent))
                 self._changed(node)
+
+    def _differs(self, node: str) -> bool:
+        """Makes the node's hash anew."""
+        plan = self.plan(node)
+        before = self._hashes.pop(node, "")
+        if plan.pods:
+            self._hashes[node] = plan.hash
+        return plan.hash != before
+
+    def take_change(self, node: str) -> Change | None:
+        """The change that a plan of the node was not sent for yet; from now on it was."""
+        return self._changes.pop(node, None)
 
     def close(self) -> None:
         """No flush is to come."""
@@ -103,6 +136,8 @@ class Plans:
                 plan.pods.append(_pod(pod, matching))
                 wanted.update((one.key, one) for one in matching)
         plan.profiles.extend(_profile(wanted[key]) for key in sorted(wanted))
+        secrets = (self._secrets.of(wanted[key]) for key in sorted(wanted, key=lambda one: wanted[one].uid))
+        plan.secrets.extend(one for one in secrets if one is not None)
         plan.hash = hash_of(plan)
         plan.operator_version = _VERSION
         return plan

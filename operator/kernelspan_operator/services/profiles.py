@@ -20,6 +20,7 @@ from kernelspan_api.reasons import Reason
 from kernelspan_api.resource import Spec
 from kernelspan_api.status import Status
 from kernelspan_api.subjects import RequestTLS, Statement
+from kernelspan_operator.models.exporter import needed
 from kernelspan_operator.models.policy import Policy
 from kernelspan_operator.models.profiles import CLUSTER_KIND, Body, Profile, ProfileKey
 
@@ -53,6 +54,16 @@ class Profiles:
         if now.problem:
             _log.info("profile.refused namespace=%s name=%s reason=%s", key.namespace, key.name, now.reason)
         self._changed(key, before, now)
+
+    def judge(self, key: ProfileKey, problem: str) -> None:
+        """What the profile needs is known by now; `problem`: why it cannot have it. Empty: it has it."""
+        found = self._all[key]
+        reason = Reason.SECRET_NOT_ALLOWED.value if problem else ""
+        self._all[key] = msgspec.structs.replace(
+            found, pending=False, problem=problem[:MAX_PROBLEM_CHARACTERS], reason=reason
+        )
+        if problem and problem != found.problem:
+            _log.info("profile.refused namespace=%s name=%s reason=%s", key.namespace, key.name, reason)
 
     def remove(self, key: ProfileKey, uid: str = "") -> None:
         """The object is gone; with another `uid` than the one known, it was one before it."""
@@ -91,6 +102,7 @@ def parse(body: Body, policy: Policy) -> Profile:
         spec=spec,
         problem=problem[:MAX_PROBLEM_CHARACTERS],
         reason=reason,
+        pending=spec is not None and bool(needed(spec)),
         document=msgspec.json.encode(body["spec"], order="deterministic") if spec is not None else b"",
         status=_status(body.get("status")),
     )
@@ -122,8 +134,9 @@ def refused_by(policy: Policy, key: ProfileKey, spec: Spec) -> list[str]:
         if request.tls is RequestTLS.USER_PROBES and not policy.user_probes:
             found.append(f"spec.requests[{index}].tls: UserProbes is not allowed")
     endpoint = spec.export.otlp.endpoint if spec.export else ""
-    if endpoint and endpoint not in policy.endpoints:
-        found.append("spec.export.otlp.endpoint is not one of the endpoints that are allowed")
+    if not policy.allows_endpoint(endpoint):
+        allowed = ", ".join(policy.endpoints) or "the chart's collector alone"
+        found.append(f"spec.export.otlp.endpoint: {endpoint} is not allowed (allowed: {allowed})"[:500])
     return found
 
 

@@ -68,6 +68,7 @@ class Statuses:
         self._plans, self._agents, self._now = plans, agents, now
         self._written: dict[ProfileKey, _Written] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.writes: dict[str, int] = {}  # by what came of them
         self._at_once = asyncio.Semaphore(WRITES_AT_ONCE)
 
     # --- what others say ----------------------------------------------------------------------------------------------
@@ -122,6 +123,9 @@ class Statuses:
         if profile is None or self._written.get(key) is not written or not self._plans.is_open:
             return
         if written.busy:
+            self._schedule(key, written, WRITE_SECONDS)
+            return
+        if profile.pending:
             self._schedule(key, written, WRITE_SECONDS)
             return
         nodes = self._nodes_of(profile)
@@ -181,14 +185,19 @@ class Statuses:
             async with self._at_once:
                 await self._kube.request("patch", "PATCH", path, body=patch, headers=_JSON_PATCH)
         except ApiError as error:
+            self._count("Gone" if error.status == 404 else "Failed")
             self._failed(profile.key, written, error)
             return
         finally:
             written.busy = False
             written.at = self._clock()
+        self._count("Written")
         written.status, written.failures = status, 0
         if moved:
             written.counters_at = written.at
+
+    def _count(self, what: str) -> None:
+        self.writes[what] = self.writes.get(what, 0) + 1
 
     def _failed(self, key: ProfileKey, written: _Written, error: ApiError) -> None:
         if error.status == 404:  # the object is gone; the event that says so is on its way

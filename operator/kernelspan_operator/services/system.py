@@ -21,6 +21,7 @@ from kernelspan_operator.errors import ApiError, ConfigurationError
 from kernelspan_operator.models.objects import Metadata
 from kernelspan_operator.models.policy import Policy
 from kernelspan_operator.models.profiles import Body, Profile, ProfileKey
+from kernelspan_operator.models.spans import Spans, no_spans
 
 from .agents import MAX_STREAMS, OPTIONS, Agents
 from .auth import Auth
@@ -30,6 +31,7 @@ from .nodes import NODES, Nodes
 from .plans import Plans
 from .pods import Pods
 from .profiles import Profiles, key_of
+from .secrets import Secrets
 from .status import Statuses
 from .watch import METADATA_LIST_ONLY, Timing
 from .watches import Watches
@@ -55,8 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class System:
     """All services. `start`, then feed `put` and `remove`; `close` at the end."""
 
-    def __init__(self, kube: Kube, settings: Settings, timing: Timing | None = None) -> None:
-        self._kube, self._settings = kube, settings
+    def __init__(self, kube: Kube, settings: Settings, timing: Timing | None = None, spans: Spans = no_spans) -> None:
+        self.kube, self._settings = kube, settings
         self._seen: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._expiry: asyncio.TimerHandle | None = None
@@ -67,9 +69,12 @@ class System:
         self.nodes = Nodes(self._node_touched, self._node_gone)
         self.pods = Pods(self.watches.open, self._nodes_touched, self._counted)
         self.whom = Whom(self.watches.open, self.pods)
-        self.plans = Plans(self.profiles, self.pods, self.nodes, self._plan_changed, kube.now)
+        self.secrets = Secrets(self.watches.open, settings.namespace, self._judged)
+        self.plans = Plans(
+            self.profiles, self.pods, self.nodes, self.secrets, self._plan_changed, kube.now, spans=spans
+        )
         self.auth = Auth(kube, settings.agent_service_account, kube.now)
-        self.agents = Agents(self.auth, self.plans, self._agent_changed, kube.now)
+        self.agents = Agents(self.auth, self.plans, self._agent_changed, kube.now, spans)
         self.statuses = Statuses(kube, self.profiles, self.pods, self.nodes, self.plans, self.agents, kube.now)
         names: Sequence[str] = settings.server_names
         self.certificates = Certificates(kube, settings.namespace, settings.authority, names, kube.now)
@@ -107,9 +112,8 @@ class System:
 
     async def _open(self) -> None:
         await self._all_seen()
-        while not (  # noqa: ASYNC110 - three services that know nothing of an event of ours
-            self.nodes.is_synced and self.whom.is_synced() and self.pods.is_synced()
-        ):
+        services = (self.nodes, self.whom, self.pods, self.secrets)
+        while not all(one.is_synced() for one in services):  # noqa: ASYNC110 - they know nothing of an event of ours
             await asyncio.sleep(LOOK_SECONDS)
         self.plans.open()
         self.agents.plans_opened()
@@ -130,7 +134,7 @@ class System:
                 await asyncio.sleep(LIST_AGAIN_SECONDS if expected is None else LOOK_SECONDS * 5)
 
     async def _uids(self, path: str) -> set[str]:
-        data = await self._kube.request("list", "GET", path, headers={"Accept": METADATA_LIST_ONLY})
+        data = await self.kube.request("list", "GET", path, headers={"Accept": METADATA_LIST_ONLY})
         return {one.metadata.uid for one in msgspec.json.decode(data, type=_Metadatas).items or ()}
 
     async def _keep_certificates(self) -> None:
@@ -161,10 +165,20 @@ class System:
             self.statuses.remove(key)
         if now is None:
             self.whom.remove(key)
+            self.secrets.remove(key)
         else:
+            self.secrets.put(now)
             self.whom.put(now)
-            self.plans.touch_profile(key)
-            self.statuses.touch([key])
+            # One that waits for its Secrets leaves the plans as they are: its form before goes on for that moment.
+            if not now.pending:
+                self.plans.touch_profile(key)
+                self.statuses.touch([key])
+        self._expire()
+
+    def _judged(self, key: ProfileKey, problem: str) -> None:
+        self.profiles.judge(key, problem)
+        self.plans.touch_profile(key)
+        self.statuses.touch([key])
         self._expire()
 
     def _nodes_touched(self, nodes: Iterable[str]) -> None:
@@ -194,7 +208,7 @@ class System:
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        now = self._kube.now()
+        now = self.kube.now()
         following = self.profiles.next_expiry(now)
         if following is not None and self.plans.is_open:
             seconds = min(max(following - now, 0.0) + LOOK_SECONDS, 3600.0)

@@ -34,6 +34,7 @@ WATCH_SECONDS = 290
 SILENCE_SECONDS = 120.0
 BACKOFF_SECONDS = (0.2, 30.0)
 FAILURES_TO_LIST_ANEW = 8  # the place may be one that this server will never reach: etcd was restored from a backup
+REFUSALS = (400, 401, 403, 404, 413, 414, 431)  # not of a server that is busy or ill
 MAX_LINE_BYTES = 8 << 20  # etcd's limit is 1.5 MiB for an object
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 METADATA_LIST_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
@@ -96,6 +97,10 @@ class _Status(msgspec.Struct, frozen=True):
     message: str = ""
 
 
+class _SilentError(ApiError):
+    """Nothing came for longer than a server that lives says nothing."""
+
+
 class _GoneError(Exception):
     """The place where the watch would go on is not known to the server any more."""
 
@@ -117,6 +122,8 @@ class Watch(Generic[T]):
     collection: Collection[T]
     tell: Callable[[Upsert[T] | Delete | Synced], object]
     timing: Timing = field(default_factory=Timing)
+    refused: Callable[[ApiError], object] = lambda _error: None  # told of each answer that the request itself earns
+    restarted: Callable[[str], object] = lambda _reason: None  # told why a list or a watch begins anew
     random: random.Random = field(default_factory=random.Random)
     _told: dict[str, str] = field(default_factory=dict)  # uid to resourceVersion
     _version: str = ""
@@ -129,14 +136,19 @@ class Watch(Generic[T]):
                 if not self._version:
                     await self._list()
                 await self._watch()
+                self.restarted("Ended")
             except _GoneError:
                 self._version = ""
+                self.restarted("Gone")
                 continue
             except (ApiError, aiohttp.ClientError, OSError, ValueError, msgspec.MsgspecError) as error:
                 self._failures += 1
+                self.restarted(_why(error))
                 _log.warning("watch.failed path=%s message=%s", self.collection.path, error)
                 if self._failures % FAILURES_TO_LIST_ANEW == 0:
                     self._version = ""
+                if isinstance(error, ApiError) and error.status in REFUSALS:
+                    self.refused(error)
             if self._failures:
                 await asyncio.sleep(self._delay())
 
@@ -188,15 +200,19 @@ class Watch(Generic[T]):
         )
         headers = {"Accept": METADATA_ONLY} if self.collection.metadata_only else None
         request = self.kube.open("watch", "GET", self.collection.path, query=query, headers=headers)
-        async with asyncio.timeout(REQUEST_SECONDS):
-            answer = await request.__aenter__()
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                answer = await request.__aenter__()
+        except (aiohttp.ClientError, OSError):
+            self.kube.count("watch", "none")
+            raise
+        self.kube.heard("watch", answer)
         try:
             if answer.status == 410:
                 raise _GoneError
             if answer.status >= 400:
                 message = message_of(await answer.content.read(4096))
                 raise ApiError(answer.status, f"watch {self.collection.path}: {answer.status}: {message}")
-            self.kube.heard(answer)
             await self._follow(answer)
         finally:
             answer.close()
@@ -209,7 +225,7 @@ class Watch(Generic[T]):
                 async with asyncio.timeout(self.timing.silence):
                     chunk = await answer.content.readany()
             except TimeoutError:
-                raise ApiError(0, f"watch {self.collection.path}: silent for {self.timing.silence:g} s") from None
+                raise _SilentError(0, f"watch {self.collection.path}: silent for {self.timing.silence:g} s") from None
             if not chunk:
                 self._failures += not events
                 return
@@ -240,3 +256,10 @@ class Watch(Generic[T]):
         elif event.type in ("ADDED", "MODIFIED"):
             self._told[meta.uid] = meta.resource_version
             self.tell(Upsert(found))
+
+
+def _why(error: Exception) -> str:
+    """Ended, Gone, Silent, Refused or Failed: the labels of a metric."""
+    if isinstance(error, _SilentError):
+        return "Silent"
+    return "Refused" if isinstance(error, ApiError) and error.status else "Failed"

@@ -8,17 +8,20 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from kernelspan_operator.errors import ApiError
+
 from .kube import Kube
 from .watch import Collection, Delete, Synced, Timing, Upsert, Watch
 
 Tell = Callable[[Upsert[Any] | Delete | Synced], object]
+Refused = Callable[[ApiError], object]
 _log = logging.getLogger(__name__)
 
 
 class OpenWatch(Protocol):
     """Starts a watch; what it gives ends it, after which nothing more is told."""
 
-    def __call__(self, collection: Collection[Any], tell: Tell) -> Callable[[], object]:
+    def __call__(self, collection: Collection[Any], tell: Tell, refused: Refused = ...) -> Callable[[], object]:
         """See above."""
 
 
@@ -28,20 +31,29 @@ class Watches:
     def __init__(self, kube: Kube, timing: Timing | None = None) -> None:
         self._kube, self._timing = kube, timing or Timing()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.restarts: dict[str, int] = {}  # by reason
+        self.bugs = 0  # watches that have ended and should not have
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def open(self, collection: Collection[Any], tell: Tell) -> Callable[[], object]:
+    def open(
+        self, collection: Collection[Any], tell: Tell, refused: Refused = lambda _error: None
+    ) -> Callable[[], object]:
         """See OpenWatch."""
-        task = asyncio.ensure_future(Watch(self._kube, collection, tell, self._timing).run())
+        watch = Watch(self._kube, collection, tell, self._timing, refused, self._restarted)
+        task = asyncio.ensure_future(watch.run())
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task.cancel
 
+    def _restarted(self, reason: str) -> None:
+        self.restarts[reason] = self.restarts.get(reason, 0) + 1
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
+            self.bugs += 1
             _log.error("watch.bug error=%s", repr(error), exc_info=error)
 
     async def close(self) -> None:

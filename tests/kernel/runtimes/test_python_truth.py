@@ -74,12 +74,12 @@ def test_agrees_with_py_spy_on_sleeping_threads(tmp_path: Path) -> None:
     with truth.started(Launch(python, "parked", (str(seconds),))) as (program, _):
         assert program.line() == "ready"
         with truth.open_app(tmp_path / "spans.jsonl", SLEEPS) as app:
-            app.trace(program.pid, "target")
+            app.select(program.pid, "target")
             program.go_on()
             assert program.line() == "asleep"
             seen = _py_spy(program.pid)
             truth.run_until(app, lambda: program.started.poll() is not None)
-            app.finish(10.0)
+            app.end(10.0)
     spans = truth.read_spans(tmp_path / "spans.jsonl")
     stacks = [str(span.attributes["code.stacktrace"]) for span in spans if "code.stacktrace" in span.attributes]
     shown = Counter(tuple((file, line) for _, file, line in truth.parse_stack(stack)) for stack in stacks)
@@ -103,10 +103,10 @@ def test_a_function_of_thousands_of_lines(tmp_path: Path) -> None:
     with truth.started(Launch(needed(wanted_pythons()[0]), "giant")) as (program, out):
         assert program.line() == "ready"
         with truth.open_app(tmp_path / "spans.jsonl") as app:
-            app.trace(program.pid, "target")
+            app.select(program.pid, "target")
             program.go_on()
             truth.run_until(app, lambda: bool(truth.read_said(out)))
             program.go_on()
-            app.finish(10.0)
+            app.end(10.0)
         verdict = judge(truth.read_said(out), truth.by_key(truth.read_spans(tmp_path / "spans.jsonl")))
     assert_true(verdict, 50)

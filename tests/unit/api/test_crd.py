@@ -17,7 +17,7 @@ from kernelspan_api.resource import KINDS, ClusterTraceProfile, ObjectMeta, Trac
 from kernelspan_api.rules import RULES
 from kernelspan_api.schema import struct_type, unwrap
 
-FOLDER = Path(__file__).resolve().parents[3] / "charts/kernelspan/crds"
+FOLDER = Path(__file__).resolve().parents[3] / "charts/kernelspan/files/crds"
 KIND_IDS = list(KINDS)
 
 

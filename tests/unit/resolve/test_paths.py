@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelspan_agent.resolve import paths
-from kernelspan_agent.resolve.paths import PathTable, text_of
+from kernelspan_agent.resolve.paths import PathTable, Redactor, text_of
 from kernelspan_agent.ring.records import PathFlag
 from tests.unit.resolve.making import path_record
 
@@ -38,7 +38,7 @@ def test_text(names: bytes, flags: int, text: str) -> None:
 
 def table(**known: tuple[bytes, int]) -> PathTable:
     """A table that knows paths by numbers named f1, f2, …"""
-    made = PathTable(lambda _ids: None, redact=[r"s3cret\d*", "x{3,}"])
+    made = PathTable(lambda _ids: None)
     for name, (names, flags) in known.items():
         made.learn(path_record(int(name[1:]), names, flags=flags))
     return made
@@ -62,7 +62,7 @@ def test_joined() -> None:
 
 def test_shown() -> None:
     """What matches is gone, what would break a line is escaped."""
-    made = table()
+    made = Redactor([r"s3cret\d*", "x{3,}"])
     assert made.shown("/a/s3cret12/b") == "/a/[redacted]/b"
     assert made.shown("/xxxx\n\udcff") == "/[redacted]\\n\\xff"
 
@@ -86,6 +86,6 @@ def test_any_names(names: bytes, flags: int) -> None:
     """Names are bytes: any of them make a text that can be shown."""
     made = table()
     made.learn(path_record(1, names, flags=flags))
-    shown = made.shown(made.resolve(1, 0))
+    shown = Redactor().shown(made.resolve(1, 0))
     assert shown.isprintable()
     shown.encode("utf-8")

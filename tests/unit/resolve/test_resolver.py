@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kernelspan_agent.libraries.base import Libraries
+from kernelspan_agent.model import ResolvedBatch
 from kernelspan_agent.resolve.clock import Clock
+from kernelspan_agent.resolve.infos import Infos
 from kernelspan_agent.resolve.processes import ProcessTable
 from kernelspan_agent.resolve.resolver import Resolver, ResolveSettings
 from kernelspan_agent.resolve.resource import ResourceSettings
+from kernelspan_agent.resolve.tables import Tables
 from kernelspan_agent.ring import records
 from kernelspan_agent.ring.records import OPERATION, OperationFlag, ProcessEvent, RecordKind
 from kernelspan_agent.runtimes.registry import Unsupported
 from kernelspan_api import semconv
-from kernelspan_api.operations import OPERATIONS
+from kernelspan_api.operations import OPERATIONS, Group
+from kernelspan_api.plan import Wanted
 from tests.unit.resolve.making import STAT, operations, path_record, process_record, stack_record
 
 NUMBER = {operation.name: operation.number for operation in OPERATIONS}
@@ -48,17 +53,42 @@ class Kernel:
     know_image = set_runtime
 
 
-def resolver(root: Path, **options: object) -> tuple[Resolver, Kernel]:
+EVERYTHING = Wanted("all", frozenset(NUMBER.values()), {}, (), (), (), 64, 10_000, 10_000, 20_000)
+
+
+class Stage:
+    """Tables and one profile's resolver behind them."""
+
+    def __init__(self, root: Path, kernel: Kernel, wanted: Wanted) -> None:
+        clock = Clock(lambda: 1_000, lambda: 1_000_000)
+        table = ProcessTable(kernel, Libraries(), lambda ns: ns, proc_root=str(root))  # type: ignore[arg-type]
+        self.processes = table
+        self.tables = Tables(table, clock, kernel)
+        infos = Infos(ResourceSettings())
+        self.resolver = Resolver(ResolveSettings(wanted), self.tables, clock, infos, kernel.reject_file)
+        self.learn = self.tables.learn
+
+    def resolve(self, rows: np.ndarray) -> ResolvedBatch | None:
+        return self.resolver.resolve(self.tables.take(rows))
+
+    @property
+    def filtered(self) -> int:
+        return self.resolver.filtered
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        return {reason: sum(counts.values()) for reason, counts in self.tables.dropped.items()}
+
+
+def resolver(root: Path, **wanted: object) -> tuple[Stage, Kernel]:
     """A resolver whose /proc is a folder without processes, which knows process 5 from instant 50 on."""
     kernel = Kernel()
-    clock = Clock(lambda: 1_000, lambda: 1_000_000)
-    table = ProcessTable(kernel, ResourceSettings(), Libraries(), lambda ns: ns, proc_root=str(root))  # type: ignore[arg-type]
-    made = Resolver(ResolveSettings(**options), table, clock, kernel)  # type: ignore[arg-type]
+    made = Stage(root, kernel, replace(EVERYTHING, **wanted))  # type: ignore[arg-type]
     made.learn([(RecordKind.PROCESS, process_record(ProcessEvent.EXEC, 5))])
     return made, kernel
 
 
-def attributes(made: Resolver, rows: np.ndarray) -> list[dict[str, object]]:
+def attributes(made: Stage, rows: np.ndarray) -> list[dict[str, object]]:
     """Attributes of each operation of a batch."""
     batch = made.resolve(rows)
     assert batch is not None
@@ -110,14 +140,14 @@ def test_what_says_nothing_is_not_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stacks", [True, False])
 def test_programs_that_cannot_be_walked(tmp_path: Path, stacks: bool) -> None:
     """Their operations say why they have no frames, unless nobody asked for any; those that may yet be walked do not."""
-    made, _ = resolver(tmp_path, stacks=stacks)
-    (traced,) = made._processes.alive()
+    made, _ = resolver(tmp_path, max_depth=64 if stacks else 0)
+    (traced,) = made.processes.alive()
     for reason, said in (("RuntimeUnsupported", 3 if stacks else 0), ("RuntimePending", 0)):
         traced.unsupported = Unsupported(reason, "")
-        made.frame_states.clear()
+        made.resolver.frame_states.clear()
         found = attributes(made, operations(3))
         assert sum(each.get(semconv.CODE_MISSING) == reason for each in found) == said
-        assert +made.frame_states == ({reason: 3} if said else {"None": 3})
+        assert +made.resolver.frame_states == ({reason: 3} if said else {"None": 3} if stacks else {})
 
 
 def test_processes(tmp_path: Path) -> None:
@@ -137,7 +167,7 @@ def test_processes(tmp_path: Path) -> None:
 def test_lost_processes(tmp_path: Path) -> None:
     """What the kernel traces is taken in though nobody told us; what it no longer traces has ended."""
     made, kernel = resolver(tmp_path)
-    table = made._processes
+    table = made.processes
     kernel.traced = {5: 90, 6: 80}
     rows = operations(4)
     rows["tgid"] = [5, 6, 6, 7]
@@ -146,12 +176,12 @@ def test_lost_processes(tmp_path: Path) -> None:
     assert [(info.tgid, info.started_ns) for info in batch.processes] == [(5, 50), (6, 80), (6, 80)]
     assert made.dropped == {"TargetGone": 1}
     table.catch_up(1000)
-    assert [(each.info.tgid, each.start_ns) for each in table.alive()] == [(5, 90), (6, 80)]
+    assert [(each.tgid, each.start_ns) for each in table.alive()] == [(5, 90), (6, 80)]
     made.learn([(RecordKind.PROCESS, process_record(ProcessEvent.FORK, 6, start=80, time=80))])  # it comes after all
     assert len(table.alive()) == 2
     kernel.traced = {6: 80}
     table.catch_up(2000)
-    assert [(each.info.tgid, each.info.ended_ns) for each in table.finished] == [(5, 90), (5, 2000)]
+    assert [(each.tgid, each.ended_epoch_ns) for each in table.finished] == [(5, 90), (5, 2000)]
 
 
 def test_unsound(tmp_path: Path) -> None:
@@ -163,7 +193,7 @@ def test_unsound(tmp_path: Path) -> None:
     assert batch is not None
     assert (len(batch.ops), made.dropped) == (3, {"Unsound": 2})
     made.learn([(RecordKind.PATH, b""), (99, b"x" * 200), (RecordKind.STACK, stack_record(1, [], count=9))])
-    assert made.unsound == 3
+    assert made.tables.unsound == 3
 
 
 kinds = st.sampled_from([*RecordKind, 0, 77])
@@ -191,6 +221,27 @@ def test_hostile_records(tmp_path: Path, others: list[tuple[int, bytes]], data: 
     batch = made.resolve(rows) if len(rows) else None
     taken = 0 if batch is None else len(batch.ops)
     assert taken + made.filtered + sum(made.dropped.values()) == len(rows)
+
+
+def test_beside_other_profiles(tmp_path: Path) -> None:
+    """Where others want the process too, what the kernel filtered as widely as all of them is filtered as this one says."""
+    made, _ = resolver(
+        tmp_path,
+        operations=frozenset({NUMBER["Send"], NUMBER["Read"]}),
+        min_duration_ns={Group.FILES: 6, Group.NETWORK: 0},
+        ports=(80, 443),
+    )
+    made.resolver.shared = True
+    rows = operations(
+        8, op=[NUMBER[name] for name in ("Send", "Send", "Send", "Receive", "Read", "Read", "Open", "Sleep")]
+    )
+    rows["peer_port"] = [80, 81, 0, 80, 0, 0, 0, 0]
+    rows["local_port"] = [1, 1, 443, 1, 0, 0, 0, 0]
+    rows["time"][5] += 1
+    batch = made.resolve(rows)
+    assert batch is not None
+    assert np.flatnonzero(np.isin(rows["start"], batch.ops["start"])).tolist() == [0, 2, 5]
+    assert made.filtered == 5
 
 
 @pytest.mark.parametrize("family", [0, 1, 2, 10, 16, 17, 9999])

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Match classes: sets of profiles that want a process, by the number that the kernel knows each by.
+
+A number means one set for as long as an operation may bear it; it is given away again when the numbers have run out and
+nothing of its class is on the way any more. What was counted for a set before is kept with each of its profiles.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Sums
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kernelspan_agent.accounting import Accounting, UserCounts, balance
+from kernelspan_agent.errors import BudgetError
+from kernelspan_agent.probes.constants import MAX_CLASSES, Counter
+from kernelspan_api.plan import Wanted, together
+
+if TYPE_CHECKING:
+    from kernelspan_agent.intake import Intake
+    from kernelspan_agent.probes.session import Session
+    from kernelspan_agent.profile_run import ProfileRun
+    from kernelspan_agent.resolve.tables import Tables
+
+NOBODY = 0  # the class of processes that nobody wants any more
+MAX_REJECTED = 16384
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What happened to the operations of some classes up to some moment."""
+
+    kernel: Sums[Counter] = field(default_factory=Sums)
+    received: int = 0
+    dropped: Sums[str] = field(default_factory=Sums)
+
+    def add(self, other: _Counts, sign: int = 1) -> None:
+        for key, value in other.kernel.items():
+            self.kernel[key] += sign * value
+        self.received += sign * other.received
+        for reason, value in other.dropped.items():
+            self.dropped[reason] += sign * value
+
+
+@dataclass(slots=True)
+class _Class:
+    uids: frozenset[str]
+    before: _Counts  # what the number had counted when the class began
+    retired: bool = False
+
+
+class Classes:
+    """The classes of one session. Not for several threads."""
+
+    def __init__(self, session: Session, intake: Intake, tables: Tables) -> None:
+        self._session, self._intake, self._tables = session, intake, tables
+        self._classes: dict[int, _Class] = {}
+        self._numbers: dict[frozenset[str], int] = {}
+        self._past: dict[str, _Counts] = {}  # of numbers that were given away, by profile
+        self._masks: dict[str, np.ndarray] = {}
+        self._rejected: OrderedDict[tuple[int, int, int], set[str]] = OrderedDict()
+
+    def number(self, uids: frozenset[str], wanted: Sequence[Wanted]) -> int:
+        """The class of a set of profiles, and of what they want; a new one is made. Raises BudgetError: too many."""
+        if not uids:
+            return NOBODY
+        number = self._numbers.get(uids)
+        if number is None:
+            number = self._free()
+            self._session.set_class(number, together(wanted))
+            self._numbers[uids] = number
+            self._classes[number] = _Class(uids, self._counted(number))
+            self._masks.clear()
+        return number
+
+    def _free(self) -> int:
+        number = len(self._classes) + 1
+        if number < MAX_CLASSES:
+            return number
+        in_flight, waits = self._session.in_flight(), self._intake.counts()[1]
+        for number, one in list(self._classes.items()):
+            counted = self._counted(number)
+            if (
+                one.retired
+                and not in_flight[number]
+                and counted.kernel[Counter.SENT] == counted.received
+                and not waits[number]
+            ):
+                counted.add(one.before, -1)
+                for uid in one.uids:
+                    self._past.setdefault(uid, _Counts()).add(counted)
+                return number
+        raise BudgetError(
+            f"more than {MAX_CLASSES - 1} different sets of profiles select processes on this node",
+            hint="let fewer profiles overlap",
+        )
+
+    def retire(self, uid: str) -> None:
+        """The profile is no more: no process is to be of its classes."""
+        for one in list(self._classes.values()):
+            if uid in one.uids and not one.retired:
+                one.retired = True
+                self._numbers.pop(one.uids, None)
+        self._masks.pop(uid, None)
+        self._past.pop(uid, None)
+
+    def is_shared(self, uid: str) -> bool:
+        """Whether the kernel's filters and limits are wider than this profile's: it has others beside it, or two classes."""
+        mine = [one for one in list(self._classes.values()) if uid in one.uids]
+        return len(mine) > 1 or any(len(one.uids) > 1 for one in mine)
+
+    def mask(self, uid: str) -> np.ndarray:
+        """Which numbers are classes of the profile: bool, shape (MAX_CLASSES,)."""
+        found = self._masks.get(uid)
+        if found is None:
+            found = np.zeros(MAX_CLASSES, bool)
+            found[[number for number, one in list(self._classes.items()) if uid in one.uids]] = True
+            self._masks[uid] = found
+        return found
+
+    def reject(self, uid: str, file: int, path: int) -> None:
+        """The profile wants no operation on this file: the kernel is told where no profile of a class does."""
+        for number, one in list(self._classes.items()):
+            if uid not in one.uids or one.retired:
+                continue
+            if len(one.uids) > 1:
+                said = self._rejected.setdefault((number, file, path), set())
+                said.add(uid)
+                if len(self._rejected) > MAX_REJECTED:
+                    self._rejected.popitem(last=False)
+                if said != one.uids:
+                    continue
+            self._session.reject_file(file, path, number)
+
+    # --- accounting ---------------------------------------------------------------------------------------------------
+
+    def _counted(self, number: int) -> _Counts:
+        received, _, queue_full = self._intake.counts()
+        dropped = Sums({"QueueFull": int(queue_full[number])})
+        for reason, by_class in self._tables.dropped.items():
+            dropped[reason] = by_class[number]
+        return _Counts(Sums(self._session.counts(number)), int(received[number]), dropped)
+
+    def accounting(self, run: ProfileRun) -> Accounting:
+        """A profile's balance. What is in flight in the kernel is counted there, one by one."""
+        total = _Counts()
+        total.add(self._past.get(run.uid, _Counts()))
+        mine = [number for number, one in list(self._classes.items()) if run.uid in one.uids]
+        for number in mine:
+            total.add(self._counted(number))
+            total.add(self._classes[number].before, -1)
+        in_flight = self._session.in_flight()
+        exported = run.exporter.counters.snapshot()
+        waiting = sum(int(self._intake.counts()[1][number]) for number in mine)
+        user = UserCounts(
+            received=total.received,
+            filtered=run.resolver.filtered,
+            sampled_out=run.tracer.counters.operations_sampled_out,
+            rate_limited=run.rate_limited,
+            exported=exported.operations_exported,
+            waiting=waiting + exported.operations_in_flight,
+            dropped=dict(total.dropped + run.dropped()),
+        )
+        return balance(total.kernel, sum(in_flight[number] for number in mine), user)

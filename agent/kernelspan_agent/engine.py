@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A running agent: one set of programs in the kernel, the stages behind it, and any number of profiles that share it.
+
+A process that profiles want is of a match class: the set of those profiles. The kernel filters by the class, as widely as
+all of its profiles together; what each of them wants of it is decided in its ProfileRun. The ring's thread is Intake's;
+everything else happens in the thread that calls `run` or `step`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kernelspan_agent.accounting import Accounting
+from kernelspan_agent.classes import Classes
+from kernelspan_agent.guard.cost import CostSampler
+from kernelspan_agent.intake import IDLE_WAIT_SECONDS, Intake
+from kernelspan_agent.libraries.base import Libraries
+from kernelspan_agent.probes.session import RING_BYTES, Session
+from kernelspan_agent.profile_run import ProfileRun, rows_of
+from kernelspan_agent.resolve.clock import Clock
+from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
+from kernelspan_agent.resolve.tables import Tables
+
+if TYPE_CHECKING:
+    from kernelspan_agent.export.base import Exporter
+    from kernelspan_agent.probes.mechanisms import Mechanism
+    from kernelspan_agent.resolve.resource import ResourceSettings
+    from kernelspan_agent.ring.reader import Drained
+    from kernelspan_api.plan import Wanted
+    from kernelspan_api.profile import TraceProfile
+
+TICK_SECONDS = 0.2
+GREENLET_LOOK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of an agent's own life, for the report."""
+
+    open_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    compile_cached: bool = False
+
+
+class Engine:
+    """Everything between the kernel and the exporters. `close` it."""
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        environ: Mapping[str, str],
+        *,
+        mechanism: Mechanism | None = None,
+        ring_bytes: int = RING_BYTES,
+        watch_exec: bool = False,
+    ) -> None:
+        """Builds, loads and attaches what is wanted. Raises MachineError; nothing is left behind then."""
+        started = time.monotonic()
+        self.clock = Clock()
+        self.session = Session.open(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism)
+        built = self.session.built
+        self.timings = Timings(time.monotonic() - started, built.seconds, built.cached)
+        self._intake = Intake(self.session)
+        self.processes = ProcessTable(
+            self.session,
+            Libraries(),
+            lambda monotonic_ns: monotonic_ns + self.clock.offset_ns,
+            glances=self._intake.glance_of,
+        )
+        self.tables = Tables(self.processes, self.clock, self.session)
+        self.profiles: dict[str, ProfileRun] = {}
+        self._classes = Classes(self.session, self._intake, self.tables)
+        self.on_exec: Callable[[int], object] = int  # told of programs that start; nothing by itself
+        self._next_tick = self._next_look = 0.0
+        self._lost_processes = 0
+        self.cost = CostSampler(self.session, time.monotonic())
+        self.last_step_seconds = time.monotonic()
+        self._stepped = self._ended = False
+
+    # --- whom, and for whom -------------------------------------------------------------------------------------------
+
+    def add(self, uid: str, profile: TraceProfile, exporter: Exporter, resource: ResourceSettings) -> ProfileRun:
+        """Takes a profile in; what it wants must be attached. It has no processes yet: `want` them for it."""
+        run = self.profiles[uid] = ProfileRun(
+            uid,
+            profile,
+            exporter,
+            resource,
+            self.tables,
+            self.clock,
+            lambda file, path: self._classes.reject(uid, file, path),
+        )
+        return run
+
+    def remove(self, uid: str) -> ProfileRun:
+        """Takes a profile out, which nothing wants any more; what of it is open ends. Its exporter is the caller's."""
+        run = self.profiles.pop(uid)
+        self._classes.retire(uid)
+        run.close_spans()
+        return run
+
+    def want(self, traced: TracedProcess, uids: frozenset[str]) -> None:
+        """Who wants a traced process from now on; its children begin with the same. Raises BudgetError."""
+        if uids == traced.wanted_by:
+            return
+        number = self._class(uids)
+        traced.wanted_by = uids
+        if self.session.process_start(traced.tgid) == traced.start_ns:
+            self.session.trace(traced.tgid, traced.start_ns, number)
+
+    def trace(self, pid: int, name: str, uids: frozenset[str], *, held: bool = False) -> TracedProcess:
+        """Traces a process that exists already. `held`: a child of ours that waits for its exec; its frames are ours."""
+        number = self._class(uids)
+        start = self.clock.monotonic_now_ns()
+        self.session.trace(pid, start, number)  # first: the kernel is told of runtimes of images that it knows
+        traced = self.processes.add(pid, start, name=name, from_start=held, wanted_by=uids)
+        if held:
+            self.processes.leave_unwalked(traced)
+        self._tell_started()
+        self.processes.detect_pending(self.clock.monotonic_now_ns())
+        return traced
+
+    def _class(self, uids: frozenset[str]) -> int:
+        number = self._classes.number(uids, [self.profiles[uid].wanted for uid in sorted(uids)])
+        for uid in uids:
+            self.profiles[uid].shared = self._classes.is_shared(uid)
+        return number
+
+    # --- the stages ---------------------------------------------------------------------------------------------------
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Works until `until` says so; it is asked at least 20 times a second."""
+        while not until():
+            self.step(0.002 if self.processes.has_pending else IDLE_WAIT_SECONDS)
+
+    def step(self, timeout_seconds: float) -> None:
+        """Takes on what waits, at most one drained piece, and does what is due."""
+        self.last_step_seconds = time.monotonic()
+        self._stepped = True
+        drained = self._intake.next(timeout_seconds)
+        if drained is not None:
+            self._process(drained)
+        self.processes.detect_pending(self.clock.monotonic_now_ns())
+        now = time.monotonic()
+        if now >= self._next_tick:
+            self._next_tick = now + TICK_SECONDS
+            self._housekeep(now)
+
+    def _process(self, drained: Drained) -> None:
+        self.tables.learn(drained.others)
+        self._tell_started()
+        execs = list(self.processes.execs)
+        self.processes.execs.clear()
+        for tgid in execs:
+            self.on_exec(tgid)
+        if len(drained.operations):
+            taken = self.tables.take(drained.operations)
+            for run in self.profiles.values():
+                mine = taken if len(self.profiles) == 1 else rows_of(taken, self._classes.mask(run.uid))
+                if len(mine.ops):
+                    run.process(mine)
+            self._intake.done(drained)
+        self._tell_ended()
+
+    def _tell_started(self) -> None:
+        for traced in self.processes.started:
+            for uid in traced.wanted_by:
+                if uid in self.profiles:
+                    self.profiles[uid].started(traced)
+        self.processes.started.clear()
+
+    def _tell_ended(self) -> None:
+        for traced in self.processes.finished:
+            for run in self.profiles.values():
+                run.ended(traced)
+        self.processes.finished.clear()
+
+    def _housekeep(self, now: float) -> None:
+        if self.clock.stepped():  # somebody set the wall clock: what is open ends in the old time
+            for run in self.profiles.values():
+                run.close_spans()
+        monotonic = self.clock.monotonic_now_ns()
+        for run in self.profiles.values():
+            # what is still in the ring or the queue may be as old as the last drain
+            run.tick(monotonic + self.clock.offset_ns - int(TICK_SECONDS * 1e9))
+        self._catch_up(monotonic)
+        self.processes.sweep(monotonic)
+        for traced in self.processes.gone:
+            for run in self.profiles.values():
+                run.infos.forget(traced)
+        self.processes.gone.clear()
+        self.cost.tick(now)
+        if now >= self._next_look:
+            self._next_look = now + GREENLET_LOOK_SECONDS
+            self.processes.look_for_greenlets()
+
+    def _catch_up(self, monotonic_ns: int) -> None:
+        lost = self.session.lost_processes()
+        if lost != self._lost_processes and not self.waiting_operations:  # else what ended may still have some here
+            self._lost_processes = lost
+            self.processes.catch_up(monotonic_ns)
+
+    # --- how it is, for whoever asks from another thread ----------------------------------------------------------
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether operations are being seen: from the first step, before which it is said whose, to `finish` or `close`."""
+        return self._stepped and not self._ended
+
+    @property
+    def waiting_operations(self) -> int:
+        """Operations that were drained and wait for the stages."""
+        return self._intake.waiting
+
+    def ring_fill(self) -> float:
+        """Share of the ring buffer that waits to be drained."""
+        return self._intake.fill()
+
+    @property
+    def running(self) -> Mapping[str, ProfileRun]:
+        """The profiles, by uid."""
+        return self.profiles
+
+    def accounting_of(self, uid: str) -> Accounting:
+        """A profile's balance; exact once `finish` has run."""
+        return self._classes.accounting(self.profiles[uid])
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Detaches, takes on what is still in the ring, and closes what is open. Exporters are their owners' to close."""
+        self.session.detach()
+        self._ended = True
+        self._intake.stop(rest=True)
+        while (drained := self._intake.next(0.0)) is not None:
+            self._process(drained)
+        for run in self.profiles.values():
+            run.close_spans()
+
+    def close(self) -> None:
+        """Gives everything back to the kernel; what was not exported is lost."""
+        self._ended = True
+        self.cost.close()
+        self.session.detach()
+        self._intake.close()
+        self.session.close()
+        self.processes.close()

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ring's thread, and the bounded queue behind it.
+
+The thread only copies records out, so the kernel never waits for Python's slower half. Operations beyond the queue's
+bound are dropped and counted (QueueFull), records that carry names never are. Of every process that starts the thread
+takes a glance before anything else: it may live for milliseconds only.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kernelspan_agent.probes.constants import MAX_CLASSES
+from kernelspan_agent.resolve.glance import Glance, glance
+from kernelspan_agent.ring.reader import Drained, RingReader
+from kernelspan_agent.ring.records import PROCESS, ProcessEvent, RecordKind
+
+if TYPE_CHECKING:
+    from kernelspan_agent.probes.session import Session
+
+MAX_WAITING_OPERATIONS = 65536  # 10 MB of records
+IDLE_WAIT_SECONDS = 0.05
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+class Intake:
+    """Drains one session's ring from now on. `stop` it, then `close` it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._ring = RingReader(session.ring_fd, session.ring_bytes)
+        self._queue: queue.SimpleQueue[Drained] = queue.SimpleQueue()
+        self._waiting = np.zeros(MAX_CLASSES, np.int64)
+        self._lock = threading.Lock()
+        self._received = np.zeros(MAX_CLASSES, np.int64)
+        self._queue_full = np.zeros(MAX_CLASSES, np.int64)
+        self._boot_ahead_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+        self._glances: dict[tuple[int, int], Glance | None] = {}
+        self._stopping = threading.Event()
+        self._reader = threading.Thread(target=self._loop, name="ring", daemon=True)
+        self._reader.start()
+
+    def next(self, timeout_seconds: float) -> Drained | None:
+        """The next drained piece; None: there was none in that time. To be followed by `done`."""
+        try:
+            if timeout_seconds > 0:
+                return self._queue.get(timeout=timeout_seconds)
+            return self._queue.get_nowait()
+        except queue.Empty:
+            return None
+
+    def done(self, drained: Drained) -> None:
+        """The stages have taken a piece on."""
+        classes = _by_class(drained.operations)
+        with self._lock:
+            self._waiting -= classes
+
+    @property
+    def waiting(self) -> int:
+        """Operations that were drained and wait for the stages."""
+        with self._lock:
+            return int(self._waiting.sum())
+
+    def fill(self) -> float:
+        """Share of the ring buffer that waits to be drained."""
+        return self._ring.fill()
+
+    def counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Operations drained, those of them that wait, those dropped as the queue was full: each (MAX_CLASSES,), by class."""
+        with self._lock:
+            return self._received.copy(), self._waiting.copy(), self._queue_full.copy()
+
+    def glance_of(self, tgid: int, start_ns: int) -> Glance | None:
+        """What was seen of an image (CLOCK_MONOTONIC) when its record came, else what can be seen now."""
+        if (tgid, start_ns) in self._glances:
+            return self._glances.pop((tgid, start_ns))
+        return glance(tgid)
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        while not self._stopping.is_set():
+            self._ring.wait(IDLE_WAIT_SECONDS)
+            self._drain()
+
+    def _drain(self) -> bool:
+        drained = self._ring.drain()
+        count = len(drained.operations)
+        if not count and not drained.others:
+            return False
+        classes = _by_class(drained.operations)
+        with self._lock:
+            self._received += classes
+            if self._waiting.sum() + count > MAX_WAITING_OPERATIONS:
+                self._queue_full += classes
+                drained = Drained(drained.operations[:0], drained.others)
+            else:
+                self._waiting += classes
+        self._look_at(drained.others)
+        self._queue.put(drained)
+        return True
+
+    def _look_at(self, records: list[tuple[int, bytes]]) -> None:
+        for kind, record in records:
+            if kind == RecordKind.PROCESS:
+                row = np.frombuffer(record, PROCESS, 1)[0]
+                tgid, start = int(row["tgid"]), int(row["start"])
+                if int(row["event"]) == ProcessEvent.EXIT or not start:
+                    continue
+                seen = glance(tgid)
+                if seen is not None and not self._is_image(seen, tgid, start):
+                    seen.close()
+                    seen = None
+                self._glances[tgid, start] = seen
+
+    def _is_image(self, seen: Glance, tgid: int, start_ns: int) -> bool:
+        """Whether a glance is of the image that began at `start_ns`: not of a later one, nor of a pid used again.
+
+        Only where the kernel still says so: what has ended since may have become another program in between.
+        """
+        now = self._session.process_start(tgid)
+        began_ns = seen.process.start_ticks * _TICK_NS - self._boot_ahead_ns
+        return now == start_ns and began_ns <= start_ns + _TICK_NS
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def stop(self, *, rest: bool) -> None:
+        """Ends the thread. `rest`: what is still in the ring is drained."""
+        self._stopping.set()
+        if self._reader.is_alive():
+            self._reader.join()
+        while rest and self._drain():
+            pass
+
+    def close(self) -> None:
+        """Lets go of the ring."""
+        self.stop(rest=False)
+        self._ring.close()
+        for seen in self._glances.values():
+            if seen is not None:
+                seen.close()
+
+
+def _by_class(operations: np.ndarray) -> np.ndarray:
+    counted: np.ndarray = np.bincount(operations["cls"], minlength=MAX_CLASSES)[:MAX_CLASSES]
+    return counted

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One profile in a running agent: what becomes of the operations of the processes that it selects."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kernelspan_agent.resolve.infos import Infos
+from kernelspan_agent.resolve.resolver import Resolver, ResolveSettings
+from kernelspan_agent.trace import Tracer, TraceSettings
+from kernelspan_agent.trace.settings import Orphans
+from kernelspan_api.plan import Wanted
+from kernelspan_api.plan import wanted as wanted_by
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kernelspan_agent.export.base import Exporter
+    from kernelspan_agent.model import ResolvedBatch, SpanBatch
+    from kernelspan_agent.resolve.clock import Clock
+    from kernelspan_agent.resolve.processes import TracedProcess
+    from kernelspan_agent.resolve.resource import ResourceSettings
+    from kernelspan_agent.resolve.tables import Tables, Taken
+    from kernelspan_api.profile import TraceProfile
+
+BURST_SECONDS = 2
+
+
+@dataclass(slots=True)
+class RateLimit:
+    """A token bucket over operations, of BURST_SECONDS' worth."""
+
+    per_second: int
+    tokens: float = 0.0
+    last_seconds: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.tokens = float(self.per_second * BURST_SECONDS)
+
+    def allow(self, count: int, now_seconds: float) -> int:
+        """How many of `count` may pass."""
+        rest = self.tokens + (now_seconds - self.last_seconds) * self.per_second
+        self.tokens = min(rest, float(self.per_second * BURST_SECONDS))
+        self.last_seconds = now_seconds
+        passed = min(count, int(self.tokens))
+        self.tokens -= passed
+        return passed
+
+
+class ProfileRun:
+    """From the operations of a profile's processes to its exporter."""
+
+    def __init__(
+        self,
+        uid: str,
+        profile: TraceProfile,
+        exporter: Exporter,
+        resource: ResourceSettings,
+        tables: Tables,
+        clock: Clock,
+        reject: Callable[[int, int], object],
+    ) -> None:
+        """`reject`: told of files (file, path) on which the profile wants no operation."""
+        self.uid, self.profile, self.exporter = uid, profile, exporter
+        spec = profile.spec
+        self.wanted: Wanted = wanted_by(profile.metadata.name, spec)
+        self._clock = clock
+        self.infos = Infos(resource)
+        self.resolver = Resolver(
+            ResolveSettings(
+                self.wanted,
+                stack_trace=spec.code.stack_trace.value == "Attribute",
+                redact_paths=tuple(spec.redaction.paths),
+                app_paths=tuple(spec.code.app_paths),
+                library_paths=tuple(spec.code.library_paths),
+            ),
+            tables,
+            clock,
+            self.infos,
+            reject,
+        )
+        self.tracer = Tracer(
+            TraceSettings(
+                functions=spec.code.functions,
+                orphans=Orphans(spec.correlation.orphans.value),
+                percent=spec.sampling.percent,
+            )
+        )
+        self._spans = RateLimit(spec.limits.spans_per_second)
+        self._events = RateLimit(spec.limits.events_per_second)
+        self.rate_limited = 0
+
+    @property
+    def label(self) -> str:
+        """How logs and metrics call it: with its namespace where it has one."""
+        named = self.profile.metadata
+        return f"{named.namespace}/{named.name}" if named.namespace else named.name
+
+    @property
+    def shared(self) -> bool:
+        """Whether the kernel's filters and limits may be wider than this profile's, others wanting its processes too."""
+        return self.resolver.shared
+
+    @shared.setter
+    def shared(self, value: bool) -> None:
+        self.resolver.shared = value
+
+    def process(self, taken: Taken) -> None:
+        """Takes on operations of processes that the profile selects."""
+        batch = self.resolver.resolve(taken)
+        if batch is None:
+            return
+        now = time.monotonic()
+        count = len(batch.ops)
+        passed = self._spans.allow(self._events.allow(count, now) if self.shared else count, now)
+        self.rate_limited += count - passed
+        if passed:
+            self.export(self.tracer.process(_head(batch, passed)))
+
+    def export(self, batch: SpanBatch) -> None:
+        """Hands spans on."""
+        if len(batch):
+            self.exporter.export(batch)
+
+    def started(self, traced: TracedProcess) -> None:
+        """A process that it selects has begun."""
+        self.tracer.process_started(self.infos.started(traced))
+
+    def ended(self, traced: TracedProcess) -> None:
+        """A process has ended; perhaps one that the profile never selected."""
+        info = self.infos.ended(traced)
+        if info is not None:
+            self.tracer.process_ended(info, info.ended_ns)
+
+    def tick(self, now_ns: int) -> None:
+        """Closes what has been idle; `now_ns`: all operations that ended before are in (Unix epoch)."""
+        self.export(self.tracer.tick(now_ns))
+
+    def close_spans(self) -> None:
+        """Closes every span that is open."""
+        self.export(self.tracer.close(self._clock.now_ns()))
+
+    def dropped(self) -> Counter[str]:
+        """Operations that reached the profile and were lost, by reason."""
+        found = Counter(self.exporter.counters.snapshot().operations_dropped)
+        found["Orphan"] += self.tracer.counters.orphans_dropped
+        return found
+
+
+def _head(batch: ResolvedBatch, count: int) -> ResolvedBatch:
+    if count == len(batch.ops):
+        return batch
+    return replace(
+        batch,
+        ops=batch.ops[:count],
+        start_ns=batch.start_ns[:count],
+        end_ns=batch.end_ns[:count],
+        stacks=batch.stacks[:count],
+        processes=batch.processes[:count],
+        segments=batch.segments[:count],
+        rows=batch.rows[:count],
+    )
+
+
+def rows_of(taken: Taken, classes: np.ndarray) -> Taken:
+    """The operations of these classes: bool, shape (MAX_CLASSES,)."""
+    return taken.of(classes[taken.ops["cls"]])

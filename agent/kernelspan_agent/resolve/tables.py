@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the records of a session told: processes, stacks, paths. One for all profiles, each of which has a Resolver.
+
+Records that carry names are taken in first, then the operations that refer to them by id.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from kernelspan_agent.model import Origin
+from kernelspan_agent.resolve.paths import PathTable
+from kernelspan_agent.resolve.stacks import StackTable
+from kernelspan_agent.ring.records import HEADER, RecordKind
+from kernelspan_agent.ring.sound import is_sound, sound_operations
+from kernelspan_api.operations import OPERATIONS
+
+if TYPE_CHECKING:
+    from kernelspan_agent.libraries.base import Verdict
+    from kernelspan_agent.resolve.clock import Clock
+    from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
+
+_KNOWN = np.zeros(64, bool)
+_KNOWN[[operation.number for operation in OPERATIONS]] = True
+_EXEC = next(operation.number for operation in OPERATIONS if operation.name == "Exec")
+_LAYOUT_AT = {RecordKind.STACK: 36, RecordKind.CODE: 60}  # the last word of each one's header: the layout's number
+
+
+class Kernel(Protocol):
+    """What the kernel's side is told."""
+
+    def forget_ids(self, *, stacks: list[int] | None = None, paths: list[int] | None = None) -> None:
+        """These ids are no longer known here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """n operations in the order of their end, each with its process. `ops`: OPERATION, shape (n,)."""
+
+    ops: np.ndarray
+    traced: list[TracedProcess]
+
+    def of(self, wanted: np.ndarray) -> Taken:
+        """Those of them that `wanted`, bool of shape (n,), says."""
+        if wanted.all():
+            return self
+        return Taken(self.ops[wanted], [self.traced[row] for row in np.flatnonzero(wanted).tolist()])
+
+
+class Tables:
+    """Takes in records. Not for several threads."""
+
+    def __init__(self, processes: ProcessTable, clock: Clock, kernel: Kernel) -> None:
+        self.processes, self._clock = processes, clock
+        self.stacks = StackTable(lambda ids: kernel.forget_ids(stacks=ids))
+        self.paths = PathTable(lambda ids: kernel.forget_ids(paths=ids))
+        self.dropped: dict[str, Counter[int]] = {}  # operations by reason, then by class
+        self.unsound = 0  # records, no operations, that are none of ours
+
+    def learn(self, records: Iterable[tuple[int, bytes]]) -> None:
+        """Takes in records that are no operations.
+
+        Processes first, since every millisecond until a new program's runtime is known is one without frames; all
+        others name the instant they belong to.
+        """
+        rest = []
+        for kind, record in records:
+            if not is_sound(kind, record):
+                self.unsound += 1
+            elif kind == RecordKind.PROCESS:
+                self.processes.learn(record)
+                self.processes.detect_pending(self._clock.monotonic_now_ns())
+            else:
+                rest.append((kind, record))
+        for kind, record in rest:
+            if kind == RecordKind.PATH:
+                self.paths.learn(record)
+            elif kind == RecordKind.CODE:
+                self._learn_code(record)
+            elif kind == RecordKind.STACK:
+                self._learn_stack(record)
+
+    def _learn_code(self, record: bytes) -> None:
+        traced = self._walked(record)
+        if traced is not None and traced.symboliser is not None:
+            traced.symboliser.learn(record)
+
+    def _walked(self, record: bytes) -> TracedProcess | None:
+        """The process whose frames a record is about."""
+        header = np.frombuffer(record, HEADER, 1)[0]
+        traced = self.processes.find(int(header["tgid"]), int(header["time"]))
+        if traced is not None and traced.symboliser is None:  # the kernel knew the program before we looked
+            at = _LAYOUT_AT[RecordKind(int(header["kind"]))]
+            self.processes.walked(traced, int.from_bytes(record[at : at + 4], "little"))
+        return traced
+
+    def _learn_stack(self, record: bytes) -> None:
+        traced = self._walked(record)
+        if traced is None or traced.symboliser is None:
+            self.stacks.learn(record, None, _nobody)
+            return
+        self.stacks.learn(record, traced.symbolise, lambda file: self.processes.classify(traced, file))
+
+    def take(self, operations: np.ndarray) -> Taken:
+        """The operations that are ours and whose process is known; the others are counted.
+
+        `operations`: OPERATION, shape (n,), as drained.
+        """
+        sound = sound_operations(operations, _KNOWN)
+        if not sound.all():
+            self._drop("Unsound", operations[~sound])
+            operations = operations[sound]
+        ops = operations[np.argsort(operations["time"], kind="stable")]
+        traced = self._processes_of(ops)
+        keep = np.fromiter((each is not None for each in traced), bool, len(ops))
+        if not keep.all():
+            self._drop("TargetGone", ops[~keep])
+            ops = ops[keep]
+        return Taken(ops, [each for each in traced if each is not None])
+
+    def _drop(self, reason: str, ops: np.ndarray) -> None:
+        self.dropped.setdefault(reason, Counter()).update(ops["cls"].tolist())
+
+    def _processes_of(self, ops: np.ndarray) -> list[TracedProcess | None]:
+        # a successful exec is the first act of the image that it starts
+        at = np.where((ops["op"] == _EXEC) & (ops["ret"] == 0), ops["time"], ops["start"]).tolist()
+        find, tgids = self.processes.find, ops["tgid"].tolist()
+        found = [find(tgid, when) for tgid, when in zip(tgids, at, strict=True)]
+        unknown = {tgid for tgid, traced in zip(tgids, found, strict=True) if traced is None}
+        for tgid in unknown:
+            self.processes.recover(tgid)
+        return [find(tgid, when) for tgid, when in zip(tgids, at, strict=True)] if unknown else found
+
+
+def _nobody(_file: str) -> Verdict:
+    return Origin.UNKNOWN, None
