@@ -37,7 +37,9 @@ COPY --from=operator-root / /
 COPY --from=operator-packages /opt/kernelspan /opt/kernelspan
 ENV PATH=/opt/kernelspan/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONUNBUFFERED=1 \
-    PYTHONDONTWRITEBYTECODE=1
+    PYTHONDONTWRITEBYTECODE=1 \
+    USER=kernelspan
+# Or any other: no file of ours is anybody's. kopf asks for a name of whoever runs it, which USER gives.
 USER 65532:65532
 WORKDIR /tmp
 ENTRYPOINT ["/opt/kernelspan/bin/kernelspan-operator"]
