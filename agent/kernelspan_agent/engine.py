@@ -26,6 +26,7 @@ from kernelspan_agent.resolve.tables import Tables
 
 if TYPE_CHECKING:
     from kernelspan_agent.export.base import Exporter
+    from kernelspan_agent.model import AttributeValue
     from kernelspan_agent.probes.mechanisms import Mechanism
     from kernelspan_agent.resolve.resource import ResourceSettings
     from kernelspan_agent.ring.reader import Drained
@@ -111,12 +112,24 @@ class Engine:
         if self.session.process_start(traced.tgid) == traced.start_ns:
             self.session.trace(traced.tgid, traced.start_ns, number)
 
-    def trace(self, pid: int, name: str, uids: frozenset[str], *, held: bool = False) -> TracedProcess:
-        """Traces a process that exists already. `held`: a child of ours that waits for its exec; its frames are ours."""
+    def trace(
+        self,
+        pid: int,
+        name: str,
+        uids: frozenset[str],
+        *,
+        held: bool = False,
+        surroundings: Mapping[str, AttributeValue] | None = None,
+    ) -> TracedProcess:
+        """Traces a process that exists already.
+
+        `held`: a child of ours that waits for its exec; its frames are ours. `surroundings`: what its pod says of it.
+        """
         number = self._class(uids)
         start = self.clock.monotonic_now_ns()
         self.session.trace(pid, start, number)  # first: the kernel is told of runtimes of images that it knows
         traced = self.processes.add(pid, start, name=name, from_start=held, wanted_by=uids)
+        traced.surroundings = surroundings or {}
         if held:
             self.processes.leave_unwalked(traced)
         self._tell_started()

@@ -101,8 +101,11 @@ def _line(path: str, lines: dict[str, int]) -> int:
     return lines.get(path, 0)
 
 
-def unavailable(profile: TraceProfile) -> list[Problem]:
-    """What the profile asks for by name and this version cannot do. Empty: it can be run."""
+def unavailable(profile: TraceProfile, *, in_cluster: bool = False) -> list[Problem]:
+    """What the profile asks for by name and this version cannot do. Empty: it can be run.
+
+    `in_cluster`: the API server has filled in defaults, so that they are nobody's wish.
+    """
     spec = profile.spec
     found: list[tuple[str, object, str]] = []
     tls = spec.export.otlp.tls if spec.export else None
@@ -126,7 +129,7 @@ def unavailable(profile: TraceProfile) -> list[Problem]:
         (
             "spec.correlation.acrossServices",
             True,
-            spec.correlation.across_services is True,
+            spec.correlation.across_services is True and not in_cluster,
             "leave it out or set false",
         ),
         ("spec.sampling.keepErrors", True, spec.sampling.keep_errors, ""),

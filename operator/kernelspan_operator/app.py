@@ -12,8 +12,9 @@ import kopf
 
 from kernelspan_operator.handlers import profiles
 from kernelspan_operator.models.spans import Spans, no_spans
-from kernelspan_operator.services.kube import Connection, Kube
+from kernelspan_operator.services.kube import REQUEST_SECONDS, Connection, Kube
 from kernelspan_operator.services.system import Settings, System
+from kernelspan_operator.services.watch import PAGE, Timing
 
 PREFIX = "kernelspan.io"
 # After the last of them kopf gives up, and the process with it: an API server may be away for longer than kopf's minute.
@@ -21,7 +22,7 @@ BACKOFF_SECONDS = (0.5, 1, 1, 2, 2, 3, *[5] * 720)
 BATCH_SECONDS = 0.01  # kopf's own 0.1 s would be most of the time from a change to its plan
 
 
-def kopf_settings() -> kopf.OperatorSettings:
+def kopf_settings(timing: Timing) -> kopf.OperatorSettings:
     """kopf's settings. Its names on objects are ours from the first day, though nothing of ours makes it write one."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False  # no Kubernetes events from log lines
@@ -34,7 +35,10 @@ def kopf_settings() -> kopf.OperatorSettings:
     )
     settings.queueing._batch_window = BATCH_SECONDS  # noqa: SLF001 - it has no public name any more
     settings.networking.error_backoffs = BACKOFF_SECONDS
-    settings.watching.server_timeout = 290
+    settings.networking.request_timeout = REQUEST_SECONDS
+    settings.watching.server_timeout = timing.watch
+    settings.watching.inactivity_timeout = timing.silence
+    settings.watching.chunk_size = PAGE
     settings.watching.connect_timeout = 30
     return settings
 
@@ -67,6 +71,7 @@ async def run(
     *,
     listen_http: str = "",
     spans: Spans = no_spans,
+    timing: Timing | None = None,
     stop: asyncio.Event | None = None,
     started: asyncio.Future[System] | None = None,
 ) -> None:
@@ -79,7 +84,8 @@ async def run(
 
     kopf.on.login(registry=registry)(login)
     async with Kube(connection) as kube:
-        system = System(kube, settings, spans=spans)
+        timing = timing or Timing()
+        system = System(kube, settings, timing, spans)
         profiles.register(registry, system)
         try:
             async with serving(listen_http, system):
@@ -87,7 +93,7 @@ async def run(
                 if started is not None:
                     started.set_result(system)
                 await kopf.operator(
-                    registry=registry, settings=kopf_settings(), clusterwide=True, standalone=True, stop_flag=stop
+                    registry=registry, settings=kopf_settings(timing), clusterwide=True, standalone=True, stop_flag=stop
                 )
         finally:
             await system.close()

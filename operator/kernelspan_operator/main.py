@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ import msgspec
 from kernelspan_operator.errors import ConfigurationError, OperatorError
 from kernelspan_operator.models.policy import Policy
 from kernelspan_operator.models.spans import Spans, no_spans
+from kernelspan_operator.models.watched import SILENCE_SECONDS
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -39,6 +42,14 @@ from kernelspan_operator.models.spans import Spans, no_spans
 @click.option("--listen-http", metavar="ADDRESS", default="", help="Serve /metrics, /healthz, /readyz at host:port.")
 @click.option("--self-traces", is_flag=True, help="Send the operator's own traces by OTLP/gRPC (OTEL_EXPORTER_OTLP_*).")
 @click.option(
+    "--watch-silence",
+    type=click.FloatRange(1.0),
+    default=SILENCE_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="A watch that says nothing for so long is given up; the API server says something once a minute.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(("debug", "info", "warning"), case_sensitive=False),
     default="info",
@@ -51,6 +62,7 @@ def command(**options: Any) -> None:
     from kernelspan_operator import app
     from kernelspan_operator.services.kube import from_kubeconfig, in_cluster
     from kernelspan_operator.services.system import Settings
+    from kernelspan_operator.services.watch import Timing
 
     kopf.configure(
         debug=options["log_level"] == "debug",
@@ -68,11 +80,20 @@ def command(**options: Any) -> None:
     )
     path = options["kubeconfig"]
     connection = from_kubeconfig(path) if path else in_cluster(os.environ)
+    raise_open_files()
+    timing = Timing(silence=options["watch_silence"])
     spans, stop_spans = self_traces() if options["self_traces"] else (no_spans, lambda: None)
     try:
-        asyncio.run(app.run(connection, settings, listen_http=options["listen_http"], spans=spans))
+        asyncio.run(app.run(connection, settings, listen_http=options["listen_http"], spans=spans, timing=timing))
     finally:
         stop_spans()
+
+
+def raise_open_files() -> None:
+    """As many as the system allows: each agent is a connection, and so is each stranger at the port."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def self_traces() -> tuple[Spans, Callable[[], None]]:

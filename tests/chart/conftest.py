@@ -52,7 +52,14 @@ def releases(helm_binary: Path, plane: Cluster, tmp_path_factory: pytest.TempPat
 def definitions(plane: Cluster, helm: Helm) -> None:
     """The definitions as this chart renders them, if they are not there; belonging to no release."""
     objects = [one for one in helm.render() if one["kind"] == "CustomResourceDefinition"]
-    plane.kubectl("apply", "--server-side", "-f", "-", document={"apiVersion": "v1", "kind": "List", "items": objects})
+    plane.kubectl(
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "-f",
+        "-",
+        document={"apiVersion": "v1", "kind": "List", "items": objects},
+    )
     names = [f"crd/{one['metadata']['name']}" for one in objects]
     plane.kubectl("wait", "--for=condition=Established", *names, "--timeout=60s")
 

@@ -6,6 +6,8 @@ A call that was refused fails the test, and so does a right that was not used. T
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -152,6 +154,20 @@ def _secrets_read(events: list[Object]) -> dict[str, set[str]]:
             assert labelled is (event["verb"] == "list"), event["requestURI"]
             found.setdefault(ref["namespace"], set()).add(ref.get("name", ""))
     return found
+
+
+def test_helm_test_asks_the_operator(kubernetes: Kubernetes, installed: Helm, tmp_path: Path) -> None:
+    """Its program, as the pod has it: ready is success, and what is not there is not."""
+    pod = find(list(parse(installed.run("get", "hooks", RELEASE, f"--namespace={NAMESPACE}").stdout)), "Pod")
+    (container,) = pod["spec"]["containers"]
+    python, option, program, url = container["command"]
+    assert (python, option, url) == ("python3", "-c", "http://kernelspan-operator.kernelspan.svc:8080/readyz")
+    with Operator(kubernetes, tmp_path) as operator:
+        here = [sys.executable, option, program, f"http://127.0.0.1:{operator.http_port}/readyz"]
+        assert subprocess.run(here, check=False).returncode == 0
+        operator.process.stop()
+        gone = subprocess.run([*here, "0.1"], check=False, capture_output=True, text=True)
+        assert (gone.returncode, "is not ready:" in gone.stderr) == (1, True)
 
 
 def test_tests_of_the_operator_give_it_no_more_than_the_chart(installed: Helm) -> None:

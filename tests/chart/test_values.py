@@ -87,7 +87,7 @@ def test_every_value_is_used() -> None:
     ("option", "words"),
     [
         ("agnet.privileged=true", "additional properties 'agnet' not allowed"),
-        ("agent.priviliged=true", "at '/agent': additional properties 'priviliged' not allowed"),
+        ("agent.privilege=true", "at '/agent': additional properties 'privilege' not allowed"),
         ("agent.privileged=maybe", "at '/agent/privileged': got string, want boolean"),
         ("agent.listen=9465", "at '/agent/listen': got number, want string"),
         ("agent.listen=localhost", "at '/agent/listen': 'localhost' does not match"),

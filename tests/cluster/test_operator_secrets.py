@@ -198,7 +198,7 @@ def test_namespace_whose_secrets_are_closed_to_the_operator(
     assert "list and watch on Secrets" in said
     grant(kubernetes, CLOSED, "kernelspan-secrets", SECRET_RULES)
     first.until_names({"c": {"p"}})
-    kubernetes.says(CLOSED, "p", "True", "Ready", seconds=60)
+    kubernetes.says(CLOSED, "p", "True", "Ready")
     kubernetes.delete(f"/api/v1/namespaces/{CLOSED}/pods/c")
 
 

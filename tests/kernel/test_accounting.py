@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from kernelspan_agent.app import IDLE_WAIT_SECONDS, MAX_WAITING_OPERATIONS
 from kernelspan_agent.export.jsonfile import JsonFileExporter
 from kernelspan_agent.export.otlp import open_output, settings_from
 from kernelspan_agent.export.pipeline import Pipeline
 from kernelspan_agent.export.queue import QueueLimits
+from kernelspan_agent.intake import IDLE_WAIT_SECONDS, MAX_WAITING_OPERATIONS
 from kernelspan_agent.probes import mechanisms
 from kernelspan_agent.ring.records import SLOT
 from tests.support import leftovers, runs

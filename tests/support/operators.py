@@ -56,7 +56,7 @@ OWN_RULES: list[dict[str, Any]] = [
 SECRET_RULES: list[dict[str, Any]] = [{"apiGroups": [""], "resources": ["secrets"], "verbs": _READ}]
 
 
-def eventually(found: Callable[[], T], seconds: float = 30.0) -> T:
+def eventually(found: Callable[[], T], seconds: float = 60.0) -> T:
     """What `found` gives once it is true; AssertionError with what it gave last where that does not come."""
     deadline = time.monotonic() + seconds
     while True:

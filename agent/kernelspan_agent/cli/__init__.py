@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `kernelspan run | check | render | explain | completion`.
+"""The command line: `kernelspan run | agent | check | render | explain | completion`.
 
 Each command is a module of this folder, imported when it is called: `--help` needs neither numpy nor grpc.
 
@@ -23,6 +23,7 @@ PROGRAM, COMPLETE_VARIABLE = "kernelspan", "_KERNELSPAN_COMPLETE"
 _log = logging.getLogger(__name__)
 COMMANDS = {
     "run": "Trace programs on this machine.",
+    "agent": "Trace a Kubernetes node as the operator says.",
     "check": "What this machine can do, and why not.",
     "render": "Print the C that would be compiled.",
     "explain": "What is known of a running process.",

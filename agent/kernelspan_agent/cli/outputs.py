@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -75,8 +76,8 @@ def trace_self(options: Mapping[str, Any], environ: Mapping[str, str]) -> Callab
     return telemetry.start(settings_from(environ, endpoint))
 
 
-def resource_settings(profile: TraceProfile, environ: Mapping[str, str]) -> ResourceSettings:
-    """Resource attributes of the profile and of OTEL_RESOURCE_ATTRIBUTES (which win); the service's name."""
+def resource_settings(profile: TraceProfile, environ: Mapping[str, str], host_name: str = "") -> ResourceSettings:
+    """Resource attributes of the profile and of OTEL_RESOURCE_ATTRIBUTES (which win); the service's name, the machine's."""
     attributes: dict[str, Any] = dict(profile.spec.resource_attributes)
     for pair in filter(None, environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(",")):
         key, separator, value = pair.partition("=")
@@ -84,7 +85,8 @@ def resource_settings(profile: TraceProfile, environ: Mapping[str, str]) -> Reso
             raise UsageError(f"OTEL_RESOURCE_ATTRIBUTES: {pair!r} is not key=value")
         attributes[key.strip()] = value.strip()
     name = environ.get("OTEL_SERVICE_NAME") or str(attributes.get("service.name", ""))
-    return ResourceSettings(attributes, name, profile.spec.redaction.command_line.value)
+    hidden = profile.spec.redaction.command_line.value
+    return ResourceSettings(attributes, name, host_name or socket.gethostname(), hidden)
 
 
 def watch_health(address: str, app: App) -> Callable[[], None]:

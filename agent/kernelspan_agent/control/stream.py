@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's side of the stream: dial, say who we are, take each plan, report; again and again, for ever.
 
-Fail-static: the plan in effect stays in effect whatever happens to the stream, also over a restart of the agent (`plans`).
+Fail-static: the plan in effect stays in effect whatever happens to the stream, also over a restart of the agent (`kept`).
 A plan of a newer revision than ours is not taken: the one in effect goes on, and each profile of it says AgentOutdated.
 One thread; whoever traces takes the plan from `plan` and gives its states to `report`, at its own time.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 import grpc
 
-from kernelspan_agent.control.plans import PlanFile
+from kernelspan_agent.control.kept import KeptPlan
 from kernelspan_api.control import HEARTBEAT_SECONDS, MAX_PLAN_BYTES, REVISION, SYNC
 from kernelspan_api.control.control_pb2 import Heartbeat, Hello, NodePlan, NodeReport, ProfileState, State
 from kernelspan_api.reasons import Reason
@@ -57,7 +57,7 @@ class Stream:
         self,
         operator: Operator,
         hello: Hello,
-        kept: PlanFile,
+        kept: KeptPlan,
         *,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         backoff_seconds: tuple[float, float] = BACKOFF_SECONDS,

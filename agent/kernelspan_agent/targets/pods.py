@@ -59,6 +59,17 @@ class PodTargets:
             return None
         return self.target(place) if place is not None else None
 
+    def running(self, profile_uid: str) -> int:
+        """How many pods have a container with an id that a profile selects."""
+        return sum(
+            any(
+                match.profile_uid == profile_uid
+                and any(one.id and (match.all_containers or one.name in match.containers) for one in pod.containers)
+                for match in pod.matches
+            )
+            for pod in self._pods.values()
+        )
+
     def resource(self, target: PodTarget) -> Mapping[str, str | int]:
         """The resource attributes that its pod gives a process.
 

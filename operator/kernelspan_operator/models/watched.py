@@ -9,6 +9,8 @@ from kernelspan_api.selectors import LabelSelector
 
 from .objects import Selector
 
+SILENCE_SECONDS = 120.0  # an API server sends a bookmark about once a minute (kube-apiserver: bookmarkFrequency)
+
 
 class WatchKey(msgspec.Struct, frozen=True, order=True, gc=False):
     """One watch: pods of a namespace (empty: of all) that a selector selects (empty: all)."""

@@ -41,6 +41,7 @@ class OnNode(msgspec.Struct, frozen=True):
     name: str
     unreachable: bool = False
     outdated: bool = False
+    left_out: bool = False  # the node's plan would have been too large with it
     kernel: str = ""
     agent_version: str = ""
     state: control_pb2.ProfileState | None = None
@@ -79,6 +80,9 @@ def _node(profile: Profile, one: OnNode) -> NodeStatus:
         reason = Reason.AGENT_UNREACHABLE.value
     elif state is not None and state.reason:
         reason, message = state.reason, state.message
+    elif one.left_out:
+        reason = Reason.TOO_MANY_PROBES.value
+        message = "The node's profiles are too large for one plan; the oldest go first. Make this or others smaller."
     elif one.outdated:
         reason = Reason.AGENT_OUTDATED.value
     probes = tuple(_probe(each) for each in state.probes) if state is not None else ()

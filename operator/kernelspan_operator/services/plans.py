@@ -17,7 +17,7 @@ from importlib import metadata
 
 import msgspec
 
-from kernelspan_api.control import REVISION, control_pb2
+from kernelspan_api.control import MAX_PLAN_BYTES, REVISION, control_pb2
 from kernelspan_api.selectors import ContainerSelector
 from kernelspan_operator.models.profiles import Profile, ProfileKey
 from kernelspan_operator.models.selected import SelectedPod
@@ -29,6 +29,8 @@ from .profiles import Profiles
 from .secrets import Secrets
 
 DEBOUNCE_SECONDS = 0.05
+# Of the specs and Secrets in a plan; the rest is for its pods. A plan that an agent cannot take would stop all of it.
+MAX_PROFILES_BYTES = 24 << 20
 _VERSION = metadata.version("kernelspan")
 
 
@@ -60,6 +62,7 @@ class Plans:
         self._hashes: dict[str, str] = {}
         self._dirty: set[str] = set()
         self._touched: tuple[float, int] | None = None  # when the first of them was: monotonic s, ns since the epoch
+        self._left_out: dict[str, frozenset[str]] = {}  # by node: profiles' uids
         self._changes: dict[str, Change] = {}  # of nodes whose plan has changed and was not sent since
         self._timer: asyncio.TimerHandle | None = None
         self._is_open = False
@@ -128,18 +131,48 @@ class Plans:
         self.built += 1
         now = self._now()
         labels = self._nodes.labels(node)
-        wanted: dict[ProfileKey, Profile] = {}
-        plan = control_pb2.NodePlan(node=node, revision=REVISION)
-        for pod, keys in self._pods.on_node(node):
-            matching = [one for one in self._profiles.wanted(keys, now) if selects_node(one, labels)]
-            if matching:
-                plan.pods.append(_pod(pod, matching))
-                wanted.update((one.key, one) for one in matching)
-        plan.profiles.extend(_profile(wanted[key]) for key in sorted(wanted))
-        secrets = (self._secrets.of(wanted[key]) for key in sorted(wanted, key=lambda one: wanted[one].uid))
-        plan.secrets.extend(one for one in secrets if one is not None)
+        pods = [
+            (pod, [one for one in self._profiles.wanted(keys, now) if selects_node(one, labels)])
+            for pod, keys in self._pods.on_node(node)
+        ]
+        wanted = {one.key: one for _, matching in pods for one in matching}
+        budget = MAX_PROFILES_BYTES
+        kept = self._fitting(wanted, budget)
+        while (plan := self._made(node, pods, kept)).ByteSize() > MAX_PLAN_BYTES:
+            budget //= 2
+            kept = self._fitting(wanted, budget)
+        self._left_out.pop(node, None)
+        if len(kept) < len(wanted):
+            self._left_out[node] = frozenset(one.uid for key, one in wanted.items() if key not in kept)
         plan.hash = hash_of(plan)
         plan.operator_version = _VERSION
+        return plan
+
+    def leaves_out(self, node: str, uid: str) -> bool:
+        """Whether the node's plan would have been too large with that profile."""
+        return uid in self._left_out.get(node, ())
+
+    def _fitting(self, wanted: dict[ProfileKey, Profile], budget: int) -> dict[ProfileKey, Profile]:
+        """The oldest that fit: a new profile never ousts one that is in effect."""
+        kept: dict[ProfileKey, Profile] = {}
+        for key in sorted(wanted, key=lambda one: (wanted[one].created, one)):
+            secret = self._secrets.of(wanted[key])
+            size = len(wanted[key].document) + (secret.ByteSize() if secret is not None else 0)
+            if size <= budget:
+                budget -= size
+                kept[key] = wanted[key]
+        return kept
+
+    def _made(
+        self, node: str, pods: list[tuple[SelectedPod, list[Profile]]], kept: dict[ProfileKey, Profile]
+    ) -> control_pb2.NodePlan:
+        plan = control_pb2.NodePlan(node=node, revision=REVISION)
+        for pod, matching in pods:
+            if found := [one for one in matching if one.key in kept]:
+                plan.pods.append(_pod(pod, found))
+        plan.profiles.extend(_profile(kept[key]) for key in sorted(kept))
+        secrets = [self._secrets.of(one) for one in sorted(kept.values(), key=lambda one: one.uid)]
+        plan.secrets.extend(one for one in secrets if one is not None)
         return plan
 
 

@@ -73,6 +73,11 @@ class Profiles:
         del self._all[key]
         self._changed(key, before, None)
 
+    def remove_uid(self, uid: str) -> None:
+        """The object of that uid is gone, whatever it was called."""
+        for key in [key for key, one in self._all.items() if one.uid == uid]:
+            self.remove(key, uid)
+
     def wanted(self, keys: Iterable[ProfileKey], now_seconds: float) -> list[Profile]:
         """Of `keys`, those that trace something now, in a fixed order."""
         found = (self._all.get(key) for key in sorted(keys))

@@ -164,13 +164,15 @@ class Statuses:
         for name in nodes:
             reported = self._agents.reported(name)
             unreachable = self._agents.is_unreachable(name)
+            left_out = self._plans.leaves_out(name, profile.uid)
             if not unreachable and (reported is None or not reported.connected):
                 self._schedule(profile.key, written, WRITE_SECONDS * 10)  # its grace ends without an event
             if reported is None:
-                found.append(OnNode(name, unreachable))
+                found.append(OnNode(name, unreachable, left_out=left_out))
                 continue
             hello, state = reported.hello, reported.profiles.get(profile.uid)
-            found.append(OnNode(name, unreachable, is_outdated(hello), hello.kernel, hello.agent_version, state))
+            outdated = is_outdated(hello)
+            found.append(OnNode(name, unreachable, outdated, left_out, hello.kernel, hello.agent_version, state))
         pods = len(self._pods.uids_of(profile.key))
         return status_of(profile, pods, found, written.status, self._now())
 

@@ -16,9 +16,7 @@ from typing import Any
 import grpc
 import msgspec
 
-from kernelspan_api.resource import API_VERSION
 from kernelspan_operator.errors import ApiError, ConfigurationError
-from kernelspan_operator.models.objects import Metadata
 from kernelspan_operator.models.policy import Policy
 from kernelspan_operator.models.profiles import Body, Profile, ProfileKey
 from kernelspan_operator.models.spans import Spans, no_spans
@@ -26,6 +24,7 @@ from kernelspan_operator.models.spans import Spans, no_spans
 from .agents import MAX_STREAMS, OPTIONS, Agents
 from .auth import Auth
 from .certificates import CHECK_SECONDS, Certificates
+from .existing import Existing
 from .kube import Kube
 from .nodes import NODES, Nodes
 from .plans import Plans
@@ -33,13 +32,12 @@ from .pods import Pods
 from .profiles import Profiles, key_of
 from .secrets import Secrets
 from .status import Statuses
-from .watch import METADATA_LIST_ONLY, Timing
+from .watch import Timing
 from .watches import Watches
 from .whom import Whom
 
-LOOK_SECONDS, LIST_AGAIN_SECONDS = 0.02, 1.0
+LOOK_SECONDS = 0.02
 STOP_SECONDS = 2.0
-_LISTS = tuple(f"/apis/{API_VERSION}/{plural}" for plural in ("traceprofiles", "clustertraceprofiles"))
 _log = logging.getLogger(__name__)
 
 
@@ -59,13 +57,13 @@ class System:
 
     def __init__(self, kube: Kube, settings: Settings, timing: Timing | None = None, spans: Spans = no_spans) -> None:
         self.kube, self._settings = kube, settings
-        self._seen: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._expiry: asyncio.TimerHandle | None = None
         self._server: Any = None
         self.port = 0
         self.watches = Watches(kube, timing)
         self.profiles = Profiles(settings.policy, self._profile_changed)
+        self.existing = Existing(self.watches.open, self.profiles.remove_uid)
         self.nodes = Nodes(self._node_touched, self._node_gone)
         self.pods = Pods(self.watches.open, self._nodes_touched, self._counted)
         self.whom = Whom(self.watches.open, self.pods)
@@ -93,6 +91,7 @@ class System:
                 f"cannot listen at {self._settings.listen}", hint="see who has the port"
             ) from error
         await self._server.start()
+        self.existing.start()
         self.watches.open(NODES, self.nodes.tell)
         self._tasks = [asyncio.ensure_future(self._open()), asyncio.ensure_future(self._keep_certificates())]
 
@@ -111,8 +110,7 @@ class System:
                 await self._server.stop(STOP_SECONDS)
 
     async def _open(self) -> None:
-        await self._all_seen()
-        services = (self.nodes, self.whom, self.pods, self.secrets)
+        services = (self.existing, self.nodes, self.whom, self.pods, self.secrets)
         while not all(one.is_synced() for one in services):  # noqa: ASYNC110 - they know nothing of an event of ours
             await asyncio.sleep(LOOK_SECONDS)
         self.plans.open()
@@ -120,22 +118,6 @@ class System:
         self.statuses.touch(one.key for one in self.profiles)
         self._expire()
         _log.info("plans.open profiles=%d pods=%d nodes=%d", len(list(self.profiles)), len(self.pods), len(self.nodes))
-
-    async def _all_seen(self) -> None:
-        """Until every profile that there was has come in as an event; one deleted since is on no later list."""
-        expected: set[str] | None = None
-        while expected is None or not expected <= self._seen:
-            try:
-                listed = set[str]().union(*[await self._uids(path) for path in _LISTS])
-                expected = listed if expected is None else expected & listed
-            except (ApiError, msgspec.MsgspecError) as error:
-                _log.warning("profiles.unlisted message=%s", error)
-            if expected is None or not expected <= self._seen:
-                await asyncio.sleep(LIST_AGAIN_SECONDS if expected is None else LOOK_SECONDS * 5)
-
-    async def _uids(self, path: str) -> set[str]:
-        data = await self.kube.request("list", "GET", path, headers={"Accept": METADATA_LIST_ONLY})
-        return {one.metadata.uid for one in msgspec.json.decode(data, type=_Metadatas).items or ()}
 
     async def _keep_certificates(self) -> None:
         while True:
@@ -149,14 +131,14 @@ class System:
 
     def put(self, body: Body) -> None:
         """A profile as it is now. Never raises for what is wrong with it."""
-        self.profiles.put(body)
-        self._seen.add(str((body.get("metadata") or {}).get("uid", "")))
+        if self.existing.see(str((body.get("metadata") or {}).get("uid", ""))):
+            self.profiles.put(body)
 
     def remove(self, body: Body) -> None:
         """A profile that is gone."""
         uid = str((body.get("metadata") or {}).get("uid", ""))
+        self.existing.bury(uid)
         self.profiles.remove(key_of(body), uid)
-        self._seen.add(uid)
 
     # --- who is told of what ------------------------------------------------------------------------------------------
 
@@ -220,7 +202,3 @@ class System:
             self.plans.touch_profile(key)
         self.statuses.touch(keys)
         self._expire()
-
-
-class _Metadatas(msgspec.Struct, frozen=True):
-    items: tuple[Metadata, ...] | None = None

@@ -22,17 +22,15 @@ import msgspec
 
 from kernelspan_operator.errors import ApiError
 from kernelspan_operator.models.objects import Meta, Metadata
+from kernelspan_operator.models.watched import SILENCE_SECONDS
 
 from .kube import REQUEST_SECONDS, Kube, message_of
 
 T = TypeVar("T", bound=Any)
 
 PAGE = 500  # client-go's default page
-# A server ends a watch by itself after this long, and sends a bookmark about once a minute before
-# (kube-apiserver: bookmarkFrequency).
-WATCH_SECONDS = 290
-SILENCE_SECONDS = 120.0
-BACKOFF_SECONDS = (0.2, 30.0)
+WATCH_SECONDS = 290  # a server ends a watch by itself after this long
+BACKOFF_SECONDS = (0.2, 10.0)  # an API server that comes back finds hundreds of watches waiting, not thousands
 FAILURES_TO_LIST_ANEW = 8  # the place may be one that this server will never reach: etcd was restored from a backup
 REFUSALS = (400, 401, 403, 404, 413, 414, 431)  # not of a server that is busy or ill
 MAX_LINE_BYTES = 8 << 20  # etcd's limit is 1.5 MiB for an object

@@ -323,6 +323,18 @@ def test_kubernetes_is_of_one_version_throughout() -> None:
         assert {stamped[name] for name in stamped if name.endswith(".gitMinor")} == {minor}
 
 
+def test_helm_says_its_version_and_that_of_its_client() -> None:
+    """Unstamped it takes itself for 3.21 without a patch, and every chart for one of Kubernetes 1.20."""
+    text = (TOOLS_FOLDER / "helm/go.mod").read_text("utf-8")
+    found = dict(re.findall(r"^\s*(?:require )?(\S+) (v\S+)", text, re.MULTILINE))
+    (binary,) = next(one for one in load_families() if one.name == "helm").binaries
+    stamped = dict(re.findall(r"-X (\S+)=(\S+)", binary.ldflags))
+    assert stamped["helm.sh/helm/v3/internal/version.version"] == found["helm.sh/helm/v3"]
+    minor = found["k8s.io/client-go"].split(".")[1]
+    minors = {value for name, value in stamped.items() if name.endswith("k8sVersionMinor")}
+    assert minors == {minor}
+
+
 def test_flags_of_a_family_are_those_of_each_program(bench: Bench) -> None:
     """Tags and linker flags of the family come before the program's own."""
     bench.describe(

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kernelspan agent`: the agent of a Kubernetes node, which does what the operator's plans say."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+from contextlib import ExitStack
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kernelspan_agent.errors import UsageError
+from kernelspan_agent.guard import capabilities
+
+if TYPE_CHECKING:
+    from kernelspan_agent.control.stream import Stream
+    from kernelspan_agent.node.follow import Follower
+
+EXPORT_TIMEOUT_SECONDS = 10.0
+
+
+@click.command("agent")
+@click.option(
+    "--operator",
+    "operator_address",
+    envvar="KERNELSPAN_OPERATOR",
+    show_envvar=True,
+    required=True,
+    metavar="HOST:PORT",
+    help="The operator's Service.",
+)
+@click.option(
+    "--node",
+    envvar="NODE_NAME",
+    show_envvar=True,
+    required=True,
+    metavar="NAME",
+    help="This node's name in Kubernetes.",
+)
+@click.option(
+    "--token",
+    "token_path",
+    default="/var/run/secrets/kernelspan/token",
+    show_default=True,
+    metavar="FILE",
+    help="The projected service-account token for the operator.",
+)
+@click.option(
+    "--ca",
+    "ca_path",
+    default="/etc/kernelspan/ca/ca.crt",
+    show_default=True,
+    metavar="FILE",
+    help="Whom the operator's certificate must be of.",
+)
+@click.option(
+    "--state",
+    default="/var/lib/kernelspan",
+    show_default=True,
+    metavar="DIR",
+    help="Where the plan and compiled programs are kept over a restart.",
+)
+@click.option(
+    "--secrets",
+    default="/run/kernelspan",
+    show_default=True,
+    metavar="DIR",
+    help="Where exporters' Secrets are kept: memory, no disk.",
+)
+@click.option(
+    "--otlp", "endpoint", metavar="ENDPOINT", help="host:port or http(s)://…; else OTEL_EXPORTER_OTLP_* say where."
+)
+@click.option("--listen", metavar="ADDRESS", help="Serve /metrics, /healthz and /readyz at host:port.")
+@click.option(
+    "--self-traces",
+    is_flag=True,
+    envvar="KERNELSPAN_SELF_TRACES",
+    show_envvar=True,
+    help="Also send the agent's own traces to the OTLP endpoint.",
+)
+def command(**options: Any) -> int:
+    """Follow the operator's plans for this node, until SIGTERM.
+
+    An agent that cannot reach its operator goes on with its last plan, also after a restart.
+
+    \b
+    kernelspan agent --operator kernelspan-operator.kernelspan.svc:8443 --node $NODE_NAME --otlp collector:4317
+    """
+    capabilities.require()
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda got, _frame: stopped.append(got))
+    environ = {**os.environ}
+    environ.setdefault("KERNELSPAN_CACHE", str(Path(options["state"]) / "objects"))
+    with ExitStack() as stack:
+        if options["self_traces"]:
+            from kernelspan_agent.cli.outputs import trace_self
+
+            stop = trace_self(options, environ)
+            stack.callback(lambda: stop(EXPORT_TIMEOUT_SECONDS))
+        stream, follower = _make(options, environ)
+        if options["listen"]:
+            from kernelspan_agent.control.health import serve
+
+            say = lambda text: click.echo(f"kernelspan: {text}", err=True)  # noqa: E731
+            stack.callback(serve(options["listen"], follower, say))
+        stream.start()
+        stack.callback(stream.close)
+        follower.run(lambda: bool(stopped))
+    return 0
+
+
+def _make(options: dict[str, Any], environ: dict[str, str]) -> tuple[Stream, Follower]:
+    from kernelspan_agent.cli.outputs import resource_settings
+    from kernelspan_agent.control.kept import KeptPlan
+    from kernelspan_agent.control.stream import Operator, Stream
+    from kernelspan_agent.node.desired import Desired
+    from kernelspan_agent.node.exports import Exports
+    from kernelspan_agent.node.follow import Follower
+    from kernelspan_agent.probes.mechanisms import MECHANISMS
+    from kernelspan_agent.resolve.resource import ResourceSettings
+    from kernelspan_api.control.control_pb2 import Hello
+
+    token, ca = Path(options["token_path"]), Path(options["ca_path"])
+    try:
+        kept = KeptPlan(Path(options["state"]), Path(options["secrets"]))
+    except OSError as error:
+        raise UsageError(
+            f"{error.filename}: {error.strerror}", hint="--state and --secrets must be writable"
+        ) from error
+    hello = Hello(
+        node=options["node"],
+        agent_version=metadata.version("kernelspan"),
+        kernel=platform.release(),
+        architecture=platform.machine(),
+        capabilities=sorted(capabilities.held()),
+        mechanisms=[each.name for each in MECHANISMS],
+    )
+    stream = Stream(Operator(options["operator_address"], ca.read_bytes, token.read_text), hello, kept)
+
+    def resource_of(desired: Desired) -> ResourceSettings:
+        assert desired.profile is not None
+        return resource_settings(desired.profile, environ, host_name=options["node"])
+
+    return stream, Follower(
+        stream, Exports(options["endpoint"] or "", environ, Path(options["secrets"])), environ, resource_of
+    )

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where each profile's spans go: its own endpoint with the Secrets that came beside the plan, else the agent's.
+
+What is a file for TLS is written into the folder for Secrets, which is memory and no disk; nothing else of them is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kernelspan_agent.errors import UsageError
+from kernelspan_agent.export.base import Exporter
+from kernelspan_agent.export.otlp import open_output, settings_from
+from kernelspan_agent.export.pipeline import Pipeline
+from kernelspan_agent.export.queue import limits_from
+
+if TYPE_CHECKING:
+    from kernelspan_api.control.control_pb2 import ExportSecret
+    from kernelspan_api.profile import TraceProfile
+
+CLOSE_SECONDS = 10.0
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_FILES = (("ca", "CERTIFICATE"), ("certificate", "CLIENT_CERTIFICATE"), ("key", "CLIENT_KEY"))
+_UID = re.compile(r"[0-9A-Za-z-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Exports:
+    """Opens exporters. `endpoint`: the agent's own, before what the environment says."""
+
+    endpoint: str
+    environ: Mapping[str, str]
+    folder: Path
+
+    def open(self, uid: str, profile: TraceProfile, secret: ExportSecret | None) -> Exporter:
+        """One profile's exporter. Raises UsageError: there is no endpoint, or it cannot be used so."""
+        limits = limits_from(self.environ)
+        otlp = profile.spec.export.otlp if profile.spec.export else None
+        if otlp is None or not otlp.endpoint:
+            if not self.endpoint and not any(self.environ.get(name) for name in _ENDPOINTS):
+                raise UsageError(
+                    "there is no OTLP endpoint",
+                    hint="set otlp.endpoint in the chart, or the profile's export.otlp.endpoint",
+                )
+            return Pipeline([open_output(settings_from(self.environ, self.endpoint), limits)], limits)
+        # What the environment says of the agent's own endpoint, headers and certificates is not for another's.
+        said = {name: value for name, value in self.environ.items() if not name.startswith("OTEL_EXPORTER_OTLP")}
+        said["OTEL_EXPORTER_OTLP_PROTOCOL"] = "grpc" if otlp.protocol.value == "GRPC" else "http/protobuf"
+        said["OTEL_EXPORTER_OTLP_COMPRESSION"] = otlp.compression.value.lower()
+        if otlp.tls is not None and "://" not in otlp.endpoint:
+            said["OTEL_EXPORTER_OTLP_INSECURE"] = "false"
+        if secret is not None:
+            said |= self._variables(uid, secret)
+        return Pipeline([open_output(settings_from(said, otlp.endpoint), limits)], limits)
+
+    def _variables(self, uid: str, secret: ExportSecret) -> dict[str, str]:
+        quoted = (
+            f"{urllib.parse.quote(name, safe='')}={urllib.parse.quote(value, safe='')}"
+            for name, value in sorted(secret.headers.items())
+        )
+        found = {"OTEL_EXPORTER_OTLP_HEADERS": ",".join(quoted)}
+        for field, variable in _FILES:
+            if content := getattr(secret, field):
+                found[f"OTEL_EXPORTER_OTLP_{variable}"] = str(self._written(f"{uid}.{field}.pem", content))
+        return found
+
+    def _written(self, name: str, content: bytes) -> Path:
+        uid = name.partition(".")[0]
+        if not _UID.fullmatch(uid):
+            raise UsageError(f"a profile's uid is {uid[:64]!r}")
+        path = self.folder / name
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(content)
+        except OSError as error:
+            raise UsageError(
+                f"{path}: {error.strerror}", hint="the agent's --secrets must be a folder it may write"
+            ) from error
+        return path
+
+
+def close_later(exporter: Exporter) -> None:
+    """Sends what is queued and closes, beside everything else: a collector may be slow."""
+    threading.Thread(target=exporter.close, args=(CLOSE_SECONDS,), name="export-close", daemon=True).start()

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How each profile of the plan stands on this node, as the operator is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kernelspan_agent.accounting import Accounting
+from kernelspan_agent.node.desired import uid_of
+from kernelspan_agent.node.whom import Whom, counts_of
+from kernelspan_api.control.control_pb2 import Counters, ProbeState, ProfileState, RuntimeCount
+from kernelspan_api.reasons import Reason
+from kernelspan_api.status import ProbeState as State
+
+if TYPE_CHECKING:
+    from kernelspan_agent.engine import Engine
+    from kernelspan_agent.node.desired import Desired
+
+GRACE_SECONDS = 10.0  # a container that has started has no process of its own program for a moment
+COUNTERS_SECONDS = 10.0
+_RUNTIMES = {"python": "Python"}
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a profile, or a part of it, is not in effect."""
+
+    reason: str
+    message: str
+
+
+@dataclass(slots=True)
+class _Export:
+    exported: int = 0
+    failed: int = 0
+    unreachable: bool = False
+
+
+@dataclass(slots=True)
+class Reports:
+    """Makes the states of a plan's profiles; remembers what was told before. Not for several threads."""
+
+    _exports: dict[str, _Export] = field(default_factory=dict)
+    _counters: dict[str, tuple[float, Counters]] = field(default_factory=dict)
+    _past: dict[str, Counters] = field(default_factory=dict)
+    _empty_since: dict[str, float] = field(default_factory=dict)
+
+    def states(
+        self,
+        desired: list[Desired],
+        engine: Engine | None,
+        whom: Whom | None,
+        troubles: Mapping[str, Trouble],
+        now: float,
+    ) -> list[ProfileState]:
+        """One for each. `troubles`: by key. `now`: time.monotonic()."""
+        return [self._state(each, engine, whom, troubles.get(each.key), now) for each in desired]
+
+    def _state(
+        self, one: Desired, engine: Engine | None, whom: Whom | None, trouble: Trouble | None, now: float
+    ) -> ProfileState:
+        state = ProfileState(uid=one.uid, generation=one.generation, reason=one.reason, message=one.message)
+        if one.profile is None:
+            return state
+        for missing in one.missing:
+            state.probes.append(
+                ProbeState(
+                    name=missing.name,
+                    state=State.FAILED.value,
+                    reason=Reason.AGENT_OUTDATED.value,
+                    message=missing.message,
+                )
+            )
+        run = engine.profiles.get(one.key) if engine is not None else None
+        if trouble is not None:
+            state.reason, state.message = trouble.reason, trouble.message
+        for group in one.wanted.groups:
+            probe = state.probes.add(name=group.value, state=State.PENDING.value)
+            if run is not None and engine is not None:
+                probe.state, probe.mechanism = State.ATTACHED.value, engine.session.mechanism.name
+            elif trouble is not None:
+                probe.state, probe.reason, probe.message = State.FAILED.value, trouble.reason, trouble.message
+        if run is None or engine is None:
+            return state
+        state.processes, runtimes = counts_of(engine, one.key)
+        for runtime, (processes, unwinding) in sorted(runtimes.items()):
+            name = _RUNTIMES.get(runtime, runtime)
+            state.runtimes.append(RuntimeCount(runtime=name, processes=processes, unwinding=unwinding))
+        state.counters.CopyFrom(self._counted(one.uid, engine, now))
+        state.export_reason = self._export_reason(one, engine)
+        if not state.reason and whom is not None:
+            self._say_empty(one, state, whom, now)
+        return state
+
+    def _counted(self, uid: str, engine: Engine, now: float) -> Counters:
+        """The balance over all of a profile's specs, no older than COUNTERS_SECONDS: each is a look at every CPU's counters."""
+        when, counters = self._counters.get(uid, (-COUNTERS_SECONDS, Counters()))
+        if now - when >= COUNTERS_SECONDS:
+            counters = Counters()
+            counters.CopyFrom(self._past.get(uid, counters))
+            for key in engine.profiles:
+                if uid_of(key) == uid:
+                    _add(counters, counters_of(engine.accounting_of(key)))
+            self._counters[uid] = (now, counters)
+        return counters
+
+    def _export_reason(self, one: Desired, engine: Engine) -> str:
+        snapshot = engine.profiles[one.key].exporter.counters.snapshot()
+        before = self._exports.setdefault(one.key, _Export())
+        failed = snapshot.retries + sum(snapshot.spans_dropped.values())
+        if snapshot.spans_exported > before.exported:
+            before.unreachable = False
+        elif failed > before.failed:
+            before.unreachable = True
+        before.exported, before.failed = snapshot.spans_exported, failed
+        return Reason.COLLECTOR_UNREACHABLE.value if before.unreachable else ""
+
+    def _say_empty(self, one: Desired, state: ProfileState, whom: Whom, now: float) -> None:
+        if state.processes or not whom.pods(one.uid):
+            self._empty_since.pop(one.key, None)
+            return
+        since = self._empty_since.setdefault(one.key, now)
+        if now - since >= GRACE_SECONDS:
+            reason = Reason.NO_MATCHING_PROCESSES
+            state.reason, state.message = reason.value, f"{reason.meaning} {reason.remedy}"
+
+    def leaves(self, key: str, found: Accounting) -> None:
+        """The engine has the profile no more; what is in flight of it is nobody's."""
+        counters = counters_of(found)
+        counters.seen -= counters.in_flight
+        counters.in_flight = 0
+        _add(self._past.setdefault(uid_of(key), Counters()), counters)
+        self._exports.pop(key, None)
+        self._empty_since.pop(key, None)
+
+    def keep(self, uids: set[str]) -> None:
+        """Only these profiles are in the plan."""
+        for table in (self._past, self._counters):
+            for uid in set(table) - uids:
+                del table[uid]
+
+
+def _add(total: Counters, more: Counters) -> None:
+    for name in Counters.DESCRIPTOR.fields_by_name:
+        setattr(total, name, getattr(total, name) + getattr(more, name))
+
+
+def counters_of(found: Accounting) -> Counters:
+    """A balance as it is told."""
+    return Counters(
+        seen=found.seen,
+        exported=found.exported,
+        filtered=found.filtered,
+        sampled_out=found.sampled_out,
+        rate_limited=found.rate_limited,
+        in_flight=max(0, found.in_flight),
+        dropped=sum(found.dropped.values()),
+    )

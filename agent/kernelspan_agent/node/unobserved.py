@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a pod ran before the first of its processes was traced: what nobody can see of it.
+
+Counted from the start of the process, or from when the pod came into the plan of a profile that selects it, whichever is
+later: what a pod did before anybody asked is not missing. A process's start is known in steps of 10 ms.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kernelspan_api.control.control_pb2 import NodePlan, PodPlan
+
+BOUNDS_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0)
+KEPT = 1000
+_log = logging.getLogger(__name__)
+
+
+class Unobserved:
+    """Of every pod that was traced here, once. Read by other threads too."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._since: dict[str, int] = {}  # pod uid to when it came into the plan, CLOCK_BOOTTIME
+        self._known: set[str] = set()
+        self._buckets = [0] * (len(BOUNDS_SECONDS) + 1)
+        self._sum_seconds = 0.0
+        self.latest: deque[tuple[str, float]] = deque(maxlen=KEPT)
+
+    def planned(self, plan: NodePlan) -> None:
+        """A plan has come."""
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        uids = {pod.uid for pod in plan.pods}
+        self._since = {uid: self._since.get(uid, now) for uid in uids}
+        self._known &= uids
+
+    def began(self, pod: PodPlan, began_ns: int, now_ns: int) -> None:
+        """A process of the pod, begun at `began_ns`, is traced from `now_ns` on (both CLOCK_BOOTTIME)."""
+        if pod.uid in self._known or pod.uid not in self._since:
+            return
+        self._known.add(pod.uid)
+        seconds = max(0, now_ns - max(began_ns, self._since[pod.uid])) / 1e9
+        with self._lock:
+            self._buckets[sum(seconds > bound for bound in BOUNDS_SECONDS)] += 1
+            self._sum_seconds += seconds
+            self.latest.append((f"{pod.namespace}/{pod.name}", seconds))
+        _log.info("pod.traced pod=%s/%s unobserved_ms=%d", pod.namespace, pod.name, round(seconds * 1000))
+
+    def histogram(self) -> tuple[list[tuple[str, float]], float]:
+        """Cumulative buckets by their upper bound, and the sum of all, in seconds."""
+        with self._lock:
+            total, found = 0, []
+            for bound, count in zip((*map(str, BOUNDS_SECONDS), "+Inf"), self._buckets, strict=True):
+                total += count
+                found.append((bound, float(total)))
+            return found, self._sum_seconds

@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kernelspan agent` on this machine's kernel: plans over the real stream, processes in cgroups as the kubelet names them,
+spans in a real collector. Several profiles at once, each with what it asked for and nothing of another's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernelspan_api.control.control_pb2 import ExportSecret, MatchSet, NodePlan, PodPlan, ProfilePlan
+from tests.support.collector import Collector
+from tests.support.otlp_json import ReceivedSpan
+from tests.support.plan_server import PlanServer
+from tests.support.pods import Pod, every_container, line
+from tests.support.tls import TlsFiles
+
+WAIT_SECONDS = 60.0
+PYTHON = "/usr/bin/python3"
+# Answers each line of its input after it has looked at a file of that name, in a function of that name.
+PROGRAM = """
+import os, sys
+def look(name):
+    try: os.stat("/mark/" + name)
+    except OSError: pass
+print("ready", flush=True)
+for line in sys.stdin:
+    for name in line.split():
+        look(name)
+    print("done", flush=True)
+"""
+_COMMAND = [sys.executable, "-c", "from kernelspan_agent.cli import main; main()", "--log-level", "info"]
+
+
+@dataclass(slots=True)
+class Running:
+    """An agent, and the operator's side of it."""
+
+    server: PlanServer
+    process: subprocess.Popen[bytes]
+    log: Path
+    revision: int = 0
+
+    def follow(
+        self, profiles: Sequence[ProfilePlan], pods: Sequence[PodPlan], secrets: Sequence[ExportSecret] = ()
+    ) -> None:
+        """Sends a plan, and waits until it is in effect: every profile is attached or refused."""
+        self.revision += 1
+        plan = NodePlan(
+            hash=f"h{self.revision}-{time.monotonic_ns()}",
+            node="n1",
+            revision=1,
+            profiles=profiles,
+            pods=pods,
+            secrets=secrets,
+        )
+        self.server.plans.put(plan)
+        wanted = {(one.uid, one.generation) for one in profiles}
+
+        def holds() -> bool:
+            said = [one.state for one in list(self.server.heard) if one.WhichOneof("body") == "state"]
+            if not said or said[-1].plan_hash != plan.hash:
+                return False
+            states = said[-1].profiles
+            settled = all(probe.state != "Pending" for one in states for probe in one.probes)
+            return settled and {(one.uid, one.generation) for one in states} == wanted
+
+        self.until(holds, "in effect")
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        end = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            assert self.process.poll() is None, f"ended before {what}: {self.log.read_text()}"
+            assert time.monotonic() < end, f"never {what}: {self.server.states()} {self.log.read_text()[-4000:]}"
+            time.sleep(0.01)
+
+    def until_seen(self, collector: Collector, program: subprocess.Popen[bytes], mark: str) -> ReceivedSpan:
+        """Has a program make a mark, again and again, until one has been seen: a plan is told to be held a moment before."""
+        path = f"/mark/{mark}"
+
+        def seen() -> bool:
+            line(program, mark)
+            return any(span.attributes.get("file.path") == path for span in collector.spans())
+
+        self.until(seen, f"seen: {mark}")
+        return next(span for span in collector.spans() if span.attributes.get("file.path") == path)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(WAIT_SECONDS) == 0, self.log.read_text()
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start(tmp_path: Path, tls_files: TlsFiles, collector: Collector) -> Iterator[Start]:
+    """Starts agents that dial one server; ends all."""
+    with contextlib.ExitStack() as stack:
+        server = PlanServer(tls_files)
+        stack.callback(server.close)
+        token = tmp_path / "token"
+        token.write_text("secret")
+
+        def begin(*more: str, under: Sequence[str] = (), otlp: str | None = None) -> Running:
+            plain = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "KERNELSPAN_"))}
+            environ = plain | {"KERNELSPAN_CACHE": plain.get("HOME", "/root") + "/.cache/kernelspan/objects"}
+            log = tmp_path / "agent.log"
+            endpoint = collector.grpc_endpoint if otlp is None else otlp
+            with log.open("ab") as stderr:
+                process = subprocess.Popen(
+                    [
+                        *under, *_COMMAND, "agent", "--operator", f"localhost:{server.port}", "--node", "n1",
+                        "--token", str(token), "--ca", str(tls_files.ca), "--state", str(tmp_path / "state"),
+                        "--secrets", str(tmp_path / "memory"), *(["--otlp", endpoint] if endpoint else []), *more,
+                    ],
+                    stderr=stderr, env=environ,
+                )  # fmt: skip
+            stack.callback(_end, process)
+            return Running(server, process, log)
+
+        yield begin
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def profile(name: str, generation: int = 1, **spec: Any) -> ProfilePlan:
+    spec = {"podSelector": {}, "correlation": {"acrossServices": True}, **spec}
+    return ProfilePlan(
+        uid=name,
+        kind="TraceProfile",
+        namespace="shop",
+        name=name,
+        generation=generation,
+        spec=json.dumps(spec).encode(),
+    )
+
+
+def program(pod: Pod, container: str = "main", under: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    path = Path(tempfile.gettempdir()) / "kernelspan-looker.py"
+    path.write_text(PROGRAM)
+    started = pod.run(PYTHON, "-S", str(path), container=container, under=under)
+    assert started.stdout is not None
+    assert started.stdout.readline() == b"ready\n"
+    return started
+
+
+def marks(spans: Sequence[ReceivedSpan]) -> set[tuple[str, str]]:
+    """Marks, each with the profile (by its resource attribute) that saw it."""
+    found = set()
+    for span in spans:
+        path = str(span.attributes.get("file.path", ""))
+        if path.startswith("/mark/"):
+            found.add((str(span.resource.get("profile", "")), path.removeprefix("/mark/")))
+    return found
+
+
+STATS = {"files": {"operations": ["Stat"]}}
+
+
+def marked(name: str) -> dict[str, Any]:
+    return {"resourceAttributes": {"profile": name}}
+
+
+def test_a_pod_is_traced_as_what_it_is(start: Start, collector: Collector) -> None:
+    """Pod, workload, container, node and function on its spans; nothing of a pod that no profile selects."""
+    agent = start()
+    with Pod("web-1", labels={"app.kubernetes.io/version": "7"}) as pod, Pod("other-1") as other:
+        mine, others = program(pod), program(other)
+        agent.follow([profile("p", **STATS)], [pod.plan(every_container("p"))])
+        line(mine, "seen")
+        line(others, "unseen")
+        late = program(pod)
+        agent.until_seen(collector, late, "late")
+        (span,) = collector.wait_for_spans(1, where=lambda span: span.attributes.get("file.path") == "/mark/seen")
+        assert span.attributes["code.function.name"] == "__main__.look"
+        assert {name: span.resource.get(name) for name in (
+            "k8s.node.name", "k8s.namespace.name", "k8s.pod.name", "k8s.pod.uid", "k8s.deployment.name",
+            "k8s.container.name", "service.name", "service.version", "host.name", "process.runtime.name", "container.id",
+        )} == {
+            "k8s.node.name": "n1", "k8s.namespace.name": "shop", "k8s.pod.name": "web-1", "k8s.pod.uid": pod.uid,
+            "k8s.deployment.name": "web", "k8s.container.name": "main", "service.name": "web", "service.version": "7",
+            "host.name": "n1", "process.runtime.name": "CPython", "container.id": pod.ids["main"],
+        }  # fmt: skip
+        agent.stop()
+    assert {name for _, name in marks(collector.spans())} == {"seen", "late"}
+
+
+def test_profiles_share_programs_and_nothing_else(start: Start, collector: Collector) -> None:
+    """Two on one pod, one of them on another too: each sees what it asked for, with its own depth, names and limits."""
+    agent = start()
+    with Pod("web-1") as both, Pod("api-1") as single:
+        first, second = program(both), program(single)
+        everything = profile("all", **STATS, **marked("all"))
+        only_b = profile(
+            "b", files={"operations": ["Stat"], "paths": ["/mark/b*"]}, code={"stacks": "None"}, **marked("b")
+        )
+        agent.follow(
+            [everything, only_b],
+            [both.plan(every_container("all"), every_container("b")), single.plan(every_container("b"))],
+        )
+        line(first, "a b1")
+        line(second, "a b2")
+        collector.wait_for_spans(2, where=lambda span: str(span.attributes.get("file.path")).startswith("/mark/b"))
+        # one of the two leaves, the other goes on
+        agent.follow([everything], [both.plan(every_container("all"))])
+        line(first, "c")
+        agent.until_seen(collector, first, "c")
+        line(second, "c")
+        # another operation than is attached: more is seen, nothing is lost on the way
+        more = profile("all", 2, files={"operations": ["Stat"]}, network={}, processes={}, waits={}, **marked("all"))
+        agent.follow([more], [both.plan(every_container("all"))])
+        agent.until_seen(collector, first, "d")
+        states = agent.server.states()
+        assert {probe.name for probe in states["all"].probes} == {"files", "network", "processes", "waits"}
+        agent.stop()
+    spans = collector.spans()
+    assert marks(spans) == {("all", "a"), ("all", "b1"), ("b", "b1"), ("b", "b2"), ("all", "c"), ("all", "d")}
+    functions = {
+        span.resource["profile"]: span.attributes.get("code.function.name")
+        for span in spans
+        if "file.path" in span.attributes
+    }
+    assert functions == {"all": "__main__.look", "b": None}
+
+
+def test_containers_by_name(start: Start, collector: Collector) -> None:
+    """A container whose id is not known yet is nobody's; once it is, from then on."""
+    agent = start()
+    wanted = MatchSet(profile_uid="p", containers=["main"])
+    with Pod("web-1", containers=("main", "proxy")) as pod:
+        main, proxy = program(pod), program(pod, "proxy")
+        agent.follow([profile("p", **STATS)], [pod.plan(wanted, known=False)])
+        line(main, "early")
+        line(proxy, "proxy1")
+        agent.follow([profile("p", **STATS)], [pod.plan(wanted)])
+        agent.until_seen(collector, main, "known")
+        line(proxy, "proxy2")
+        agent.until_seen(collector, main, "last")
+        agent.stop()
+    assert {name for _, name in marks(collector.spans())} == {"known", "last"}
+
+
+def test_an_agent_and_pods_in_nested_namespaces(start: Start, collector: Collector) -> None:
+    """As in a node that is a container: ids are those of the agent's namespace, other nodes' processes none of its own."""
+    agent = start(under=("unshare", "-pf", "--mount-proc", "--kill-child"))
+    with Pod("far-1") as far:  # beside the agent's namespace, not in it
+        outside = program(far)
+        agent.follow([profile("p", **STATS)], [far.plan(every_container("p"))])
+        line(outside, "outside")
+        inner = _child_of(agent.process.pid)
+        with Pod("near-1") as near:
+            into = ("nsenter", "-t", str(inner), "-p", "-m", "unshare", "-pf", "--mount-proc")
+            inside = program(near, under=into)
+            agent.follow([profile("p", **STATS)], [far.plan(every_container("p")), near.plan(every_container("p"))])
+            span = agent.until_seen(collector, inside, "inside")
+            line(outside, "outside")
+            last = agent.until_seen(collector, inside, "last")
+            assert last.attributes["code.function.name"] == "__main__.look"
+            assert span.resource["process.vpid"] == 1
+            assert span.resource["k8s.pod.name"] == "near-1"
+            os.kill(inner, signal.SIGTERM)
+            agent.process.wait(WAIT_SECONDS)
+    assert {name for _, name in marks(collector.spans())} == {"inside", "last"}
+
+
+def _child_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def test_the_plan_outlives_operator_and_agent(start: Start, collector: Collector, tmp_path: Path) -> None:
+    """Without an operator an agent goes on, and one that starts goes on with what was in effect."""
+    agent = start()
+    with Pod("web-1") as pod:
+        running = program(pod)
+        agent.follow([profile("p", **STATS)], [pod.plan(every_container("p"))])
+        agent.server.close()
+        agent.until_seen(collector, running, "alone")
+        agent.process.kill()
+        agent.process.wait()
+        again = start()
+        again.until_seen(collector, running, "again")
+        again.stop()
+    assert not (tmp_path / "state" / "secrets").exists()
+
+
+def test_what_a_profile_cannot_have(start: Start, collector: Collector) -> None:
+    """A bad profile, one beyond this version and one without a way out stop no other; each says why."""
+    agent = start()
+    with Pod("web-1") as pod:
+        running = program(pod)
+        profiles = [
+            profile("good", **STATS, **marked("good")),
+            profile("part", requests=[{"protocol": "HTTP"}], **STATS, **marked("part")),
+            profile("whole", sampling={"keepErrors": True}, **STATS),
+            profile("unknown", files={"operations": ["Dream"]}),
+            profile("nowhere", export={"otlp": {"endpoint": "https://127.0.0.1:1", "tls": {}}}, **STATS),
+        ]
+        secrets = [ExportSecret(profile_uid="nowhere", ca=b"no certificate")]
+        agent.follow(profiles, [pod.plan(*(every_container(one.uid) for one in profiles))], secrets)
+        line(running, "x")
+        collector.wait_for_spans(2, where=lambda span: span.attributes.get("file.path") == "/mark/x")
+        states = agent.server.states()
+        assert {uid: state.reason for uid, state in states.items()} == {
+            "good": "", "part": "", "whole": "AgentOutdated", "unknown": "AgentOutdated", "nowhere": "InvalidSpec",
+        }  # fmt: skip
+        assert "keepErrors" in states["whole"].message
+        assert "Dream" in states["unknown"].message
+        failed = {probe.name: probe.reason for probe in states["part"].probes if probe.state == "Failed"}
+        assert failed == {"requests": "AgentOutdated"}
+        agent.stop()
+    assert marks(collector.spans()) == {("good", "x"), ("part", "x")}
+    assert "no certificate" not in agent.log.read_text()
+
+
+def test_the_balance_that_is_told(start: Start, collector: Collector) -> None:
+    """Of profiles that share a process, and of one whose spec has changed: what is told adds up, and nothing is dropped."""
+    agent = start()
+    with Pod("web-1") as pod:
+        running = program(pod)
+        pods = [pod.plan(every_container("a"), every_container("b"))]
+        other = profile("b", files={"operations": ["Open"]}, **marked("b"))
+        agent.follow([profile("a", **STATS), other], pods)
+        line(running, " ".join(f"x{number}" for number in range(500)))
+        agent.follow([profile("a", 2, **STATS), other], pods)
+        line(running, " ".join(f"y{number}" for number in range(500)))
+        collector.wait_for_spans(1000, where=lambda span: str(span.attributes.get("file.path")).startswith("/mark/"))
+
+        def told() -> bool:
+            states = agent.server.states()
+            return states["a"].counters.exported >= 1000 and states["b"].counters.filtered >= 1000
+
+        agent.until(told, "told")
+        for state in agent.server.states().values():
+            counted = state.counters
+            rest = counted.exported + counted.filtered + counted.sampled_out + counted.rate_limited
+            assert counted.seen == rest + counted.in_flight + counted.dropped
+            assert counted.dropped == 0
+        agent.stop()
