@@ -11,6 +11,9 @@ import pytest
 
 from harness.cluster import KindCluster
 from harness.node import node_image
+from harness.product import Product, Shop
+from tests.support.helm import Helm
+from tools.build import build
 from tools.images.docker import Docker, docker
 from tools.images.product import make
 
@@ -69,4 +72,31 @@ def images(daemon: Docker, cluster: KindCluster, say: Say) -> dict[str, str]:
     """Every image of ours by its short name, and on every node."""
     made = make(daemon, (), say)
     cluster.load(*made.values())
+    return made
+
+
+@pytest.fixture(scope="session")
+def product(
+    cluster: KindCluster,
+    daemon: Docker,
+    images: dict[str, str],
+    say: Say,
+    keep: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Product]:
+    """The chart's release, ready, with Jaeger."""
+    helm = Helm(build(("helm",), say)["helm"], tmp_path_factory.mktemp("helm"), cluster.kubeconfig)
+    made = Product(cluster, helm, say)
+    seconds = made.install({name: daemon.image_id(image).rpartition(":")[2] for name, image in images.items()})
+    say(f"figure: helm install to ready {seconds:.1f} s")
+    yield made
+    if not keep:
+        made.uninstall()
+
+
+@pytest.fixture(scope="session")
+def shop(cluster: KindCluster, daemon: Docker, images: dict[str, str]) -> Shop:
+    """The sample application at work."""
+    made = Shop(cluster)
+    made.start(images["shop"], daemon.image_id(images["shop"]))
     return made

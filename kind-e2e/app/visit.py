@@ -2,12 +2,13 @@
 """Somebody who visits the shop for ever, a few times a second: visit.py HOST:PORT."""
 
 import http.client
+import itertools
 import sys
 import time
 
 REQUESTS = (
-    ("POST", "/orders/7"),
-    ("GET", "/orders/7"),
+    ("POST", "/orders/{number}"),
+    ("GET", "/orders/{number}"),
     ("POST", "/report"),
     ("GET", "/compare"),
     ("GET", "/invoices/7"),
@@ -26,8 +27,9 @@ def visit(address: str, method: str, path: str) -> int:
 
 
 if __name__ == "__main__":
-    while True:
-        for method, path in REQUESTS:
+    for number in itertools.count(1):
+        for method, form in REQUESTS:
+            path = form.format(number=number)
             try:
                 print(method, path, visit(sys.argv[1], method, path))
             except (OSError, http.client.HTTPException) as error:

@@ -140,12 +140,6 @@ class KindCluster:
         finally:
             self.kubectl("delete", "namespace", name, "--timeout=120s")
 
-    def service(self, namespace: str, name: str, port: int, path: str) -> bytes:
-        """What a Service answers to GET, asked through the API server."""
-        return self.kubectl(
-            "get", "--raw", f"/api/v1/namespaces/{namespace}/services/http:{name}:{port}/proxy{path}"
-        ).encode()
-
     def wait(self, what: str, look: Callable[[], _T], seconds: float = 120.0) -> _T:
         """What `look` returns as soon as it is true. Raises ToolError with its last answer if it never is."""
         deadline = time.monotonic() + seconds
