@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -42,8 +43,6 @@ def test_nothing_says_where_it_came_from(daemon: Docker, images: dict[str, str],
 @pytest.mark.parametrize("part", ["operator", "agent"])
 def test_packages_are_the_locked_ones(daemon: Docker, images: dict[str, str], part: str) -> None:
     """Exactly what the lock names, and the project."""
-    from pathlib import Path
-
     lock = (Path(__file__).parents[1] / f"requirements/{part}.txt").read_text("utf-8")
     locked = {f"{_plain(name)} {number}" for name, number in re.findall(r"^([\w.-]+)==(\S+)", lock, re.MULTILINE)}
     listing = (

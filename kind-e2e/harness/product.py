@@ -23,6 +23,7 @@ _READY = "180s"
 _JAEGER_PORT = 16686
 _AGENT_PORT = 9465
 _LIMIT = 20_000
+_TRACES = 3_000  # the shop's are of some hundred spans: more would fill Jaeger's memory before the tests end
 WORKLOADS = ("deployment/kernelspan-operator", "deployment/kernelspan-jaeger", "deployment/kernelspan-collector")
 AGENTS = "daemonset/kernelspan-agent"
 
@@ -43,7 +44,7 @@ class Product:
         `images`: ids by name; pods of another image than these are replaced.
         """
         started = time.monotonic()
-        options = ["--set=jaeger.enabled=true"]
+        options = ["--set=jaeger.enabled=true", f"--set=jaeger.maxTraces={_TRACES}"]
         options += [f"--set-string={part}.podAnnotations.image={images[part]}" for part in ("operator", "agent")]
         self.helm.run(
             "upgrade", "--install", RELEASE, CHART, f"--namespace={NAMESPACE}", "--create-namespace", *options
