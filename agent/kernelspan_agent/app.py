@@ -47,6 +47,10 @@ class App(Engine):
         """It is one."""
         return self
 
+    @property
+    def unobserved(self) -> None:
+        """It knows no pods."""
+
     def trouble(self) -> str:
         """Why nothing is traced now; empty: all is attached."""
         if not self.is_attached:

@@ -145,7 +145,9 @@ def test_a_pid_namespace_of_its_own(tmp_path: Path, below: tuple[str, ...], read
     assert pids["/mark/main"] == pids["/mark/thread"] != pids["/mark/child"]
     assert all(1 < pid < 1000 for pid in pids.values())
     if below:
-        assert {span.resource["process.vpid"] for span in spans} == {1, 3}
+        inner = {span.attributes["file.path"]: span.resource.get("process.vpid") for span in spans}
+        assert inner["/mark/main"] == 1
+        assert inner["/mark/child"] in {3, None}  # it may have ended before it could be looked at
     assert json.loads(report.read_text())["operations"]["unaccounted"] == 0
 
 
@@ -302,13 +304,14 @@ def test_metrics_are_the_accounting(tmp_path: Path) -> None:
         assert running.get("/readyz") == (200, "ok\n")
         before = running.metrics()
         running.read(50)
-        exported = "kernelspan_operations_exported_total"
+        exported = "kernelspan_operations_exported_total,python-files"
         until(lambda: running.metrics()[exported] >= before[exported] + 100, "50 opens and 50 reads are exported")
         after = running.metrics()
-        assert after["kernelspan_operations_seen_total"] - before["kernelspan_operations_seen_total"] >= 100
+        seen = "kernelspan_operations_seen_total,python-files"
+        assert after[seen] - before[seen] >= 100
         assert after["kernelspan_processes_traced"] == 1
         assert after["kernelspan_attachments"] > 0
-        assert after[f"kernelspan_export_requests_total,file {output}"] > 0
+        assert after[f"kernelspan_export_requests_total,file {output},python-files"] > 0
         assert any(name.startswith("kernelspan_runtimes_detected_total,CPython 3.") for name in after)
         _conventions(running.get("/metrics")[1])
         assert running.process.stdin is not None

@@ -14,7 +14,13 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 if TYPE_CHECKING:
@@ -60,8 +66,12 @@ class _Agent:
 
     def collect(self) -> Iterator[Metric]:
         """Every metric as it is now; while nothing is traced only that an agent is there."""
-        engine = self._agent.engine
+        engine, unobserved = self._agent.engine, self._agent.unobserved
         yield _info(engine)
+        if unobserved is not None:
+            buckets, sum_seconds = unobserved.histogram()
+            text = "How long pods ran before the first of their processes was traced."
+            yield HistogramMetricFamily(f"{_PREFIX}pod_unobserved_seconds", text, buckets, sum_seconds)
         if engine is not None:
             yield from _operations(engine)
             yield from _stages(engine)

@@ -70,10 +70,21 @@ class Running(Protocol):
         """A profile's balance so far."""
 
 
+class Pods(Protocol):
+    """How long pods ran unseen (node.unobserved.Unobserved)."""
+
+    def histogram(self) -> tuple[list[tuple[str, float]], float]:
+        """Cumulative buckets by their upper bound, and the sum of all, in seconds."""
+
+
 class Agent(Protocol):
     """The process (app.App, node.Node)."""
 
     last_step_seconds: float  # time.monotonic() of the loop's last step
+
+    @property
+    def unobserved(self) -> Pods | None:
+        """Of pods; None: it knows none."""
 
     @property
     def engine(self) -> Running | None:

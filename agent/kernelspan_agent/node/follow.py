@@ -19,8 +19,9 @@ from kernelspan_agent.control.stream import Stream
 from kernelspan_agent.engine import Engine
 from kernelspan_agent.errors import KernelspanError
 from kernelspan_agent.node.desired import Desired, desired_of
-from kernelspan_agent.node.exports import Exports, close_later
-from kernelspan_agent.node.report import Reports, Trouble
+from kernelspan_agent.node.exports import Exports
+from kernelspan_agent.node.report import Reports
+from kernelspan_agent.node.trouble import Trouble
 from kernelspan_agent.node.unobserved import Unobserved
 from kernelspan_agent.node.whom import Whom
 from kernelspan_agent.probes.build import Built
@@ -78,6 +79,7 @@ class Follower:
         if self.engine is not None:
             self._end_engine()
         self._compiler.shutdown(wait=False, cancel_futures=True)
+        self._exports.wait()
 
     def step(self) -> None:
         """A look at the plan, and one step of what traces."""
@@ -115,8 +117,8 @@ class Follower:
             if self.engine is not None:
                 self._fill(self.engine, now)
         _log.info(
-            "plan.followed hash=%s profiles=%d pods=%d seconds=%.3f",
-            plan.hash, len(plan.profiles), len(plan.pods), time.monotonic() - now,
+            "plan.followed hash=%s profiles=%d pods=%d seconds=%s",
+            plan.hash, len(plan.profiles), len(plan.pods), round(time.monotonic() - now, 3),
         )  # fmt: skip
         self._report(now)
 
@@ -184,9 +186,9 @@ class Follower:
 
     # --- while it runs ------------------------------------------------------------------------------------------------
 
-    def _on_exec(self, pid: int) -> None:
+    def _on_exec(self, pid: int, when_ns: int) -> None:
         if self.engine is not None and self._whom is not None:
-            self._whom.started(self.engine, pid)
+            self._whom.started(self.engine, pid, when_ns)
 
     def _look(self, now: float) -> None:
         engine = self.engine
@@ -201,7 +203,7 @@ class Follower:
 
     def _remove(self, engine: Engine, key: str) -> None:
         self._reports.leaves(key, engine.accounting_of(key))
-        close_later(engine.remove(key).exporter)
+        self._exports.close_later(engine.remove(key).exporter)
 
     def _report(self, now: float) -> None:
         self._next_report = now + REPORT_SECONDS

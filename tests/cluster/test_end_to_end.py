@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All of it but a kubelet: a profile is applied to a real API server, the operator's plan reaches a real agent on this
+machine's kernel, and a real collector gets the spans of a process in a pod's cgroup; the status says so.
+
+The test plays the kubelet: it makes the pod's cgroup with the uid that the API server gave, and says the container's id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.collector import Collector
+from tests.support.operators import Kubernetes, Operator, eventually, profile_path
+from tests.support.otlp_json import ReceivedSpan
+from tests.support.pods import Pod, line
+from tests.support.server import ServerError
+
+pytestmark = pytest.mark.root
+PYTHON = "/usr/bin/python3"
+NODE, SPACE = "here", "end-to-end"
+PROGRAM = """
+import os, sys
+def look(name):
+    try: os.stat("/mark/" + name)
+    except OSError: pass
+print("ready", flush=True)
+for line in sys.stdin:
+    look(line.strip())
+    print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def agent(
+    operator: Operator, kubernetes: Kubernetes, collector: Collector, tmp_path: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The agent of node NODE, with a token as the kubelet projects it."""
+    kubernetes.namespace(SPACE)
+    kubernetes.node(NODE)
+    (tmp_path / "token").write_text(kubernetes.agent_token(NODE))
+    (tmp_path / "ca.crt").write_bytes(operator.authority)
+    (tmp_path / "app.py").write_text(PROGRAM)
+    with (tmp_path / "agent.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                Path(sys.executable).parent / "kernelspan", "--log-level", "info", "agent",
+                "--operator", f"localhost:{operator.port}", "--node", NODE, "--token", tmp_path / "token",
+                "--ca", tmp_path / "ca.crt", "--state", tmp_path / "state", "--secrets", tmp_path / "memory",
+                "--otlp", collector.grpc_endpoint,
+            ],
+            stderr=log,
+            env={name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def running_pod(kubernetes: Kubernetes, name: str, folder: Path) -> Iterator[tuple[Pod, subprocess.Popen[bytes]]]:
+    """A pod of the API's with a process on this machine."""
+    made = kubernetes.pod(SPACE, name, NODE, labels={"app": name})
+    with Pod(name, SPACE, ("web",), uid=made["metadata"]["uid"]) as pod:
+        kubernetes.kubelet(made, web=pod.ids["web"])
+        process = pod.run(PYTHON, "-S", str(folder / "app.py"), container="web")
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield pod, process
+    kubernetes.delete(f"/api/v1/namespaces/{SPACE}/pods/{name}")
+
+
+def seen(collector: Collector, process: subprocess.Popen[bytes], mark: str) -> ReceivedSpan:
+    """The first span of a mark that the process makes again and again."""
+
+    def look() -> ReceivedSpan | None:
+        line(process, mark)
+        found = (span for span in collector.spans() if span.attributes.get("file.path") == f"/mark/{mark}")
+        return next(found, None)
+
+    found = eventually(look, 60)
+    assert found is not None
+    return found
+
+
+def test_from_a_profile_to_its_spans_and_status(
+    agent: subprocess.Popen[bytes], kubernetes: Kubernetes, collector: Collector, tmp_path: Path
+) -> None:
+    """Applied, traced, said; changed, traced anew; deleted, and nothing more is seen."""
+    with (
+        running_pod(kubernetes, "web-1", tmp_path) as (pod, process),
+        running_pod(kubernetes, "idle-1", tmp_path) as (_, idle),
+    ):
+        kubernetes.apply(SPACE, "web", podSelector={"matchLabels": {"app": "web-1"}}, files={"operations": ["Stat"]})
+        kubernetes.says(SPACE, "web", "True", "Ready", seconds=60)
+        span = seen(collector, process, "first")
+        line(idle, "never")
+        assert span.resource["k8s.pod.uid"] == pod.uid
+        assert (span.resource["k8s.node.name"], span.resource["k8s.namespace.name"]) == (NODE, SPACE)
+        assert (span.resource["k8s.pod.name"], span.resource["k8s.container.name"]) == ("web-1", "web")
+        last = seen(collector, process, "second")
+        assert last.attributes["code.function.name"] == "__main__.look"
+        assert last.attributes["code.file.path"] == str(tmp_path / "app.py")
+        status = eventually(lambda: _exporting(kubernetes, "web"), 90)
+        assert status["summary"] | {"probesAttached": 0} == {
+            "pods": 1, "processes": 1, "nodesReady": 1, "nodesDesired": 1, "probesAttached": 0, "probesFailed": 0,
+        }  # fmt: skip
+        assert status["runtimes"] == [{"runtime": "Python", "processes": 1, "unwinding": 1}]
+        assert status["events"]["dropped"] == 0
+
+        # paused, and on again
+        kubernetes.patch(f"{profile_path(SPACE)}/web", {"spec": {"paused": True}})
+        kubernetes.says(SPACE, "web", "False", "Paused", seconds=60)
+        kubernetes.patch(f"{profile_path(SPACE)}/web", {"spec": {"paused": False}})
+        kubernetes.says(SPACE, "web", "True", "Ready", seconds=60)
+        seen(collector, process, "third")
+
+        kubernetes.delete(f"{profile_path(SPACE)}/web")
+        eventually(lambda: not _still_seen(collector, process), 60)
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(60) == 0
+    assert not [span for span in collector.spans() if span.attributes.get("file.path") == "/mark/never"]
+
+
+def _exporting(kubernetes: Kubernetes, name: str) -> dict[str, Any] | None:
+    status: dict[str, Any] = kubernetes.profile(SPACE, name).get("status", {})
+    return status if status.get("events", {}).get("exported") and status.get("runtimes") else None
+
+
+_marks = iter(range(1_000_000))
+
+
+def _still_seen(collector: Collector, process: subprocess.Popen[bytes]) -> bool:
+    """Whether a mark made now is seen within a second: the tracer holds an operation no longer than that."""
+    mark = f"after-{next(_marks)}"
+    line(process, mark)
+    with contextlib.suppress(ServerError):
+        collector.wait_for_spans(
+            1, timeout_seconds=1.5, where=lambda span: span.attributes.get("file.path") == f"/mark/{mark}"
+        )
+        return True
+    return False
