@@ -48,8 +48,11 @@ def make(docker: Docker, images: Sequence[str], say: Say) -> dict[str, str]:
     made = {}
     for image in images or tuple(IMAGES):
         started = time.monotonic()
-        IMAGES[image](docker, image_name(image), say)
-        made[image] = image_name(image)
+        made[image] = name = image_name(image)
+        before = docker.image_id(name)
+        IMAGES[image](docker, name, say)
+        if before and before != docker.image_id(name):
+            docker.run("image", "rm", before, check=False)  # nobody's now, unless a container runs it
         size = docker.image_bytes(made[image]) / _MIB
         say(f"image {made[image]}: {size:.0f} MiB, {time.monotonic() - started:.0f} s")
     return made
