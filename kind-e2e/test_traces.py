@@ -7,6 +7,7 @@ share one kernel here: whose process a program saw is what an agent must find ou
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -53,10 +54,17 @@ def profile(product: Product, shop: Shop) -> Iterator[float]:
 
 @pytest.fixture(scope="module")
 def spans(product: Product, shop: Shop, profile: float) -> list[ReceivedSpan]:
-    """What was seen of a time in which both of its pods answered several rounds of requests."""
-    for name in shop.pods():
-        product.wait_for_spans("shop", profile, 300, k8s_pod_name=name)
-    return product.spans("shop", profile)
+    """What was seen of a time in which both of its pods came to every place that is asked for below."""
+    wanted = {(name, operation, function) for name in shop.pods() for operation, function, _, _ in _TRUTH}
+
+    def look() -> list[ReceivedSpan]:
+        found = product.spans("shop", profile)
+        places = {
+            (span.resource.get("k8s.pod.name"), span.name, span.attributes.get("code.function.name")) for span in found
+        }
+        return found if wanted <= places else []
+
+    return product.cluster.wait("spans of every place in both pods", look, 90.0)
 
 
 def _line(piece: str) -> int:
@@ -127,10 +135,11 @@ def test_an_agent_reports_its_own_nodes_pods_alone(product: Product, shop: Shop,
     assert {traced[node] for node in nodes} == {3}  # the pod's own pause, gunicorn and its worker
 
 
-def test_nobody_else_is_traced(product: Product, spans: list[ReceivedSpan]) -> None:
+def test_nobody_else_is_traced(product: Product, profile: float, spans: list[ReceivedSpan]) -> None:
     """The visitor and the price service run the same Python in the same namespace, and no profile selects them."""
     assert spans
-    assert product.jaeger.services() <= {"shop"}
+    others = product.jaeger.services() - {"shop"}
+    assert [span for service in others for span in product.spans(service, profile)] == []
 
 
 def test_the_columns(product: Product, profile: float) -> None:
@@ -192,8 +201,8 @@ def test_a_new_pod_is_traced(product: Product, shop: Shop, profile: float) -> No
         assert span.resource["k8s.node.name"] == pod["spec"]["nodeName"]
         agent = product.agents()[pod["spec"]["nodeName"]]["metadata"]["name"]
         said = product.kubectl("logs", agent, "--since=120s")
-        (unobserved,) = re.findall(rf"pod.traced pod=shop/{name} unobserved_ms=(\d+)", said)
-        product.say(f"figure: a new pod ran unobserved {unobserved} ms")
+        (traced,) = [line for line in map(json.loads, said.splitlines()) if line.get("pod") == f"shop/{name}"]
+        product.say(f"figure: a new pod ran unobserved {traced['unobserved_ms']} ms")
     finally:
         shop.scale(2)
 
