@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cluster of these tests: one control plane and two workers by kind, with a pod network of routes between them.
 
-It has a name, a kubeconfig and a docker network's addresses of its own, and touches no other cluster. What an earlier
+It has a name, a kubeconfig and a network of docker's of its own, and touches no other cluster. What an earlier
 run left under the name is removed before, and all of it after, also when the run is interrupted.
 """
 
@@ -85,6 +85,7 @@ class KindCluster:
             started = time.monotonic()
             self._run_kind("delete", "cluster")
             self._say(f"kind: deleted the cluster, {time.monotonic() - started:.0f} s")
+        self._docker.run("network", "rm", NAME, check=False)
         self.kubeconfig.unlink(missing_ok=True)
 
     def load(self, *images: str) -> None:
@@ -201,7 +202,12 @@ class KindCluster:
     def _environment(self) -> dict[str, str]:
         # kind takes `docker` from PATH
         path = f"{Path(self._docker.command).parent}:{os.environ['PATH']}"
-        return {**self._docker.environment, "PATH": path, "KUBECACHEDIR": str(self._folder / "kubectl")}
+        return {
+            **self._docker.environment,
+            "PATH": path,
+            "KUBECACHEDIR": str(self._folder / "kubectl"),
+            "KIND_EXPERIMENTAL_DOCKER_NETWORK": NAME,
+        }
 
 
 def _node(item: Mapping[str, Any]) -> Node:

@@ -173,6 +173,8 @@ def _start(docker: Docker, say: Say) -> None:
             f"--pidfile={pid_file}",
             f"--host=unix://{RUN}/docker.sock",
         ]
+        # kind makes a network of its own, and nothing else needs one: no bridge of ours stays behind.
+        options += ["--bridge=none"]
         options += [f"--add-runtime=exact={_RUNC_WRAPPER}", "--default-runtime=exact"]
         with (RUN / "dockerd.log").open("w") as log:
             process = subprocess.Popen(
