@@ -23,6 +23,7 @@ from kernelspan_agent.node.exports import Exports
 from kernelspan_agent.node.report import Reports
 from kernelspan_agent.node.trouble import Trouble
 from kernelspan_agent.node.unobserved import Unobserved
+from kernelspan_agent.node.warm import Warm
 from kernelspan_agent.node.whom import Whom
 from kernelspan_agent.probes.build import Built
 from kernelspan_agent.resolve.resource import ResourceSettings
@@ -58,6 +59,7 @@ class Follower:
         self._leaving: dict[str, float] = {}
         self._whom: Whom | None = None
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
+        self._warm = Warm(environ)
         self._building: tuple[Wanted, Future[Built]] | None = None
         self._reports = Reports()
         self._next_report = self._retry_at = 0.0
@@ -74,8 +76,10 @@ class Follower:
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Until `stopped` says so; then what is under way is sent."""
+        self._warm.start()
         while not stopped():
             self.step()
+        self._warm.end()
         if self.engine is not None:
             self._end_engine()
         self._compiler.shutdown(wait=False, cancel_futures=True)
@@ -130,7 +134,8 @@ class Follower:
             _log.warning("engine.replaced hint=%s", "nothing is seen between the two: another mechanism is called for")
             self._end_engine()
         try:
-            self.engine = Engine(wanted, self._environ, watch_exec=True)
+            with self._warm.pause():
+                self.engine = Engine(wanted, self._environ, watch_exec=True)
         except KernelspanError as error:
             _log.error("engine.failed reason=%s message=%s hint=%s", error.reason, error, error.hint)
             self._fail([each.key for each in self._desired], error)
@@ -141,7 +146,11 @@ class Follower:
     def _build(self, engine: Engine, wanted: Wanted) -> None:
         """Compiles in another thread, for seconds; the loop attaches what comes of it."""
         if self._building is None:
-            self._building = wanted, self._compiler.submit(engine.session.build_more, wanted, self._environ)
+            self._building = wanted, self._compiler.submit(self._build_more, engine, wanted)
+
+    def _build_more(self, engine: Engine, wanted: Wanted) -> Built:
+        with self._warm.pause():
+            return engine.session.build_more(wanted, self._environ)
 
     def _finish_building(self, engine: Engine, now: float) -> None:
         if self._building is None or not self._building[1].done():
