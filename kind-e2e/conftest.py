@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from harness.cluster import KindCluster
+from harness.cluster import KindCluster, alone
 from harness.node import node_image
 from harness.product import Product, Shop
 from tests.support.helm import Helm
@@ -56,15 +56,16 @@ def daemon(say: Say, keep: bool) -> Iterator[Docker]:
 @pytest.fixture(scope="session")
 def cluster(daemon: Docker, say: Say, keep: bool) -> Iterator[KindCluster]:
     """One control plane and two workers with a network; nothing of ours in it."""
-    image = node_image(daemon, say)
-    made = KindCluster(daemon, say)
-    try:
-        if not (keep and made.stands(image)):
-            made.create(image)
-        yield made
-    finally:
-        if not keep:
-            made.delete()
+    with alone(say):
+        image = node_image(daemon, say)
+        made = KindCluster(daemon, say)
+        try:
+            if not (keep and made.stands(image)):
+                made.create(image)
+            yield made
+        finally:
+            if not keep:
+                made.delete()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ run left under the name is removed before, and all of it after, also when the ru
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
@@ -33,6 +34,20 @@ _READY = "180s"
 _POLL_SECONDS = 0.3
 _LOADED = "/kind/loaded.json"
 _TAIL_CHARACTERS = 4000
+
+
+@contextlib.contextmanager
+def alone(say: Say) -> Iterator[None]:
+    """Waits until no other run of this user has the cluster, and keeps others waiting: there is one of its name."""
+    folder = cache_folder(os.environ).parent / "e2e"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another run has the cluster, waiting")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass(frozen=True, slots=True)
