@@ -185,11 +185,13 @@ class Kubernetes:
             "metadata": {"name": name},
             "spec": spec,
         }
-        there = self.cluster.request("GET", f"{folder}/{name}")
-        if there.status == 200:
+        while (there := self.cluster.request("GET", f"{folder}/{name}")).status == 200:
             body["metadata"]["resourceVersion"] = there.body["metadata"]["resourceVersion"]
-            changed: dict[str, Any] = self.ask("PUT", f"{folder}/{name}", body)
-            return changed
+            answer = self.cluster.request("PUT", f"{folder}/{name}", body)
+            if answer.status != 409:  # else the operator has written its status in between
+                assert answer.status == 200, answer
+                changed: dict[str, Any] = answer.body
+                return changed
         made: dict[str, Any] = self.ask("POST", folder, body)
         return made
 

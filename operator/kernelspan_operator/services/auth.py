@@ -15,8 +15,8 @@ from urllib.parse import quote
 import msgspec
 
 from kernelspan_api.control import AUDIENCE, control_pb2
+from kernelspan_api.objects import Pod
 from kernelspan_operator.errors import ApiError, RefusedError
-from kernelspan_operator.models.objects import Pod
 
 from .kube import Kube
 

@@ -9,7 +9,6 @@ is told of those that differ. Until `open` nothing is told: a plan of half the p
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 import hashlib
 import time
 from collections.abc import Callable, Iterable
@@ -18,7 +17,7 @@ from importlib import metadata
 import msgspec
 
 from kernelspan_api.control import MAX_PLAN_BYTES, REVISION, control_pb2
-from kernelspan_api.selectors import ContainerSelector
+from kernelspan_api.selection import selects_container
 from kernelspan_operator.models.profiles import Profile, ProfileKey
 from kernelspan_operator.models.selected import SelectedPod
 from kernelspan_operator.models.spans import Spans, no_spans
@@ -132,7 +131,7 @@ class Plans:
         now = self._now()
         labels = self._nodes.labels(node)
         pods = [
-            (pod, [one for one in self._profiles.wanted(keys, now) if selects_node(one, labels)])
+            (pod, [one for one in self._profiles.wanted(keys, now) if one.selects_node(labels)])
             for pod, keys in self._pods.on_node(node)
         ]
         wanted = {one.key: one for _, matching in pods for one in matching}
@@ -183,20 +182,6 @@ def hash_of(plan: control_pb2.NodePlan) -> str:
     bare.ClearField("hash")
     bare.ClearField("operator_version")
     return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()[:32]
-
-
-def selects_node(profile: Profile, labels: dict[str, str]) -> bool:
-    """Whether the profile's nodeSelector allows a node with these labels."""
-    assert profile.spec is not None
-    return all(labels.get(key) == value for key, value in profile.spec.node_selector.items())
-
-
-def selects_container(selector: ContainerSelector | None, name: str) -> bool:
-    """Whether a container of that name is meant."""
-    if selector is None:
-        return True
-    included = not selector.include or any(fnmatch.fnmatchcase(name, glob) for glob in selector.include)
-    return included and not any(fnmatch.fnmatchcase(name, glob) for glob in selector.exclude)
 
 
 def _pod(pod: SelectedPod, profiles: list[Profile]) -> control_pb2.PodPlan:

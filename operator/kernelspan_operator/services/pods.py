@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from kernelspan_operator.models.objects import Pod
+from kernelspan_api.objects import Pod
 from kernelspan_operator.models.profiles import ProfileKey
 from kernelspan_operator.models.selected import SelectedPod, selected
 from kernelspan_operator.models.watched import WatchKey

@@ -27,7 +27,7 @@ from .agents import Agents, is_outdated
 from .aggregate import OnNode, status_of
 from .kube import Kube
 from .nodes import Nodes
-from .plans import Plans, selects_node
+from .plans import Plans
 from .pods import Pods
 from .profiles import Profiles
 
@@ -157,7 +157,7 @@ class Statuses:
         if not profile.is_wanted(self._now()):
             return []
         names = sorted(self._pods.nodes_of(profile.key))
-        return [name for name in names if selects_node(profile, self._nodes.labels(name))]
+        return [name for name in names if profile.selects_node(self._nodes.labels(name))]
 
     def _status(self, profile: Profile, nodes: list[str], written: _Written) -> Status:
         found = []
