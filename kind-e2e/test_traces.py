@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from harness.cluster import KindCluster
 from harness.product import Object, Product, Shop
 from tests.support.otlp_json import ReceivedSpan
 
@@ -166,6 +169,16 @@ def test_the_status(product: Product, spans: list[ReceivedSpan]) -> None:
     assert {probe["state"] for node in status["nodes"] for probe in node["probes"]} == {"Attached"}
     assert status["runtimes"] == [{"runtime": "Python", "processes": 4, "unwinding": 4}]
     assert status["events"]["dropped"] == 0
+
+
+def test_explain_knows_who_is_traced(cluster: KindCluster, shop: Shop, profile: float) -> None:
+    """`kernelspan explain --pod`, with the rights of the administrator: one that is, and one that no profile selects."""
+    assert profile
+    command = [Path(sys.executable).with_name("kernelspan"), "explain", "--json", f"--kubeconfig={cluster.kubeconfig}"]
+    for app, traced in (("shop", True), ("visitor", False)):
+        name = next(iter(shop.pods(app)))
+        said = subprocess.run([*command, f"--pod=shop/{name}"], capture_output=True, check=True).stdout
+        assert json.loads(said)["traced"] is traced
 
 
 def test_what_is_run_in_a_pod_is_seen(product: Product, shop: Shop, profile: float) -> None:
