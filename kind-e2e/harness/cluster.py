@@ -32,6 +32,7 @@ _CONTAINER_ROUTE = "0.0.0.0/0"
 _TIMEOUT_SECONDS = 600.0
 _READY = "180s"
 _POLL_SECONDS = 0.3
+_CHAIN = "KERNELSPAN-E2E"
 _LOADED = "/kind/loaded.json"
 _TAIL_CHARACTERS = 4000
 
@@ -251,7 +252,10 @@ def _configuration() -> object:
 
 
 def _network(node: Node, nodes: Sequence[Node]) -> str:
-    """A script that gives a node its pod network: a plugin's configuration, routes to the others', a way out.
+    """A script that gives a node its pod network: a plugin's configuration, routes to the others', a way to the nodes.
+
+    Pods reach pods and nodes, and nothing outside. The address of a Service that the node does not know yet would be
+    outside too: a connection to whoever answers there stays open, and goes on failing when the Service is known.
 
     It also mounts what a node's systemd would, were it not in a container: the kernel's tracing files.
     """
@@ -268,10 +272,15 @@ def _network(node: Node, nodes: Sequence[Node]) -> str:
     ports = {"type": "portmap", "capabilities": {"portMappings": True}}
     plugins = {"cniVersion": "0.4.0", "name": NAME, "plugins": [plugin, ports]}
     away = f"POSTROUTING --source {node.pods} ! --destination {_POD_NETWORK} --jump MASQUERADE"
+    inside = [_POD_NETWORK, *(other.address for other in nodes)]
     return "\n".join(
         [
             *(f"ip route replace {other.pods} via {other.address}" for other in nodes if other != node),
             f"iptables --table nat --check {away} 2>/dev/null || iptables --table nat --append {away}",
+            f"iptables --new-chain {_CHAIN}",
+            *(f"iptables --append {_CHAIN} --destination {place} --jump RETURN" for place in inside),
+            f"iptables --append {_CHAIN} --jump REJECT",
+            f"iptables --insert FORWARD --source {node.pods} --jump {_CHAIN}",
             "mountpoint -q /sys/kernel/tracing || mount -t tracefs nodev /sys/kernel/tracing",
             f"cat > /etc/cni/net.d/10-{NAME}.conflist <<'END'",
             json.dumps(plugins),
