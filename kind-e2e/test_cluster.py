@@ -9,6 +9,7 @@ import pytest
 
 from harness.api import Api
 from harness.cluster import WORKERS, KindCluster
+from tools.errors import ToolError
 
 _SERVE = """
 import http.server, os
@@ -89,6 +90,13 @@ def test_a_service_answers_through_the_api(cluster: KindCluster, pods: dict[str,
     api = Api(cluster.kubeconfig)
     answers = {api.service("hello", "hello", 80, "/")[1].decode() for _ in range(40)}
     assert answers == set(pods)
+
+
+def test_nothing_outside_is_reached(cluster: KindCluster, pods: dict[str, dict[str, str]]) -> None:
+    """An address of the Services' network that none has is refused by the node, whoever would answer beyond it."""
+    for source in pods.values():
+        with pytest.raises(ToolError, match="Connection refused"):
+            _ask(cluster, source["name"], "http://10.97.255.250/")
 
 
 def test_memory_limits_hold(cluster: KindCluster, pods: dict[str, dict[str, str]]) -> None:
