@@ -56,7 +56,7 @@ OWN_RULES: list[dict[str, Any]] = [
 SECRET_RULES: list[dict[str, Any]] = [{"apiGroups": [""], "resources": ["secrets"], "verbs": _READ}]
 
 
-def eventually(found: Callable[[], T], seconds: float = 60.0) -> T:
+def eventually(found: Callable[[], T], seconds: float = 120.0) -> T:
     """What `found` gives once it is true; AssertionError with what it gave last where that does not come."""
     deadline = time.monotonic() + seconds
     while True:
@@ -210,7 +210,13 @@ class Kubernetes:
         return all_.get(kind, ("", "", ""))
 
     def says(
-        self, namespace: str, name: str, status: str, reason: str, kind: str = "Ready", seconds: float = 30
+        self,
+        namespace: str,
+        name: str,
+        status: str,
+        reason: str,
+        kind: str = "Ready",
+        seconds: float = 120,
     ) -> str:
         """Waits until a condition stands so; its message."""
         eventually(lambda: self.condition(namespace, name, kind)[:2] == (status, reason), seconds)

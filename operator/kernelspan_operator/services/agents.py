@@ -158,7 +158,6 @@ class Agents:
                     stream.sent, stream.sent_at = plan.hash, self._now()
                     self._sending(stream, plan)
                     yield plan
-                    continue
                 await self._wait(stream, reader)
         finally:
             reader.cancel()

@@ -84,7 +84,8 @@ class Auth:
 
     async def _agent(self, authorization: str) -> Agent:
         scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        # A blank one the API server would take for no token, which is its anonymous user: authenticated, and nobody.
+        if scheme.lower() != "bearer" or not token.strip():
             raise RefusedError("no bearer token", reason="NoToken")
         body = {
             "apiVersion": "authentication.k8s.io/v1",

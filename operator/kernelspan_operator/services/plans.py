@@ -9,27 +9,26 @@ is told of those that differ. Until `open` nothing is told: a plan of half the p
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable, Iterable
 from importlib import metadata
 
 import msgspec
 
-from kernelspan_api.control import MAX_PLAN_BYTES, REVISION, control_pb2
-from kernelspan_api.selection import selects_container
-from kernelspan_operator.models.profiles import Profile, ProfileKey
-from kernelspan_operator.models.selected import SelectedPod
+from kernelspan_api.control import control_pb2
+from kernelspan_operator.models.profiles import ProfileKey
 from kernelspan_operator.models.spans import Spans, no_spans
 
+from .making import hash_of, made
 from .nodes import Nodes
 from .pods import Pods
 from .profiles import Profiles
 from .secrets import Secrets
 
 DEBOUNCE_SECONDS = 0.05
-# Of the specs and Secrets in a plan; the rest is for its pods. A plan that an agent cannot take would stop all of it.
-MAX_PROFILES_BYTES = 24 << 20
+# Making plans takes no more than a quarter of the time: while profiles come by the hundred, each would be made hundreds
+# of times, and nothing else would be done.
+PAUSE, MAX_PAUSE_SECONDS = 3.0, 1.0
 _VERSION = metadata.version("kernelspan")
 
 
@@ -41,8 +40,28 @@ class Change(msgspec.Struct, frozen=True):
     parent: object  # of Spans
 
 
+class _Told(msgspec.Struct, frozen=True):
+    """What is known of a plan: its hash, and the profiles that it is about."""
+
+    hash: str
+    uids: frozenset[str]
+    left_out: frozenset[str]
+
+
+class _Difference(msgspec.Struct, frozen=True):
+    """What is otherwise than before: the plan itself, and profiles that have come or gone or found no room."""
+
+    plan: bool
+    uids: frozenset[str]
+
+
+_NOTHING = _Told("", frozenset(), frozenset())
+
+
 class Plans:
-    """The plans of all nodes. `changed(node)` is told where the hash is another than before."""
+    """The plans of all nodes. `changed(node, uids)` is told where one is another than before; `uids` are those of profiles
+    that have come or gone, or found no room.
+    """
 
     def __init__(
         self,
@@ -50,7 +69,7 @@ class Plans:
         pods: Pods,
         nodes: Nodes,
         secrets: Secrets,
-        changed: Callable[[str], object],
+        changed: Callable[[str, frozenset[str]], object],
         now: Callable[[], float],
         debounce_seconds: float = DEBOUNCE_SECONDS,
         spans: Spans = no_spans,
@@ -58,12 +77,13 @@ class Plans:
         self._profiles, self._pods, self._nodes = profiles, pods, nodes
         self._secrets = secrets
         self._changed, self._now, self._debounce_seconds = changed, now, debounce_seconds
-        self._hashes: dict[str, str] = {}
+        self._told: dict[str, _Told] = {}
         self._dirty: set[str] = set()
         self._touched: tuple[float, int] | None = None  # when the first of them was: monotonic s, ns since the epoch
         self._left_out: dict[str, frozenset[str]] = {}  # by node: profiles' uids
         self._changes: dict[str, Change] = {}  # of nodes whose plan has changed and was not sent since
         self._timer: asyncio.TimerHandle | None = None
+        self._rested = 0.0  # when the next plans may be made, by the loop's clock
         self._is_open = False
         self._spans = spans
         self.built = 0  # plans made, for tests and metrics
@@ -92,28 +112,37 @@ class Plans:
 
     def _schedule(self) -> None:
         if self._is_open and self._dirty and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._debounce_seconds, self.flush)
+            loop = asyncio.get_running_loop()
+            delay = max(self._debounce_seconds, min(self._rested - loop.time(), MAX_PAUSE_SECONDS))
+            self._timer = loop.call_later(delay, self.flush)
 
     def flush(self) -> None:
         """Makes the touched plans' hashes anew, and tells of those that differ."""
         self.close()
         dirty, self._dirty = self._dirty, set()
         since, since_ns = self._touched or (time.monotonic(), time.time_ns())
-        changed = [node for node in sorted(dirty) if self._differs(node)]
+        began = time.monotonic()
+        changed = {node: found for node in sorted(dirty) if (found := self._differs(node))}
         ended_ns = time.time_ns()
-        if changed:
-            parent = self._spans("plans.change", since_ns, ended_ns, {"kernelspan.nodes": len(changed)})
-            for node in changed:
+        others = sum(found.plan for found in changed.values())
+        parent = self._spans("plans.change", since_ns, ended_ns, {"kernelspan.nodes": others}) if others else None
+        for node, found in changed.items():
+            if found.plan:
                 self._changes.setdefault(node, Change(since, ended_ns, parent))
-                self._changed(node)
+            self._changed(node, found.uids)
+        self._rested = time.monotonic() + PAUSE * (time.monotonic() - began)
 
-    def _differs(self, node: str) -> bool:
-        """Makes the node's hash anew."""
+    def _differs(self, node: str) -> _Difference | None:
+        """Makes the node's hash anew; None: all is as before."""
         plan = self.plan(node)
-        before = self._hashes.pop(node, "")
-        if plan.pods:
-            self._hashes[node] = plan.hash
-        return plan.hash != before
+        old = self._told.pop(node, _NOTHING)
+        out = self._left_out.get(node, frozenset())
+        new = _Told(plan.hash, frozenset(one.uid for one in plan.profiles), out)
+        if plan.pods or out:
+            self._told[node] = new
+        if (new.hash, new.left_out) == (old.hash, old.left_out):
+            return None
+        return _Difference(new.hash != old.hash, (old.uids ^ new.uids) | (old.left_out ^ new.left_out))
 
     def take_change(self, node: str) -> Change | None:
         """The change that a plan of the node was not sent for yet; from now on it was."""
@@ -129,20 +158,16 @@ class Plans:
         """The whole plan of a node as of now; one without pods where there is nothing to do."""
         self.built += 1
         now = self._now()
-        labels = self._nodes.labels(node)
-        pods = [
-            (pod, [one for one in self._profiles.wanted(keys, now) if one.selects_node(labels)])
-            for pod, keys in self._pods.on_node(node)
-        ]
-        wanted = {one.key: one for _, matching in pods for one in matching}
-        budget = MAX_PROFILES_BYTES
-        kept = self._fitting(wanted, budget)
-        while (plan := self._made(node, pods, kept)).ByteSize() > MAX_PLAN_BYTES:
-            budget //= 2
-            kept = self._fitting(wanted, budget)
+        plan, left_out = made(
+            node,
+            self._nodes.labels(node),
+            self._pods.on_node(node),
+            lambda keys: self._profiles.wanted(keys, now),
+            self._secrets.of,
+        )
         self._left_out.pop(node, None)
-        if len(kept) < len(wanted):
-            self._left_out[node] = frozenset(one.uid for key, one in wanted.items() if key not in kept)
+        if left_out:
+            self._left_out[node] = left_out
         plan.hash = hash_of(plan)
         plan.operator_version = _VERSION
         return plan
@@ -150,72 +175,3 @@ class Plans:
     def leaves_out(self, node: str, uid: str) -> bool:
         """Whether the node's plan would have been too large with that profile."""
         return uid in self._left_out.get(node, ())
-
-    def _fitting(self, wanted: dict[ProfileKey, Profile], budget: int) -> dict[ProfileKey, Profile]:
-        """The oldest that fit: a new profile never ousts one that is in effect."""
-        kept: dict[ProfileKey, Profile] = {}
-        for key in sorted(wanted, key=lambda one: (wanted[one].created, one)):
-            secret = self._secrets.of(wanted[key])
-            size = len(wanted[key].document) + (secret.ByteSize() if secret is not None else 0)
-            if size <= budget:
-                budget -= size
-                kept[key] = wanted[key]
-        return kept
-
-    def _made(
-        self, node: str, pods: list[tuple[SelectedPod, list[Profile]]], kept: dict[ProfileKey, Profile]
-    ) -> control_pb2.NodePlan:
-        plan = control_pb2.NodePlan(node=node, revision=REVISION)
-        for pod, matching in pods:
-            if found := [one for one in matching if one.key in kept]:
-                plan.pods.append(_pod(pod, found))
-        plan.profiles.extend(_profile(kept[key]) for key in sorted(kept))
-        secrets = [self._secrets.of(one) for one in sorted(kept.values(), key=lambda one: one.uid)]
-        plan.secrets.extend(one for one in secrets if one is not None)
-        return plan
-
-
-def hash_of(plan: control_pb2.NodePlan) -> str:
-    """By its content; one operator always gives the same for the same."""
-    bare = control_pb2.NodePlan()
-    bare.CopyFrom(plan)
-    bare.ClearField("hash")
-    bare.ClearField("operator_version")
-    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()[:32]
-
-
-def _pod(pod: SelectedPod, profiles: list[Profile]) -> control_pb2.PodPlan:
-    found = control_pb2.PodPlan(
-        uid=pod.uid,
-        namespace=pod.namespace,
-        name=pod.name,
-        labels=dict(pod.labels),
-        static_hash=pod.static_hash,
-        containers=[
-            control_pb2.Container(name=one.name, id=one.id, restart_count=one.restart_count) for one in pod.containers
-        ],
-        matches=[_match(pod, profile) for profile in profiles],
-    )
-    if pod.workload_kind:
-        found.workload.kind, found.workload.name = pod.workload_kind, pod.workload_name
-    return found
-
-
-def _match(pod: SelectedPod, profile: Profile) -> control_pb2.MatchSet:
-    assert profile.spec is not None
-    selector = profile.spec.container_selector
-    if selector is None or not (selector.include or selector.exclude):
-        return control_pb2.MatchSet(profile_uid=profile.uid, all_containers=True)
-    names = [one.name for one in pod.containers if selects_container(selector, one.name)]
-    return control_pb2.MatchSet(profile_uid=profile.uid, containers=names)
-
-
-def _profile(profile: Profile) -> control_pb2.ProfilePlan:
-    return control_pb2.ProfilePlan(
-        uid=profile.uid,
-        kind=profile.key.kind,
-        namespace=profile.key.namespace,
-        name=profile.key.name,
-        generation=profile.generation,
-        spec=profile.document,
-    )

@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -82,9 +84,9 @@ class Statuses:
                     written = self._written[key] = _Written(profile.status)
                 self._schedule(key, written, max(written.at + WRITE_SECONDS - self._clock(), 0.05))
 
-    def touch_node(self, node: str, uids: set[str] | None = None) -> None:
+    def touch_node(self, node: str, uids: AbstractSet[str] | None = None) -> None:
         """Something of the node's agent has changed: for the profiles with these uids, or for all."""
-        keys = set().union(*(keys for _, keys in self._pods.on_node(node)))
+        keys = set().union(*{keys for _, keys in self._pods.on_node(node)})
         found = [profile for key in keys if (profile := self._profiles.get(key)) is not None]
         self.touch(one.key for one in found if uids is None or one.uid in uids)
 
@@ -218,11 +220,15 @@ def status_path(key: ProfileKey) -> str:
     return f"/apis/{API_VERSION}/namespaces/{quote(key.namespace, safe='')}/traceprofiles/{name}/status"
 
 
+@cache
+def _names(kind: type[msgspec.Struct]) -> list[tuple[str, str]]:
+    return [(one.name, one.encode_name) for one in msgspec.structs.fields(kind)]
+
+
 def plain(part: object) -> Any:
     """A status as JSON with its zeros, which the columns of `kubectl get` show; only what is None or empty is left out."""
     if isinstance(part, msgspec.Struct):
-        names = msgspec.structs.fields(part)
-        values = {one.encode_name: plain(getattr(part, one.name)) for one in names}
+        values = {wire: plain(getattr(part, name)) for name, wire in _names(type(part))}
         return {name: value for name, value in values.items() if value is not None and value not in ("", [])}
     if isinstance(part, tuple):
         return [plain(one) for one in part]

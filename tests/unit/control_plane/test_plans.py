@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kernelspan_operator.models.policy import Policy
-from kernelspan_operator.services.plans import hash_of
+from kernelspan_operator.services.making import hash_of
 from tests.support.apiserver import api_server, until
 from tests.unit.control_plane.cluster import (
     NAMESPACES,
@@ -108,7 +108,7 @@ def test_a_new_selector_makes_no_gap() -> None:
         await until(cluster.names)
         seen: list[list[Any]] = []
         changed = cluster.system.plans._changed
-        cluster.system.plans._changed = lambda name: (seen.append(cluster.names(name)), changed(name))
+        cluster.system.plans._changed = lambda name, uids: (seen.append(cluster.names(name)), changed(name, uids))
         cluster.apply(profile(generation=2, podSelector={}))
         await until(lambda: [str(key.selector) for key in cluster.system.pods.watches()] == [""])
         await until(lambda: seen)
@@ -198,7 +198,7 @@ def test_a_ttl_ends_without_an_event() -> None:
         body["metadata"]["creationTimestamp"] = datetime.fromtimestamp(cluster.kube.now(), UTC).isoformat()
         told: list[str] = []
         changed = cluster.system.plans._changed
-        cluster.system.plans._changed = lambda name: (told.append(name), changed(name))
+        cluster.system.plans._changed = lambda name, uids: (told.append(name), changed(name, uids))
         cluster.apply(body)
         await until(lambda: told == ["n1"])
         await until(lambda: told == ["n1", "n1"] and not cluster.names())
@@ -295,7 +295,7 @@ def test_many_changes_make_one_plan() -> None:
         cluster.system.plans._debounce_seconds = 0.5
         built = cluster.system.plans.built
         told: list[str] = []
-        cluster.system.plans._changed = told.append
+        cluster.system.plans._changed = lambda name, _uids: told.append(name)
         for number in range(50):
             cluster.server.put(SHOP, pod(f"p{number}"))
         await until(lambda: len(cluster.system.pods) == 50)
@@ -330,7 +330,7 @@ def test_no_plan_before_all_is_seen() -> None:
                 second.system.put(profile("one"))
                 await until(lambda: second.names() == [("a", ["one"])])
                 await asyncio.sleep(0.3)
-                assert (second.system.plans.is_open, second.system.plans._hashes) == (False, {})
+                assert (second.system.plans.is_open, second.system.plans._told) == (False, {})
                 second.system.put(profile("two"))
                 server.delete(PROFILES, "deleted")  # with no event of it: kopf never knew it
                 await until(lambda: second.system.plans.is_open)
