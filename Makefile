@@ -21,8 +21,8 @@ TEST_STAMP := $(VENV)/.installed-test-$(call hash,pyproject.toml $(RUN_LOCKS) $(
 # $(call phase,NAME,COMMAND): runs it and says on stderr how long it took.
 phase = started=$$SECONDS; printf '== %s\n' '$(1)' >&2; $(2); printf '== %s: %d s\n' '$(1)' $$((SECONDS - started)) >&2
 
-.PHONY: help setup setup-test demo test unit kernel vm cluster chart lint lint-ruff lint-format lint-types lint-layers lint-c \
-	lint-spelling lint-shell format protos bench bench-check fuzz matrix lock crds chart-docs \
+.PHONY: help setup setup-test demo test unit kernel vm cluster chart images e2e lint lint-ruff lint-format lint-types \
+	lint-layers lint-c lint-spelling lint-shell lint-docker format protos bench bench-check fuzz matrix lock crds chart-docs \
 	changelog clean
 
 help: ## this list
@@ -76,6 +76,15 @@ cluster: setup-test ## the tests on a Kubernetes API of their own
 chart: setup-test ## the tests of the Helm chart, on a Kubernetes API of their own
 	@$(PY) -m pytest tests/chart $(ARGS)
 
+# KIND=name: and give them to the nodes of that kind cluster.
+images: setup ## make the container images, from Debian's packages and the locks (as root); KIND=name loads them there
+	@$(call phase,packages for images,tools/apt e2e)
+	@$(PY) -m tools.images $(if $(KIND),--kind $(KIND)) $(ARGS)
+
+e2e: setup-test ## all of it in a kind cluster of its own, Jaeger included (as root)
+	@$(call phase,packages for the cluster,tools/apt e2e)
+	@$(PY) -m pytest kind-e2e $(ARGS)
+
 bench: setup-test ## measure; writes bench/results and the plots
 	@$(PY) -m bench $(ARGS)
 
@@ -92,7 +101,7 @@ matrix: setup-test ## every version of every runtime and kernel; `make test` tak
 
 # --- keep clean ----------------------------------------------------------------------------------------------------
 
-lint: lint-ruff lint-format lint-types lint-layers lint-c lint-spelling lint-shell ## every check of the source, as in `make test`
+lint: lint-ruff lint-format lint-types lint-layers lint-c lint-spelling lint-shell lint-docker ## every check of the source, as in `make test`
 
 lint-ruff: $(TEST_STAMP)
 	@$(PY) -m ruff check --quiet
@@ -116,6 +125,9 @@ lint-spelling: $(TEST_STAMP)
 SHELL_SOURCES = $(shell git grep -nIE --untracked '^\#!.*\b(ba)?sh$$' | sed -n 's/:1:.*//p')
 lint-shell:
 	@for file in $(SHELL_SOURCES); do bash -n "$$file"; done
+
+lint-docker: $(TEST_STAMP)
+	@git ls-files -z --cached --others --exclude-standard '*Dockerfile' | xargs -0 $(VENV)/bin/hadolint
 
 format: $(TEST_STAMP) ## put Python and C into the house's form
 	@$(PY) -m ruff check --fix-only --quiet

@@ -16,9 +16,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tools.images import roots
+
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_APT_CONFIGURATION = Path("/etc/apt")
-_MIRROR = re.compile(r"^(?:URIs:|deb\s+(?:\[[^]]*\])?)\s*(https?://\S+/debian)/?\s", re.MULTILINE)
 _DEPENDS = re.compile(r"^\s*(?:Pre)?Depends: ([a-z0-9][a-z0-9.+-]+)$", re.MULTILINE)
 
 
@@ -80,7 +80,7 @@ def suite(name: str, scratch: Path, *, source: bool = False) -> Iterator[Suite]:
 
     Raises DebianError where this machine's apt knows no Debian mirror, or the mirror not the suite.
     """
-    mirror = _mirror()
+    mirror = roots.mirror()
     if mirror is None or not _KEYRING.exists() or shutil.which("apt-get") is None:
         raise DebianError("this machine's apt names no Debian mirror")
     scratch.mkdir(parents=True, exist_ok=True)
@@ -118,11 +118,3 @@ def _configure(folder: Path, source: str) -> None:
         "APT::Install-Recommends": "false",
     }
     (folder / "apt.conf").write_text("".join(f'{name} "{value}";\n' for name, value in options.items()))
-
-
-def _mirror() -> str | None:
-    files = sorted(_APT_CONFIGURATION.rglob("*sources*")) + sorted(_APT_CONFIGURATION.rglob("*.list"))
-    for path in files:
-        if path.is_file() and (match := _MIRROR.search(path.read_text(errors="replace"))):
-            return match[1]
-    return None

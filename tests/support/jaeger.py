@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -28,40 +28,11 @@ _POLL_SECONDS = 0.05
 _MAX_TRACES = 100_000
 
 
-class Jaeger:
-    """A running Jaeger on free loopback ports; use with `with`. `grpc_endpoint` is host:port, `url` that of its API."""
+class JaegerApi:
+    """What a Jaeger has, asked by its HTTP API: `fetch` takes a path and gives an answer's status and body."""
 
-    def __init__(self, binary: Path, folder: Path) -> None:
-        """Configuration and log go into the folder, which is made."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._ports = PortReservation(4)
-        otlp, self._http_port, _, self._health_port = self._ports.ports
-        self.grpc_endpoint = f"127.0.0.1:{otlp}"
-        self.url = f"http://127.0.0.1:{self._http_port}"
-        config = folder / "jaeger.yaml"
-        config.write_text(yaml.safe_dump(_config(self._ports.ports)), "utf-8")
-        self._server = ServerProcess(
-            "jaeger",
-            [binary, "--config", config],
-            folder / "jaeger.log",
-            self._is_healthy,
-            # Its query server sends its own traces to localhost:4317, whoever listens there.
-            {"OTEL_TRACES_SAMPLER": "always_off"},
-        )
-
-    @property
-    def pid(self) -> int:
-        """Jaeger's process id. Raises ServerError while it is down."""
-        return self._server.pid
-
-    def start(self) -> None:
-        """Starts it. Raises ServerError with its log if it does not become healthy."""
-        self._server.start()
-
-    def close(self) -> None:
-        """Ends it and gives its ports back; what it stored is gone."""
-        self._server.stop()
-        self._ports.close()
+    def __init__(self, fetch: Callable[[str], tuple[int, bytes]]) -> None:
+        self._fetch = fetch
 
     def services(self) -> frozenset[str]:
         """The names of all services it has spans of."""
@@ -72,11 +43,13 @@ class Jaeger:
         answer = self._get("/api/v3/operations", {"service": service})
         return frozenset(operation["name"] for operation in answer.get("operations", []))
 
-    def traces(self, service: str, limit: int = 1000, operation: str = "") -> dict[str, list[ReceivedSpan]]:
-        """Trace id to spans, for every trace of any age that has a span of the service (and of that name, if given)."""
+    def traces(
+        self, service: str, limit: int = 1000, operation: str = "", since: str = "1970-01-01T00:00:00Z"
+    ) -> dict[str, list[ReceivedSpan]]:
+        """Trace id to spans, for every trace since then that has a span of the service (and of that name, if given)."""
         query = {
             "query.service_name": service,
-            "query.start_time_min": "1970-01-01T00:00:00Z",
+            "query.start_time_min": since,
             "query.start_time_max": datetime.now(UTC).replace(year=2200, month=1, day=1).isoformat(),
             "query.num_traces": str(limit),
         }
@@ -105,6 +78,62 @@ class Jaeger:
             time.sleep(_POLL_SECONDS)
 
     def log_tail(self) -> str:
+        """What is known of why an answer is not as it should be."""
+        return ""
+
+    def _spans(self, path: str, query: Mapping[str, str]) -> list[ReceivedSpan]:
+        answer = self._get(path, query, absent={"result": {}})
+        return list(spans_of(answer["result"]))
+
+    def _get(
+        self, path: str, query: Mapping[str, str] | None = None, absent: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        status, body = self._fetch(f"{path}?{urlencode(query)}" if query else path)
+        if status == HTTPStatus.NOT_FOUND and absent is not None:
+            return absent
+        if status != HTTPStatus.OK:
+            raise ServerError(f"GET {path} {dict(query or {})}: {status} {body[:2000]!r}\n{self.log_tail()}")
+        answer: dict[str, Any] = json.loads(body)
+        return answer
+
+
+class Jaeger(JaegerApi):
+    """A running Jaeger on free loopback ports; use with `with`. `grpc_endpoint` is host:port, `url` that of its API."""
+
+    def __init__(self, binary: Path, folder: Path) -> None:
+        """Configuration and log go into the folder, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._ports = PortReservation(4)
+        otlp, self._http_port, _, self._health_port = self._ports.ports
+        super().__init__(lambda path: http_get(self._http_port, path))
+        self.grpc_endpoint = f"127.0.0.1:{otlp}"
+        self.url = f"http://127.0.0.1:{self._http_port}"
+        config = folder / "jaeger.yaml"
+        config.write_text(yaml.safe_dump(_config(self._ports.ports)), "utf-8")
+        self._server = ServerProcess(
+            "jaeger",
+            [binary, "--config", config],
+            folder / "jaeger.log",
+            self._is_healthy,
+            # Its query server sends its own traces to localhost:4317, whoever listens there.
+            {"OTEL_TRACES_SAMPLER": "always_off"},
+        )
+
+    @property
+    def pid(self) -> int:
+        """Jaeger's process id. Raises ServerError while it is down."""
+        return self._server.pid
+
+    def start(self) -> None:
+        """Starts it. Raises ServerError with its log if it does not become healthy."""
+        self._server.start()
+
+    def close(self) -> None:
+        """Ends it and gives its ports back; what it stored is gone."""
+        self._server.stop()
+        self._ports.close()
+
+    def log_tail(self) -> str:
         """The end of Jaeger's log."""
         return self._server.log_tail()
 
@@ -123,21 +152,6 @@ class Jaeger:
 
     def _is_healthy(self) -> bool:
         return answers_ok(self._health_port, "/status")
-
-    def _spans(self, path: str, query: Mapping[str, str]) -> list[ReceivedSpan]:
-        answer = self._get(path, query, absent={"result": {}})
-        return list(spans_of(answer["result"]))
-
-    def _get(
-        self, path: str, query: Mapping[str, str] | None = None, absent: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        status, body = http_get(self._http_port, f"{path}?{urlencode(query)}" if query else path)
-        if status == HTTPStatus.NOT_FOUND and absent is not None:
-            return absent
-        if status != HTTPStatus.OK:
-            raise ServerError(f"GET {path} {dict(query or {})}: {status} {body[:2000]!r}\n{self.log_tail()}")
-        answer: dict[str, Any] = json.loads(body)
-        return answer
 
 
 def _config(ports: tuple[int, ...]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tiers as pytest plays them: what this machine cannot run is left out as a whole and named; how long each took.
 
-A test's tier is its folder below tests/. A marked test (`root`) needs what the kernel tier needs, wherever it stands.
+A test's tier is its folder below tests/, or e2e for kind-e2e/. A marked test (`root`) needs what the kernel tier needs, wherever it stands.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from tools.families import TOOLS_FOLDER
 from tools.gotool import find_go
 
 _TESTS = Path(__file__).resolve().parents[1]
+_END_TO_END = _TESTS.with_name("kind-e2e")
+_PROGRAMS = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _DEBIAN_PACKAGES = Path("/usr/lib/python3/dist-packages")
 _VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 
@@ -66,15 +68,26 @@ def cluster_lacks() -> str:
     return ""
 
 
+def e2e_lacks() -> str:
+    """Why the end-to-end tier cannot run on this machine, or nothing."""
+    if reason := kernel_lacks() or cluster_lacks():
+        return reason
+    missing = [name for name in ("docker", "debootstrap", "iptables") if shutil.which(name, path=_PROGRAMS) is None]
+    return f"{', '.join(missing)} not installed (tools/apt e2e)" if missing else ""
+
+
 _LACKS: dict[str, Callable[[], str]] = {
     "kernel": kernel_lacks,
     "vm": vm_lacks,
     "cluster": cluster_lacks,
     "chart": cluster_lacks,
+    "e2e": e2e_lacks,
 }
 
 
 def _tier(path: Path) -> str:
+    if path.is_relative_to(_END_TO_END):
+        return "e2e"
     inside = path.is_relative_to(_TESTS)
     return path.relative_to(_TESTS).parts[0] if inside else path.parent.name
 

@@ -21,7 +21,7 @@ _REGISTRIES = re.compile(
         r"(?:test\.)?pypi" + r"\.org", r"python" + r"hosted\.org", r"proxy\.golang" + r"\.org", r"sum\.golang" + r"\.org",
         r"registry\.npm" + r"js\.org", r"(?:deb|security|ftp|snapshot)(?:\.\w+)?\.debian" + r"\.org",
         r"archive\.ubuntu" + r"\.com", r"repo1?\.maven" + r"\.org", r"ruby" + r"gems\.org", r"packagist" + r"\.org",
-        r"crates" + r"\.io", r"docker" + r"\.io", r"registry\.k8s" + r"\.io", r"gh" + r"cr\.io", r"quay" + r"\.io",
+        r"crates" + r"\.io", r"docker" + r"\.io/", r"registry\.k8s" + r"\.io", r"gh" + r"cr\.io", r"quay" + r"\.io",
     )) + r")\b"
 )  # fmt: skip
 _INDEX_OPTIONS = re.compile(r"--(?:extra-)?index" + r"-url|--trusted" + r"-host|GOPROXY" + r"=\s*http")
@@ -182,7 +182,9 @@ def test_every_package_of_the_distribution_has_a_reason() -> None:
     """requirements/apt.txt: tier, package, reason."""
     lines = [line for line in _text("requirements/apt.txt").splitlines() if not line.startswith("#")]
     assert lines
-    assert [line for line in lines if not re.match(r"(?:run|test)\s+[a-z0-9.+-]+(?:\?|:\S+)?\s+\S+ \S+", line)] == []
+    assert [
+        line for line in lines if not re.match(r"(?:run|test|e2e)\s+[a-z0-9.+-]+(?:\?|:\S+)?\s+\S+ \S+", line)
+    ] == []
 
 
 def _imports(name: str) -> set[str]:
@@ -227,6 +229,7 @@ def test_no_kernel_program_can_change_anything() -> None:
     [
         (_REGISTRIES, "see https://pypi" + ".org/simple"),
         (_REGISTRIES, "FROM gh" + "cr.io/x"),
+        (_REGISTRIES, "FROM docker" + ".io/library/debian"),
         (_INDEX_OPTIONS, "pip install --index" + "-url x"),
         (_MACHINE_PATHS, "open('/wo" + "rk/main/x')"),
         (_MACHINE_PATHS, "cd /roo" + "t/.cache"),

@@ -8,10 +8,12 @@ One thread; whoever traces takes the plan from `plan` and gives its states to `r
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -177,16 +179,20 @@ class Stream:
         hello.revision, hello.plan_hash = REVISION, self._hash()
         yield NodeReport(hello=hello)
         said: State | None = None
+        due = time.monotonic() + self._heartbeat_seconds
         while not outbox.ended:
             state = self._state()
             if state != said and (said is not None or state.profiles or state.plan_hash):
                 said = state
                 yield NodeReport(state=state)
-                continue
-            try:
-                outbox.wake.get(timeout=self._heartbeat_seconds)
-            except queue.Empty:
+            elif time.monotonic() >= due:
                 yield NodeReport(heartbeat=Heartbeat(plan_hash=self._hash()))
+            else:
+                # Woken for nothing, as by a report of the same states, it is due when it was.
+                with contextlib.suppress(queue.Empty):
+                    outbox.wake.get(timeout=max(due - time.monotonic(), 0.0))
+                continue
+            due = time.monotonic() + self._heartbeat_seconds
 
     def _hash(self) -> str:
         plan = self.plan

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service next door: GET /price/NAME answers with a price. Prints the port it listens on, on loopback alone."""
+"""The service next door: GET /price/NAME answers with a price. Prints the port it listens on.
+
+prices.py [HOST PORT]: by itself a free port on loopback.
+"""
 
 import json
 import sys
@@ -23,7 +26,8 @@ class Prices(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Prices)
+    host, port = sys.argv[1:] or ("127.0.0.1", "0")
+    server = ThreadingHTTPServer((host, int(port)), Prices)
     print(server.server_port, flush=True)
     sys.stdout.close()
     server.serve_forever()

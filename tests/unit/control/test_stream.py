@@ -78,6 +78,24 @@ def test_heartbeats_when_there_is_nothing_to_say(tls: TlsFiles, tmp_path: Path) 
         server.close()
 
 
+def test_heartbeats_also_of_one_that_reports_all_the_time(tls: TlsFiles, tmp_path: Path) -> None:
+    """The same states again are nothing to say: an operator that hears nothing takes the agent for gone."""
+    server = PlanServer(tls)
+    stream = made(tls, tmp_path, server.port, heartbeat_seconds=0.2)
+    stream.start()
+    try:
+        server.plans.put(PLAN)
+
+        def heard() -> bool:
+            stream.report([STATE])  # every few milliseconds
+            return server.kinds().count("heartbeat") >= 3
+
+        until(heard)
+    finally:
+        stream.close()
+        server.close()
+
+
 def test_the_operator_dies_and_comes_back(tls: TlsFiles, tmp_path: Path) -> None:
     """The plan stays; the next connection says which one it is, and how it stands."""
     first = PlanServer(tls)

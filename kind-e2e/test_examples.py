@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every example, applied to the shop as it stands but for whom it selects: it becomes ready, or says what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.product import Product, Shop
+
+_EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("[0-9]*.yaml"))
+_SELECTORS = {"podSelector", "workloadRef"}
+
+
+@pytest.mark.parametrize("path", _EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_becomes_ready(product: Product, shop: Shop, path: Path) -> None:
+    """With every probe attached on both nodes."""
+    assert shop.pods()
+    document = yaml.safe_load(path.read_text("utf-8"))
+    document["metadata"]["namespace"] = "shop"
+    if not _SELECTORS & document["spec"].keys():
+        document["spec"]["podSelector"] = {"matchLabels": {"app": "shop"}}
+    with product.profile(document):
+        status = product.cluster.get("-n", "shop", f"tprof/{document['metadata']['name']}")["status"]
+        assert status["summary"]["nodesReady"] == 2
+        assert status["summary"]["probesFailed"] == 0
