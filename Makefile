@@ -35,10 +35,12 @@ setup: ## install what the agent needs: Debian packages (as root), .venv, the co
 	@$(MAKE) -s $(RUN_STAMP)
 	@echo '== $(VENV)/bin/kernelspan is there' >&2
 
+# What the tests run; what only `make e2e` and `make scale` need is built by them.
+TEST_TOOLS := collector etcd helm jaeger kubernetes
 setup-test: setup ## install what the tests need beyond that, and build the Go programs they run into the user's cache
 	@$(call phase,packages for the tests,tools/apt test)
 	@$(MAKE) -s $(TEST_STAMP)
-	@$(call phase,tools,$(PY) -m tools >/dev/null || echo 'tools: going on; what needs them is left out or fails' >&2)
+	@$(call phase,tools,$(PY) -m tools $(TEST_TOOLS) >/dev/null || echo 'tools: going on; what needs them is left out or fails' >&2)
 
 $(PY):
 	@$(call phase,virtual environment,tools/venv '$(PYTHON)' $(VENV))
