@@ -146,6 +146,8 @@ class Fleet:
                 await self._connect(agent)
             except grpc.RpcError as error:
                 self._failed[f"{error.code().name}: {error.details()}"[:120]] += 1
+            except asyncio.InvalidStateError:  # the call had ended when something was to be said
+                self._failed["ended"] += 1
             except asyncio.CancelledError:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise  # else our own call was cancelled: by `forget`
@@ -199,6 +201,8 @@ async def serve(fleet: Fleet) -> None:
     living = asyncio.ensure_future(fleet.run())
     print(json.dumps({"ready": len(fleet.agents)}), flush=True)
     while line := await lines.readline():
+        if living.done():
+            living.result()
         print(json.dumps(await fleet.answer(json.loads(line))), flush=True)
     living.cancel()
 

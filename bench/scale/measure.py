@@ -22,7 +22,7 @@ from bench.scale.api import Api
 from bench.scale.fleets import Fleets
 from bench.scale.seed import Say
 from bench.scale.sizes import EVERYWHERE, ONE_NODE, Body, Sizes, namespace, node_name
-from bench.scale.watched import Calls, by_verb, calls, usage, writes
+from bench.scale.watched import Health, by_verb, calls, metric, usage, writes
 from tests.support.cluster import Cluster
 from tests.support.operators import Operator, profile_path
 
@@ -47,12 +47,13 @@ class Measurement:
         self._cluster, self._api, self._operator = cluster, api, operator
         self._sizes, self._effort, self._say = sizes, effort, say
         self._fleets: Fleets
-        self._before: Calls = Calls()
+        self._health = Health(operator)
         self.figures: Figures = {}
 
     async def run(self, fleets: Fleets) -> Figures:
         """All phases. The operator runs, and no agent has connected before."""
         self._fleets = fleets
+        health = asyncio.ensure_future(self._health.run())
         await self._phase("first", self._first)
         await self._phase("started again, agents without plans", self._anew)
         await self._phase("started again, agents with their plans", self._again)
@@ -61,13 +62,16 @@ class Measurement:
         await self._phase("change on one node", lambda: self._changes(ONE_NODE, 1))
         await self._phase("pod bound", self._pods)
         self.figures["agents"] = await fleets.state()
-        self.figures["plan_kilobytes"] = round(self._mean("plan_size_bytes") / 1e3, 2)
+        mean = await metric(self._operator, "plan_size_bytes_sum") / await metric(self._operator, "plan_size_bytes_count")
+        self.figures["plan_kilobytes"] = round(mean / 1e3, 2)
+        health.cancel()
         return self.figures
 
     async def _phase(self, name: str, do: Callable[[], Awaitable[Figures]]) -> None:
         """Runs it and notes what the operator used and asked for meanwhile."""
         before, made, fleet = usage(self._operator).cpu_seconds, calls(self._cluster), self._fleets.cpu_seconds()
-        began, built = time.monotonic(), self._operator.metric("plans_built")
+        began, built = time.monotonic(), await metric(self._operator, "plans_built")
+        self._health.reset()
         found = await do()
         await self._quiet()
         now, after = usage(self._operator), calls(self._cluster) - made
@@ -77,8 +81,9 @@ class Measurement:
             "operator_cpu_seconds": round(now.cpu_seconds - (0 if restarted else before), 2),
             "operator_resident_mb": round(now.resident_mb, 1),
             "operator_most_resident_mb": round(now.most_resident_mb, 1),
+            "healthz_most_seconds": round(self._health.most, 3),
             "agents_cpu_seconds": round(self._fleets.cpu_seconds() - fleet, 2),
-            "plans_built": int(self._operator.metric("plans_built") - (0 if restarted else built)),
+            "plans_built": int(await metric(self._operator, "plans_built") - (0 if restarted else built)),
             "api_calls": dict(sorted(after.items())),
             "api_calls_by_verb": by_verb(after),
             "api_writes": writes(after),
@@ -98,10 +103,6 @@ class Measurement:
             if time.monotonic() > deadline:
                 raise BenchError(f"the operator has not stopped writing after {_WAIT_SECONDS:g} s")
             await asyncio.sleep(0.5)
-
-    def _mean(self, name: str) -> float:
-        """Of a histogram of the operator's."""
-        return self._operator.metric(f"{name}_sum") / max(self._operator.metric(f"{name}_count"), 1)
 
     # --- the phases ---------------------------------------------------------------------------------------------------
 
@@ -131,9 +132,9 @@ class Measurement:
         """Agents come back with the hash of what they hold; nobody is sent what he has."""
         held = (await self._fleets.state())["counts"]["plans"]
         began, found = await self._restart(forget=False)
-        while self._operator.metric("streams") < self._sizes.nodes:
+        while (there := await metric(self._operator, "streams")) < self._sizes.nodes:
             if time.monotonic() - began > _WAIT_SECONDS:
-                raise BenchError(f"{self._operator.metric('streams'):g} of {self._sizes.nodes} agents came back")
+                raise BenchError(f"{there:g} of {self._sizes.nodes} agents came back")
             await asyncio.sleep(0.1)
         streams = time.monotonic() - began
         sent = (await self._fleets.state())["counts"]["plans"] - held

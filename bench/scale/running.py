@@ -14,6 +14,7 @@ from bench.scale.api import Api
 from bench.scale.measure import Effort, Figures, Measurement, agents_of
 from bench.scale.seed import Say
 from bench.scale.sizes import Sizes
+from bench.scale.store import Store
 from bench.scale.watched import USERNAME, calls, usage, writes
 from tests.support.cluster import Cluster
 from tests.support.operators import Kubernetes, Operator
@@ -30,15 +31,21 @@ def run(binaries: Mapping[str, Path], folder: Path, sizes: Sizes, effort: Effort
 
 
 async def _measured(cluster: Cluster, folder: Path, sizes: Sizes, effort: Effort, say: Say) -> Figures:
-    async with Api(cluster.kubeconfig) as api:
+    async with Api(cluster.kubeconfig) as api, Store(cluster.etcd_url) as store:
         began = time.monotonic()
-        tokens = await seed.fill(api, sizes, say)
+        tokens = await seed.fill(api, store, sizes, say)
         say(f"filled in {time.monotonic() - began:.0f} s")
         with ExitStack() as stack:
             operator = Operator(Kubernetes(cluster), folder / "operator", options=("--log-level", "warning"))
             began = time.monotonic()
             await asyncio.to_thread(stack.enter_context, operator)
-            ready = {"ready after": round(time.monotonic() - began, 3), "cpu": round(usage(operator).cpu_seconds, 2)}
+            now = usage(operator)
+            ready = {
+                "ready after": round(time.monotonic() - began, 3),
+                "operator_cpu_seconds": round(now.cpu_seconds, 2),
+                "operator_resident_mb": round(now.resident_mb, 1),
+                "operator_most_resident_mb": round(now.most_resident_mb, 1),
+            }
             say(f"operator: {ready}")
             async with agents_of(operator, tokens) as fleets:
                 measurement = Measurement(cluster, api, operator, sizes, effort, say)

@@ -9,6 +9,7 @@ the nodes and the applications, so that an application runs on many nodes and a 
 from __future__ import annotations
 
 import hashlib
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,22 @@ def node(index: int) -> Body:
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
 
 
+def node_like(first: Body, index: int) -> Body:
+    """A node as the API server keeps it, made of another one."""
+    name = node_name(index)
+    labels = first["metadata"]["labels"] | {"kubernetes.io/hostname": name}
+    return {"apiVersion": "v1", "kind": "Node"} | first | {"metadata": _meta(first, name, labels=labels)}
+
+
+def _meta(first: Body, name: str, **more: Any) -> Body:
+    meta = {key: value for key, value in first["metadata"].items() if key != "resourceVersion"}
+    return meta | {"name": name, "uid": _uid(f"{meta.get('namespace', '')}/{name}")} | more
+
+
+def _uid(text: str) -> str:
+    return str(uuid.UUID(_digest(text)[:32], version=4))
+
+
 def deployment(app: int) -> Body:
     """A workload. No controller runs that would look at it: its pods are made by hand."""
     name = app_name(app)
@@ -96,7 +113,7 @@ def pod(sizes: Sizes, index: int, *, bound: bool = True, name: str = "") -> Body
         "apiVersion": "apps/v1",
         "kind": "ReplicaSet",
         "name": f"{app}-{template}",
-        "uid": f"{_digest(app)[:8]}-0000-4000-8000-{_digest(app)[8:20]}",
+        "uid": _uid(app),
         "controller": True,
         "blockOwnerDeletion": True,
     }
@@ -145,11 +162,27 @@ def running(made: Body) -> Body:
     return made | {"status": status}
 
 
-def agent_pod(index: int, account: str) -> Body:
-    """The pod that an agent's token is bound to."""
-    name = node_name(index)
+def pod_like(first: Body, sizes: Sizes, index: int) -> Body:
+    """A running pod as the API server keeps it, made of another one of its application."""
+    body = pod(sizes, index)
+    meta = _meta(first, body["metadata"]["name"], labels=body["metadata"]["labels"])
+    found = {"apiVersion": "v1", "kind": "Pod"} | first | {"metadata": meta}
+    found["spec"] = first["spec"] | {"nodeName": body["spec"]["nodeName"]}
+    return running(found)
+
+
+def agent_pod(account: str) -> Body:
+    """The pod that the token of the first node's agent is bound to."""
+    name = node_name(0)
     spec = {"nodeName": name, "serviceAccountName": account, "containers": [{"name": "agent", "image": "agent"}]}
     return {"metadata": {"name": f"agent-{name}", "labels": {"app": "kernelspan-agent"}}, "spec": spec}
+
+
+def agent_pod_like(first: Body, index: int) -> Body:
+    """That of another node, as the API server keeps it."""
+    name = node_name(index)
+    found = {"apiVersion": "v1", "kind": "Pod"} | first | {"metadata": _meta(first, f"agent-{name}")}
+    return found | {"spec": first["spec"] | {"nodeName": name}}
 
 
 def profiles(sizes: Sizes) -> list[Body]:

@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from bench.machine import cpu_seconds
+from bench.processes import BenchError
 from tests.support.cluster import Cluster
 from tests.support.operators import OPERATOR, OWN, Operator
+
+_LOOK_SECONDS, _PATIENCE_SECONDS = 0.2, 120.0
 
 USERNAME = f"system:serviceaccount:{OWN}:{OPERATOR}"
 _READS = {"get", "list", "watch"}
@@ -58,3 +65,38 @@ def by_verb(made: Calls) -> dict[str, int]:
     for name, count in made.items():
         found[name.split()[0]] += count
     return dict(sorted(found.items()))
+
+
+class Health:
+    """How long the operator lets /healthz wait, which says how long its loop did nothing else. `most` since `reset`."""
+
+    def __init__(self, operator: Operator) -> None:
+        self._operator, self.most = operator, 0.0
+
+    def reset(self) -> None:
+        """A phase begins."""
+        self.most = 0.0
+
+    async def run(self) -> None:
+        """Until cancelled. An operator that is being started anew is not asked."""
+        async with aiohttp.ClientSession() as session:
+            while True:
+                began = time.monotonic()
+                try:
+                    async with session.get(f"http://127.0.0.1:{self._operator.http_port}/healthz") as answer:
+                        await answer.read()
+                    self.most = max(self.most, time.monotonic() - began)
+                except (aiohttp.ClientError, OSError):
+                    pass
+                await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def metric(operator: Operator, name: str) -> float:
+    """One of the operator's own, even where it has much else to do. Raises BenchError."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return await asyncio.to_thread(operator.metric, name)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise BenchError(f"the operator's /metrics does not answer within {_PATIENCE_SECONDS:g} s") from error

@@ -63,6 +63,7 @@ class Cluster:
         self._ports = PortReservation(4)
         self._client_port, self._peer_port, self._api_port, self._controllers_port = self._ports.ports
         self.url = f"https://127.0.0.1:{self._api_port}"
+        self.etcd_url = f"http://127.0.0.1:{self._client_port}"
         self._pki = make_pki(folder / "pki")
         self.kubeconfig = self._write_kubeconfig("admin", self._pki.admin)
         controllers = self._write_kubeconfig("controllers", self._pki.controllers)

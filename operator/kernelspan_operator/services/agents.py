@@ -151,15 +151,17 @@ class Agents:
         self._changed(node, None)
         _log.info("agent.connected node=%s version=%s kernel=%s", node, hello.agent_version, hello.kernel)
         reader = asyncio.ensure_future(self._read(reports, stream, found))
+        stream.wake.set()
         try:
             while not stream.ended:
+                if not stream.wake.is_set():
+                    await self._wait(stream, reader)
+                    continue
                 stream.wake.clear()
-                if self._plans.is_open and (plan := self._plans.plan(node)).hash != stream.sent:
+                if self._plans.is_open and (plan := self._plans.take(node)).hash != stream.sent:
                     stream.sent, stream.sent_at = plan.hash, self._now()
                     self._sending(stream, plan)
                     yield plan
-                    continue
-                await self._wait(stream, reader)
         finally:
             reader.cancel()
             self._left(stream, found)

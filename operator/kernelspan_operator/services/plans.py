@@ -2,8 +2,8 @@
 """What each node must do: a NodePlan made of the profiles and pods as they are, and its hash.
 
 A plan is made when it is asked for and not kept, only its hash is: 5,000 plans would weigh more than all they are made
-of. A change touches nodes; 50 ms after the first touch the hashes of the touched nodes are made anew, and who listens
-is told of those that differ. Until `open` nothing is told: a plan of half the profiles would stop the others' tracing.
+of. A change touches nodes; 50 ms after the first touch the hashes of the touched nodes are made anew, a few nodes at a
+time, and who listens is told of those that differ and may `take` the plan that was made for it. Until `open` nothing is told: a plan of half the profiles would stop the others' tracing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import fnmatch
 import hashlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 
 import msgspec
@@ -29,6 +29,8 @@ from .profiles import Profiles
 from .secrets import Secrets
 
 DEBOUNCE_SECONDS = 0.05
+NODES_AT_ONCE = 16  # plans made before the loop goes on: a change of 5,000 nodes must hold up neither health nor reports
+FRESH_PLANS = 256  # made for their hash and kept until a stream takes them: some MB
 # Of the specs and Secrets in a plan; the rest is for its pods. A plan that an agent cannot take would stop all of it.
 MAX_PROFILES_BYTES = 24 << 20
 _VERSION = metadata.version("kernelspan")
@@ -61,10 +63,12 @@ class Plans:
         self._changed, self._now, self._debounce_seconds = changed, now, debounce_seconds
         self._hashes: dict[str, str] = {}
         self._dirty: set[str] = set()
+        self._fresh: dict[str, control_pb2.NodePlan] = {}  # of nodes that nothing has touched since
         self._touched: tuple[float, int] | None = None  # when the first of them was: monotonic s, ns since the epoch
         self._left_out: dict[str, frozenset[str]] = {}  # by node: profiles' uids
         self._changes: dict[str, Change] = {}  # of nodes whose plan has changed and was not sent since
         self._timer: asyncio.TimerHandle | None = None
+        self._parts: Iterator[int] = iter(())  # what is left of a flush
         self._is_open = False
         self._spans = spans
         self.built = 0  # plans made, for tests and metrics
@@ -81,10 +85,12 @@ class Plans:
 
     def touch(self, nodes: Iterable[str]) -> None:
         """Something that their plans are made of has changed."""
-        before = len(self._dirty)
-        self._dirty.update(nodes)
-        if not before and self._dirty:
+        touched = set(nodes)
+        if touched and not self._dirty:
             self._touched = time.monotonic(), time.time_ns()
+        self._dirty |= touched
+        for node in touched & self._fresh.keys():
+            del self._fresh[node]
         self._schedule()
 
     def touch_profile(self, key: ProfileKey) -> None:
@@ -93,20 +99,41 @@ class Plans:
 
     def _schedule(self) -> None:
         if self._is_open and self._dirty and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._debounce_seconds, self.flush)
+            self._timer = asyncio.get_running_loop().call_later(self._debounce_seconds, self._begin)
 
     def flush(self) -> None:
-        """Makes the touched plans' hashes anew, and tells of those that differ."""
+        """Makes the touched plans' hashes anew, and tells of those that differ; at once."""
         self.close()
-        dirty, self._dirty = self._dirty, set()
+        for parts in (self._parts, self._flushing()):
+            for _ in parts:
+                pass
+
+    def _begin(self) -> None:
+        """A flush in parts, with the loop's other work between them. What is touched meanwhile is the next one's."""
+        self._parts = self._flushing()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._timer = None
+        if next(self._parts, None) is not None:
+            self._timer = asyncio.get_running_loop().call_later(0, self._go_on)
+        else:
+            self._schedule()
+
+    def _flushing(self) -> Iterator[int]:
+        """Gives the number of nodes that it has done so far, after each few."""
+        dirty, self._dirty = sorted(self._dirty), set()
         since, since_ns = self._touched or (time.monotonic(), time.time_ns())
-        changed = [node for node in sorted(dirty) if self._differs(node)]
-        ended_ns = time.time_ns()
-        if changed:
-            parent = self._spans("plans.change", since_ns, ended_ns, {"kernelspan.nodes": len(changed)})
-            for node in changed:
-                self._changes.setdefault(node, Change(since, ended_ns, parent))
+        parent: object = None
+        for done, node in enumerate(dirty, 1):
+            if self._differs(node):
+                found_ns = time.time_ns()
+                if parent is None:
+                    parent = self._spans("plans.change", since_ns, found_ns, {"kernelspan.nodes": len(dirty)})
+                self._changes.setdefault(node, Change(since, found_ns, parent))
                 self._changed(node)
+            if not done % NODES_AT_ONCE:
+                yield done
 
     def _differs(self, node: str) -> bool:
         """Makes the node's hash anew."""
@@ -114,7 +141,17 @@ class Plans:
         before = self._hashes.pop(node, "")
         if plan.pods:
             self._hashes[node] = plan.hash
-        return plan.hash != before
+        if plan.hash == before:
+            return False
+        if node not in self._dirty:
+            self._fresh[node] = plan
+            if len(self._fresh) > FRESH_PLANS:
+                del self._fresh[next(iter(self._fresh))]
+        return True
+
+    def take(self, node: str) -> control_pb2.NodePlan:
+        """The whole plan of a node: the one that was made for its hash, if that is not long ago, or a new one."""
+        return self._fresh.pop(node, None) or self.plan(node)
 
     def take_change(self, node: str) -> Change | None:
         """The change that a plan of the node was not sent for yet; from now on it was."""
@@ -138,13 +175,13 @@ class Plans:
         wanted = {one.key: one for _, matching in pods for one in matching}
         budget = MAX_PROFILES_BYTES
         kept = self._fitting(wanted, budget)
-        while (plan := self._made(node, pods, kept)).ByteSize() > MAX_PLAN_BYTES:
+        while len(data := (plan := self._made(node, pods, kept)).SerializeToString(deterministic=True)) > MAX_PLAN_BYTES:
             budget //= 2
             kept = self._fitting(wanted, budget)
         self._left_out.pop(node, None)
         if len(kept) < len(wanted):
             self._left_out[node] = frozenset(one.uid for key, one in wanted.items() if key not in kept)
-        plan.hash = hash_of(plan)
+        plan.hash = _hash(data)
         plan.operator_version = _VERSION
         return plan
 
@@ -182,7 +219,11 @@ def hash_of(plan: control_pb2.NodePlan) -> str:
     bare.CopyFrom(plan)
     bare.ClearField("hash")
     bare.ClearField("operator_version")
-    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()[:32]
+    return _hash(bare.SerializeToString(deterministic=True))
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
 
 
 def selects_node(profile: Profile, labels: dict[str, str]) -> bool:
