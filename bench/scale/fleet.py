@@ -38,6 +38,7 @@ _OPTIONS = (
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),  # else all agents would share one connection
 )
+_SAY_SECONDS = 10.0
 _PROBES = [ProbeState(name="files", state="Attached", mechanism="Fentry")]
 Holds = Callable[[NodePlan], bool]
 
@@ -60,8 +61,8 @@ class Agent:
         return self.plan.hash if self.plan is not None else ""
 
     async def say(self, report: NodeReport) -> None:
-        """One report. Raises grpc.RpcError."""
-        async with self.speaking:
+        """One report. Raises grpc.RpcError, TimeoutError: a call that ends may let a message wait for ever."""
+        async with asyncio.timeout(_SAY_SECONDS), self.speaking:
             self.said = time.monotonic()
             await self.call.write(report)
 
@@ -146,11 +147,16 @@ class Fleet:
                 await self._connect(agent)
             except grpc.RpcError as error:
                 self._failed[f"{error.code().name}: {error.details()}"[:120]] += 1
+            except TimeoutError:
+                self._failed["nothing could be said"] += 1
             except asyncio.InvalidStateError:  # the call had ended when something was to be said
                 self._failed["ended"] += 1
             except asyncio.CancelledError:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise  # else our own call was cancelled: by `forget`
+                self._failed["cancelled"] += 1
+            except Exception as error:  # noqa: BLE001 - one agent must not end the others
+                self._failed[repr(error)[:120]] += 1
             finally:
                 agent.call = None
             failures = 0 if agent.at != taken else failures + 1
@@ -162,6 +168,7 @@ class Fleet:
             method = channel.stream_stream(
                 SYNC, request_serializer=NodeReport.SerializeToString, response_deserializer=NodePlan.FromString
             )
+            agent.speaking = asyncio.Lock()
             agent.call = method(metadata=(("authorization", f"Bearer {agent.token}"),))
             hello = Hello(node=agent.node, agent_version="0.0.1", revision=REVISION, kernel="6.1.0", plan_hash=agent.hash)
             await agent.say(NodeReport(hello=hello))
@@ -178,12 +185,14 @@ class Fleet:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS / 20)
             due = time.monotonic() - HEARTBEAT_SECONDS
-            for agent in self.agents:
-                if agent.call is not None and 0 < agent.said < due:
-                    try:
-                        await agent.say(NodeReport(heartbeat=Heartbeat(plan_hash=agent.hash)))
-                    except (grpc.RpcError, asyncio.InvalidStateError, AttributeError):
-                        self._counts["heartbeats lost"] += 1  # the stream ends; its own task says why
+            quiet = [one for one in self.agents if one.call is not None and 0 < one.said < due]
+            await asyncio.gather(*(self._beat_one(one) for one in quiet))
+
+    async def _beat_one(self, agent: Agent) -> None:
+        try:
+            await agent.say(NodeReport(heartbeat=Heartbeat(plan_hash=agent.hash)))
+        except (Exception, asyncio.CancelledError):  # noqa: BLE001 - a call that is cancelled raises that here too
+            self._counts["heartbeats lost"] += 1  # the stream ends; its own task says why
 
 
 def state_of(plan: NodePlan) -> State:

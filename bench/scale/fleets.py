@@ -48,7 +48,9 @@ class Fleets:
             answers = await self._some(count, seconds, wanted)
         times = sorted(time for answer in answers for time in answer["times"])
         if len(times) < count:
-            raise BenchError(f"after {seconds:g} s {len(times):,} of {count:,} agents hold {wanted}")
+            raise BenchError(
+                f"after {seconds:g} s {len(times):,} of {count:,} agents hold {wanted}: {await self.state()}"
+            )
         return times
 
     async def _some(self, count: int, seconds: float, wanted: dict[str, Any]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ is changed behind the benchmark's back.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -27,6 +28,7 @@ Say = Callable[[str], None]
 TOKEN_SECONDS = 4 * 3600
 LEAST_FREE_BYTES = 4 << 30
 _STEP = 5000
+_READ_SECONDS = 300.0
 
 
 def say_to(stream: TextIO) -> Say:
@@ -157,4 +159,23 @@ async def fill(api: Api, store: Store, sizes: Sizes, say: Say) -> dict[str, str]
     say(f"tokens {len(found):,}")
     await profiles(api, sizes)
     say(f"profiles {sizes.profiles:,}")
+    await read(api, sizes)
     return found
+
+
+async def read(api: Api, sizes: Sizes) -> None:
+    """Until the API server has read what it did not write itself. Raises BenchError."""
+    wanted = {"/api/v1/nodes": sizes.nodes, "/api/v1/pods": sizes.nodes + sizes.pods}
+    for path, count in wanted.items():
+        deadline = time.monotonic() + _READ_SECONDS
+        while True:
+            try:
+                page = await api.call("GET", f"{path}?limit=1")
+                found = 1 + page["metadata"].get("remainingItemCount", 0)
+            except BenchError:  # it says so where it is far behind
+                found = 0
+            if found == count:
+                break
+            if time.monotonic() > deadline:
+                raise BenchError(f"the API server has {found:,} at {path}, not {count:,}")
+            await asyncio.sleep(1)

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Iterable
-from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +15,7 @@ import aiohttp
 from bench.processes import BenchError
 from bench.scale.sizes import Body
 
-_IN_ONE = 100  # etcd takes 128 operations and 1.5 MiB at once
+_AT_ONCE = 16
 
 
 def _text(data: bytes) -> str:
@@ -30,16 +30,20 @@ class Store:
         self._session: aiohttp.ClientSession
 
     async def put(self, objects: Iterable[tuple[str, Body]]) -> None:
-        """Each at its place below the API server's own prefix. Raises BenchError."""
+        """Each at its place below the API server's own prefix, and under a revision of its own. Raises BenchError."""
         left = iter(objects)
-        while some := list(islice(left, _IN_ONE)):
-            puts = [
-                {"requestPut": {"key": _text(f"/registry/{key}".encode()), "value": _text(json.dumps(one).encode())}}
-                for key, one in some
-            ]
-            async with self._session.post(f"{self._url}/v3/kv/txn", json={"success": puts}) as answer:
-                if answer.status != 200 or not (await answer.json()).get("succeeded"):
-                    raise BenchError(f"etcd: {answer.status}: {(await answer.text())[:300]}")
+
+        async def work() -> None:
+            for key, one in left:
+                body = {"key": _text(f"/registry/{key}".encode()), "value": _text(json.dumps(one).encode())}
+                async with self._session.post(f"{self._url}/v3/kv/put", json=body) as answer:
+                    if answer.status != 200:
+                        raise BenchError(f"etcd: {answer.status}: {(await answer.text())[:300]}")
+                    await answer.read()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_AT_ONCE):
+                group.create_task(work())
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120))

@@ -158,10 +158,12 @@ class Agents:
                     await self._wait(stream, reader)
                     continue
                 stream.wake.clear()
-                if self._plans.is_open and (plan := self._plans.take(node)).hash != stream.sent:
+                plan = self._plans.take(node) if self._plans.is_open else None
+                if plan is not None and plan.hash != stream.sent:
                     stream.sent, stream.sent_at = plan.hash, self._now()
                     self._sending(stream, plan)
                     yield plan
+                plan = None  # else it would stay for as long as the stream does
         finally:
             reader.cancel()
             self._left(stream, found)

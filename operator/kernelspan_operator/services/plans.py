@@ -30,7 +30,7 @@ from .secrets import Secrets
 
 DEBOUNCE_SECONDS = 0.05
 NODES_AT_ONCE = 16  # plans made before the loop goes on: a change of 5,000 nodes must hold up neither health nor reports
-FRESH_PLANS = 256  # made for their hash and kept until a stream takes them: some MB
+FRESH_PLANS = 64  # made for their hash and kept until a stream takes them, a few turns of the loop later
 # Of the specs and Secrets in a plan; the rest is for its pods. A plan that an agent cannot take would stop all of it.
 MAX_PROFILES_BYTES = 24 << 20
 _VERSION = metadata.version("kernelspan")
