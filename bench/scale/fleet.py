@@ -170,7 +170,9 @@ class Fleet:
             )
             agent.speaking = asyncio.Lock()
             agent.call = method(metadata=(("authorization", f"Bearer {agent.token}"),))
-            hello = Hello(node=agent.node, agent_version="0.0.1", revision=REVISION, kernel="6.1.0", plan_hash=agent.hash)
+            hello = Hello(
+                node=agent.node, agent_version="0.0.1", revision=REVISION, kernel="6.1.0", plan_hash=agent.hash
+            )
             await agent.say(NodeReport(hello=hello))
             self._counts["connections"] += 1
             async for plan in agent.call:

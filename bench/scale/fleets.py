@@ -96,7 +96,9 @@ class Fleets:
         assert process.stdout is not None
         line = await process.stdout.readline()
         if not line:
-            raise BenchError(f"the agents' process ended with {await process.wait()}; see {self._folder / 'agents.log'}")
+            raise BenchError(
+                f"the agents' process ended with {await process.wait()}; see {self._folder / 'agents.log'}"
+            )
         answer: dict[str, Any] = json.loads(line)
         return answer
 

@@ -62,7 +62,9 @@ class Measurement:
         await self._phase("change on one node", lambda: self._changes(ONE_NODE, 1))
         await self._phase("pod bound", self._pods)
         self.figures["agents"] = await fleets.state()
-        mean = await metric(self._operator, "plan_size_bytes_sum") / await metric(self._operator, "plan_size_bytes_count")
+        mean = await metric(self._operator, "plan_size_bytes_sum") / await metric(
+            self._operator, "plan_size_bytes_count"
+        )
         self.figures["plan_kilobytes"] = round(mean / 1e3, 2)
         health.cancel()
         return self.figures
@@ -188,7 +190,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, 95th percentile (nearest rank) and the most."""
     ordered = sorted(values)
     at = {"p50": 0.5, "p95": 0.95, "max": 1.0}
-    return {name: round(ordered[max(-(-len(ordered) * round(part * 100) // 100) - 1, 0)], 4) for name, part in at.items()}
+    return {
+        name: round(ordered[max(-(-len(ordered) * round(part * 100) // 100) - 1, 0)], 4) for name, part in at.items()
+    }
 
 
 @asynccontextmanager

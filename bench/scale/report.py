@@ -40,7 +40,9 @@ class Line:
 def lines(run: Run) -> list[Line]:
     """What a run has to hold, if it is of the size that the lines are of."""
     figures, judged = run["figures"], run["nodes"] == LINE_NODES
-    most = max(one["operator_most_resident_mb"] for one in figures.values() if isinstance(one, dict) and "seconds" in one)
+    most = max(
+        one["operator_most_resident_mb"] for one in figures.values() if isinstance(one, dict) and "seconds" in one
+    )
     return [
         Line("change of a profile to the last agent of all, most", figures[EVERYWHERE]["delay"]["max"], "< 2" if judged else "", "s"),
         Line("resident memory of the operator, most", most, "< 300" if judged else "", "MB"),

@@ -63,7 +63,10 @@ async def nodes(api: Api, store: Store, sizes: Sizes) -> None:
     await api.call("POST", "/api/v1/nodes", cluster.node(0))
     await beat(api, 0)
     first = await api.call("GET", f"/api/v1/nodes/{cluster.node_name(0)}")
-    await store.put(("minions/" + one["metadata"]["name"], one) for one in map(partial(cluster.node_like, first), range(1, sizes.nodes)))
+    await store.put(
+        ("minions/" + one["metadata"]["name"], one)
+        for one in map(partial(cluster.node_like, first), range(1, sizes.nodes))
+    )
 
 
 async def beat(api: Api, index: int) -> None:
@@ -136,7 +139,9 @@ async def deployments(api: Api, sizes: Sizes) -> None:
     """The workloads that profiles name."""
 
     async def one(app: int) -> None:
-        await api.call("POST", f"/apis/apps/v1/namespaces/{cluster.namespace(app)}/deployments", cluster.deployment(app))
+        await api.call(
+            "POST", f"/apis/apps/v1/namespaces/{cluster.namespace(app)}/deployments", cluster.deployment(app)
+        )
 
     await api.each(range(sizes.apps), one)
 

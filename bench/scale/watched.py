@@ -54,9 +54,7 @@ def calls(cluster: Cluster) -> Calls:
 
 def writes(made: Calls) -> int:
     """Calls that change something that is stored: all but reads, and reviews, which store nothing."""
-    return sum(
-        count for name, count in made.items() if name.split()[0] not in _READS and not name.endswith("reviews")
-    )
+    return sum(count for name, count in made.items() if name.split()[0] not in _READS and not name.endswith("reviews"))
 
 
 def by_verb(made: Calls) -> dict[str, int]:

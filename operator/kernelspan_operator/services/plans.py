@@ -29,7 +29,9 @@ from .profiles import Profiles
 from .secrets import Secrets
 
 DEBOUNCE_SECONDS = 0.05
-NODES_AT_ONCE = 16  # plans made before the loop goes on: a change of 5,000 nodes must hold up neither health nor reports
+NODES_AT_ONCE = (
+    16  # plans made before the loop goes on: a change of 5,000 nodes must hold up neither health nor reports
+)
 FRESH_PLANS = 64  # made for their hash and kept until a stream takes them, a few turns of the loop later
 # Of the specs and Secrets in a plan; the rest is for its pods. A plan that an agent cannot take would stop all of it.
 MAX_PROFILES_BYTES = 24 << 20
@@ -175,7 +177,9 @@ class Plans:
         wanted = {one.key: one for _, matching in pods for one in matching}
         budget = MAX_PROFILES_BYTES
         kept = self._fitting(wanted, budget)
-        while len(data := (plan := self._made(node, pods, kept)).SerializeToString(deterministic=True)) > MAX_PLAN_BYTES:
+        while (
+            len(data := (plan := self._made(node, pods, kept)).SerializeToString(deterministic=True)) > MAX_PLAN_BYTES
+        ):
             budget //= 2
             kept = self._fitting(wanted, budget)
         self._left_out.pop(node, None)

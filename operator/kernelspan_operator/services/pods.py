@@ -154,7 +154,7 @@ class Pods:
             return
         watched.uids.discard(uid)
         self._counted(watched.profiles)
-        if (node := self._pods[uid].node):
+        if node := self._pods[uid].node:
             _count(watched, node, -1)
             self._touched([node])
         keys = self._keys[uid]

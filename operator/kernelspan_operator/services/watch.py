@@ -126,7 +126,9 @@ class Watch(Generic[T]):
     refused: Callable[[ApiError], object] = lambda _error: None  # told of each answer that the request itself earns
     restarted: Callable[[str], object] = lambda _reason: None  # told why a list or a watch begins anew
     random: random.Random = field(default_factory=random.Random)
-    at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(BEGINNINGS_AT_ONCE))  # lists, beginnings
+    at_once: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(BEGINNINGS_AT_ONCE)
+    )  # lists, beginnings
     _told: dict[str, str] = field(default_factory=dict)  # uid to resourceVersion
     _version: str = ""
     _failures: int = 0
