@@ -13,6 +13,7 @@ import fnmatch
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from importlib import metadata
 
 import msgspec
@@ -35,6 +36,8 @@ NODES_AT_ONCE = (
 FRESH_PLANS = 64  # made for their hash and kept until a stream takes them, a few turns of the loop later
 # Of the specs and Secrets in a plan; the rest is for its pods. A plan that an agent cannot take would stop all of it.
 MAX_PROFILES_BYTES = 24 << 20
+_PODS = control_pb2.NodePlan.DESCRIPTOR.fields_by_name["pods"].number
+_MATCHES = control_pb2.PodPlan.DESCRIPTOR.fields_by_name["matches"].number
 _VERSION = metadata.version("kernelspan")
 
 
@@ -67,6 +70,7 @@ class Plans:
         self._dirty: set[str] = set()
         self._fresh: dict[str, control_pb2.NodePlan] = {}  # of nodes that nothing has touched since
         self._touched: tuple[float, int] | None = None  # when the first of them was: monotonic s, ns since the epoch
+        self._bases: dict[str, tuple[SelectedPod, bytes]] = {}  # by the pod's uid
         self._left_out: dict[str, frozenset[str]] = {}  # by node: profiles' uids
         self._changes: dict[str, Change] = {}  # of nodes whose plan has changed and was not sent since
         self._timer: asyncio.TimerHandle | None = None
@@ -189,6 +193,15 @@ class Plans:
         plan.operator_version = _VERSION
         return plan
 
+    def _base(self, pod: SelectedPod) -> bytes:
+        """The pod without its matches; made once for each form of it."""
+        known = self._bases.get(pod.uid)
+        if known is None or known[0] is not pod:
+            if len(self._bases) > 2 * len(self._pods) + NODES_AT_ONCE:
+                self._bases.clear()  # most are of pods that are gone
+            known = self._bases[pod.uid] = pod, _pod(pod).SerializeToString(deterministic=True)
+        return known[1]
+
     def leaves_out(self, node: str, uid: str) -> bool:
         """Whether the node's plan would have been too large with that profile."""
         return uid in self._left_out.get(node, ())
@@ -207,14 +220,28 @@ class Plans:
     def _made(
         self, node: str, pods: list[tuple[SelectedPod, list[Profile]]], kept: dict[ProfileKey, Profile]
     ) -> control_pb2.NodePlan:
-        plan = control_pb2.NodePlan(node=node, revision=REVISION)
-        for pod, matching in pods:
-            if found := [one for one in matching if one.key in kept]:
-                plan.pods.append(_pod(pod, found))
+        parts = [
+            _delimited(_PODS, self._base(pod) + b"".join(_match(pod, one) for one in found))
+            for pod, matching in pods
+            if (found := [one for one in matching if one.key in kept])
+        ]
+        # Of its parts as bytes, one after the other: to set each field of 30 pods anew would be most of a change's time.
+        plan = control_pb2.NodePlan.FromString(b"".join(parts))
+        plan.node, plan.revision = node, REVISION
         plan.profiles.extend(_profile(kept[key]) for key in sorted(kept))
         secrets = [self._secrets.of(one) for one in sorted(kept.values(), key=lambda one: one.uid)]
         plan.secrets.extend(one for one in secrets if one is not None)
         return plan
+
+
+def _delimited(field: int, data: bytes) -> bytes:
+    """A field of a message that is itself a message, as protobuf's encoding has it."""
+    length, size = len(data), bytearray()
+    while length > 0x7F:
+        size.append(length & 0x7F | 0x80)
+        length >>= 7
+    size.append(length)
+    return bytes((field << 3 | 2, *size)) + data
 
 
 def hash_of(plan: control_pb2.NodePlan) -> str:
@@ -244,7 +271,8 @@ def selects_container(selector: ContainerSelector | None, name: str) -> bool:
     return included and not any(fnmatch.fnmatchcase(name, glob) for glob in selector.exclude)
 
 
-def _pod(pod: SelectedPod, profiles: list[Profile]) -> control_pb2.PodPlan:
+def _pod(pod: SelectedPod) -> control_pb2.PodPlan:
+    """All of it but its matches."""
     found = control_pb2.PodPlan(
         uid=pod.uid,
         namespace=pod.namespace,
@@ -254,20 +282,26 @@ def _pod(pod: SelectedPod, profiles: list[Profile]) -> control_pb2.PodPlan:
         containers=[
             control_pb2.Container(name=one.name, id=one.id, restart_count=one.restart_count) for one in pod.containers
         ],
-        matches=[_match(pod, profile) for profile in profiles],
     )
     if pod.workload_kind:
         found.workload.kind, found.workload.name = pod.workload_kind, pod.workload_name
     return found
 
 
-def _match(pod: SelectedPod, profile: Profile) -> control_pb2.MatchSet:
+def _match(pod: SelectedPod, profile: Profile) -> bytes:
     assert profile.spec is not None
     selector = profile.spec.container_selector
     if selector is None or not (selector.include or selector.exclude):
-        return control_pb2.MatchSet(profile_uid=profile.uid, all_containers=True)
+        return _whole(profile.uid)
     names = [one.name for one in pod.containers if selects_container(selector, one.name)]
-    return control_pb2.MatchSet(profile_uid=profile.uid, containers=names)
+    match = control_pb2.MatchSet(profile_uid=profile.uid, containers=names)
+    return _delimited(_MATCHES, match.SerializeToString())
+
+
+@lru_cache(4096)
+def _whole(profile_uid: str) -> bytes:
+    match = control_pb2.MatchSet(profile_uid=profile_uid, all_containers=True)
+    return _delimited(_MATCHES, match.SerializeToString())
 
 
 def _profile(profile: Profile) -> control_pb2.ProfilePlan:

@@ -33,7 +33,7 @@ WATCH_SECONDS = 290  # a server ends a watch by itself after this long
 BACKOFF_SECONDS = (0.2, 10.0)  # an API server that comes back finds hundreds of watches waiting, not thousands
 # Of one operator: hundreds of watches begin together, and each list is some MB. A server sends whoever asks for much
 # more at once away (429: flow control queues 300 requests of one account).
-BEGINNINGS_AT_ONCE = 8
+BEGINNINGS_AT_ONCE = 4
 FAILURES_TO_LIST_ANEW = 8  # the place may be one that this server will never reach: etcd was restored from a backup
 REFUSALS = (400, 401, 403, 404, 413, 414, 431)  # not of a server that is busy or ill
 MAX_LINE_BYTES = 8 << 20  # etcd's limit is 1.5 MiB for an object
