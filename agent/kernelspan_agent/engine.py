@@ -74,7 +74,7 @@ class Engine:
         self.tables = Tables(self.processes, self.clock, self.session)
         self.profiles: dict[str, ProfileRun] = {}
         self._classes = Classes(self.session, self._intake, self.tables)
-        self.on_exec: Callable[[int], object] = int  # told of programs that start; nothing by itself
+        self.on_exec: Callable[[int, int], object] = max  # told of programs that start, and when; nothing by itself
         self._next_tick = self._next_look = 0.0
         self._lost_processes = 0
         self.cost = CostSampler(self.session, time.monotonic())
@@ -167,8 +167,8 @@ class Engine:
         self._tell_started()
         execs = list(self.processes.execs)
         self.processes.execs.clear()
-        for tgid in execs:
-            self.on_exec(tgid)
+        for tgid, when_ns in execs:
+            self.on_exec(tgid, when_ns)
         if len(drained.operations):
             taken = self.tables.take(drained.operations)
             for run in self.profiles.values():

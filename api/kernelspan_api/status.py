@@ -6,11 +6,14 @@ from __future__ import annotations
 import enum
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from .fields import Count, DnsLabel, DnsSubdomain, Part
 from .reasons import Reason
 from .selectors import Runtime
+
+MAX_NODES = 50  # of a profile's nodes in its status, failing first
 
 Text = Annotated[str, Meta(max_length=1024)]
 Name = Annotated[str, Meta(max_length=253)]
@@ -109,4 +112,12 @@ class Status(Part, frozen=True, kw_only=True):
         tuple[Condition, ...],
         Meta(max_length=8, extra={"list": "map:type"}, description="Accepted, Attached, Exporting, Ready, and so on."),
     ] = ()
-    nodes: Annotated[tuple[NodeStatus, ...], Meta(max_length=50, description="Nodes, failing first.")] = ()
+    nodes: Annotated[tuple[NodeStatus, ...], Meta(max_length=MAX_NODES, description="Nodes, failing first.")] = ()
+
+
+def read_status(found: object) -> Status | None:
+    """What an object's status says; None: there is none, or none of a form that is known here (a newer operator's)."""
+    try:
+        return msgspec.convert(found, Status) if isinstance(found, dict) else None
+    except msgspec.ValidationError:
+        return None

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.cluster import BINARIES, Cluster
 from tests.support.fixtures import built
-from tests.support.helm import CHART, NAMESPACE, RELEASE, Helm, Object
+from tests.support.helm import CHART, NAMESPACE, RELEASE, Helm, Object, served
 
 
 @pytest.fixture(scope="session")
@@ -60,14 +60,14 @@ def definitions(plane: Cluster, helm: Helm) -> None:
         "-",
         document={"apiVersion": "v1", "kind": "List", "items": objects},
     )
-    names = [f"crd/{one['metadata']['name']}" for one in objects]
-    plane.kubectl("wait", "--for=condition=Established", *names, "--timeout=60s")
+    served(plane)
 
 
 @pytest.fixture(scope="module")
-def installed(releases: Helm) -> Iterator[Helm]:
+def installed(releases: Helm, plane: Cluster) -> Iterator[Helm]:
     """A release for the tests of a module: with Secrets of `shop`, and nothing of it left afterwards."""
     options = ["--set=policy.secretNamespaces={shop}", f"--namespace={NAMESPACE}", "--take-ownership"]
     releases.run("install", RELEASE, CHART, *options)
+    served(plane)
     yield releases
     releases.run("uninstall", RELEASE, f"--namespace={NAMESPACE}", "--wait")

@@ -13,7 +13,8 @@ import pytest
 
 from kernelspan_api.resource import API_VERSION
 from tests.support.cluster import Cluster
-from tests.support.helm import CHART, NAMESPACE, RELEASE, Helm
+from tests.support.helm import CHART, DEFINITIONS, NAMESPACE, RELEASE, Helm, served
+from tests.support.operators import eventually
 
 IN = f"--namespace={NAMESPACE}"
 PROFILE = {
@@ -35,16 +36,13 @@ def empty(releases: Helm, plane: Cluster) -> Iterator[Helm]:
 
 def _clear(releases: Helm, plane: Cluster) -> None:
     releases.run("uninstall", RELEASE, IN, "--ignore-not-found", "--wait")
-    plane.kubectl("delete", "crd", "--ignore-not-found", "--timeout=60s", *_NAMES)
-
-
-_NAMES = [f"{kind}s.kernelspan.io" for kind in ("traceprofile", "clustertraceprofile")]
+    plane.kubectl("delete", "crd", "--ignore-not-found", "--timeout=60s", *DEFINITIONS)
 
 
 def test_first_install_brings_everything(empty: Helm, plane: Cluster) -> None:
     """One command on an empty cluster: definitions that can be used, the workloads, and no pod of the test."""
     empty.run("install", RELEASE, CHART, IN, "--set=jaeger.enabled=true")
-    plane.kubectl("wait", "--for=condition=Established", *[f"crd/{name}" for name in _NAMES], "--timeout=60s")
+    served(plane)
     plane.kubectl("create", "--namespace=shop", "-f", "-", document=PROFILE)
     names = plane.kubectl("get", "deploy,ds,svc,cm,sa,netpol", IN, "-o", "name").stdout.split()
     assert {
@@ -55,23 +53,26 @@ def test_first_install_brings_everything(empty: Helm, plane: Cluster) -> None:
         "service/kernelspan-operator",
         "service/kernelspan-jaeger",
     } <= set(names)
-    pods = plane.kubectl("get", "pods", IN, "-o", "jsonpath={.items[*].metadata.generateName}").stdout.split()
-    assert sorted(name.rsplit("-", 2)[0] for name in pods) == [
-        "kernelspan-collector",
-        "kernelspan-jaeger",
-        "kernelspan-operator",
-    ]  # made by their controllers, so admitted; the agents' wait for a node
+    # Made by their controllers, so admitted; the agents' wait for a node.
+    expected = ["kernelspan-collector", "kernelspan-jaeger", "kernelspan-operator"]
+    eventually(lambda: _pods(plane) == expected)
     hooks = empty.run("get", "hooks", RELEASE, IN).stdout
     assert "helm.sh/hook: test" in hooks
+
+
+def _pods(plane: Cluster) -> list[str]:
+    """By what made them."""
+    names = plane.kubectl("get", "pods", IN, "-o", "jsonpath={.items[*].metadata.generateName}").stdout.split()
+    return sorted(name.rsplit("-", 2)[0] for name in names)
 
 
 def test_upgrade_brings_newer_definitions(empty: Helm, plane: Cluster) -> None:
     """What Helm's crds/ folder would not do. Profiles stay, and nothing is made anew."""
     empty.run("install", RELEASE, CHART, IN)
-    plane.kubectl("wait", "--for=condition=Established", *[f"crd/{name}" for name in _NAMES], "--timeout=60s")
+    served(plane)
     assert plane.request("POST", PROFILES, PROFILE).status == 201
     before = plane.request("GET", f"{PROFILES}/x").body["metadata"]["uid"]
-    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{_NAMES[0]}"
+    path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{DEFINITIONS[0]}"
     # An older chart's definition: without a short name.
     older = [{"op": "remove", "path": "/spec/names/shortNames"}]
     assert plane.request("PATCH", path, older, "application/json-patch+json").status == 200
@@ -95,10 +96,10 @@ def _uids(plane: Cluster) -> dict[str, str]:
 def test_uninstall_leaves_definitions_and_profiles(empty: Helm, plane: Cluster) -> None:
     """With them every profile; all else goes. A new release takes them over as they are."""
     empty.run("install", RELEASE, CHART, IN)
-    plane.kubectl("wait", "--for=condition=Established", *[f"crd/{name}" for name in _NAMES], "--timeout=60s")
+    served(plane)
     assert plane.request("POST", PROFILES, PROFILE).status == 201
     said = empty.run("uninstall", RELEASE, IN, "--wait").stdout
-    assert all(name in said for name in _NAMES)
+    assert all(name in said for name in DEFINITIONS)
     assert plane.request("GET", f"{PROFILES}/x").status == 200
     assert _left(plane) == []
     empty.run("install", RELEASE, CHART, IN)
@@ -108,10 +109,10 @@ def test_uninstall_leaves_definitions_and_profiles(empty: Helm, plane: Cluster) 
 def test_uninstall_takes_all_where_it_is_told(empty: Helm, plane: Cluster) -> None:
     """crds.keep=false: definitions and profiles go with the release."""
     empty.run("install", RELEASE, CHART, IN, "--set=crds.keep=false")
-    plane.kubectl("wait", "--for=condition=Established", *[f"crd/{name}" for name in _NAMES], "--timeout=60s")
+    served(plane)
     assert plane.request("POST", PROFILES, PROFILE).status == 201
     empty.run("uninstall", RELEASE, IN, "--wait")
-    plane.kubectl("wait", "--for=delete", *[f"crd/{name}" for name in _NAMES], "--timeout=60s")
+    plane.kubectl("wait", "--for=delete", *[f"crd/{name}" for name in DEFINITIONS], "--timeout=60s")
     assert _left(plane) == []
 
 
@@ -156,13 +157,13 @@ def test_uninstall_leaves_the_authority(empty: Helm, plane: Cluster) -> None:
 def test_roles_of_users_come_with_the_release(empty: Helm, plane: Cluster) -> None:
     """Whoever may view, edit or administrate a namespace may do so with its profiles; a cluster's are another matter."""
     empty.run("install", RELEASE, CHART, IN)
-    plane.kubectl("wait", "--for=condition=Established", *[f"crd/{name}" for name in _NAMES], "--timeout=60s")
+    served(plane)
     for role in ("view", "edit", "admin"):
         plane.kubectl("create", "rolebinding", role, f"--clusterrole={role}", f"--user={role}", "--namespace=shop")
     expected = {"view": {"get", "list", "watch"}}
     expected["edit"] = expected["admin"] = {*expected["view"], "create", "update", "patch", "delete"}
     for user, verbs in expected.items():
-        plane.kubectl("wait", "--for=jsonpath={.rules}", "clusterrole", user, "--timeout=10s")
+        eventually(lambda: all(_may(plane, user, verb, "traceprofiles") for verb in verbs))  # noqa: B023 - at once
         for verb in ("get", "list", "watch", "create", "update", "patch", "delete"):
             assert _may(plane, user, verb, "traceprofiles") is (verb in verbs), (user, verb)
             assert not _may(plane, user, verb, "clustertraceprofiles")

@@ -101,6 +101,13 @@ def test_operator_does_all_it_does_with_the_rights_of_the_chart(
     """Nothing is refused, nothing is granted in vain; a namespace that was not named keeps its Secrets."""
     objects = released(installed)
     expected = granted(objects)
+    # The API server's authorizer hears of a new role a moment after it was made.
+    for verb, resource, where in (
+        ("list", "pods", "shop"),
+        ("create", "secrets", NAMESPACE),
+        ("list", "secrets", "shop"),
+    ):
+        eventually(lambda: _may(plane, USER, verb, resource, where, ""))  # noqa: B023 - asked before the next
     operator = Operator(kubernetes, tmp_path, options=options(objects))
     with operator:  # it makes its authority
         _make_work(kubernetes)

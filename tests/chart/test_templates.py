@@ -8,12 +8,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import msgspec
 import pytest
 import yaml
 
+from kernelspan_agent.cli.agent import command as agent_command
 from kernelspan_api import crd
 from kernelspan_api.resource import KINDS
+from kernelspan_operator.main import command as operator_command
 from kernelspan_operator.models.policy import Policy
 from tests.support.cluster import Cluster
 from tests.support.helm import CHART, NAMESPACE, VALUE_SETS, Helm, Object, find, parse, pod_of
@@ -177,6 +180,50 @@ def test_images_are_of_this_version(plain: list[Object]) -> None:
 
 
 @pytest.mark.parametrize("values", SETS)
+def test_programs_take_their_options(helm: Helm, values: Path) -> None:
+    """By their own command lines; and what they read and write by default is where something is mounted."""
+    objects = helm.render(f"--values={values}")
+    (container,) = find(objects, "Deployment", "-operator")["spec"]["template"]["spec"]["containers"]
+    operator = operator_command.make_context("kernelspan-operator", list(container["args"]))
+    _is_mounted(container, operator.params["policy_path"])
+    assert operator.params["agent_service_account"] == find(objects, "ServiceAccount", "-agent")["metadata"]["name"]
+    (container,) = find(objects, "DaemonSet", "-agent")["spec"]["template"]["spec"]["containers"]
+    name, *options = [option.replace("$(NODE_NAME)", "node-1") for option in container["args"]]
+    assert name == agent_command.name
+    agent = agent_command.make_context(name, options)
+    assert agent.params["node"] == "node-1"
+    for path in ("token_path", "ca_path", "state", "secrets"):
+        _is_mounted(container, agent.params[path])
+    # Agents dial a name that the operator's certificate has, at the port of its Service.
+    host, _, port = agent.params["operator_address"].partition(":")
+    assert host in operator.params["server_names"]
+    service = find(objects, "Service", "-operator")
+    assert host == f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
+    assert int(port) in {one["port"] for one in service["spec"]["ports"] if one["targetPort"] == "grpc"}
+    authority = [one for one in _volumes(objects) if one["name"] == "authority"]
+    assert [one["configMap"]["name"] for one in authority] == [operator.params["authority"]]
+
+
+def _is_mounted(container: Object, path: str) -> None:
+    assert any(Path(path).is_relative_to(one["mountPath"]) for one in container["volumeMounts"]), path
+
+
+def _volumes(objects: list[Object]) -> list[Object]:
+    found: list[Object] = find(objects, "DaemonSet", "-agent")["spec"]["template"]["spec"]["volumes"]
+    return found
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_every_mount_is_of_a_volume(helm: Helm, values: Path) -> None:
+    """And every volume is mounted."""
+    for obj in helm.render(f"--values={values}"):
+        pod = pod_of(obj) or {"containers": []}
+        volumes = {one["name"] for one in pod.get("volumes", ())}
+        mounts = {one["name"] for container in pod["containers"] for one in container.get("volumeMounts", ())}
+        assert volumes == mounts, obj["metadata"]["name"]
+
+
+@pytest.mark.parametrize("values", SETS)
 def test_policy_is_what_the_operator_reads(helm: Helm, values: Path) -> None:
     """Decoded by the operator's own type, which refuses what it does not know; no switch of it is missing."""
     config = find(helm.render(f"--values={values}"), "ConfigMap", "-policy")
@@ -238,3 +285,17 @@ def test_notes_say_what_to_do_next(releases: Helm) -> None:
     assert "WARNING: there is no otlp.endpoint" in notes()
     assert "The traces go to https://c:4317" in notes("--set=otlp.endpoint=https://c:4317")
     assert "WARNING: rbac.create is false" in notes("--set=rbac.create=false")
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_the_oldest_kubernetes_has_every_field(helm: Helm, values: Path) -> None:
+    """By the schemas of the version that Chart.yaml names, strictly: what it has no field for it would drop."""
+    required = re.search(r">=(\d+\.\d+)\.", yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))["kubeVersion"])
+    assert required
+    checked = 0
+    for obj in helm.render(f"--values={values}"):
+        if obj["apiVersion"] in FOREIGN or obj["kind"] == "CustomResourceDefinition":  # its schema may hold anything
+            continue
+        assert kubernetes_validate.validate(obj, required[1], strict=True) == required[1]
+        checked += 1
+    assert checked > 5

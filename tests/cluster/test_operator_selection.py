@@ -127,7 +127,9 @@ def test_jobs_of_a_cron_job(kubernetes: Kubernetes, agents: tuple[Agent, Agent])
 def test_a_daemon_set(kubernetes: Kubernetes, agents: tuple[Agent, Agent]) -> None:
     """One pod on each node; each agent gets its own."""
     labels = {"app": "daemon"}
-    spec = {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": TEMPLATE}}
+    # A node whose kubelet has said nothing for 50 s is tainted.
+    template = {"metadata": {"labels": labels}, "spec": TEMPLATE | {"tolerations": [{"operator": "Exists"}]}}
+    spec = {"selector": {"matchLabels": labels}, "template": template}
     kubernetes.make(f"{APPS}/daemonsets", {"metadata": {"name": "each"}, "spec": spec})
     kubernetes.apply(SPACE, "p", workloadRef={"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "each"})
     nodes = [one["metadata"]["name"] for one in kubernetes.ask("GET", "/api/v1/nodes")["items"]]

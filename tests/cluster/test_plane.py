@@ -38,7 +38,7 @@ def test_controllers_work(cluster: Cluster) -> None:
 def test_api_server_comes_back_with_what_it_had(cluster: Cluster) -> None:
     """It can be ended and started again, on its port: profiles and definitions are still there."""
     assert cluster.request("POST", path("TraceProfile"), profile({"files": {}}, "kept")).status == 201
-    cluster.apiserver.stop()
+    cluster.apiserver.kill()  # asked to end it waits for those who watch
     cluster.apiserver.start()
     deadline = time.monotonic() + _WAIT_SECONDS
     while (answer := cluster.request("GET", path("TraceProfile", "kept"))).status != 200:

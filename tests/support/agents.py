@@ -16,7 +16,7 @@ from kernelspan_api.control import MAX_PLAN_BYTES, REVISION, SYNC, control_pb2
 from tests.support.operators import Operator
 
 _HEARTBEAT_SECONDS = 5.0
-_WAIT_SECONDS = 60.0
+_WAIT_SECONDS = 120.0
 
 Says = Callable[[control_pb2.ProfilePlan], control_pb2.ProfileState]
 

@@ -56,7 +56,7 @@ OWN_RULES: list[dict[str, Any]] = [
 SECRET_RULES: list[dict[str, Any]] = [{"apiGroups": [""], "resources": ["secrets"], "verbs": _READ}]
 
 
-def eventually(found: Callable[[], T], seconds: float = 60.0) -> T:
+def eventually(found: Callable[[], T], seconds: float = 120.0) -> T:
     """What `found` gives once it is true; AssertionError with what it gave last where that does not come."""
     deadline = time.monotonic() + seconds
     while True:
@@ -185,11 +185,13 @@ class Kubernetes:
             "metadata": {"name": name},
             "spec": spec,
         }
-        there = self.cluster.request("GET", f"{folder}/{name}")
-        if there.status == 200:
+        while (there := self.cluster.request("GET", f"{folder}/{name}")).status == 200:
             body["metadata"]["resourceVersion"] = there.body["metadata"]["resourceVersion"]
-            changed: dict[str, Any] = self.ask("PUT", f"{folder}/{name}", body)
-            return changed
+            answer = self.cluster.request("PUT", f"{folder}/{name}", body)
+            if answer.status != 409:  # else the operator has written its status in between
+                assert answer.status == 200, answer
+                changed: dict[str, Any] = answer.body
+                return changed
         made: dict[str, Any] = self.ask("POST", folder, body)
         return made
 
@@ -208,7 +210,13 @@ class Kubernetes:
         return all_.get(kind, ("", "", ""))
 
     def says(
-        self, namespace: str, name: str, status: str, reason: str, kind: str = "Ready", seconds: float = 30
+        self,
+        namespace: str,
+        name: str,
+        status: str,
+        reason: str,
+        kind: str = "Ready",
+        seconds: float = 120,
     ) -> str:
         """Waits until a condition stands so; its message."""
         eventually(lambda: self.condition(namespace, name, kind)[:2] == (status, reason), seconds)

@@ -26,7 +26,7 @@ COMMANDS = {
     "agent": "Trace a Kubernetes node as the operator says.",
     "check": "What this machine can do, and why not.",
     "render": "Print the C that would be compiled.",
-    "explain": "What is known of a running process.",
+    "explain": "What is known of a process, or why a pod is not traced.",
     "completion": "Print a shell's completion script.",
 }
 

@@ -15,6 +15,7 @@ import click
 
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.guard import capabilities
+from kernelspan_agent.probes.build import CHILDREN_VARIABLE
 
 if TYPE_CHECKING:
     from kernelspan_agent.control.stream import Stream
@@ -96,6 +97,7 @@ def command(**options: Any) -> int:
         signal.signal(number, lambda got, _frame: stopped.append(got))
     environ = {**os.environ}
     environ.setdefault("KERNELSPAN_CACHE", str(Path(options["state"]) / "objects"))
+    environ.setdefault(CHILDREN_VARIABLE, "1")
     with ExitStack() as stack:
         if options["self_traces"]:
             from kernelspan_agent.cli.outputs import trace_self

@@ -1,198 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kernelspan explain`: what is known of a running process, and the stacks read from it now."""
+"""`kernelspan explain`: what is known of a running process, or why a pod is, or is not, traced."""
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
 import click
-
-from kernelspan_agent.cli.terminal import Painter
-from kernelspan_agent.errors import MachineError, UsageError
-
-if TYPE_CHECKING:
-    from kernelspan_agent.cli.living import LiveFrame, LiveThread, Living
-
-CANNOT = 3
-_KEY_WIDTH, _NAME_WIDTH, _MAX_NAME_WIDTH = 11, 20, 60
 
 
 @click.command("explain")
-@click.option("-p", "--pid", type=click.IntRange(min=1), required=True, help="The process.")
+@click.option("-p", "--pid", type=click.IntRange(min=1), help="A process of this machine.")
+@click.option("--pod", metavar="NAMESPACE/NAME", help="A pod of a cluster: why it is, or is not, traced.")
+@click.option("--context", metavar="NAME", help="With --pod: the context of the kubeconfig. Default: its current one.")
+@click.option(
+    "--kubeconfig",
+    metavar="FILE",
+    help="With --pod: how to reach the cluster. Default: KUBECONFIG, else ~/.kube/config.",
+)
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on standard output; docs/reference/cli.md has its keys."
 )
-def command(pid: int, as_json: bool) -> int:
-    """Say what runs a process (runtime, version, layout), which libraries it uses, and where its threads are now.
+def command(pid: int | None, pod: str | None, context: str | None, kubeconfig: str | None, as_json: bool) -> int:
+    """Say what is known of a process, or why a pod is, or is not, traced.
 
-    Needs CAP_SYS_PTRACE for processes of other users. The process is not stopped: a thread that runs on shows its outer
-    frames only, marked Running. Exits with 3 if its runtime cannot be read, and says why.
+    --pid: what runs the process (runtime, version, layout), which libraries it uses, and where its threads are now. Needs
+    CAP_SYS_PTRACE for processes of other users. The process is not stopped: a thread that runs on shows its outer frames
+    only, marked Running. Exits with 3 if its runtime cannot be read, and says why.
+
+    --pod: for each profile that could select the pod, which of its parts say no, or how it stands on the pod's node.
+    Reads from the API server with your own rights (get pods, namespaces, nodes; list profiles and the workloads they
+    name); what you may not read is said. Exits with 0 whether it is traced or not, with 2 if there is no such pod, with 3
+    if the API server cannot be reached.
 
     \b
     kernelspan explain --pid 4242
+    kernelspan explain --pod shop/checkout-7d9f8-x2x1z
     """
-    found = _examine(pid)
-    shown = as_object(found)
-    click.echo(json.dumps(shown, indent=1) if as_json else "\n".join(page(shown, Painter.of_stdout(os.environ))))
-    return CANNOT if shown["unsupported"] else 0
+    if (pid is None) == (pod is None):
+        raise click.UsageError("give --pid or --pod" if pid is None else "give --pid or --pod, not both")
+    if pid is not None:
+        if context is not None or kubeconfig is not None:
+            raise click.UsageError("--context and --kubeconfig go with --pod")
+        from kernelspan_agent.cli import explain_pid
 
+        return explain_pid.explain(pid, as_json=as_json)
+    assert pod is not None
+    from kernelspan_agent.cli import explain_pod
 
-def _examine(pid: int) -> Living:
-    from kernelspan_agent.cli.living import examine
-    from kernelspan_agent.guard import capabilities
-    from kernelspan_agent.process.errors import ProcessEndedError, ProcessError
-    from kernelspan_agent.targets.select import by_pid
-
-    process = by_pid(pid)
-    try:
-        return examine(process)
-    except ProcessEndedError as error:
-        if Path(f"{process.path}/task").exists():  # its links may not be read, though it lives
-            raise _forbidden(pid, capabilities.how_to_grant(["CAP_SYS_PTRACE"])) from error
-        raise UsageError(f"--pid {pid}: the process has ended", hint="see ps -e") from error
-    except ProcessError as error:
-        if error.reason == "PermissionDenied":
-            raise _forbidden(pid, capabilities.how_to_grant(["CAP_SYS_PTRACE"])) from error
-        raise MachineError(f"--pid {pid}: {error}", reason=error.reason, hint=error.hint) from error
-
-
-def _forbidden(pid: int, hint: str) -> MachineError:
-    return MachineError(
-        f"--pid {pid}: this process may not be read: missing CAP_SYS_PTRACE", reason="PermissionDenied", hint=hint
-    )
-
-
-def as_object(found: Living) -> dict[str, Any]:
-    """What was found out, as --json shows it."""
-    from kernelspan_agent.process.procfs import printable
-    from kernelspan_agent.runtimes.registry import DetectedRuntime, Unsupported
-
-    detection = found.detection
-    runtime = unsupported = None
-    if isinstance(detection, DetectedRuntime):
-        row = detection.layout[0]
-        runtime = {
-            "name": detection.implementation,
-            "version": detection.version,
-            "file": printable(detection.file),
-            "address": f"{detection.address:#x}",
-            "layout": {name: int(row[name]) for name in detection.layout.dtype.names or () if name != "reserved"},
-        }
-    elif isinstance(detection, Unsupported):
-        unsupported = {
-            "name": detection.implementation,
-            "version": detection.version,
-            "reason": detection.reason,
-            "message": detection.message,
-        }
-    return {
-        "pid": found.process.pid,
-        "namespacePid": found.namespace_pid,
-        "executable": printable(found.executable),
-        "executableDeleted": found.executable_deleted,
-        "workingDirectory": printable(found.working_directory),
-        "runtime": runtime,
-        "unsupported": unsupported,
-        "libraries": [
-            {"name": library.name, "version": library.version, "purl": library.purl, "seen": sorted(places)}
-            for library, places in sorted(found.libraries.items(), key=lambda item: item[0].name)
-        ],
-        "sites": [{"directory": printable(path), "distributions": count} for path, count in found.sites.items()],
-        "threads": [_thread(thread) for thread in found.threads],
-    }
-
-
-def _thread(thread: LiveThread) -> dict[str, Any]:
-    return {
-        "tid": thread.tid or None,
-        "name": thread.name,
-        "schedulerState": thread.scheduler_state,
-        "ofRuntime": thread.in_runtime,
-        "state": thread.state,
-        "frames": [_frame(frame) for frame in thread.frames],
-    }
-
-
-def _frame(live: LiveFrame) -> dict[str, Any]:
-    from kernelspan_agent.process.procfs import printable
-
-    library = {"name": live.library.name, "version": live.library.version} if live.library else None
-    return {
-        "function": live.frame.function,
-        "file": printable(live.frame.file),
-        "line": live.frame.line or None,
-        "origin": live.origin.value,
-        "library": library,
-    }
-
-
-def page(shown: dict[str, Any], paint: Painter) -> list[str]:
-    """The same for people."""
-    inside = f", {shown['namespacePid']} in its own PID namespace" if shown["namespacePid"] != shown["pid"] else ""
-    deleted = " (deleted)" if shown["executableDeleted"] else ""
-    lines = [_line("process", f"{shown['pid']}{inside}"), _line("executable", shown["executable"] + deleted)]
-    lines += _runtime_lines(shown, paint)
-    if shown["runtime"]:
-        used = [
-            f"{each['name']} {each['version']}".rstrip() + f" ({', '.join(each['seen'])})"
-            for each in shown["libraries"]
-        ]
-        lines.append(_line("libraries", ", ".join(used) or "none in a stack or mapped"))
-        lines += [
-            _line("site", f"{each['directory']}: {each['distributions']} distributions") for each in shown["sites"]
-        ]
-    lines.append(_line("threads", str(len(shown["threads"]))))
-    for thread in shown["threads"]:
-        lines += ["", *_thread_lines(thread, paint, with_stacks=bool(shown["runtime"]))]
-    return lines
-
-
-def _line(key: str, text: str) -> str:
-    return f"{key:<{_KEY_WIDTH}} {text}"
-
-
-def _runtime_lines(shown: dict[str, Any], paint: Painter) -> list[str]:
-    import textwrap
-
-    if unsupported := shown["unsupported"]:
-        name = f"{unsupported['name']} {unsupported['version']}".strip()
-        return [
-            _line(
-                "runtime", f"{name}{': ' if name else ''}{paint.bad(unsupported['reason'])}: {unsupported['message']}"
-            )
-        ]
-    runtime = shown["runtime"]
-    if runtime is None:
-        return [_line("runtime", "none that kernelspan knows: its operations are traced without frames")]
-    layout = " ".join(f"{name}={value}" for name, value in runtime["layout"].items())
-    wrapped = textwrap.wrap(layout, 100, initial_indent=_line("layout", ""), subsequent_indent=" " * (_KEY_WIDTH + 1))
-    return [
-        _line("runtime", f"{runtime['name']} {runtime['version']}, at {runtime['address']} of {runtime['file']}"),
-        *wrapped,
-    ]
-
-
-def _thread_lines(thread: dict[str, Any], paint: Painter, *, with_stacks: bool) -> list[str]:
-    tid = f"thread {thread['tid']}" if thread["tid"] else "thread"
-    state = f" ({thread['schedulerState']})" if thread["schedulerState"] else ""
-    head = f"{tid} {thread['name']}{state}"
-    if not with_stacks:
-        return [head]
-    if not thread["ofRuntime"]:
-        return [f"{head}: not one of the runtime's"]
-    if thread["state"] != "Complete":
-        head += f" {paint.bad(thread['state'])}"
-    if not thread["frames"]:
-        return [f"{head}: no frames"]
-    width = min(_MAX_NAME_WIDTH, max(len(frame["function"]) for frame in thread["frames"]))
-    return [head, *(_frame_line(frame, width, paint) for frame in thread["frames"])]
-
-
-def _frame_line(frame: dict[str, Any], width: int, paint: Painter) -> str:
-    library = frame["library"]
-    whose = f"{library['name']} {library['version']}".rstrip() if library else frame["origin"].lower()
-    text = f"  {frame['function']:<{width}} {frame['file']}:{frame['line'] or '?'} [{whose}]"
-    return text if frame["origin"] == "App" else paint.faint(text)
+    return explain_pod.explain(pod, context or "", kubeconfig or "", as_json=as_json)

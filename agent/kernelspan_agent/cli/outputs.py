@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from kernelspan_agent.errors import MachineError, UsageError
 from kernelspan_agent.resolve.resource import ResourceSettings
@@ -83,7 +84,7 @@ def resource_settings(profile: TraceProfile, environ: Mapping[str, str], host_na
         key, separator, value = pair.partition("=")
         if not separator or not key.strip():
             raise UsageError(f"OTEL_RESOURCE_ATTRIBUTES: {pair!r} is not key=value")
-        attributes[key.strip()] = value.strip()
+        attributes[key.strip()] = unquote(value.strip())  # as the specification of the variable has it
     name = environ.get("OTEL_SERVICE_NAME") or str(attributes.get("service.name", ""))
     hidden = profile.spec.redaction.command_line.value
     return ResourceSettings(attributes, name, host_name or socket.gethostname(), hidden)

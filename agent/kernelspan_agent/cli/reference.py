@@ -23,16 +23,16 @@ _HEAD = """<!-- Written by `python -m kernelspan_agent.cli.reference`. Edit the 
 | --- | --- |
 | 0 | fine; `run -- COMMAND` gives the command's own status, 128 and the number for a signal |
 | 1 | a fault of kernelspan's, or nobody reads its output any more |
-| 2 | bad usage, or a profile that is wrong: every problem is named |
-| 3 | this machine cannot do it: what is missing, and how to get it |
+| 2 | bad usage, a profile that is wrong: every problem is named; or what is asked for is not there |
+| 3 | this machine cannot do it: what is missing, and how to get it; or the API server cannot be reached |
 | 130 | interrupted before anything was traced |
 
 Errors go to standard error: `kernelspan: REASON: message`, then what to do about it. REASON is one of a profile's
 [status reasons](traceprofile.md#status-reasons) where one fits.
 """
 
-_KEYS: dict[str, tuple[tuple[str, str], ...]] = {
-    "run": (
+_KEYS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
+    ("run", "Keys of `--report`:"): (
         ("profile", "the profile's name"),
         ("operations", "seen, exported, filtered, sampledOut, rateLimited, inFlight, dropped (by reason), unaccounted"),
         ("spans", "exported, dropped (by reason)"),
@@ -47,7 +47,7 @@ _KEYS: dict[str, tuple[tuple[str, str], ...]] = {
         ("cost", "agentCpuSeconds, agentMillicores, programsMillicores, sampledSeconds, limitMillicores: CPU of the agent and of its programs"),
         ("lastError", "of the outputs; empty: none"),
     ),
-    "check": (
+    ("check", "Keys of `--json`:"): (
         ("ok", "whether `run` can work"),
         ("kernel", "release, machine"),
         ("checks[]", "name, state (`ok` `no` `unknown` `untried`), required, detail, reason, hint"),
@@ -56,7 +56,7 @@ _KEYS: dict[str, tuple[tuple[str, str], ...]] = {
         ("profile", "null without -f; path, name, problems[] (path, value, message, line), ignored[], plan"),
         ("profile.plan", "null for a bad profile; mechanism, groups[] (group, operations, systemCalls), absentSystemCalls (null: not known)"),
     ),
-    "explain": (
+    ("explain", "Keys of `--json` with `--pid`:"): (
         ("pid, namespacePid", "as seen here, and in its own PID namespace"),
         ("executable, executableDeleted, workingDirectory", "as the process names them"),
         ("runtime", "null: none that can be read; name, version, file, address, layout (offsets in bytes)"),
@@ -67,8 +67,21 @@ _KEYS: dict[str, tuple[tuple[str, str], ...]] = {
         ("threads[].state", "`Complete`; `Running`: only outer frames; `Truncated`; `Unreadable`, or why a frame has no name"),
         ("threads[].frames[]", "function, file, line (null: not known), origin, library (name, version)"),
     ),
+    ("explain", "Keys of `--json` with `--pod`; null is not known:"): (
+        ("pod", "namespace, name, uid, node (empty: none yet), phase, ended, deleting, workload (null: none; kind, name)"),
+        ("traced", "whether a profile traces it: true, false, null"),
+        ("containers[]", "name, started, profiles[]: those that select it, by kind and name"),
+        ("profiles[]", "kind, namespace, name, generation, statusGeneration (null: no status)"),
+        ("profiles[].selected, profiles[].traced", "true, false, null"),
+        ("profiles[].message", "why it is not traced, or not known; empty: all is well, or `objections` say it"),
+        ("profiles[].objections[]", "part: the field that does not select the pod, or the condition; certain (false: not known); message"),
+        ("profiles[].containers, profiles[].processSelector", "what of the pod is selected"),
+        ("profiles[].node", "null, or the status of the pod's node as the [status](traceprofile.md) has it"),
+        ("profiles[].conditions[]", "type, status, reason, message"),
+        ("notRead[]", "what, why"),
+        ("advice[]", "lines: what to do, with the profile to apply where none selects the pod"),
+    ),
 }  # fmt: skip
-_KEYS_OF = {"run": "Keys of `--report`:", "check": "Keys of `--json`:", "explain": "Keys of `--json`:"}
 
 _METRICS = """## /metrics, /healthz, /readyz
 
@@ -106,8 +119,10 @@ def _section(name: str, parent: click.Context) -> Iterator[str]:
     yield from (f"## {PROGRAM} {name}", "", f"`{usage}`", "", _help(command))
     if options := list(_options(command, context)):
         yield from ("", *options)
-    if keys := _KEYS.get(name):
-        yield from ("", _KEYS_OF[name], "", "| Key | Is |", "| --- | --- |")
+    for (of, heading), keys in _KEYS.items():
+        if of != name:
+            continue
+        yield from ("", heading, "", "| Key | Is |", "| --- | --- |")
         yield from (f"| {', '.join(f'`{each}`' for each in key.split(', '))} | {text} |" for key, text in keys)
 
 

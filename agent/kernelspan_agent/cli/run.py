@@ -188,7 +188,7 @@ def _matching(app: App, selection: Selection) -> Callable[[], bool]:
                 consider(process)
         return False
 
-    app.on_exec = lambda pid: consider(select.process_or_none(pid))
+    app.on_exec = lambda pid, _when_ns: consider(select.process_or_none(pid))
     scan()
     return scan
 

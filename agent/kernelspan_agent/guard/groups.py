@@ -14,9 +14,7 @@ from kernelspan_agent.probes.attach import Tracefs
 from kernelspan_agent.probes.build import Built, Module, build
 from kernelspan_agent.probes.loader import Loader
 from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism, calls_of, has_call
-from kernelspan_agent.probes.session import RING_BYTES, modules_of
-from kernelspan_agent.ring.records import MAX_DEPTH
-from kernelspan_api.operations import OPERATIONS
+from kernelspan_agent.probes.session import EVERYTHING, RING_BYTES, modules_of
 from kernelspan_api.plan import Wanted
 
 CORE = "core"
@@ -49,23 +47,9 @@ class Loaded:
         }
 
 
-_EVERYTHING = Wanted(
-    name="everything",
-    operations=frozenset(operation.number for operation in OPERATIONS),
-    min_duration_ns={},
-    paths=(),
-    ports=(),
-    cidrs=(),
-    max_depth=MAX_DEPTH,
-    events_per_second=1,
-    spans_per_second=1,
-    burst_events=1,
-)
-
-
 def every_module() -> list[Module]:
     """All there are: those of a plan that wants everything."""
-    return modules_of(_EVERYTHING)
+    return modules_of(EVERYTHING)
 
 
 def load_all(

@@ -11,7 +11,7 @@ import re
 import threading
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,7 @@ class Exports:
     endpoint: str
     environ: Mapping[str, str]
     folder: Path
+    _closing: list[threading.Thread] = field(default_factory=list)
 
     def open(self, uid: str, profile: TraceProfile, secret: ExportSecret | None) -> Exporter:
         """One profile's exporter. Raises UsageError: there is no endpoint, or it cannot be used so."""
@@ -66,9 +67,9 @@ class Exports:
             for name, value in sorted(secret.headers.items())
         )
         found = {"OTEL_EXPORTER_OTLP_HEADERS": ",".join(quoted)}
-        for field, variable in _FILES:
-            if content := getattr(secret, field):
-                found[f"OTEL_EXPORTER_OTLP_{variable}"] = str(self._written(f"{uid}.{field}.pem", content))
+        for name, variable in _FILES:
+            if content := getattr(secret, name):
+                found[f"OTEL_EXPORTER_OTLP_{variable}"] = str(self._written(f"{uid}.{name}.pem", content))
         return found
 
     def _written(self, name: str, content: bytes) -> Path:
@@ -86,7 +87,14 @@ class Exports:
             ) from error
         return path
 
+    def close_later(self, exporter: Exporter) -> None:
+        """Sends what is queued and closes, beside everything else: a collector may be slow."""
+        self._closing[:] = [each for each in self._closing if each.is_alive()]
+        thread = threading.Thread(target=exporter.close, args=(CLOSE_SECONDS,), name="export-close", daemon=True)
+        self._closing.append(thread)
+        thread.start()
 
-def close_later(exporter: Exporter) -> None:
-    """Sends what is queued and closes, beside everything else: a collector may be slow."""
-    threading.Thread(target=exporter.close, args=(CLOSE_SECONDS,), name="export-close", daemon=True).start()
+    def wait(self) -> None:
+        """Until all of them have closed."""
+        for thread in self._closing:
+            thread.join()

@@ -19,9 +19,11 @@ from kernelspan_agent.control.stream import Stream
 from kernelspan_agent.engine import Engine
 from kernelspan_agent.errors import KernelspanError
 from kernelspan_agent.node.desired import Desired, desired_of
-from kernelspan_agent.node.exports import Exports, close_later
-from kernelspan_agent.node.report import Reports, Trouble
+from kernelspan_agent.node.exports import Exports
+from kernelspan_agent.node.report import Reports
+from kernelspan_agent.node.trouble import Trouble
 from kernelspan_agent.node.unobserved import Unobserved
+from kernelspan_agent.node.warm import Warm
 from kernelspan_agent.node.whom import Whom
 from kernelspan_agent.probes.build import Built
 from kernelspan_agent.resolve.resource import ResourceSettings
@@ -57,6 +59,7 @@ class Follower:
         self._leaving: dict[str, float] = {}
         self._whom: Whom | None = None
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
+        self._warm = Warm(environ)
         self._building: tuple[Wanted, Future[Built]] | None = None
         self._reports = Reports()
         self._next_report = self._retry_at = 0.0
@@ -73,11 +76,14 @@ class Follower:
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Until `stopped` says so; then what is under way is sent."""
+        self._warm.start()
         while not stopped():
             self.step()
+        self._warm.end()
         if self.engine is not None:
             self._end_engine()
         self._compiler.shutdown(wait=False, cancel_futures=True)
+        self._exports.wait()
 
     def step(self) -> None:
         """A look at the plan, and one step of what traces."""
@@ -115,8 +121,8 @@ class Follower:
             if self.engine is not None:
                 self._fill(self.engine, now)
         _log.info(
-            "plan.followed hash=%s profiles=%d pods=%d seconds=%.3f",
-            plan.hash, len(plan.profiles), len(plan.pods), time.monotonic() - now,
+            "plan.followed hash=%s profiles=%d pods=%d seconds=%s",
+            plan.hash, len(plan.profiles), len(plan.pods), round(time.monotonic() - now, 3),
         )  # fmt: skip
         self._report(now)
 
@@ -128,7 +134,8 @@ class Follower:
             _log.warning("engine.replaced hint=%s", "nothing is seen between the two: another mechanism is called for")
             self._end_engine()
         try:
-            self.engine = Engine(wanted, self._environ, watch_exec=True)
+            with self._warm.pause():
+                self.engine = Engine(wanted, self._environ, watch_exec=True)
         except KernelspanError as error:
             _log.error("engine.failed reason=%s message=%s hint=%s", error.reason, error, error.hint)
             self._fail([each.key for each in self._desired], error)
@@ -139,7 +146,11 @@ class Follower:
     def _build(self, engine: Engine, wanted: Wanted) -> None:
         """Compiles in another thread, for seconds; the loop attaches what comes of it."""
         if self._building is None:
-            self._building = wanted, self._compiler.submit(engine.session.build_more, wanted, self._environ)
+            self._building = wanted, self._compiler.submit(self._build_more, engine, wanted)
+
+    def _build_more(self, engine: Engine, wanted: Wanted) -> Built:
+        with self._warm.pause():
+            return engine.session.build_more(wanted, self._environ)
 
     def _finish_building(self, engine: Engine, now: float) -> None:
         if self._building is None or not self._building[1].done():
@@ -184,9 +195,9 @@ class Follower:
 
     # --- while it runs ------------------------------------------------------------------------------------------------
 
-    def _on_exec(self, pid: int) -> None:
+    def _on_exec(self, pid: int, when_ns: int) -> None:
         if self.engine is not None and self._whom is not None:
-            self._whom.started(self.engine, pid)
+            self._whom.started(self.engine, pid, when_ns)
 
     def _look(self, now: float) -> None:
         engine = self.engine
@@ -201,7 +212,7 @@ class Follower:
 
     def _remove(self, engine: Engine, key: str) -> None:
         self._reports.leaves(key, engine.accounting_of(key))
-        close_later(engine.remove(key).exporter)
+        self._exports.close_later(engine.remove(key).exporter)
 
     def _report(self, now: float) -> None:
         self._next_report = now + REPORT_SECONDS

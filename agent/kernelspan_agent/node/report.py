@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.accounting import Accounting
 from kernelspan_agent.node.desired import uid_of
+from kernelspan_agent.node.trouble import Trouble
 from kernelspan_agent.node.whom import Whom, counts_of
 from kernelspan_api.control.control_pb2 import Counters, ProbeState, ProfileState, RuntimeCount
 from kernelspan_api.reasons import Reason
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 10.0  # a container that has started has no process of its own program for a moment
 COUNTERS_SECONDS = 10.0
 _RUNTIMES = {"python": "Python"}
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why a profile, or a part of it, is not in effect."""
-
-    reason: str
-    message: str
 
 
 @dataclass(slots=True)
@@ -64,25 +57,13 @@ class Reports:
         state = ProfileState(uid=one.uid, generation=one.generation, reason=one.reason, message=one.message)
         if one.profile is None:
             return state
-        for missing in one.missing:
-            state.probes.append(
-                ProbeState(
-                    name=missing.name,
-                    state=State.FAILED.value,
-                    reason=Reason.AGENT_OUTDATED.value,
-                    message=missing.message,
-                )
-            )
-        run = engine.profiles.get(one.key) if engine is not None else None
+        if trouble is None and whom is not None:
+            trouble = whom.refused
         if trouble is not None:
             state.reason, state.message = trouble.reason, trouble.message
-        for group in one.wanted.groups:
-            probe = state.probes.add(name=group.value, state=State.PENDING.value)
-            if run is not None and engine is not None:
-                probe.state, probe.mechanism = State.ATTACHED.value, engine.session.mechanism.name
-            elif trouble is not None:
-                probe.state, probe.reason, probe.message = State.FAILED.value, trouble.reason, trouble.message
-        if run is None or engine is None:
+        is_traced = engine is not None and one.key in engine.profiles
+        state.probes.extend(_probes(one, engine if is_traced else None, trouble))
+        if engine is None or not is_traced:
             return state
         state.processes, runtimes = counts_of(engine, one.key)
         for runtime, (processes, unwinding) in sorted(runtimes.items()):
@@ -140,6 +121,21 @@ class Reports:
         for table in (self._past, self._counters):
             for uid in set(table) - uids:
                 del table[uid]
+
+
+def _probes(one: Desired, engine: Engine | None, trouble: Trouble | None) -> Iterator[ProbeState]:
+    """Each group of operations, and what this version does not have. `engine` None: it does not trace the profile."""
+    for missing in one.missing:
+        reason = Reason.AGENT_OUTDATED.value
+        yield ProbeState(name=missing.name, state=State.FAILED.value, reason=reason, message=missing.message)
+    for group in one.wanted.groups:
+        if engine is not None:
+            yield ProbeState(name=group.value, state=State.ATTACHED.value, mechanism=engine.session.mechanism.name)
+        elif trouble is not None:
+            state, reason, message = State.FAILED.value, trouble.reason, trouble.message
+            yield ProbeState(name=group.value, state=state, reason=reason, message=message)
+        else:
+            yield ProbeState(name=group.value, state=State.PENDING.value)
 
 
 def _add(total: Counters, more: Counters) -> None:

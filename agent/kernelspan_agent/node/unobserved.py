@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long a pod ran before the first of its processes was traced: what nobody can see of it.
 
-Counted from the start of the process, or from when the pod came into the plan of a profile that selects it, whichever is
-later: what a pod did before anybody asked is not missing. A process's start is known in steps of 10 ms.
+Counted from the exec of its program where that was seen, else from the start of the process (known in steps of 10 ms), or
+from when the pod came into the plan, whichever is later: what a pod did before anybody asked is not missing.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kernelspan_api.control.control_pb2 import NodePlan, PodPlan
 
 BOUNDS_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0)
-KEPT = 1000
 _log = logging.getLogger(__name__)
 
 
@@ -30,7 +28,6 @@ class Unobserved:
         self._known: set[str] = set()
         self._buckets = [0] * (len(BOUNDS_SECONDS) + 1)
         self._sum_seconds = 0.0
-        self.latest: deque[tuple[str, float]] = deque(maxlen=KEPT)
 
     def planned(self, plan: NodePlan) -> None:
         """A plan has come."""
@@ -48,8 +45,7 @@ class Unobserved:
         with self._lock:
             self._buckets[sum(seconds > bound for bound in BOUNDS_SECONDS)] += 1
             self._sum_seconds += seconds
-            self.latest.append((f"{pod.namespace}/{pod.name}", seconds))
-        _log.info("pod.traced pod=%s/%s unobserved_ms=%d", pod.namespace, pod.name, round(seconds * 1000))
+        _log.info("pod.traced pod=%s unobserved_ms=%d", f"{pod.namespace}/{pod.name}", round(seconds * 1000))
 
     def histogram(self) -> tuple[list[tuple[str, float]], float]:
         """Cumulative buckets by their upper bound, and the sum of all, in seconds."""

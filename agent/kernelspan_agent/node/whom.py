@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from kernelspan_agent.errors import BudgetError
 from kernelspan_agent.node.desired import uid_of
+from kernelspan_agent.node.trouble import Trouble
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.targets.pods import PodTarget, PodTargets
@@ -39,6 +41,7 @@ class Whom:
         self._selections = {each.uid: _selection(each) for each in desired}
         self._unobserved = unobserved
         self._next_scan = 0.0
+        self.refused: Trouble | None = None  # why a process is not traced that should be
 
     def scan(self, engine: Engine, now: float) -> None:
         """Looks at all processes, where it is time to. `now`: time.monotonic()."""
@@ -48,14 +51,23 @@ class Whom:
         for process in all_processes():
             self.consider(engine, process)
 
-    def started(self, engine: Engine, pid: int) -> None:
-        """Looks at a process that has become another program."""
+    def started(self, engine: Engine, pid: int, when_ns: int) -> None:
+        """Looks at a process that became another program at `when_ns` (CLOCK_MONOTONIC)."""
         process = process_or_none(pid)
         if process is not None:
-            self.consider(engine, process)
+            self.consider(engine, process, when_ns + boot_ahead_ns())
 
-    def consider(self, engine: Engine, process: Process) -> None:
-        """Traces a process for whom it is to be traced, and for nobody else."""
+    def consider(self, engine: Engine, process: Process, began_ns: int = 0) -> None:
+        """Traces a process for whom it is to be traced, and for nobody else.
+
+        `began_ns`: when its program did, CLOCK_BOOTTIME; 0: when the process did.
+        """
+        try:
+            self._consider(engine, process, began_ns)
+        except BudgetError as error:
+            self.refused = Trouble(error.reason, f"{error} {error.hint}")
+
+    def _consider(self, engine: Engine, process: Process, began_ns: int) -> None:
         target = self._targets.of_process(process)
         traced = engine.processes.latest(process.pid)
         if traced is None and (target is None or process.pid == os.getpid()):
@@ -69,9 +81,9 @@ class Whom:
                 traced.surroundings = surroundings
                 traced.looks += 1
         elif keys and target is not None:
-            began_ns = _began_ns(process)
             engine.trace(process.pid, _name_of(process), keys, surroundings=surroundings)
-            self._unobserved.began(target.pod, began_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+            now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            self._unobserved.began(target.pod, began_ns or _began_ns(process), now_ns)
 
     def _wanted(self, process: Process, target: PodTarget | None, have: frozenset[str]) -> frozenset[str]:
         if target is None:
@@ -107,6 +119,11 @@ def _has(have: frozenset[str], uid: str) -> bool:
 def _began_ns(process: Process) -> int:
     """When the process began, on CLOCK_BOOTTIME; in steps of a clock tick (10 ms)."""
     return process.start_ticks * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
+
+
+def boot_ahead_ns() -> int:
+    """What CLOCK_BOOTTIME shows more than CLOCK_MONOTONIC: the time asleep."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
 
 
 def _name_of(process: Process) -> str:

@@ -29,6 +29,8 @@ COMPILER_PYTHON = "/usr/bin/python3"  # Debian's bcc belongs to Debian's Python
 COMPILE_TIMEOUT_SECONDS = 300  # 2 s of a CPU; an agent may be allowed a tenth of one, or run on an emulated one
 CHILDREN = 2  # at once, and no more than CPUs: one with the walker, which takes as long as all the rest; 2 x 120 MB for a second
 
+CHILDREN_VARIABLE = "KERNELSPAN_COMPILERS"  # 1 where memory is bounded: an agent's pod has 256 MiB
+
 
 @dataclass(frozen=True, slots=True)
 class Module:
@@ -110,7 +112,8 @@ def build(modules: Iterable[Module], defines: Mapping[str, int], environ: Mappin
     seconds = 0.0
     if missing:
         started = time.monotonic()
-        count = min(CHILDREN, len(os.sched_getaffinity(0)), len(missing))
+        children_at_once = int(environ.get(CHILDREN_VARIABLE, CHILDREN))
+        count = min(children_at_once, len(os.sched_getaffinity(0)), len(missing))
         children = [missing] if count == 1 else [missing[:1], missing[1:]]
         with ThreadPoolExecutor(len(children)) as pool:
             for names, answer in zip(

@@ -25,9 +25,9 @@ from kernelspan_agent.probes.constants import Counter
 from kernelspan_agent.probes.loader import Loader
 from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, MAPS_PROGRAM, WALKER_PROGRAMS
 from kernelspan_agent.resolve.images import Image
-from kernelspan_agent.ring.records import OP_SIZE, OPERATION
+from kernelspan_agent.ring.records import MAX_DEPTH, OP_SIZE, OPERATION
 from kernelspan_agent.selftrace import span
-from kernelspan_api.operations import BY_NAME, Group
+from kernelspan_api.operations import BY_NAME, OPERATIONS, Group
 from kernelspan_api.plan import Wanted, together
 
 RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
@@ -38,6 +38,20 @@ _CALL_OP = slice(constants.CALL_OP_AT, constants.CALL_OP_AT + 2)  # of a struct 
 _CALL_CLASS = slice(constants.CALL_CLASS_AT, constants.CALL_CLASS_AT + 2)
 _CLOSE = BY_NAME[Group.NETWORK, "Close"].number
 _U64 = (1 << 64) - 1
+
+
+EVERYTHING = Wanted(
+    name="everything",
+    operations=frozenset(operation.number for operation in OPERATIONS),
+    min_duration_ns={},
+    paths=(),
+    ports=(),
+    cidrs=(),
+    max_depth=MAX_DEPTH,
+    events_per_second=1,
+    spans_per_second=1,
+    burst_events=1,
+)
 
 
 def modules_of(wanted: Wanted) -> list[Module]:

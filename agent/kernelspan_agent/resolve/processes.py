@@ -142,7 +142,7 @@ class ProcessTable:
         self.started: list[TracedProcess] = []  # since the caller last emptied it
         self.finished: list[TracedProcess] = []
         self.gone: list[TracedProcess] = []  # of which nothing comes any more
-        self.execs: list[int] = []  # processes that became another program
+        self.execs: list[tuple[int, int]] = []  # processes that became another program, and when (CLOCK_MONOTONIC)
         self.runtimes = Counter[str]()
 
     def alive(self) -> list[TracedProcess]:
@@ -215,7 +215,7 @@ class ProcessTable:
             if parent is not None and parent.runtime is not None:
                 self._use(child, parent.runtime, greenlets=parent.greenlets, tell=False)
         elif event == ProcessEvent.EXEC and not start:
-            self.execs.append(tgid)
+            self.execs.append((tgid, when))
         elif event == ProcessEvent.EXEC:
             image = self.add(
                 tgid,
@@ -231,7 +231,7 @@ class ProcessTable:
                 image.surroundings = old.surroundings
             if old is not None and old.start_ns < start:
                 self._end(old, start)
-            self.execs.append(tgid)
+            self.execs.append((tgid, when))
         elif event == ProcessEvent.EXIT:
             self._end(old or self.add(tgid, start, name=name, from_start=True, wanted_by=frozenset()), when)
 
@@ -247,7 +247,7 @@ class ProcessTable:
             found = self.add(tgid, start, name=name, from_start=True, wanted_by=wanted_by)
             if before:
                 found.surroundings = before[0].surroundings
-            self.execs.append(tgid)  # who wants it is to be looked at again
+            self.execs.append((tgid, start))  # who wants it is to be looked at again
 
     def catch_up(self, now_ns: int) -> None:
         """After process records were lost: what began another program, and what ended, by what the kernel has now."""

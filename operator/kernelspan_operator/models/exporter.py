@@ -21,7 +21,7 @@ MAX_PEM_BYTES = 256 << 10  # the system's authorities all together are 220 KiB
 _HEADER_NAME = re.compile(r"[0-9a-z_.-]+")  # gRPC's; what HTTP takes besides is in no Secret's keys
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]+")
 # Set by the transport: another value breaks the request, or makes it another one.
-_RESERVED = re.compile(r"grpc-.*|.*-bin|content-.*|connection|host|te|trailer|transfer-encoding|upgrade|user-agent")
+_RESERVED = re.compile(r"grpc-.*|.*-bin|content-.*|connection|host|t(?:e|railer|ransfer-.*)|upgrade|user-agent")
 
 
 class Needs(msgspec.Struct, frozen=True):

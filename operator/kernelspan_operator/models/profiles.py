@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from kernelspan_api.resource import Spec
+from kernelspan_api.selection import expires, selects_node
 from kernelspan_api.status import Status
 
 CLUSTER_KIND = "ClusterTraceProfile"
@@ -38,14 +40,17 @@ class Profile(msgspec.Struct, frozen=True):
 
     def expires(self) -> float | None:
         """Seconds since the epoch; None: never."""
-        if self.spec is None or self.spec.ttl_seconds is None:
-            return None
-        return self.created.timestamp() + self.spec.ttl_seconds
+        return None if self.spec is None else expires(self.spec, self.created)
 
     def is_expired(self, now_seconds: float) -> bool:
         """By the API server's clock, which also made `created`."""
         expires = self.expires()
         return expires is not None and now_seconds >= expires
+
+    def selects_node(self, labels: Mapping[str, str]) -> bool:
+        """Whether its nodeSelector allows a node with these labels."""
+        assert self.spec is not None
+        return selects_node(self.spec, labels)
 
     def is_wanted(self, now_seconds: float) -> bool:
         """Whether anything is to be traced for it."""

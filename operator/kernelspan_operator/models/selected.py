@@ -9,7 +9,8 @@ from sys import intern
 
 import msgspec
 
-from .objects import Meta, Pod
+from kernelspan_api.objects import Pod
+from kernelspan_api.selection import container_names, has_ended, owner
 
 # What service.name, service.version and service.namespace are made from (OpenTelemetry's Kubernetes attributes).
 LABELS = (
@@ -21,9 +22,6 @@ LABELS = (
 )
 STATIC_HASH = "kubernetes.io/config.hash"  # kubelet: ConfigHashAnnotationKey
 _MIRROR = "kubernetes.io/config.mirror"
-_ENDED = ("Succeeded", "Failed")
-# A ReplicaSet of a Deployment is named by it and the hash of the pod's template (rand.SafeEncodeString's alphabet).
-_TEMPLATE_HASH = "pod-template-hash"
 
 
 class Container(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -61,11 +59,6 @@ def selected(pod: Pod) -> SelectedPod:
             status.ephemeral_container_statuses or (),
         )
     }
-    names = [
-        one.name
-        for one in chain(spec.init_containers or (), spec.containers or (), spec.ephemeral_containers or ())
-        if one.name
-    ]
     kind, name = owner(meta)
     labels, annotations = meta.labels or {}, meta.annotations or {}
     return SelectedPod(
@@ -80,11 +73,11 @@ def selected(pod: Pod) -> SelectedPod:
             Container(intern(name), bare_id(known[name].container_i_d), max(known[name].restart_count, 0))
             if name in known
             else Container(intern(name))
-            for name in names
+            for name in container_names(spec)
         ),
         labels=_shared(tuple((key, labels[key]) for key in LABELS if key in labels)),
         static_hash=annotations.get(STATIC_HASH, "") if _MIRROR in annotations else "",
-        ended=status.phase in _ENDED,
+        ended=has_ended(pod),
     )
 
 
@@ -102,19 +95,3 @@ def version(text: str) -> int:
 def bare_id(container_id: str) -> str:
     """`containerd://5f…` without the runtime's name."""
     return container_id.rpartition("://")[2]
-
-
-def owner(meta: Meta) -> tuple[str, str]:
-    """Kind and name of what the pod belongs to: its controller, or the Deployment behind a ReplicaSet.
-
-    Only the deployment controller sets the label, and names its ReplicaSets so. A Job says nothing on its pods of the
-    CronJob behind it: it stays a Job.
-    """
-    controller = meta.controller
-    if controller is None:
-        return "", ""
-    kind, name = controller.kind, controller.name
-    template = (meta.labels or {}).get(_TEMPLATE_HASH, "")
-    if kind == "ReplicaSet" and template and name.endswith(f"-{template}"):
-        return "Deployment", name.removesuffix(f"-{template}")
-    return kind, name

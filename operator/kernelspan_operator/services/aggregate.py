@@ -17,6 +17,7 @@ from kernelspan_api.control import control_pb2
 from kernelspan_api.reasons import Reason
 from kernelspan_api.selectors import Runtime
 from kernelspan_api.status import (
+    MAX_NODES,
     Condition,
     ConditionStatus,
     Events,
@@ -29,7 +30,7 @@ from kernelspan_api.status import (
 )
 from kernelspan_operator.models.profiles import Profile
 
-MAX_NODES, MAX_PROBES, MAX_TEXT = 50, 64, 1024
+MAX_PROBES, MAX_TEXT = 64, 1024
 _TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 _REASONS = {one.value: one for one in Reason}
 _EVENTS = ("seen", "exported", "filtered", "sampled_out", "rate_limited", "in_flight", "dropped")

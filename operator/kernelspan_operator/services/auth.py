@@ -16,8 +16,8 @@ from urllib.parse import quote
 import msgspec
 
 from kernelspan_api.control import AUDIENCE, control_pb2
+from kernelspan_api.objects import Pod
 from kernelspan_operator.errors import ApiError, RefusedError
-from kernelspan_operator.models.objects import Pod
 
 from .kube import Kube
 
@@ -88,7 +88,8 @@ class Auth:
 
     async def _agent(self, authorization: str) -> Agent:
         scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        # A blank one the API server would take for no token, which is its anonymous user: authenticated, and nobody.
+        if scheme.lower() != "bearer" or not token.strip():
             raise RefusedError("no bearer token", reason="NoToken")
         body = {
             "apiVersion": "authentication.k8s.io/v1",

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from kernelspan_api.objects import Metadata
 from kernelspan_api.resource import API_VERSION
-from kernelspan_operator.models.objects import Metadata
 
 from .watch import Collection, Delete, Synced, Upsert
 from .watches import OpenWatch

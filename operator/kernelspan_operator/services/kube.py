@@ -9,6 +9,7 @@ expires does so by the clock that dated it.
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import base64
 import email.utils
 import ssl
@@ -28,6 +29,9 @@ from kernelspan_operator.errors import ApiError, ConfigurationError
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 REQUEST_SECONDS = 30.0
 MAX_ANSWER_BYTES = 64 << 20
+# What asyncio allots to each TLS connection to read into. Its 256 KiB are written with zeros, and a watch is a connection:
+# of 300 watches they were three quarters of the memory. A record of TLS has at most 16 KiB (RFC 8446, 5.1).
+TLS_BUFFER_BYTES = 32 << 10
 _CLOCK_GRAIN_SECONDS = 2.0  # Date has whole seconds, and an answer takes its time
 
 
@@ -115,6 +119,7 @@ class Kube:
         self._ahead_seconds = 0.0
         self.requests: dict[str, int] = {}
         self.answers: dict[tuple[str, str], int] = {}
+        asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
         connector = aiohttp.TCPConnector(
             ssl=connection.tls() if connection.server.startswith("https") else True, limit=0
         )

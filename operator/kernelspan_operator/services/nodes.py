@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kernelspan_operator.models.objects import Metadata
+from kernelspan_api.objects import Metadata
 
 from .watch import Collection, Delete, Synced, Upsert
 

@@ -9,21 +9,17 @@ time, and who listens is told of those that differ and may `take` the plan that 
 from __future__ import annotations
 
 import asyncio
-import fnmatch
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
 from importlib import metadata
 
 import msgspec
 
-from kernelspan_api.control import MAX_PLAN_BYTES, REVISION, control_pb2
-from kernelspan_api.selectors import ContainerSelector
-from kernelspan_operator.models.profiles import Profile, ProfileKey
-from kernelspan_operator.models.selected import SelectedPod
+from kernelspan_api.control import control_pb2
+from kernelspan_operator.models.profiles import ProfileKey
 from kernelspan_operator.models.spans import Spans, no_spans
 
+from .making import hash_of, made
 from .nodes import Nodes
 from .pods import Pods
 from .profiles import Profiles
@@ -34,10 +30,9 @@ NODES_AT_ONCE = (
     16  # plans made before the loop goes on: a change of 5,000 nodes must hold up neither health nor reports
 )
 FRESH_PLANS = 64  # made for their hash and kept until a stream takes them, a few turns of the loop later
-# Of the specs and Secrets in a plan; the rest is for its pods. A plan that an agent cannot take would stop all of it.
-MAX_PROFILES_BYTES = 24 << 20
-_PODS = control_pb2.NodePlan.DESCRIPTOR.fields_by_name["pods"].number
-_MATCHES = control_pb2.PodPlan.DESCRIPTOR.fields_by_name["matches"].number
+# Making plans takes no more than a quarter of the time: while profiles come by the hundred, each would be made hundreds
+# of times, and nothing else would be done.
+PAUSE, MAX_PAUSE_SECONDS = 3.0, 1.0
 _VERSION = metadata.version("kernelspan")
 
 
@@ -49,8 +44,28 @@ class Change(msgspec.Struct, frozen=True):
     parent: object  # of Spans
 
 
+class _Told(msgspec.Struct, frozen=True):
+    """What is known of a plan: its hash, and the profiles that it is about."""
+
+    hash: str
+    uids: frozenset[str]
+    left_out: frozenset[str]
+
+
+class _Difference(msgspec.Struct, frozen=True):
+    """What is otherwise than before: the plan itself, and profiles that have come or gone or found no room."""
+
+    plan: bool
+    uids: frozenset[str]
+
+
+_NOTHING = _Told("", frozenset(), frozenset())
+
+
 class Plans:
-    """The plans of all nodes. `changed(node)` is told where the hash is another than before."""
+    """The plans of all nodes. `changed(node, uids)` is told where one is another than before; `uids` are those of profiles
+    that have come or gone, or found no room.
+    """
 
     def __init__(
         self,
@@ -58,7 +73,7 @@ class Plans:
         pods: Pods,
         nodes: Nodes,
         secrets: Secrets,
-        changed: Callable[[str], object],
+        changed: Callable[[str, frozenset[str]], object],
         now: Callable[[], float],
         debounce_seconds: float = DEBOUNCE_SECONDS,
         spans: Spans = no_spans,
@@ -66,15 +81,15 @@ class Plans:
         self._profiles, self._pods, self._nodes = profiles, pods, nodes
         self._secrets = secrets
         self._changed, self._now, self._debounce_seconds = changed, now, debounce_seconds
-        self._hashes: dict[str, str] = {}
+        self._told: dict[str, _Told] = {}
         self._dirty: set[str] = set()
         self._fresh: dict[str, control_pb2.NodePlan] = {}  # of nodes that nothing has touched since
         self._touched: tuple[float, int] | None = None  # when the first of them was: monotonic s, ns since the epoch
-        self._bases: dict[str, tuple[SelectedPod, bytes]] = {}  # by the pod's uid
         self._left_out: dict[str, frozenset[str]] = {}  # by node: profiles' uids
         self._changes: dict[str, Change] = {}  # of nodes whose plan has changed and was not sent since
         self._timer: asyncio.TimerHandle | None = None
         self._parts: Iterator[int] = iter(())  # what is left of a flush
+        self._rested = 0.0  # when the next plans may be made, by the loop's clock
         self._is_open = False
         self._spans = spans
         self.built = 0  # plans made, for tests and metrics
@@ -105,7 +120,9 @@ class Plans:
 
     def _schedule(self) -> None:
         if self._is_open and self._dirty and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._debounce_seconds, self._begin)
+            loop = asyncio.get_running_loop()
+            delay = max(self._debounce_seconds, min(self._rested - loop.time(), MAX_PAUSE_SECONDS))
+            self._timer = loop.call_later(delay, self._begin)
 
     def flush(self) -> None:
         """Makes the touched plans' hashes anew, and tells of those that differ; at once."""
@@ -131,29 +148,37 @@ class Plans:
         dirty, self._dirty = sorted(self._dirty), set()
         since, since_ns = self._touched or (time.monotonic(), time.time_ns())
         parent: object = None
-        for done, node in enumerate(dirty, 1):
-            if self._differs(node):
-                found_ns = time.time_ns()
-                if parent is None:
-                    parent = self._spans("plans.change", since_ns, found_ns, {"kernelspan.nodes": len(dirty)})
-                self._changes.setdefault(node, Change(since, found_ns, parent))
-                self._changed(node)
-            if not done % NODES_AT_ONCE:
-                yield done
+        seconds = 0.0
+        for start in range(0, len(dirty), NODES_AT_ONCE):
+            began = time.monotonic()
+            for node in dirty[start : start + NODES_AT_ONCE]:
+                if (found := self._differs(node)) is None:
+                    continue
+                if found.plan:
+                    found_ns = time.time_ns()
+                    if parent is None:
+                        parent = self._spans("plans.change", since_ns, found_ns, {"kernelspan.nodes": len(dirty)})
+                    self._changes.setdefault(node, Change(since, found_ns, parent))
+                self._changed(node, found.uids)
+            seconds += time.monotonic() - began
+            self._rested = time.monotonic() + PAUSE * seconds
+            yield start
 
-    def _differs(self, node: str) -> bool:
-        """Makes the node's hash anew."""
+    def _differs(self, node: str) -> _Difference | None:
+        """Makes the node's hash anew; None: all is as before."""
         plan = self.plan(node)
-        before = self._hashes.pop(node, "")
-        if plan.pods:
-            self._hashes[node] = plan.hash
-        if plan.hash == before:
-            return False
+        old = self._told.pop(node, _NOTHING)
+        out = self._left_out.get(node, frozenset())
+        new = _Told(plan.hash, frozenset(one.uid for one in plan.profiles), out)
+        if plan.pods or out:
+            self._told[node] = new
+        if (new.hash, new.left_out) == (old.hash, old.left_out):
+            return None
         if node not in self._dirty:
             self._fresh[node] = plan
             if len(self._fresh) > FRESH_PLANS:
                 del self._fresh[next(iter(self._fresh))]
-        return True
+        return _Difference(new.hash != old.hash, (old.uids ^ new.uids) | (old.left_out ^ new.left_out))
 
     def take(self, node: str) -> control_pb2.NodePlan:
         """The whole plan of a node: the one that was made for its hash, if that is not long ago, or a new one."""
@@ -173,143 +198,20 @@ class Plans:
         """The whole plan of a node as of now; one without pods where there is nothing to do."""
         self.built += 1
         now = self._now()
-        labels = self._nodes.labels(node)
-        pods = [
-            (pod, [one for one in self._profiles.wanted(keys, now) if selects_node(one, labels)])
-            for pod, keys in self._pods.on_node(node)
-        ]
-        wanted = {one.key: one for _, matching in pods for one in matching}
-        budget = MAX_PROFILES_BYTES
-        kept = self._fitting(wanted, budget)
-        while (
-            len(data := (plan := self._made(node, pods, kept)).SerializeToString(deterministic=True)) > MAX_PLAN_BYTES
-        ):
-            budget //= 2
-            kept = self._fitting(wanted, budget)
+        plan, left_out = made(
+            node,
+            self._nodes.labels(node),
+            self._pods.on_node(node),
+            lambda keys: self._profiles.wanted(keys, now),
+            self._secrets.of,
+        )
         self._left_out.pop(node, None)
-        if len(kept) < len(wanted):
-            self._left_out[node] = frozenset(one.uid for key, one in wanted.items() if key not in kept)
-        plan.hash = _hash(data)
+        if left_out:
+            self._left_out[node] = left_out
+        plan.hash = hash_of(plan)
         plan.operator_version = _VERSION
         return plan
-
-    def _base(self, pod: SelectedPod) -> bytes:
-        """The pod without its matches; made once for each form of it."""
-        known = self._bases.get(pod.uid)
-        if known is None or known[0] is not pod:
-            if len(self._bases) > 2 * len(self._pods) + NODES_AT_ONCE:
-                self._bases.clear()  # most are of pods that are gone
-            known = self._bases[pod.uid] = pod, _pod(pod).SerializeToString(deterministic=True)
-        return known[1]
 
     def leaves_out(self, node: str, uid: str) -> bool:
         """Whether the node's plan would have been too large with that profile."""
         return uid in self._left_out.get(node, ())
-
-    def _fitting(self, wanted: dict[ProfileKey, Profile], budget: int) -> dict[ProfileKey, Profile]:
-        """The oldest that fit: a new profile never ousts one that is in effect."""
-        kept: dict[ProfileKey, Profile] = {}
-        for key in sorted(wanted, key=lambda one: (wanted[one].created, one)):
-            secret = self._secrets.of(wanted[key])
-            size = len(wanted[key].document) + (secret.ByteSize() if secret is not None else 0)
-            if size <= budget:
-                budget -= size
-                kept[key] = wanted[key]
-        return kept
-
-    def _made(
-        self, node: str, pods: list[tuple[SelectedPod, list[Profile]]], kept: dict[ProfileKey, Profile]
-    ) -> control_pb2.NodePlan:
-        parts = [
-            _delimited(_PODS, self._base(pod) + b"".join(_match(pod, one) for one in found))
-            for pod, matching in pods
-            if (found := [one for one in matching if one.key in kept])
-        ]
-        # Of its parts as bytes, one after the other: to set each field of 30 pods anew would be most of a change's time.
-        plan = control_pb2.NodePlan.FromString(b"".join(parts))
-        plan.node, plan.revision = node, REVISION
-        plan.profiles.extend(_profile(kept[key]) for key in sorted(kept))
-        secrets = [self._secrets.of(one) for one in sorted(kept.values(), key=lambda one: one.uid)]
-        plan.secrets.extend(one for one in secrets if one is not None)
-        return plan
-
-
-def _delimited(field: int, data: bytes) -> bytes:
-    """A field of a message that is itself a message, as protobuf's encoding has it."""
-    length, size = len(data), bytearray()
-    while length > 0x7F:
-        size.append(length & 0x7F | 0x80)
-        length >>= 7
-    size.append(length)
-    return bytes((field << 3 | 2, *size)) + data
-
-
-def hash_of(plan: control_pb2.NodePlan) -> str:
-    """By its content; one operator always gives the same for the same."""
-    bare = control_pb2.NodePlan()
-    bare.CopyFrom(plan)
-    bare.ClearField("hash")
-    bare.ClearField("operator_version")
-    return _hash(bare.SerializeToString(deterministic=True))
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
-
-
-def selects_node(profile: Profile, labels: dict[str, str]) -> bool:
-    """Whether the profile's nodeSelector allows a node with these labels."""
-    assert profile.spec is not None
-    return all(labels.get(key) == value for key, value in profile.spec.node_selector.items())
-
-
-def selects_container(selector: ContainerSelector | None, name: str) -> bool:
-    """Whether a container of that name is meant."""
-    if selector is None:
-        return True
-    included = not selector.include or any(fnmatch.fnmatchcase(name, glob) for glob in selector.include)
-    return included and not any(fnmatch.fnmatchcase(name, glob) for glob in selector.exclude)
-
-
-def _pod(pod: SelectedPod) -> control_pb2.PodPlan:
-    """All of it but its matches."""
-    found = control_pb2.PodPlan(
-        uid=pod.uid,
-        namespace=pod.namespace,
-        name=pod.name,
-        labels=dict(pod.labels),
-        static_hash=pod.static_hash,
-        containers=[
-            control_pb2.Container(name=one.name, id=one.id, restart_count=one.restart_count) for one in pod.containers
-        ],
-    )
-    if pod.workload_kind:
-        found.workload.kind, found.workload.name = pod.workload_kind, pod.workload_name
-    return found
-
-
-def _match(pod: SelectedPod, profile: Profile) -> bytes:
-    assert profile.spec is not None
-    selector = profile.spec.container_selector
-    if selector is None or not (selector.include or selector.exclude):
-        return _whole(profile.uid)
-    names = [one.name for one in pod.containers if selects_container(selector, one.name)]
-    match = control_pb2.MatchSet(profile_uid=profile.uid, containers=names)
-    return _delimited(_MATCHES, match.SerializeToString())
-
-
-@lru_cache(4096)
-def _whole(profile_uid: str) -> bytes:
-    match = control_pb2.MatchSet(profile_uid=profile_uid, all_containers=True)
-    return _delimited(_MATCHES, match.SerializeToString())
-
-
-def _profile(profile: Profile) -> control_pb2.ProfilePlan:
-    return control_pb2.ProfilePlan(
-        uid=profile.uid,
-        kind=profile.key.kind,
-        namespace=profile.key.namespace,
-        name=profile.key.name,
-        generation=profile.generation,
-        spec=profile.document,
-    )

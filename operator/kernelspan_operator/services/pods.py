@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from kernelspan_operator.models.objects import Pod
+from kernelspan_api.objects import Pod
 from kernelspan_operator.models.profiles import ProfileKey
 from kernelspan_operator.models.selected import SelectedPod, selected
 from kernelspan_operator.models.watched import WatchKey
@@ -182,12 +182,16 @@ class Pods:
         """Whether every watch has told all that was there when it began."""
         return all(watched.synced for watched in self._watched.values())
 
-    def on_node(self, node: str) -> list[tuple[SelectedPod, set[ProfileKey]]]:
-        """The pods of a node by uid, each with the profiles that select it."""
-        return [
-            (self._pods[uid], set().union(*(self._watched[key].profiles for key in self._keys[uid])))
-            for uid in sorted(self._nodes.get(node, ()))
-        ]
+    def on_node(self, node: str) -> list[tuple[SelectedPod, frozenset[ProfileKey]]]:
+        """The pods of a node by uid, each with the profiles that select it; those of the same watches share the set."""
+        shared: dict[frozenset[WatchKey], frozenset[ProfileKey]] = {}
+        found = []
+        for uid in sorted(self._nodes.get(node, ())):
+            keys = frozenset(self._keys[uid])
+            if keys not in shared:
+                shared[keys] = frozenset().union(*(self._watched[key].profiles for key in keys))
+            found.append((self._pods[uid], shared[keys]))
+        return found
 
     def nodes_of(self, profile: ProfileKey) -> set[str]:
         """Where pods of the profile are."""

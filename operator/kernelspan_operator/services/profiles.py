@@ -18,7 +18,7 @@ from kernelspan_api.problems import ProfileError
 from kernelspan_api.profile import validate
 from kernelspan_api.reasons import Reason
 from kernelspan_api.resource import Spec
-from kernelspan_api.status import Status
+from kernelspan_api.status import read_status
 from kernelspan_api.subjects import RequestTLS, Statement
 from kernelspan_operator.models.exporter import needed
 from kernelspan_operator.models.policy import Policy
@@ -109,7 +109,7 @@ def parse(body: Body, policy: Policy) -> Profile:
         reason=reason,
         pending=spec is not None and bool(needed(spec)),
         document=msgspec.json.encode(body["spec"], order="deterministic") if spec is not None else b"",
-        status=_status(body.get("status")),
+        status=read_status(body.get("status")),
     )
 
 
@@ -150,11 +150,3 @@ def _time(text: object) -> datetime:
         return datetime.fromisoformat(str(text)).astimezone(UTC)
     except ValueError:  # the API server always sets it; without it nothing expires
         return datetime.max.replace(tzinfo=UTC)
-
-
-def _status(found: object) -> Status | None:
-    """What was written of it before; of no use where a newer operator wrote it in another way."""
-    try:
-        return msgspec.convert(found, Status) if isinstance(found, dict) else None
-    except msgspec.ValidationError:
-        return None

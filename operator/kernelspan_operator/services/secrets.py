@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import quote
 
 from kernelspan_api.control import control_pb2
+from kernelspan_api.objects import Secret
 from kernelspan_operator.errors import ApiError
 from kernelspan_operator.models.exporter import Held, Needs, held, needed
-from kernelspan_operator.models.objects import Secret
 from kernelspan_operator.models.profiles import CLUSTER_KIND, Profile, ProfileKey
 
 from .watch import Collection, Delete, Synced, Upsert

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -29,7 +30,7 @@ from .agents import Agents, is_outdated
 from .aggregate import OnNode, status_of
 from .kube import Kube
 from .nodes import Nodes
-from .plans import Plans, selects_node
+from .plans import Plans
 from .pods import Pods
 from .profiles import Profiles
 
@@ -91,9 +92,9 @@ class Statuses:
                     written = self._written[key] = _Written(profile.status)
                 self._schedule(key, written, max(written.at + WRITE_SECONDS - self._clock(), 0.05))
 
-    def touch_node(self, node: str, uids: set[str] | None = None) -> None:
+    def touch_node(self, node: str, uids: AbstractSet[str] | None = None) -> None:
         """Something of the node's agent has changed: for the profiles with these uids, or for all."""
-        keys = set().union(*(keys for _, keys in self._pods.on_node(node)))
+        keys = set().union(*{keys for _, keys in self._pods.on_node(node)})
         found = [profile for key in keys if (profile := self._profiles.get(key)) is not None]
         self.touch(one.key for one in found if uids is None or one.uid in uids)
 
@@ -192,7 +193,7 @@ class Statuses:
         if not profile.is_wanted(self._now()):
             return []
         names = sorted(self._pods.nodes_of(profile.key))
-        return [name for name in names if selects_node(profile, self._nodes.labels(name))]
+        return [name for name in names if profile.selects_node(self._nodes.labels(name))]
 
     def _status(self, profile: Profile, nodes: list[str], written: _Written) -> Status:
         found = []
@@ -254,15 +255,14 @@ def status_path(key: ProfileKey) -> str:
 
 
 @cache
-def _names(kind: type[msgspec.Struct]) -> tuple[tuple[str, str], ...]:
-    """Name and JSON name of each field: msgspec evaluates every annotation anew each time it is asked."""
-    return tuple((one.name, one.encode_name) for one in msgspec.structs.fields(kind))
+def _names(kind: type[msgspec.Struct]) -> list[tuple[str, str]]:
+    return [(one.name, one.encode_name) for one in msgspec.structs.fields(kind)]
 
 
 def plain(part: object) -> Any:
     """A status as JSON with its zeros, which the columns of `kubectl get` show; only what is None or empty is left out."""
     if isinstance(part, msgspec.Struct):
-        values = {encoded: plain(getattr(part, name)) for name, encoded in _names(type(part))}
+        values = {wire: plain(getattr(part, name)) for name, wire in _names(type(part))}
         return {name: value for name, value in values.items() if value is not None and value not in ("", [])}
     if isinstance(part, tuple):
         return [plain(one) for one in part]

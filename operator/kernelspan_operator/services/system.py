@@ -178,9 +178,10 @@ class System:
         self.agents.forget(node)
         self.plans.touch([node])
 
-    def _plan_changed(self, node: str) -> None:
+    def _plan_changed(self, node: str, uids: frozenset[str]) -> None:
         self.agents.plan_changed(node)
-        self.statuses.touch_node(node)
+        if uids:
+            self.statuses.touch_node(node, uids)
 
     def _agent_changed(self, node: str, uids: set[str] | None) -> None:
         self.statuses.touch_node(node, uids)

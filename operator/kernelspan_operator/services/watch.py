@@ -20,8 +20,8 @@ from typing import Any, Generic, TypeVar
 import aiohttp
 import msgspec
 
+from kernelspan_api.objects import Meta, Metadata
 from kernelspan_operator.errors import ApiError
-from kernelspan_operator.models.objects import Meta, Metadata
 from kernelspan_operator.models.watched import SILENCE_SECONDS
 
 from .kube import REQUEST_SECONDS, Kube, message_of

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what a profile says of pods to what is watched: selectors as they are, workloads by their own selector.
 
-A workload that does not exist (yet) selects nothing. A CronJob has no selector: its pods are those of its Jobs, which
-their controller-uid labels name. A ClusterTraceProfile with a namespaceSelector is one watch for each namespace it
+What selects is `kernelspan_api.selection`'s to say. A ClusterTraceProfile with a namespaceSelector is one watch for each namespace it
 matches, without one a single watch of all.
 """
 
@@ -11,27 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
+from kernelspan_api.objects import Meta, Metadata, Workload
 from kernelspan_api.resource import ClusterSpec
-from kernelspan_api.selectors import LabelSelector, WorkloadKind, WorkloadRef
-from kernelspan_operator.models.objects import Expression, Meta, Metadata, Selector, Workload
+from kernelspan_api.selection import matches, query_of, selectors_of, workloads_at
+from kernelspan_api.selectors import LabelSelector, WorkloadRef
 from kernelspan_operator.models.profiles import Profile, ProfileKey
-from kernelspan_operator.models.watched import WatchKey, matches, query_of
+from kernelspan_operator.models.watched import WatchKey
 
 from .pods import Pods
 from .watch import Collection, Delete, Synced, Upsert
 from .watches import OpenWatch
-
-_PATHS = {
-    WorkloadKind.DEPLOYMENT: "/apis/apps/v1/namespaces/{}/deployments",
-    WorkloadKind.STATEFUL_SET: "/apis/apps/v1/namespaces/{}/statefulsets",
-    WorkloadKind.DAEMON_SET: "/apis/apps/v1/namespaces/{}/daemonsets",
-    WorkloadKind.REPLICA_SET: "/apis/apps/v1/namespaces/{}/replicasets",
-    WorkloadKind.JOB: "/apis/batch/v1/namespaces/{}/jobs",
-    WorkloadKind.CRON_JOB: "/apis/batch/v1/namespaces/{}/jobs",
-}
-_JOB_LABEL = "batch.kubernetes.io/controller-uid"  # job controller, since 1.27
 
 
 @dataclass(slots=True)
@@ -88,9 +77,8 @@ class Whom:
     def _follow(self, key: ProfileKey, ref: WorkloadRef) -> None:
         source = _Source()
         self._workloads[key] = (ref, source)
-        cron = ref.kind is WorkloadKind.CRON_JOB
-        path = _PATHS[ref.kind].format(quote(key.namespace, safe=""))
-        collection = Collection(path, Workload, field_selector="" if cron else f"metadata.name={ref.name}")
+        path, fields = workloads_at(key.namespace, ref)
+        collection = Collection(path, Workload, field_selector=fields)
 
         def tell(change: Upsert[Any] | Delete | Synced) -> None:
             if self._workloads.get(key, (None, None))[1] is source:
@@ -145,19 +133,4 @@ def _note(source: _Source, change: Upsert[Any] | Delete | Synced) -> None:
 
 
 def _keys(namespace: str, ref: WorkloadRef, source: _Source) -> list[WatchKey]:
-    if ref.kind is WorkloadKind.CRON_JOB:
-        jobs = [one.metadata for one in source.objects.values()]
-        uids = sorted(
-            meta.uid for meta in jobs if (by := meta.controller) and (by.kind, by.name) == ("CronJob", ref.name)
-        )
-        if not uids:
-            return []
-        return [
-            WatchKey(
-                namespace,
-                query_of(Selector(match_expressions=(Expression(key=_JOB_LABEL, operator="In", values=tuple(uids)),))),
-            )
-        ]
-    selectors = [one.spec.selector for one in source.objects.values()]
-    # A workload without a selector is none of ours: an empty one would select the whole namespace.
-    return [WatchKey(namespace, text) for one in selectors if one is not None and (text := query_of(one))]
+    return [WatchKey(namespace, query_of(one)) for one in selectors_of(ref, source.objects.values())]

@@ -153,6 +153,21 @@ def test_a_token_without_a_node_claim_is_of_its_pod_s_node() -> None:
     run(test)
 
 
+def test_a_token_of_another_audience_is_none() -> None:
+    """An API server that knows nothing of audiences accepts it and names none: that is not enough."""
+
+    async def test(cluster: Cluster) -> None:
+        user = {"username": "system:serviceaccount:kernelspan:kernelspan-agent"}
+        path = ("POST", "/apis/authentication.k8s.io/v1/tokenreviews")
+        for audiences in ([], ["somebody-else"]):
+            status = {"authenticated": True, "audiences": audiences, "user": user}
+            cluster.server.answers[path] = lambda _body, status=status: (201, {"status": status})
+            with pytest.raises(Exception, match="does not accept"):
+                await cluster.system.auth.agent(f"Bearer {jwt()}")
+
+    run(test)
+
+
 def test_an_api_server_that_cannot_review_is_no_refusal() -> None:
     """The agent is told to come again."""
 

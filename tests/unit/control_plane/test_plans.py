@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from kernelspan_api.selectors import ContainerSelector
 from kernelspan_operator.models.policy import Policy
-from kernelspan_operator.services.plans import hash_of, selects_container
+from kernelspan_operator.services.making import hash_of
 from tests.support.apiserver import api_server, until
 from tests.unit.control_plane.cluster import (
     NAMESPACES,
@@ -88,7 +87,7 @@ def test_overlapping_selectors_and_events_out_of_order() -> None:
         old = pod("a") | {"metadata": pod("a")["metadata"] | {"resourceVersion": "1"}}
         import msgspec
 
-        from kernelspan_operator.models.objects import Pod
+        from kernelspan_api.objects import Pod
         from kernelspan_operator.services.watch import Upsert
 
         key = next(key for key in cluster.system.pods.watches() if key.selector)
@@ -109,7 +108,7 @@ def test_a_new_selector_makes_no_gap() -> None:
         await until(cluster.names)
         seen: list[list[Any]] = []
         changed = cluster.system.plans._changed
-        cluster.system.plans._changed = lambda name: (seen.append(cluster.names(name)), changed(name))
+        cluster.system.plans._changed = lambda name, uids: (seen.append(cluster.names(name)), changed(name, uids))
         cluster.apply(profile(generation=2, podSelector={}))
         await until(lambda: [str(key.selector) for key in cluster.system.pods.watches()] == [""])
         await until(lambda: seen)
@@ -150,16 +149,6 @@ def test_containers_by_name() -> None:
         assert (list(some.containers), some.all_containers) == (["web", "debug"], False)
 
     run(test)
-
-
-@pytest.mark.parametrize(
-    ("include", "exclude", "name", "expected"),
-    [((), (), "x", True), (("a*",), (), "ab", True), (("a*",), (), "b", False), ((), ("a*",), "ab", False),
-     (("*",), ("A",), "a", True)],
-)  # fmt: skip
-def test_globs_of_containers(include: tuple[str, ...], exclude: tuple[str, ...], name: str, expected: bool) -> None:
-    """Exclude is stronger; case counts."""
-    assert selects_container(ContainerSelector(include=include, exclude=exclude), name) is expected
 
 
 def test_nodes_by_label() -> None:
@@ -209,7 +198,7 @@ def test_a_ttl_ends_without_an_event() -> None:
         body["metadata"]["creationTimestamp"] = datetime.fromtimestamp(cluster.kube.now(), UTC).isoformat()
         told: list[str] = []
         changed = cluster.system.plans._changed
-        cluster.system.plans._changed = lambda name: (told.append(name), changed(name))
+        cluster.system.plans._changed = lambda name, uids: (told.append(name), changed(name, uids))
         cluster.apply(body)
         await until(lambda: told == ["n1"])
         await until(lambda: told == ["n1", "n1"] and not cluster.names())
@@ -306,7 +295,7 @@ def test_many_changes_make_one_plan() -> None:
         cluster.system.plans._debounce_seconds = 0.5
         built = cluster.system.plans.built
         told: list[str] = []
-        cluster.system.plans._changed = told.append
+        cluster.system.plans._changed = lambda name, _uids: told.append(name)
         for number in range(50):
             cluster.server.put(SHOP, pod(f"p{number}"))
         await until(lambda: len(cluster.system.pods) == 50)
@@ -341,7 +330,7 @@ def test_no_plan_before_all_is_seen() -> None:
                 second.system.put(profile("one"))
                 await until(lambda: second.names() == [("a", ["one"])])
                 await asyncio.sleep(0.3)
-                assert (second.system.plans.is_open, second.system.plans._hashes) == (False, {})
+                assert (second.system.plans.is_open, second.system.plans._told) == (False, {})
                 second.system.put(profile("two"))
                 server.delete(PROFILES, "deleted")  # with no event of it: kopf never knew it
                 await until(lambda: second.system.plans.is_open)

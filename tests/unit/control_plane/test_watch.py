@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kernelspan_operator.models.objects import Metadata
+from kernelspan_api.objects import Metadata
 from kernelspan_operator.services import watch
 from kernelspan_operator.services.watch import Collection, Delete, Synced, Timing, Upsert, Watch
 from tests.support.apiserver import ApiServer, api_server, until

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of Kubernetes' objects that the operator reads, and nothing else of them.
+"""The parts of Kubernetes' objects that the operator and `kernelspan explain --pod` read, and nothing else of them.
 
 Decoding into these skips what is not named here, so a selected pod takes a kilobyte, whatever its manifest holds.
 Everything has a default: an object that lacks a part is no error of ours.
