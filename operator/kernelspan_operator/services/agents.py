@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,8 +137,8 @@ class Agents:
 
     # --- one stream ---------------------------------------------------------------------------------------------------
 
-    async def sync(self, reports: Any, context: Any) -> AsyncIterator[control_pb2.NodePlan]:
-        """The call Sync."""
+    async def sync(self, reports: Any, context: Any) -> None:
+        """The call Sync. Plans are written, not yielded: gRPC keeps what was yielded until the next, 100 KB a stream."""
         stream, hello = await self._greet(reports, context)
         node = stream.agent.node
         if (older := self._streams.get(node)) is not None:
@@ -162,7 +162,7 @@ class Agents:
                 if plan is not None and plan.hash != stream.sent:
                     stream.sent, stream.sent_at = plan.hash, self._now()
                     self._sending(stream, plan)
-                    yield plan
+                    await context.write(plan)
                 plan = None  # else it would stay for as long as the stream does
         finally:
             reader.cancel()
