@@ -28,6 +28,7 @@ from .plans import Change, Plans
 GRACE_SECONDS = 30.0  # three heartbeats; an agent reconnects within a few seconds
 RESEND_SECONDS = 5.0  # an agent takes on a plan in milliseconds
 HELLO_SECONDS = 10.0
+STREAMS_AT_ONCE, WAKE_SECONDS = 16, 0.005  # of an operator that has just begun
 MAX_STREAMS = 10_000  # twice the nodes that Kubernetes is meant for
 _SERVICE, _METHOD = "kernelspan.v1alpha1.Control", "Sync"
 OPTIONS = (
@@ -104,8 +105,14 @@ class Agents:
 
     def plans_opened(self) -> None:
         """Plans can be had from now on: agents that came before get theirs."""
-        for stream in self._streams.values():
+        self._wake_some(list(self._streams.values()))
+
+    def _wake_some(self, streams: list[_Stream]) -> None:
+        """A few, and the others after them: a thousand plans under way at once take 100 MB."""
+        for stream in streams[:STREAMS_AT_ONCE]:
             stream.wake.set()
+        if rest := streams[STREAMS_AT_ONCE:]:
+            asyncio.get_running_loop().call_later(WAKE_SECONDS, self._wake_some, rest)
 
     def reported(self, node: str) -> Reported | None:
         """What its agent has said; None: nothing yet."""
