@@ -22,7 +22,7 @@ TEST_STAMP := $(VENV)/.installed-test-$(call hash,pyproject.toml $(RUN_LOCKS) $(
 phase = started=$$SECONDS; printf '== %s\n' '$(1)' >&2; $(2); printf '== %s: %d s\n' '$(1)' $$((SECONDS - started)) >&2
 
 .PHONY: help setup setup-test demo test unit kernel vm cluster chart images e2e lint lint-ruff lint-format lint-types \
-	lint-layers lint-c lint-spelling lint-shell lint-docker format protos bench bench-check fuzz matrix lock crds chart-docs \
+	lint-layers lint-c lint-spelling lint-shell lint-docker format protos bench bench-check scale fuzz matrix lock crds chart-docs \
 	changelog clean
 
 help: ## this list
@@ -92,6 +92,9 @@ bench: setup-test ## measure; writes bench/results and the plots
 
 bench-check: setup-test ## measure and compare with the lines to hold
 	@$(PY) -m bench --check $(ARGS)
+
+scale: setup-test ## measure the operator on a real API server: 1,000 nodes, 30,000 pods, 100 profiles, 1,000 agents
+	@$(PY) -m bench.scale $(ARGS)
 
 FOR ?= 600
 fuzz: $(TEST_STAMP) ## look for inputs that break us, round after round of new ones: make fuzz FOR=600 (seconds)

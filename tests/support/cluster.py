@@ -12,7 +12,7 @@ import json
 import os
 import ssl
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,15 +43,27 @@ class Answer:
 class Cluster:
     """A running control plane; use with `with`. `url` is its address, `kubeconfig` the administrator's."""
 
-    def __init__(self, binaries: Mapping[str, Path], folder: Path, *, audit: bool = False) -> None:
-        """Certificates, data and logs go into the folder, which is made. `audit`: the API server notes every call."""
+    def __init__(
+        self,
+        binaries: Mapping[str, Path],
+        folder: Path,
+        *,
+        audit: bool = False,
+        audit_of: Sequence[str] = (),
+        controllers: bool = True,
+    ) -> None:
+        """Certificates, data and logs go into the folder, which is made. `audit`: the API server notes every call;
+        `audit_of`: those of these users. Without `controllers` nothing makes service accounts in new namespaces.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self._kubectl = binaries["kubectl"]
-        self._audit = folder / "audit.jsonl" if audit else None
+        self._audit = folder / "audit.jsonl" if audit or audit_of else None
+        self._audit_of, self._with_controllers = list(audit_of), controllers
         self._folder = folder
         self._ports = PortReservation(4)
         self._client_port, self._peer_port, self._api_port, self._controllers_port = self._ports.ports
         self.url = f"https://127.0.0.1:{self._api_port}"
+        self.etcd_url = f"http://127.0.0.1:{self._client_port}"
         self._pki = make_pki(folder / "pki")
         self.kubeconfig = self._write_kubeconfig("admin", self._pki.admin)
         controllers = self._write_kubeconfig("controllers", self._pki.controllers)
@@ -111,7 +123,7 @@ class Cluster:
 
     def start(self) -> None:
         """Starts all three, in order. Raises ServerError with the log of the one that does not become healthy."""
-        for server in (self.etcd, self.apiserver, self.controllers):
+        for server in (self.etcd, self.apiserver, *([self.controllers] if self._with_controllers else [])):
             server.start()
 
     def close(self) -> None:
@@ -194,7 +206,9 @@ class Cluster:
         if self._audit is None:
             return []
         # ResponseStarted: a watch ends with its client, later than a test looks.
-        rules = [{"level": "Metadata", "omitStages": ["RequestReceived"]}]
+        rules: list[dict[str, Any]] = [{"level": "Metadata", "omitStages": ["RequestReceived"]}]
+        if self._audit_of:
+            rules = [rules[0] | {"users": self._audit_of}, {"level": "None"}]
         policy = self._folder / "audit-policy.yaml"
         policy.write_text(yaml.safe_dump({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules}), "utf-8")
         return [f"--audit-policy-file={policy}", f"--audit-log-path={self._audit}", "--audit-log-mode=blocking"]

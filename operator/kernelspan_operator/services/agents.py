@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from .plans import Change, Plans
 GRACE_SECONDS = 30.0  # three heartbeats; an agent reconnects within a few seconds
 RESEND_SECONDS = 5.0  # an agent takes on a plan in milliseconds
 HELLO_SECONDS = 10.0
+STREAMS_AT_ONCE, WAKE_SECONDS = 16, 0.005  # of an operator that has just begun
 MAX_STREAMS = 10_000  # twice the nodes that Kubernetes is meant for
 _SERVICE, _METHOD = "kernelspan.v1alpha1.Control", "Sync"
 OPTIONS = (
@@ -104,8 +105,14 @@ class Agents:
 
     def plans_opened(self) -> None:
         """Plans can be had from now on: agents that came before get theirs."""
-        for stream in self._streams.values():
+        self._wake_some(list(self._streams.values()))
+
+    def _wake_some(self, streams: list[_Stream]) -> None:
+        """A few, and the others after them: a thousand plans under way at once take 100 MB."""
+        for stream in streams[:STREAMS_AT_ONCE]:
             stream.wake.set()
+        if rest := streams[STREAMS_AT_ONCE:]:
+            asyncio.get_running_loop().call_later(WAKE_SECONDS, self._wake_some, rest)
 
     def reported(self, node: str) -> Reported | None:
         """What its agent has said; None: nothing yet."""
@@ -137,8 +144,8 @@ class Agents:
 
     # --- one stream ---------------------------------------------------------------------------------------------------
 
-    async def sync(self, reports: Any, context: Any) -> AsyncIterator[control_pb2.NodePlan]:
-        """The call Sync."""
+    async def sync(self, reports: Any, context: Any) -> None:
+        """The call Sync. Plans are written, not yielded: gRPC keeps what was yielded until the next, 100 KB a stream."""
         stream, hello = await self._greet(reports, context)
         node = stream.agent.node
         if (older := self._streams.get(node)) is not None:
@@ -151,14 +158,19 @@ class Agents:
         self._changed(node, None)
         _log.info("agent.connected node=%s version=%s kernel=%s", node, hello.agent_version, hello.kernel)
         reader = asyncio.ensure_future(self._read(reports, stream, found))
+        stream.wake.set()
         try:
             while not stream.ended:
+                if not stream.wake.is_set():
+                    await self._wait(stream, reader)
+                    continue
                 stream.wake.clear()
-                if self._plans.is_open and (plan := self._plans.plan(node)).hash != stream.sent:
+                plan = self._plans.take(node) if self._plans.is_open else None
+                if plan is not None and plan.hash != stream.sent:
                     stream.sent, stream.sent_at = plan.hash, self._now()
                     self._sending(stream, plan)
-                    yield plan
-                await self._wait(stream, reader)
+                    await context.write(plan)
+                plan = None  # else it would stay for as long as the stream does
         finally:
             reader.cancel()
             self._left(stream, found)

@@ -8,6 +8,7 @@ counted by reason, and told to the caller in one word only.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Callable
 from urllib.parse import quote
@@ -21,6 +22,7 @@ from kernelspan_operator.errors import ApiError, RefusedError
 from .kube import Kube
 
 NODE_NAME = "authentication.kubernetes.io/node-name"
+REVIEWS_AT_ONCE = 16  # 5,000 agents come back together; a server sends whoever asks for that many at once away (429)
 POD_NAME, POD_UID = "authentication.kubernetes.io/pod-name", "authentication.kubernetes.io/pod-uid"
 
 
@@ -58,12 +60,14 @@ class Auth:
         self._kube, self._now = kube, now
         self._username = f"system:serviceaccount:{service_account}"
         self._namespace = service_account.partition(":")[0]
+        self._at_once = asyncio.Semaphore(REVIEWS_AT_ONCE)
         self.refused: dict[str, int] = {}
 
     async def agent(self, authorization: str) -> Agent:
         """The agent behind an Authorization header. Raises RefusedError; ApiError where the API server cannot say."""
         try:
-            return await self._agent(authorization)
+            async with self._at_once:
+                return await self._agent(authorization)
         except RefusedError as error:
             self._count(error)
             raise

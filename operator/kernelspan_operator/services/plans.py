@@ -2,15 +2,15 @@
 """What each node must do: a NodePlan made of the profiles and pods as they are, and its hash.
 
 A plan is made when it is asked for and not kept, only its hash is: 5,000 plans would weigh more than all they are made
-of. A change touches nodes; 50 ms after the first touch the hashes of the touched nodes are made anew, and who listens
-is told of those that differ. Until `open` nothing is told: a plan of half the profiles would stop the others' tracing.
+of. A change touches nodes; 50 ms after the first touch the hashes of the touched nodes are made anew, a few nodes at a
+time, and who listens is told of those that differ and may `take` the plan that was made for it. Until `open` nothing is told: a plan of half the profiles would stop the others' tracing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 
 import msgspec
@@ -26,6 +26,10 @@ from .profiles import Profiles
 from .secrets import Secrets
 
 DEBOUNCE_SECONDS = 0.05
+NODES_AT_ONCE = (
+    16  # plans made before the loop goes on: a change of 5,000 nodes must hold up neither health nor reports
+)
+FRESH_PLANS = 64  # made for their hash and kept until a stream takes them, a few turns of the loop later
 # Making plans takes no more than a quarter of the time: while profiles come by the hundred, each would be made hundreds
 # of times, and nothing else would be done.
 PAUSE, MAX_PAUSE_SECONDS = 3.0, 1.0
@@ -79,10 +83,12 @@ class Plans:
         self._changed, self._now, self._debounce_seconds = changed, now, debounce_seconds
         self._told: dict[str, _Told] = {}
         self._dirty: set[str] = set()
+        self._fresh: dict[str, control_pb2.NodePlan] = {}  # of nodes that nothing has touched since
         self._touched: tuple[float, int] | None = None  # when the first of them was: monotonic s, ns since the epoch
         self._left_out: dict[str, frozenset[str]] = {}  # by node: profiles' uids
         self._changes: dict[str, Change] = {}  # of nodes whose plan has changed and was not sent since
         self._timer: asyncio.TimerHandle | None = None
+        self._parts: Iterator[int] = iter(())  # what is left of a flush
         self._rested = 0.0  # when the next plans may be made, by the loop's clock
         self._is_open = False
         self._spans = spans
@@ -100,10 +106,12 @@ class Plans:
 
     def touch(self, nodes: Iterable[str]) -> None:
         """Something that their plans are made of has changed."""
-        before = len(self._dirty)
-        self._dirty.update(nodes)
-        if not before and self._dirty:
+        touched = set(nodes)
+        if touched and not self._dirty:
             self._touched = time.monotonic(), time.time_ns()
+        self._dirty |= touched
+        for node in touched & self._fresh.keys():
+            del self._fresh[node]
         self._schedule()
 
     def touch_profile(self, key: ProfileKey) -> None:
@@ -114,23 +122,47 @@ class Plans:
         if self._is_open and self._dirty and self._timer is None:
             loop = asyncio.get_running_loop()
             delay = max(self._debounce_seconds, min(self._rested - loop.time(), MAX_PAUSE_SECONDS))
-            self._timer = loop.call_later(delay, self.flush)
+            self._timer = loop.call_later(delay, self._begin)
 
     def flush(self) -> None:
-        """Makes the touched plans' hashes anew, and tells of those that differ."""
+        """Makes the touched plans' hashes anew, and tells of those that differ; at once."""
         self.close()
-        dirty, self._dirty = self._dirty, set()
+        for parts in (self._parts, self._flushing()):
+            for _ in parts:
+                pass
+
+    def _begin(self) -> None:
+        """A flush in parts, with the loop's other work between them. What is touched meanwhile is the next one's."""
+        self._parts = self._flushing()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._timer = None
+        if next(self._parts, None) is not None:
+            self._timer = asyncio.get_running_loop().call_later(0, self._go_on)
+        else:
+            self._schedule()
+
+    def _flushing(self) -> Iterator[int]:
+        """Gives the number of nodes that it has done so far, after each few."""
+        dirty, self._dirty = sorted(self._dirty), set()
         since, since_ns = self._touched or (time.monotonic(), time.time_ns())
-        began = time.monotonic()
-        changed = {node: found for node in sorted(dirty) if (found := self._differs(node))}
-        ended_ns = time.time_ns()
-        others = sum(found.plan for found in changed.values())
-        parent = self._spans("plans.change", since_ns, ended_ns, {"kernelspan.nodes": others}) if others else None
-        for node, found in changed.items():
-            if found.plan:
-                self._changes.setdefault(node, Change(since, ended_ns, parent))
-            self._changed(node, found.uids)
-        self._rested = time.monotonic() + PAUSE * (time.monotonic() - began)
+        parent: object = None
+        seconds = 0.0
+        for start in range(0, len(dirty), NODES_AT_ONCE):
+            began = time.monotonic()
+            for node in dirty[start : start + NODES_AT_ONCE]:
+                if (found := self._differs(node)) is None:
+                    continue
+                if found.plan:
+                    found_ns = time.time_ns()
+                    if parent is None:
+                        parent = self._spans("plans.change", since_ns, found_ns, {"kernelspan.nodes": len(dirty)})
+                    self._changes.setdefault(node, Change(since, found_ns, parent))
+                self._changed(node, found.uids)
+            seconds += time.monotonic() - began
+            self._rested = time.monotonic() + PAUSE * seconds
+            yield start
 
     def _differs(self, node: str) -> _Difference | None:
         """Makes the node's hash anew; None: all is as before."""
@@ -142,7 +174,15 @@ class Plans:
             self._told[node] = new
         if (new.hash, new.left_out) == (old.hash, old.left_out):
             return None
+        if node not in self._dirty:
+            self._fresh[node] = plan
+            if len(self._fresh) > FRESH_PLANS:
+                del self._fresh[next(iter(self._fresh))]
         return _Difference(new.hash != old.hash, (old.uids ^ new.uids) | (old.left_out ^ new.left_out))
+
+    def take(self, node: str) -> control_pb2.NodePlan:
+        """The whole plan of a node: the one that was made for its hash, if that is not long ago, or a new one."""
+        return self._fresh.pop(node, None) or self.plan(node)
 
     def take_change(self, node: str) -> Change | None:
         """The change that a plan of the node was not sent for yet; from now on it was."""

@@ -8,6 +8,7 @@ old one until the new one's are known, so that a change makes no gap.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ class _Watched:
     synced: bool = False
     profiles: set[ProfileKey] = field(default_factory=set)
     uids: set[str] = field(default_factory=set)
+    nodes: Counter[str] = field(default_factory=Counter)  # its pods that are on each
 
 
 def pods_of(key: WatchKey) -> Collection[Pod]:
@@ -86,7 +88,7 @@ class Pods:
         self._held[profile] = keys
         for key in before - keys:
             self._watched[key].profiles.discard(profile)
-            self._touch(self._watched[key].uids)
+            self._touched(list(self._watched[key].nodes))
         for key in keys - before:
             self._add(key, profile)
         for key in before - keys:
@@ -97,7 +99,7 @@ class Pods:
         watched = self._watched.get(key)
         if watched is not None:
             watched.profiles.add(profile)
-            self._touch(watched.uids)
+            self._touched(list(watched.nodes))
             return
         watched = self._watched[key] = _Watched(profiles={profile})
 
@@ -138,10 +140,11 @@ class Pods:
         self._pods[pod.uid] = pod
         if before is None or before.node != pod.node:
             if before is not None:
-                self._leave(before)
+                self._move(before, pod, {key} if joined else set())
             if pod.node:
                 self._nodes.setdefault(pod.node, set()).add(pod.uid)
         if joined:
+            _count(watched, pod.node, 1)
             self._counted(watched.profiles)
         if joined or before is None or _plan_part(before) != _plan_part(pod):
             self._touched({node for node in (pod.node, before.node if before else "") if node})
@@ -151,23 +154,27 @@ class Pods:
             return
         watched.uids.discard(uid)
         self._counted(watched.profiles)
-        self._touch({uid})
+        if node := self._pods[uid].node:
+            _count(watched, node, -1)
+            self._touched([node])
         keys = self._keys[uid]
         keys.discard(key)
         if not keys:
             del self._keys[uid]
             self._leave(self._pods.pop(uid))
 
+    def _move(self, before: SelectedPod, pod: SelectedPod, joined: set[WatchKey]) -> None:
+        """It is on another node than before, for all who have told of it but those that join now."""
+        self._leave(before)
+        for key in self._keys[pod.uid] - joined:
+            _count(self._watched[key], before.node, -1)
+            _count(self._watched[key], pod.node, 1)
+
     def _leave(self, pod: SelectedPod) -> None:
         if (uids := self._nodes.get(pod.node)) is not None:
             uids.discard(pod.uid)
             if not uids:
                 del self._nodes[pod.node]
-
-    def _touch(self, uids: Iterable[str]) -> None:
-        nodes = {self._pods[uid].node for uid in uids} - {""}
-        if nodes:
-            self._touched(nodes)
 
     # --- what others ask ----------------------------------------------------------------------------------------------
 
@@ -188,7 +195,7 @@ class Pods:
 
     def nodes_of(self, profile: ProfileKey) -> set[str]:
         """Where pods of the profile are."""
-        return {self._pods[uid].node for uid in self.uids_of(profile)} - {""}
+        return set().union(*(self._watched[key].nodes for key in self._held.get(profile, ())))
 
     def uids_of(self, profile: ProfileKey) -> set[str]:
         """The pods that it selects, scheduled or not."""
@@ -205,6 +212,14 @@ class Pods:
     def watches(self) -> Iterator[WatchKey]:
         """What is watched."""
         return iter(sorted(self._watched))
+
+
+def _count(watched: _Watched, node: str, change: int) -> None:
+    """One pod more or less of the watch on the node; a pod that is not scheduled yet is on none."""
+    if node:
+        watched.nodes[node] += change
+        if not watched.nodes[node]:
+            del watched.nodes[node]
 
 
 def _plan_part(pod: SelectedPod) -> tuple[object, ...]:

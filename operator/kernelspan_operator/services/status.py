@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ WRITE_SECONDS = 1.0
 COUNTERS_SECONDS = 60.0
 RETRY_SECONDS = (2.0, 60.0)
 WRITES_AT_ONCE = 8
+# After each look the loop is left alone for so many times as long as it took: of a cluster whose agents all come back at
+# once, hundreds of statuses are made of thousands of nodes, and plans go first.
+PAUSE_FACTOR = 3.0
 _JSON_PATCH = {"Content-Type": "application/json-patch+json"}
 _log = logging.getLogger(__name__)
 
@@ -50,6 +54,7 @@ class _Written:
     counters_at: float = float("-inf")
     failures: int = 0
     busy: bool = False
+    queued: bool = False  # it is among those that are looked at next
     timer: asyncio.TimerHandle | None = None
 
 
@@ -72,6 +77,9 @@ class Statuses:
         self._tasks: set[asyncio.Task[None]] = set()
         self.writes: dict[str, int] = {}  # by what came of them
         self._at_once = asyncio.Semaphore(WRITES_AT_ONCE)
+        self._queue: deque[tuple[ProfileKey, _Written]] = deque()
+        self._looking: asyncio.TimerHandle | None = None
+        self._free_at = 0.0
 
     # --- what others say ----------------------------------------------------------------------------------------------
 
@@ -97,6 +105,8 @@ class Statuses:
 
     async def close(self) -> None:
         """Ends what is going on."""
+        if self._looking is not None:
+            self._looking.cancel()
         for written in self._written.values():
             if written.timer is not None:
                 written.timer.cancel()
@@ -112,15 +122,39 @@ class Statuses:
 
     def _schedule(self, key: ProfileKey, written: _Written, seconds: float) -> None:
         """Looks at it in so many seconds, or sooner where that was planned."""
+        if written.queued:
+            return
         due = self._clock() + seconds
         if written.timer is not None:
             if written.timer.when() <= due:
                 return
             written.timer.cancel()
-        written.timer = asyncio.get_running_loop().call_later(seconds, self._look, key, written)
+        written.timer = asyncio.get_running_loop().call_later(seconds, self._enqueue, key, written)
+
+    def _enqueue(self, key: ProfileKey, written: _Written) -> None:
+        """It is due, and is looked at once those before it have been."""
+        written.timer, written.queued = None, True
+        self._queue.append((key, written))
+        self._look_on()
+
+    def _look_on(self) -> None:
+        if self._queue and self._looking is None:
+            pause = max(self._free_at - self._clock(), 0.0)
+            self._looking = asyncio.get_running_loop().call_later(pause, self._look_next)
+
+    def _look_next(self) -> None:
+        self._looking = None
+        key, written = self._queue.popleft()
+        written.queued = False
+        began = self._clock()
+        try:
+            self._look(key, written)
+        finally:
+            ended = self._clock()
+            self._free_at = ended + (ended - began) * PAUSE_FACTOR
+            self._look_on()
 
     def _look(self, key: ProfileKey, written: _Written) -> None:
-        written.timer = None
         profile = self._profiles.get(key)
         if profile is None or self._written.get(key) is not written or not self._plans.is_open:
             return

@@ -31,6 +31,9 @@ T = TypeVar("T", bound=Any)
 PAGE = 500  # client-go's default page
 WATCH_SECONDS = 290  # a server ends a watch by itself after this long
 BACKOFF_SECONDS = (0.2, 10.0)  # an API server that comes back finds hundreds of watches waiting, not thousands
+# Of one operator: hundreds of watches begin together, and each list is some MB. A server sends whoever asks for much
+# more at once away (429: flow control queues 300 requests of one account).
+BEGINNINGS_AT_ONCE = 4
 FAILURES_TO_LIST_ANEW = 8  # the place may be one that this server will never reach: etcd was restored from a backup
 REFUSALS = (400, 401, 403, 404, 413, 414, 431)  # not of a server that is busy or ill
 MAX_LINE_BYTES = 8 << 20  # etcd's limit is 1.5 MiB for an object
@@ -123,6 +126,9 @@ class Watch(Generic[T]):
     refused: Callable[[ApiError], object] = lambda _error: None  # told of each answer that the request itself earns
     restarted: Callable[[str], object] = lambda _reason: None  # told why a list or a watch begins anew
     random: random.Random = field(default_factory=random.Random)
+    at_once: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(BEGINNINGS_AT_ONCE)
+    )  # lists, beginnings
     _told: dict[str, str] = field(default_factory=dict)  # uid to resourceVersion
     _version: str = ""
     _failures: int = 0
@@ -132,7 +138,8 @@ class Watch(Generic[T]):
         while True:
             try:
                 if not self._version:
-                    await self._list()
+                    async with self.at_once:
+                        await self._list()
                 await self._watch()
                 self.restarted("Ended")
             except _GoneError:
@@ -199,7 +206,7 @@ class Watch(Generic[T]):
         headers = {"Accept": METADATA_ONLY} if self.collection.metadata_only else None
         request = self.kube.open("watch", "GET", self.collection.path, query=query, headers=headers)
         try:
-            async with asyncio.timeout(REQUEST_SECONDS):
+            async with self.at_once, asyncio.timeout(REQUEST_SECONDS):
                 answer = await request.__aenter__()
         except (aiohttp.ClientError, OSError):
             self.kube.count("watch", "none")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from kernelspan_operator.errors import ApiError
 
 from .kube import Kube
-from .watch import Collection, Delete, Synced, Timing, Upsert, Watch
+from .watch import BEGINNINGS_AT_ONCE, Collection, Delete, Synced, Timing, Upsert, Watch
 
 Tell = Callable[[Upsert[Any] | Delete | Synced], object]
 Refused = Callable[[ApiError], object]
@@ -31,6 +31,7 @@ class Watches:
     def __init__(self, kube: Kube, timing: Timing | None = None) -> None:
         self._kube, self._timing = kube, timing or Timing()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._at_once = asyncio.Semaphore(BEGINNINGS_AT_ONCE)
         self.restarts: dict[str, int] = {}  # by reason
         self.bugs = 0  # watches that have ended and should not have
 
@@ -41,7 +42,7 @@ class Watches:
         self, collection: Collection[Any], tell: Tell, refused: Refused = lambda _error: None
     ) -> Callable[[], object]:
         """See OpenWatch."""
-        watch = Watch(self._kube, collection, tell, self._timing, refused, self._restarted)
+        watch = Watch(self._kube, collection, tell, self._timing, refused, self._restarted, at_once=self._at_once)
         task = asyncio.ensure_future(watch.run())
         self._tasks.add(task)
         task.add_done_callback(self._ended)
