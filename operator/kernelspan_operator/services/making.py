@@ -75,10 +75,12 @@ def _plan(
 
 def hash_of(plan: control_pb2.NodePlan) -> str:
     """By its content; one operator always gives the same for the same."""
-    bare = control_pb2.NodePlan()
-    bare.CopyFrom(plan)
-    bare.ClearField("hash")
-    bare.ClearField("operator_version")
+    bare = plan
+    if plan.hash or plan.operator_version:
+        bare = control_pb2.NodePlan()
+        bare.CopyFrom(plan)
+        bare.ClearField("hash")
+        bare.ClearField("operator_version")
     return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()[:32]
 
 

@@ -37,7 +37,7 @@ from .watches import Watches
 from .whom import Whom
 
 LOOK_SECONDS = 0.02
-STOP_SECONDS = 2.0
+STOP_SECONDS = 0.2  # streams do not end by themselves: what was said last is on its way
 _log = logging.getLogger(__name__)
 
 
