@@ -166,8 +166,9 @@ class Classes:
 
     # --- accounting ---------------------------------------------------------------------------------------------------
 
-    def _counted(self, number: int) -> _Counts:
-        received, _, queue_full = self._intake.counts()
+    def _counted(self, number: int, drained: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None) -> _Counts:
+        """Of one number so far. `drained`: what the intake counts, where it is known."""
+        received, _, queue_full = drained or self._intake.counts()
         dropped = Sums({"QueueFull": int(queue_full[number])})
         for reason, by_class in self._tables.dropped.items():
             dropped[reason] = by_class[number]
@@ -178,13 +179,14 @@ class Classes:
         total = _Counts()
         total.add(self._past.get(run.uid, _Counts()))
         mine = [number for number, one in list(self._classes.items()) if run.uid in one.uids]
+        drained = self._intake.counts()
         for number in mine:
-            total.add(self._counted(number))
+            total.add(self._counted(number, drained))
             total.add(self._classes[number].before, -1)
         if in_flight is None:
             in_flight = self._session.in_flight()
         exported = run.exporter.counters.snapshot()
-        waiting = sum(int(self._intake.counts()[1][number]) for number in mine)
+        waiting = int(drained[1][mine].sum())
         user = UserCounts(
             received=total.received,
             filtered=run.resolver.filtered,

@@ -277,11 +277,6 @@ class Engine:
         """Share of the ring buffer that waits to be drained."""
         return self._intake.fill()
 
-    @property
-    def running(self) -> Mapping[str, ProfileRun]:
-        """The profiles, by uid."""
-        return self.profiles
-
     def accounting_of(self, uid: str, in_flight: Mapping[int, int] | None = None) -> Accounting:
         """A profile's balance; exact once `finish` has run. `in_flight`: what the session says of that, for many of them."""
         return self._classes.accounting(self.profiles[uid], in_flight)

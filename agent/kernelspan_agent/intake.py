@@ -8,15 +8,14 @@ takes a glance before anything else: it may live for milliseconds only.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kernelspan_agent.probes.constants import MAX_CLASSES
+from kernelspan_agent.resolve.clock import TICK_NS, boot_ahead_ns
 from kernelspan_agent.resolve.glance import Glance, glance
 from kernelspan_agent.ring.reader import Drained, RingReader
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent, RecordKind
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 MAX_WAITING_OPERATIONS = 65536  # 10 MB of records
 IDLE_WAIT_SECONDS = 0.05
-_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 class Intake:
@@ -40,7 +38,7 @@ class Intake:
         self._lock = threading.Lock()
         self._received = np.zeros(MAX_CLASSES, np.int64)
         self._queue_full = np.zeros(MAX_CLASSES, np.int64)
-        self._boot_ahead_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+        self._boot_ahead_ns = boot_ahead_ns()
         self._glances: dict[tuple[int, int], Glance | None] = {}
         self._stopping = threading.Event()
         self._reader = threading.Thread(target=self._loop, name="ring", daemon=True)
@@ -125,8 +123,8 @@ class Intake:
         Only where the kernel still says so: what has ended since may have become another program in between.
         """
         now = self._session.process_start(tgid)
-        began_ns = seen.process.start_ticks * _TICK_NS - self._boot_ahead_ns
-        return now == start_ns and began_ns <= start_ns + _TICK_NS
+        began_ns = seen.process.start_ticks * TICK_NS - self._boot_ahead_ns
+        return now == start_ns and began_ns <= start_ns + TICK_NS
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

@@ -18,21 +18,20 @@ if TYPE_CHECKING:
     from kernelspan_agent.export.base import Exporter
     from kernelspan_api.profile import TraceProfile
 
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-
 
 def open_exporter(profile: TraceProfile, options: Mapping[str, Any], environ: Mapping[str, str]) -> Exporter:
     """The outputs that were asked for, as one; the console where none was. Raises UsageError.
 
     Where spans go over OTLP: --otlp, else the profile's export.otlp, else the environment.
     """
+    from kernelspan_agent.export.environment import names_endpoint
     from kernelspan_agent.export.pipeline import Pipeline
     from kernelspan_agent.export.queue import limits_from
 
     outputs: list[Any] = []
     limits = limits_from(environ)
     endpoint, environ = _destination(profile, options["endpoint"] or "", environ)
-    if endpoint or any(environ.get(name) for name in _ENDPOINTS):
+    if endpoint or names_endpoint(environ):
         from kernelspan_agent.export.otlp import open_output, settings_from
 
         outputs.append(open_output(settings_from(environ, endpoint), limits))
@@ -62,8 +61,11 @@ def _destination(profile: TraceProfile, endpoint: str, environ: Mapping[str, str
 
 def trace_self(options: Mapping[str, Any], environ: Mapping[str, str]) -> Callable[[float], None]:
     """Makes the agent's own traces; gives what sends the rest and ends it. Raises UsageError."""
+    from kernelspan_agent.export.environment import names_endpoint
+    from kernelspan_agent.export.otlp import settings_from
+
     endpoint = options["endpoint"] or ""
-    if not endpoint and not any(environ.get(name) for name in _ENDPOINTS):
+    if not endpoint and not names_endpoint(environ):
         raise UsageError(
             "--self-traces (KERNELSPAN_SELF_TRACES): there is no OTLP endpoint to send them to",
             hint="give --otlp ENDPOINT",
@@ -72,8 +74,6 @@ def trace_self(options: Mapping[str, Any], environ: Mapping[str, str]) -> Callab
         from kernelspan_agent.control import telemetry
     except ImportError as error:
         raise MachineError(f"--self-traces: {error}", hint="pip install 'kernelspan[telemetry]'") from error
-    from kernelspan_agent.export.otlp import settings_from
-
     return telemetry.start(settings_from(environ, endpoint))
 
 

@@ -159,7 +159,7 @@ def _scanner(app: App, profile: TraceProfile, pids: tuple[int, ...]) -> Callable
     if pids:
         named = [select.by_pid(pid) for pid in pids]
         for process in named + select.descendants(pids):
-            app.select(process.pid, _name_of(process))
+            app.select(process.pid, select.name_of(process))
         return lambda: not app.processes.alive()
     selector = profile.spec.process_selector
     scan = _matching(app, select.Selection(selector.executables, needs_runtime=bool(selector.runtimes)))
@@ -176,7 +176,7 @@ def _matching(app: App, selection: Selection) -> Callable[[], bool]:
         if process is None or process.pid == os.getpid() or app.processes.latest(process.pid) is not None:
             return
         if selection.wants(process):
-            app.select(process.pid, _name_of(process))
+            app.select(process.pid, select.name_of(process))
 
     last = [0.0]
 
@@ -191,16 +191,6 @@ def _matching(app: App, selection: Selection) -> Callable[[], bool]:
     app.on_exec = lambda pid, _when_ns: consider(select.process_or_none(pid))
     scan()
     return scan
-
-
-def _name_of(process: Any) -> str:
-    from kernelspan_agent.process import procfs
-    from kernelspan_agent.process.errors import ProcessError
-
-    try:
-        return Path(procfs.read_executable(process)[0]).name
-    except ProcessError:
-        return "?"
 
 
 def _say(app: App, options: dict[str, Any]) -> None:

@@ -83,7 +83,7 @@ class _Agent:
 
 def _operations(engine: Running) -> Iterator[Metric]:
     found: dict[str, list[Accounting]] = {}  # a profile whose spec has changed runs twice for a moment
-    for uid, run in dict(engine.running).items():
+    for uid, run in dict(engine.profiles).items():
         with contextlib.suppress(KeyError):  # it has been taken out meanwhile
             found.setdefault(run.label, []).append(engine.accounting_of(uid))
     for field, text in _OPERATIONS.items():
@@ -112,7 +112,7 @@ def _stages(engine: Running) -> Iterator[Metric]:
     )
     yield _gauge("processes_traced", "Processes that are traced now.", len(engine.processes.alive()))
     yield _totals("runtimes_detected", "Processes whose runtime was detected.", "runtime", engine.processes.runtimes)
-    runs = list(dict(engine.running).values())
+    runs = list(dict(engine.profiles).values())
     states: Counter[str] = sum((run.resolver.frame_states for run in runs), Counter())
     yield _totals("stacks", "Operations by the state of their stack.", "state", states)
     yield _totals("frames", "Frames of new stacks: resolved, or why not.", "state", engine.tables.stacks.frames)
@@ -163,7 +163,7 @@ def _export(engine: Running) -> Iterator[Metric]:
     def add(family: Metric, labels: tuple[str, ...], value: int) -> None:
         sums.setdefault(family.name, Counter())[labels] += value
 
-    for run in dict(engine.running).values():
+    for run in dict(engine.profiles).values():
         whole = run.exporter.counters.snapshot()
         add(spans, (run.label,), whole.spans_exported)
         for reason, count in whole.spans_dropped.items():

@@ -48,8 +48,8 @@ class Running(Protocol):
     tables: Tables
 
     @property
-    def running(self) -> Mapping[str, RunningProfile]:
-        """Its profiles."""
+    def profiles(self) -> Mapping[str, RunningProfile]:
+        """Its profiles, by uid."""
 
     @property
     def timings(self) -> Timings:

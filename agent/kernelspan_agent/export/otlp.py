@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.export.encode import Bounds
+from kernelspan_agent.export.environment import Variables
 from kernelspan_agent.export.pem import read_pem
 from kernelspan_agent.export.queue import QueueLimits
 from kernelspan_agent.export.sender import OtlpOutput, Transport
@@ -65,26 +66,12 @@ class OtlpSettings:
         return f"{'https' if self.secure else 'http'}://{self.authority}{self.path}"
 
 
-class _Variables:
-    """OTEL_EXPORTER_OTLP_TRACES_X before OTEL_EXPORTER_OTLP_X; the name is kept for messages."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-
-    def get(self, key: str) -> tuple[str, str]:
-        """(name of the variable, its value or "")."""
-        for name in (f"OTEL_EXPORTER_OTLP_TRACES_{key}", f"OTEL_EXPORTER_OTLP_{key}"):
-            if value := self._environ.get(name, "").strip():
-                return name, value
-        return f"OTEL_EXPORTER_OTLP_{key}", ""
-
-
 def settings_from(environ: Mapping[str, str], endpoint: str = "") -> OtlpSettings:
     """Settings for `endpoint`, else for the environment's, else for localhost.
 
     Raises UsageError that names the option or variable and what is allowed.
     """
-    variables = _Variables(environ)
+    variables = Variables(environ)
     source, raw = ("--otlp", endpoint.strip()) if endpoint else variables.get("ENDPOINT")
     if endpoint and not raw:
         raise UsageError("--otlp: the endpoint is empty", hint="Give host:port or a URL such as http://localhost:4317.")
@@ -136,7 +123,7 @@ def open_output(settings: OtlpSettings, limits: QueueLimits | None = None) -> Ot
     )
 
 
-def _protocol(variables: _Variables) -> str:
+def _protocol(variables: Variables) -> str:
     name, value = variables.get("PROTOCOL")
     if value and value not in _DEFAULT_PORTS:
         raise UsageError(f"{name}={value[:40]!r}: must be {GRPC} or {HTTP}")
@@ -186,7 +173,7 @@ def _path(source: str, path: str) -> str:
     return path or "/"
 
 
-def _secure_by_option(variables: _Variables, from_command_line: bool, has_certificates: bool) -> bool:
+def _secure_by_option(variables: Variables, from_command_line: bool, has_certificates: bool) -> bool:
     name, value = variables.get("INSECURE")
     if value.lower() not in ("", "true", "false"):
         raise UsageError(f"{name}={value[:40]!r}: must be true or false")
@@ -195,7 +182,7 @@ def _secure_by_option(variables: _Variables, from_command_line: bool, has_certif
     return has_certificates or not from_command_line
 
 
-def _certificates(variables: _Variables) -> tuple[str, str, str]:
+def _certificates(variables: Variables) -> tuple[str, str, str]:
     found = {}
     for key in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"):
         name, path = variables.get(key)
@@ -210,7 +197,7 @@ def _certificates(variables: _Variables) -> tuple[str, str, str]:
     return found["CERTIFICATE"], found["CLIENT_CERTIFICATE"], found["CLIENT_KEY"]
 
 
-def _headers(variables: _Variables, protocol: str) -> tuple[tuple[str, str], ...]:
+def _headers(variables: Variables, protocol: str) -> tuple[tuple[str, str], ...]:
     variable, raw = variables.get("HEADERS")
     headers: dict[str, str] = {}
     for number, item in enumerate(raw.split(","), 1):
@@ -229,7 +216,7 @@ def _headers(variables: _Variables, protocol: str) -> tuple[tuple[str, str], ...
     return tuple(headers.items())
 
 
-def _timeout(variables: _Variables) -> float:
+def _timeout(variables: Variables) -> float:
     name, value = variables.get("TIMEOUT")
     if not value:
         return _DEFAULT_TIMEOUT_S
@@ -238,7 +225,7 @@ def _timeout(variables: _Variables) -> float:
     return int(value) / 1000 if int(value) else math.inf
 
 
-def _gzip(variables: _Variables) -> bool:
+def _gzip(variables: Variables) -> bool:
     name, value = variables.get("COMPRESSION")
     if value not in ("", "none", "gzip"):
         raise UsageError(f"{name}={value[:40]!r}: must be gzip or none")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.export.base import Exporter
+from kernelspan_agent.export.environment import names_endpoint
 from kernelspan_agent.export.otlp import open_output, settings_from
 from kernelspan_agent.export.pipeline import Pipeline
 from kernelspan_agent.export.queue import limits_from
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from kernelspan_api.profile import TraceProfile
 
 CLOSE_SECONDS = 10.0
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _FILES = (("ca", "CERTIFICATE"), ("certificate", "CLIENT_CERTIFICATE"), ("key", "CLIENT_KEY"))
 _UID = re.compile(r"[0-9A-Za-z-]{1,64}")
 
@@ -45,7 +45,7 @@ class Exports:
         limits = limits_from(self.environ)
         otlp = profile.spec.export.otlp if profile.spec.export else None
         if otlp is None or not otlp.endpoint:
-            if not self.endpoint and not any(self.environ.get(name) for name in _ENDPOINTS):
+            if not self.endpoint and not names_endpoint(self.environ):
                 raise UsageError(
                     "there is no OTLP endpoint",
                     hint="set otlp.endpoint in the chart, or the profile's export.otlp.endpoint",

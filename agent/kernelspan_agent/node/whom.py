@@ -11,16 +11,14 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.errors import BudgetError
 from kernelspan_agent.node.desired import uid_of
 from kernelspan_agent.node.trouble import Trouble
-from kernelspan_agent.process import procfs
-from kernelspan_agent.process.errors import ProcessError
+from kernelspan_agent.resolve.clock import TICK_NS, boot_ahead_ns
 from kernelspan_agent.targets.pods import PodTarget, PodTargets
-from kernelspan_agent.targets.select import Selection, all_processes, process_or_none
+from kernelspan_agent.targets.select import Selection, all_processes, name_of, process_or_none
 
 if TYPE_CHECKING:
     from kernelspan_agent.engine import Engine
@@ -84,7 +82,7 @@ class Whom:
                 traced.surroundings = surroundings
                 traced.looks += 1
         elif keys and target is not None:
-            engine.trace(process.pid, _name_of(process), keys, surroundings=surroundings)
+            engine.trace(process.pid, name_of(process), keys, surroundings=surroundings)
             now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             self._unobserved.began(target.pod, began_ns or _began_ns(process), now_ns)
 
@@ -121,19 +119,7 @@ def _selection(desired: Desired) -> Selection | None:
 
 def _began_ns(process: Process) -> int:
     """When the process began, on CLOCK_BOOTTIME; in steps of a clock tick (10 ms)."""
-    return process.start_ticks * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
-
-
-def boot_ahead_ns() -> int:
-    """What CLOCK_BOOTTIME shows more than CLOCK_MONOTONIC: the time asleep."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
-
-
-def _name_of(process: Process) -> str:
-    try:
-        return PurePosixPath(procfs.read_executable(process)[0]).name
-    except ProcessError:
-        return "?"
+    return process.start_ticks * TICK_NS
 
 
 def counts_of(engine: Engine) -> Mapping[str, tuple[int, Mapping[str, tuple[int, int]]]]:

@@ -7,10 +7,18 @@ kept: only when somebody sets the wall clock (a step of more than STEP_NS) is it
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
 STEP_NS = 100_000_000  # slewing moves both clocks alike; what is left below this is scheduling between two reads
+
+TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")  # of a process's start in /proc, which is CLOCK_BOOTTIME's
+
+
+def boot_ahead_ns() -> int:
+    """What CLOCK_BOOTTIME shows more than CLOCK_MONOTONIC: the time asleep."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
 
 
 class Clock:

@@ -84,6 +84,14 @@ def process_or_none(pid: int, proc_root: str = "/proc") -> procfs.Process | None
         return None
 
 
+def name_of(process: procfs.Process) -> str:
+    """The base name of its executable; `?`: it has ended."""
+    try:
+        return PurePosixPath(procfs.read_executable(process)[0]).name
+    except ProcessError:
+        return "?"
+
+
 def matches(path: str, executables: Sequence[str]) -> bool:
     """Whether an executable is meant by one of the globs: by its whole path where the glob has a slash."""
     name = PurePosixPath(path).name
