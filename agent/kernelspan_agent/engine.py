@@ -102,6 +102,7 @@ class Engine:
             self.tables,
             self.clock,
             lambda file, path: self._classes.reject(uid, file, path),
+            self.session.own,
         )
         return run
 

@@ -116,8 +116,6 @@ def unavailable(profile: TraceProfile, *, in_cluster: bool = False) -> list[Prob
         for index, request in enumerate(spec.requests)
         if request.tls is not RequestTLS.NONE
     )
-    if spec.probes:
-        found.append(("spec.probes", spec.probes, ""))
     found.extend(
         (f"spec.processSelector.runtimes[{index}]", runtime.value, "the only runtime is Python")
         for index, runtime in enumerate(spec.process_selector.runtimes)

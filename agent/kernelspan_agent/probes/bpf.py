@@ -21,7 +21,7 @@ PROG_QUERY_INFO, RAW_TRACEPOINT_OPEN, ENABLE_STATS = 15, 17, 32
 
 EXIST = 2  # BPF_EXIST
 MAP_TYPES = {"hash": 1, "array": 2, "prog_array": 3, "percpu_array": 6, "lru_hash": 9, "ringbuf": 27}
-PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TRACEPOINT = 2, 5, 17
+PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TRACEPOINT, PROG_TRACING = 2, 5, 17, 26
 
 
 def call(command: int, attributes: bytes) -> int:

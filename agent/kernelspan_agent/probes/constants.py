@@ -14,6 +14,7 @@ from kernelspan_api.operations import OPERATIONS, Group
 
 MAX_CLASSES = records.MAX_CLASSES
 MAX_PORTS = 16
+OWN_WORDS = records.MAX_OWN_PROBES // 64  # of the mask of own probes in a class
 MAX_LAYOUTS = 64
 MAX_RUNTIMES = 16
 RING_TOKEN = 0x4B530001  # stands for the ring buffer where bcc has no call for it
@@ -39,9 +40,12 @@ class Counter(enum.IntEnum):
     PATH_UNREADABLE = 12
     PROCESS_LOST = 13
     CODES_SENT = 14
+    THROTTLED = 15  # by the guard
+    ARGUMENTS_LOST = 16  # the ring was full when they were to be sent
+    NOT_TASK = 17  # hits of own probes in an interrupt: nobody's
 
 
-COUNTERS = 16
+COUNTERS = 20
 
 OFFSETS: dict[str, list[str]] = {
     "KS_TASK_FILES": ["task_struct.files"],
@@ -112,6 +116,35 @@ OFFSETS: dict[str, list[str]] = {
     "KS_REGS_SIZE": ["sizeof pt_regs"],
 }
 
+# Of what only some of the user's own probes look at; asked for where a text names it.
+OWN_OFFSETS: dict[str, list[str]] = {
+    "KS_CRED_UID": ["cred.uid"],
+    "KS_CRED_GID": ["cred.gid"],
+    "KS_CRED_EUID": ["cred.euid"],
+    "KS_CRED_EGID": ["cred.egid"],
+    "KS_CRED_EFFECTIVE": ["cred.cap_effective"],
+    "KS_CRED_PERMITTED": ["cred.cap_permitted"],
+    "KS_CRED_INHERITABLE": ["cred.cap_inheritable"],
+    "KS_TASK_CRED": ["task_struct.cred"],
+    "KS_TASK_NSPROXY": ["task_struct.nsproxy"],
+    "KS_NS_CGROUP": ["nsproxy.cgroup_ns"],
+    "KS_NS_IPC": ["nsproxy.ipc_ns"],
+    "KS_NS_MNT": ["nsproxy.mnt_ns"],
+    "KS_NS_NET": ["nsproxy.net_ns"],
+    "KS_NS_TIME": ["nsproxy.time_ns"],
+    "KS_NS_UTS": ["nsproxy.uts_ns"],
+    "KS_CRED_USER": ["cred.user_ns"],
+    "KS_INUM_CGROUP": ["cgroup_namespace.ns.inum"],
+    "KS_INUM_IPC": ["ipc_namespace.ns.inum"],
+    "KS_INUM_MNT": ["mnt_namespace.ns.inum"],
+    "KS_INUM_NET": ["net.ns.inum"],
+    "KS_INUM_TIME": ["time_namespace.ns.inum"],
+    "KS_INUM_UTS": ["uts_namespace.ns.inum"],
+    "KS_INUM_USER": ["user_namespace.ns.inum"],
+    **{f"KS_REGS_{name.upper()}": [f"pt_regs.{name}"] for name in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp")},
+    **{f"KS_REGS_R{number}": [f"pt_regs.r{number}"] for number in range(11, 16)},
+}
+
 
 def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
     """Name to value of every constant of ours."""
@@ -134,6 +167,8 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_MAX_STACKS": 16384,
         "KS_MAX_PATHS": 16384,
         "KS_MAX_CODES": 16384,
+        "KS_OWN_WORDS": OWN_WORDS,
+        "KS_OWN_OPERATION": records.OWN_OPERATION,
         "KS_CODE_CUT": 1,
         "KS_WALKER_PYTHON_CODES": 2,  # places in the program array: see probes/source.py
         "KS_WALKER_PYTHON_FIND": 3,
@@ -163,6 +198,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_FRAMES_READ_FAILED": records.FrameState.READ_FAILED,
         "KS_FRAMES_STACK_LOST": records.FrameState.STACK_LOST,
         "KS_FRAMES_AMBIGUOUS": records.FrameState.AMBIGUOUS,
+        "KS_FRAMES_NO_TRUE_WALK": records.FrameState.NO_TRUE_WALK,
     }
     for prefix, members in (
         ("KS_KIND", records.RecordKind),
@@ -170,6 +206,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         ("KS_CONTEXT", records.ContextKind),
         ("KS_PATH", records.PathFlag),
         ("KS_OP", records.OperationFlag),
+        ("KS_ARGUMENT", records.ArgumentState),
         ("KS_C", Counter),
     ):
         found.update({f"{prefix}_{member.name}": int(member) for member in members})

@@ -12,6 +12,7 @@ import struct
 import threading
 from collections import Counter as Sums
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,7 +23,9 @@ from kernelspan_agent.probes import bpf, constants, mechanisms
 from kernelspan_agent.probes.attach import raw_tracepoint
 from kernelspan_agent.probes.build import Built, Module, build
 from kernelspan_agent.probes.constants import Counter
-from kernelspan_agent.probes.loader import Loader
+from kernelspan_agent.probes.loader import Load, Loader
+from kernelspan_agent.probes.own.attached import SCRATCH_ENTRIES, SCRATCHES, OwnProbes
+from kernelspan_agent.probes.own.prepare import prepare as prepare_own
 from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, MAPS_PROGRAM, WALKER_PROGRAMS
 from kernelspan_agent.resolve.images import Image
 from kernelspan_agent.ring.records import MAX_DEPTH, OP_SIZE, OPERATION
@@ -91,6 +94,8 @@ class Session:
         self.attached: list[str] = []
         self.wanted = wanted  # what is attached
         self._chain = mechanisms.chain_of(wanted)
+        walkers = {name: module for name, module in built.modules.items() if name in WALKER_PROGRAMS}
+        self.own = OwnProbes(loader, walkers, mechanism.walkers)
 
     @classmethod
     def open(
@@ -110,14 +115,16 @@ class Session:
         mechanism = mechanism or mechanisms.choose(wanted)
         if built is None:
             built = cls.prepare(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism)
-        loader = Loader({"ks_ring": ring_bytes})
+        loader = Loader({"ks_ring": ring_bytes, SCRATCHES: SCRATCH_ENTRIES})
         try:
             with span("agent.load", modules=len(built.modules)):
                 kinds = {"core": bpf.PROG_RAW_TRACEPOINT}
-                loader.load(*((each, kinds.get(name, mechanism.program_kind)) for name, each in built.modules.items()))
+                modules = built.modules.items()
+                loader.load(*(Load(each, kinds.get(name, mechanism.program_kind)) for name, each in modules))
             session = cls(loader, built, wanted, ring_bytes, mechanism)
             with span("agent.attach", mechanism=mechanism.name):
                 session._attach(wanted)
+                session.own.open(built.own)
         except BaseException:
             loader.close()
             raise
@@ -136,7 +143,8 @@ class Session:
         raw = (mechanism or mechanisms.choose(wanted)).raw
         defines = constants.defines(ring_bytes=ring_bytes, watch_exec=watch_exec, raw=raw)
         with span("agent.compile"):
-            return build(modules_of(wanted), defines, environ)
+            built = build(modules_of(wanted), defines, environ)
+            return replace(built, own=prepare_own(wanted.probes, defines, environ))
 
     def _attach(self, wanted: Wanted) -> None:
         if wanted.max_depth:
@@ -162,19 +170,23 @@ class Session:
     def lacks(self, wanted: Wanted) -> bool:
         """Whether something is wanted that is not attached, or stacks that nobody reads."""
         stacks = bool(wanted.max_depth and not self.wanted.max_depth)
-        return stacks or not wanted.operations <= self.wanted.operations
+        own = any(self.own.get(probe) is None for probe in wanted.probes)
+        return stacks or own or not wanted.operations <= self.wanted.operations
 
     def build_more(self, wanted: Wanted, environ: Mapping[str, str]) -> Built:
         """Compiles what `extend` needs. Takes seconds, and may be done in another thread. Raises MachineError."""
         missing = [group for group in wanted.groups if group not in self.wanted.groups]
-        return build([_module(group) for group in missing], self._defines, environ)
+        built = build([_module(group) for group in missing], self._defines, environ)
+        probes = [probe for probe in wanted.probes if self.own.get(probe) is None]
+        return replace(built, own=prepare_own(probes, self._defines, environ))
 
     def extend(self, wanted: Wanted, more: Built) -> None:
         """Attaches what is wanted and not attached; what is goes on. Raises MachineError: all is as it was."""
-        self._loader.load(*((each, self.mechanism.program_kind) for each in more.modules.values()))
+        self._loader.load(*(Load(each, self.mechanism.program_kind) for each in more.modules.values()))
         for attachment in mechanisms.extend(wanted, self.wanted, self._chain, self._loader.programs, self._loader.link):
             self._loader.keep(attachment)
             self.attached.append(attachment.name)
+        self.own.open(more.own)
         self.wanted = together([self.wanted, wanted])
 
     @property
@@ -187,12 +199,14 @@ class Session:
         interval = 1_000_000_000 // max(wanted.events_per_second, 1)
         durations = [wanted.min_duration_ns.get(group, 0) for group in Group]
         ports = wanted.ports if len(wanted.ports) <= constants.MAX_PORTS else ()
+        own = self.own.mask(wanted.probes)
         value = struct.pack(
-            f"<Q4QQQII{constants.MAX_PORTS}HII",
+            f"<Q4QQQ{constants.OWN_WORDS}QII{constants.MAX_PORTS}HII",
             wanted.mask,
             *durations,
             interval,
             interval * wanted.burst_events,
+            *(own >> 64 * word & _U64 for word in range(constants.OWN_WORDS)),
             wanted.max_depth,
             _CLASS_PATHS if wanted.paths else 0,
             *ports,
@@ -320,7 +334,7 @@ class Session:
                 row = np.frombuffer(kept, OPERATION, 1)[0]
                 if int(row["op"]) != _CLOSE:  # what a close finds at its entry is kept besides its call
                     found[int(row["cls"])] += 1
-        return found
+        return found + self.own.in_flight()
 
     def programs(self) -> dict[str, dict[str, int]]:
         """Name to bpf.prog_info."""
@@ -328,10 +342,12 @@ class Session:
 
     def detach(self) -> None:
         """Nothing is traced any more; what was counted can still be read."""
+        self.own.detach()
         self._loader.detach()
 
     def close(self) -> None:
         """Gives everything back to the kernel."""
+        self.own.detach()
         self._loader.close()
 
     def __enter__(self) -> Self:

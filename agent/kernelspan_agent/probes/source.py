@@ -65,8 +65,12 @@ def _inlined(path: Path, seen: set[Path]) -> str:
     if path in seen:
         return ""
     seen.add(path)
+    return _with_includes(path.read_text(), seen)
+
+
+def _with_includes(text: str, seen: set[Path]) -> str:
     lines = []
-    for line in path.read_text().splitlines():
+    for line in text.splitlines():
         if include := _OWN_INCLUDE.match(line):
             at = bpf_directory()
             lines.append(_inlined(at / include[1] if "/" in include[1] else at / "include" / include[1], seen))
@@ -77,12 +81,16 @@ def _inlined(path: Path, seen: set[Path]) -> str:
 
 def module_text(module: str) -> str:
     """The whole text of a module (core, python, or a group's name), ready for bcc."""
-    body = _inlined(bpf_directory() / f"{module}.bpf.c", set())
+    return generated_text((bpf_directory() / f"{module}.bpf.c").read_text())
+
+
+def generated_text(body: str) -> str:
+    """The whole text of a module of which this is the own part."""
     return (
         "#include <linux/kconfig.h>\n"
         + c_struct("ks_py_layout", PY_LAYOUT)
         + c_struct("ks_code_rec", PY_CODE)
-        + body
+        + _with_includes(body, set())
         + "\n/* generated from ring/records.py */\n"
         + records.c_assertions()
     )

@@ -65,7 +65,7 @@ class Stage:
         self.processes = table
         self.tables = Tables(table, clock, kernel)
         infos = Infos(ResourceSettings())
-        self.resolver = Resolver(ResolveSettings(wanted), self.tables, clock, infos, kernel.reject_file)
+        self.resolver = Resolver(ResolveSettings(wanted), self.tables, clock, infos, kernel.reject_file, NO_OWN)
         self.learn = self.tables.learn
 
     def resolve(self, rows: np.ndarray) -> ResolvedBatch | None:
