@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kernelspan_agent.probes import bpf
-from kernelspan_agent.probes.attach import Attachment, Tracefs, raw_tracepoint, tracepoint
+from kernelspan_agent.probes.attach import Attachment, raw_tracepoint, tracepoint
 from kernelspan_agent.probes.source import GROUP_PROGRAMS, MAPS_PROGRAM, syscalls
+from kernelspan_agent.probes.tracefs import Tracefs
 from kernelspan_api.operations import BY_NAME, Group
 from kernelspan_api.plan import Wanted
 
