@@ -207,8 +207,8 @@ class Btf:
             packed, at = struct.pack("<I", offset), self._types_at - 1
             while (at := self._data.find(packed, at + 1, end)) >= 0:
                 place, odd = divmod(at - self._types_at, 4)
-                index = bisect.bisect_left(self._starts, place)
-                if not odd and index < len(self._starts) and self._starts[index] == place:
+                index = bisect.bisect_right(self._starts, place) - 1  # right: void begins where the first type does
+                if not odd and index >= 0 and self._starts[index] == place:
                     yield self._first + index
 
     def _offset_of(self, wanted: bytes) -> int | None:

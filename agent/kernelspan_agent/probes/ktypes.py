@@ -53,8 +53,8 @@ class Leaf:
 
     text: its type as C. size: its bytes, of an array all of them; 0: not known (void, a flexible array). Of a bit-field,
     `size` bytes (1, 2, 4, 8) are read, shifted right by bit_offset, and bit_size bits of that are the value. signed: of an
-    integer or enum. elements: of an array; 0: flexible. of: an array's element, or what a pointer leads to, itself without
-    `of`. user: BTF says that the pointer is one into the process's memory (kernels built with type tags, else False).
+    integer or enum. elements: of an array; 0: flexible. of: an array's element, or what a pointer leads to; of a type
+    that was found in BTF itself without `of`. user: BTF says that the pointer is one into the process's memory (kernels built with type tags, else False).
     module, number: where the type is described; pass the leaf to memberpath.resolve to go on from it.
     """
 

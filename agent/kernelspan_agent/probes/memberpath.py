@@ -33,7 +33,6 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _PART = re.compile(
     rf"\.?(?:(?P<name>{_NAME})|\((?P<tag>struct |union |)(?P<cast>{_NAME}) ?\*\))|\[(?P<index>[0-9]{{1,6}})\]"
 )
-_POINTER = re.compile(rf"(?:const )?(struct |union |)({_NAME}) ?\*")
 _STRUCTS = (btf.STRUCT, btf.UNION)
 _KINDS = {"struct ": (btf.STRUCT,), "union ": (btf.UNION,), "": (btf.TYPEDEF, btf.STRUCT, btf.UNION)}
 
@@ -46,25 +45,18 @@ def resolve(types: KernelTypes, start: Leaf, path: str) -> Resolved:
         raise _unsupported(f"{path}: {error}") from error
 
 
-def pointer_to(types: KernelTypes, name: str) -> Leaf:
-    """The type `struct NAME *` (`NAME *`, `union NAME *`), to begin with. Raises MachineError (ArgumentUnsupported)."""
-    match = _POINTER.fullmatch(name)
-    found = types.find(match[2], *_KINDS[match[1]]) if match else None
-    if found is None:
-        raise _unsupported(f"{name}: no such type in this kernel's type information")
-    of = types.leaf(*found, deep=False)
-    return Leaf(LeafKind.POINTER, name, 8, of=of, module=found[0])
-
-
 @dataclass(slots=True)
 class _Place:
-    """Where the walk is: at a value of a type, in memory (`steps` and then `offset` lead there) or the argument itself."""
+    """Where the walk is: at a value of a type, in memory (`steps` and then `offset` lead there) or the argument itself.
+
+    pointer: it is of a type that stands in no BTF, as typeparse makes them; `number` is then what that leads to.
+    """
 
     types: KernelTypes
     module: str
     number: int
     path: str
-    pointer: bool = False  # the argument itself is a pointer to this type
+    pointer: Leaf | None = None
     in_memory: bool = False
     user: bool = False
     offset: int = 0
@@ -81,7 +73,13 @@ class _Place:
         return self.btf.plain(self.number)
 
     def text(self) -> str:
-        return text(self.btf, self.number, "*" if self.pointer else "")
+        return self.pointer.text if self.pointer else text(self.btf, self.number)
+
+    def at(self, leaf: Leaf) -> None:
+        """At a value of that type."""
+        self.pointer, self.number = None, leaf.number
+        if leaf.kind is LeafKind.POINTER and leaf.of is not None:
+            self.pointer, self.number = leaf, leaf.of.number
 
     def refuse(self, why: str, hint: str = "") -> MachineError:
         return _unsupported(f"{self.path}: {why}", hint)
@@ -90,9 +88,8 @@ class _Place:
 def _walked(types: KernelTypes, start: Leaf, path: str) -> Resolved:
     if not path:
         return Resolved((), start)
-    place = _Place(types, start.module, start.number, path)
-    if start.kind is LeafKind.POINTER and start.of is not None:  # a leaf of pointer_to has no number of its own
-        place.pointer, place.number, place.user = True, start.of.number, start.user
+    place = _Place(types, start.module, start.number, path, user=start.user)
+    place.at(start)
     for part in _parts(path):
         if "name" in part:
             _member(place, part["name"])
@@ -125,15 +122,23 @@ def _follow(place: _Place, pointer: Record) -> None:
     if "percpu" in tags(place.btf, pointer.value):
         raise place.refuse(f"{place.text()} has a value for each CPU, and no place that could be read")
     user = "user" in tags(place.btf, pointer.value) or place.user
+    leads_to = place.pointer.of if place.pointer else None
+    _read(place)
+    _enter(place, pointer.value, user=user)
+    if leads_to is not None:
+        place.at(leads_to)
+
+
+def _read(place: _Place) -> None:
+    """The word that is there becomes the address, if it is not the argument itself."""
     if place.in_memory:
         if len(place.steps) == MAX_STEPS:
             raise place.refuse(f"more than {MAX_STEPS} pointers to follow")
         place.steps.append(Step(place.offset, dereference=True, user=place.user))
-    _enter(place, pointer.value, user=user)
 
 
 def _enter(place: _Place, number: int, *, user: bool) -> None:
-    place.pointer, place.in_memory, place.user, place.offset, place.number = False, True, user, 0, number
+    place.pointer, place.in_memory, place.user, place.offset, place.number = None, True, user, 0, number
 
 
 def _member(place: _Place, name: str) -> None:
@@ -167,7 +172,7 @@ def _element(place: _Place, index: int) -> None:
         _follow(place, record)
     else:
         raise place.refuse(f"{place.text()} is neither an array nor a pointer, so no [{index}]")
-    size = size_of(place.btf, place.number)
+    size = 8 if place.pointer else size_of(place.btf, place.number)
     if not size and index:
         raise place.refuse(f"the size of {place.text()} is not known, so no [{index}]")
     place.offset += index * size
@@ -195,8 +200,7 @@ def _cast(place: _Place, tag: str, name: str) -> None:
     record = place.record()
     was = place.text()
     if record.kind == btf.INT and record.value == 8 and not place.bit_field:
-        if place.in_memory:
-            place.steps.append(Step(place.offset, dereference=True, user=place.user))
+        _read(place)
         _enter(place, number, user=place.user)
     elif record.kind == btf.ARRAY and _is_bytes(place.btf, place.btf.trailer(record, 0, 3)[0]):
         if target.value > size_of(place.btf, record.number):
@@ -282,6 +286,8 @@ def _names(types: Btf, record: Record) -> list[str]:
 
 
 def _leaf(place: _Place) -> Leaf:
+    if place.pointer is not None:
+        return place.pointer
     leaf = place.types.leaf(place.module, place.number)
     if leaf.kind is LeafKind.VOID:
         _whole(place, place.record())

@@ -19,6 +19,16 @@ from kernelspan_agent.probes.nearest import hint as near
 
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 HIDDEN_BYTES = 8  # of a record a program may not read: the kernel keeps a pointer there (perf_trace_buf_prepare)
+# A tracepoint of a system call bears the name in the kernel's SYSCALL_DEFINE, which differs from the call's for these
+# (arch/x86/entry/syscalls/syscall_64.tbl, fs/stat.c, fs/read_write.c, fs/namespace.c, kernel/sys.c).
+CALL_NAMES = {
+    "stat": "newstat",
+    "lstat": "newlstat",
+    "fstat": "newfstat",
+    "sendfile": "sendfile64",
+    "umount2": "umount",
+    "uname": "newuname",
+}
 _MAX_FORMAT_BYTES = 64 << 10  # the largest of 2,323 has 5,523
 _MAX_LIST_BYTES = 4 << 20  # 2,305 events are 60 kB
 _MAX_FIELDS = 256
