@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from kernelspan_agent.errors import MachineError
@@ -28,6 +28,7 @@ _LOAD_MAP_BYTES = 8
 _READ_REFUSED = re.compile(r"(?:unknown func|cannot use helper) bpf_probe_read_kernel")  # kernel/bpf/verifier.c
 
 
+NO_TARGETS: Mapping[str, bpf.Target] = MappingProxyType({})
 VERIFIERS = 2  # programs in the kernel's verifier at once
 
 
@@ -42,13 +43,19 @@ class Loader:
         self.programs: dict[str, int] = {}
         self._attachments: list[Attachment] = []
 
-    def load(self, *modules: tuple[Mapping[str, Any], int]) -> None:
-        """Loads the programs of built modules, each as its kind (bpf.PROG_*). Raises MachineError with the reason."""
+    def load(self, *modules: tuple[Mapping[str, Any], int], targets: Mapping[str, bpf.Target] = NO_TARGETS) -> None:
+        """Loads the programs of built modules, each as its kind (bpf.PROG_*). Raises MachineError with the reason.
+
+        `targets`: what a program is loaded for, by its name, where its kind does not say it all (functions.Placement).
+        """
         wanted = []
         for module, kind in modules:
             for name, shape in module["maps"].items():
                 self._make_map(name, shape)
-            wanted += [(kind, self.relocated(name, program), name) for name, program in module["programs"].items()]
+            wanted += [
+                (kind, self.relocated(name, program), name, targets.get(name, bpf.ANYWHERE))
+                for name, program in module["programs"].items()
+            ]
         wanted.sort(key=lambda each: -len(each[1]))  # the verifier's time: a walker's is as long as all the others'
         with ThreadPoolExecutor(VERIFIERS) as pool:
             loads = [(each[2], pool.submit(self._load_program, *each)) for each in wanted]
@@ -78,16 +85,16 @@ class Loader:
         entries = self._sizes.get(name, shape["entries"])
         create = partial(bpf.map_create, shape["type"], shape["key"], shape["value"], entries, shape["flags"], name)
         try:
-            self.maps[name] = _with_locked_memory(create)
+            self.maps[name] = with_locked_memory(create)
         except PermissionError as error:
             raise _forbidden(f"map {name}") from error
         except OSError as error:
             raise MachineError(f"map {name} ({entries} entries): {error.strerror}") from error
         self._shapes[name] = shape
 
-    def _load_program(self, kind: int, code: bytes, name: str) -> int:
+    def _load_program(self, kind: int, code: bytes, name: str, target: bpf.Target) -> int:
         try:
-            return _with_locked_memory(partial(bpf.prog_load, kind, code, name))
+            return with_locked_memory(partial(bpf.prog_load, kind, code, name, target))
         except OSError as error:
             if error.errno in {errno.EPERM, errno.EACCES} and not getattr(error, "log", ""):
                 raise _forbidden(f"program {name}") from error
@@ -130,7 +137,7 @@ class Loader:
         self.close()
 
 
-def _with_locked_memory(load: Callable[[], int]) -> int:
+def with_locked_memory(load: Callable[[], int]) -> int:
     """What `load` gives. Linux before 5.11 charges maps and programs as locked memory: refused, it is tried with more."""
     try:
         return load()
