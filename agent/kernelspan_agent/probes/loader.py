@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from kernelspan_agent.errors import MachineError
@@ -29,6 +29,7 @@ _LOAD_MAP_BYTES = 8
 _READ_REFUSED = re.compile(r"(?:unknown func|cannot use helper) bpf_probe_read_kernel")  # kernel/bpf/verifier.c
 
 
+NO_TARGETS: Mapping[str, bpf.Target] = MappingProxyType({})
 VERIFIERS = 2  # programs in the kernel's verifier at once
 
 
@@ -37,13 +38,16 @@ class Load:
     """A built module to be loaded.
 
     `kind`: bpf.PROG_*. `suffix`: goes behind the names of its programs, which may be loaded several times. `own_maps`: maps
-    that it does not share with modules of another suffix.
+    that it does not share with modules of another suffix. `target`: what its programs are loaded for, where their kind does
+    not say it all (functions.Placement); `targets`: of single ones, by name.
     """
 
     module: Mapping[str, Any]
     kind: int
     suffix: str = ""
     own_maps: frozenset[str] = frozenset()
+    target: bpf.Target = bpf.ANYWHERE
+    targets: Mapping[str, bpf.Target] = NO_TARGETS
 
     def map_name(self, name: str) -> str:
         """What a map of the module is called among all."""
@@ -70,10 +74,11 @@ class Loader:
             for name, shape in load.module["maps"].items():
                 self._make_map(load.map_name(name), shape)
             for name, program in load.module["programs"].items():
-                wanted.append((load.kind, self.relocated(name, program, load), name, name + load.suffix))
+                target = load.targets.get(name, load.target)
+                wanted.append((load.kind, self.relocated(name, program, load), name, target, name + load.suffix))
         wanted.sort(key=lambda each: -len(each[1]))  # the verifier's time: a walker's is as long as all the others'
         with ThreadPoolExecutor(VERIFIERS) as pool:
-            tries = [(each[3], pool.submit(self._load_program, *each[:3])) for each in wanted]
+            tries = [(each[4], pool.submit(self._load_program, *each[:4])) for each in wanted]
         refused = [failure for _, done in tries if (failure := done.exception())]
         loaded = {name: done.result() for name, done in tries if not done.exception()}
         if refused:
@@ -108,16 +113,16 @@ class Loader:
         entries = self._sizes.get(name.partition(".")[0] + "." if "." in name else name, shape["entries"])
         create = partial(bpf.map_create, shape["type"], shape["key"], shape["value"], entries, shape["flags"], name)
         try:
-            self.maps[name] = _with_locked_memory(create)
+            self.maps[name] = with_locked_memory(create)
         except PermissionError as error:
             raise _forbidden(f"map {name}") from error
         except OSError as error:
             raise MachineError(f"map {name} ({entries} entries): {error.strerror}") from error
         self._shapes[name] = shape
 
-    def _load_program(self, kind: int, code: bytes, name: str) -> int:
+    def _load_program(self, kind: int, code: bytes, name: str, target: bpf.Target) -> int:
         try:
-            return _with_locked_memory(partial(bpf.prog_load, kind, code, name))
+            return with_locked_memory(partial(bpf.prog_load, kind, code, name, target))
         except OSError as error:
             if error.errno in {errno.EPERM, errno.EACCES} and not getattr(error, "log", ""):
                 raise _forbidden(f"program {name}") from error
@@ -160,7 +165,7 @@ class Loader:
         self.close()
 
 
-def _with_locked_memory(load: Callable[[], int]) -> int:
+def with_locked_memory(load: Callable[[], int]) -> int:
     """What `load` gives. Linux before 5.11 charges maps and programs as locked memory: refused, it is tried with more."""
     try:
         return load()
