@@ -32,6 +32,7 @@ class Wanted:
     events_per_second: int
     spans_per_second: int
     burst_events: int
+    runtimes: tuple[str, ...] = ()  # whose processes it selects, in small letters; empty: of any
 
     @property
     def mask(self) -> int:
@@ -68,6 +69,7 @@ def together(all_wanted: Sequence[Wanted]) -> Wanted:
         events_per_second=sum(each.events_per_second for each in all_wanted),
         spans_per_second=sum(each.spans_per_second for each in all_wanted),
         burst_events=sum(each.burst_events for each in all_wanted),
+        runtimes=_union([each.runtimes for each in all_wanted]),
     )
 
 
@@ -104,4 +106,5 @@ def wanted(name: str, spec: Spec) -> Wanted:
         events_per_second=spec.limits.events_per_second,
         spans_per_second=spec.limits.spans_per_second,
         burst_events=spec.limits.events_per_second * DEFAULT_BURST_SECONDS,
+        runtimes=tuple(runtime.value.lower() for runtime in spec.process_selector.runtimes),
     )

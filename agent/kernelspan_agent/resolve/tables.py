@@ -16,7 +16,7 @@ import numpy as np
 from kernelspan_agent.model import Origin
 from kernelspan_agent.resolve.paths import PathTable
 from kernelspan_agent.resolve.stacks import StackTable
-from kernelspan_agent.ring.records import HEADER, RecordKind
+from kernelspan_agent.ring.records import CODE_HEADER, HEADER, STACK_HEADER, RecordKind
 from kernelspan_agent.ring.sound import is_sound, sound_operations
 from kernelspan_api.operations import OPERATIONS
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _KNOWN = np.zeros(64, bool)
 _KNOWN[[operation.number for operation in OPERATIONS]] = True
 _EXEC = next(operation.number for operation in OPERATIONS if operation.name == "Exec")
-_LAYOUT_AT = {RecordKind.STACK: 36, RecordKind.CODE: 60}  # the last word of each one's header: the layout's number
+_NAMES_LAYOUT = {RecordKind.STACK: STACK_HEADER, RecordKind.CODE: CODE_HEADER}
 
 
 class Kernel(Protocol):
@@ -95,8 +95,8 @@ class Tables:
         header = np.frombuffer(record, HEADER, 1)[0]
         traced = self.processes.find(int(header["tgid"]), int(header["time"]))
         if traced is not None and traced.symboliser is None:  # the kernel knew the program before we looked
-            at = _LAYOUT_AT[RecordKind(int(header["kind"]))]
-            self.processes.walked(traced, int.from_bytes(record[at : at + 4], "little"))
+            named = np.frombuffer(record, _NAMES_LAYOUT[RecordKind(int(header["kind"]))], 1)[0]
+            self.processes.walked(traced, int(named["layout"]))
         return traced
 
     def _learn_stack(self, record: bytes) -> None:

@@ -32,7 +32,7 @@ class RecordKind(enum.IntEnum):
     STACK = 2
     PATH = 3
     PROCESS = 4
-    CODE = 5  # what names a code object: its runtime's own layout
+    CODE = 5  # what names a code object: see CODE_HEADER
 
 
 class ProcessEvent(enum.IntEnum):
@@ -144,6 +144,8 @@ STACK_HEADER = np.dtype(
         ("layout", "<u4"),  # number of the runtime's layout: Session.layout_id
     ]
 )
+
+CODE_HEADER = np.dtype([*HEADER_FIELDS, ("layout", "<u4")])  # what follows is the runtime's own
 
 PATH_HEADER = np.dtype(
     [

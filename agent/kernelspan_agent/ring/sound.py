@@ -12,6 +12,7 @@ import struct
 import numpy as np
 
 from kernelspan_agent.ring.records import (
+    CODE_HEADER,
     FRAME_SIZE,
     MAX_CLASSES,
     MAX_DEPTH,
@@ -48,7 +49,8 @@ def is_sound(kind: int, record: bytes) -> bool:
         return _is_path(record)
     if kind == RecordKind.PROCESS:
         return _is_process(record)
-    return kind == RecordKind.CODE  # its runtime reads it, and passes over what makes no sense
+    # Its runtime reads the rest, and passes over what makes no sense.
+    return kind == RecordKind.CODE and len(record) >= CODE_HEADER.itemsize
 
 
 def _is_stack(record: bytes) -> bool:
