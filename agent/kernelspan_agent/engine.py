@@ -22,6 +22,7 @@ from kernelspan_agent.guard.cost import CostSampler
 from kernelspan_agent.intake import IDLE_WAIT_SECONDS, Intake
 from kernelspan_agent.libraries.base import Libraries
 from kernelspan_agent.probes.session import RING_BYTES, Session
+from kernelspan_agent.probes.walkers import Walkers
 from kernelspan_agent.process import procfs
 from kernelspan_agent.profile_run import ProfileRun, rows_of
 from kernelspan_agent.resolve.clock import Clock
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 0.2
 STEP_SECONDS = 0.05
-GREENLET_LOOK_SECONDS = 1.0
+FLAGS_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Engine:
         )
         built = self.session.built
         self.timings = Timings(time.monotonic() - started, built.seconds, built.cached)
+        self._walkers = Walkers(self.session, environ)
         self._intake = Intake(self.session)
         self.processes = ProcessTable(
             self.session,
@@ -192,6 +194,7 @@ class Engine:
         while drained is not None:
             self._process(drained)
             drained = self._intake.next(0.0) if time.monotonic() < end else None
+        self._walkers.tick(self.processes)
         self.processes.detect_pending(self.clock.monotonic_now_ns())
         now = time.monotonic()
         if now >= self._next_tick:
@@ -253,8 +256,8 @@ class Engine:
         self.processes.gone.clear()
         self.cost.tick(now)
         if now >= self._next_look:
-            self._next_look = now + GREENLET_LOOK_SECONDS
-            self.processes.look_for_greenlets()
+            self._next_look = now + FLAGS_LOOK_SECONDS
+            self.processes.look_for_flags()
 
     def _catch_up(self, monotonic_ns: int) -> None:
         lost = self.session.lost_processes()
@@ -306,6 +309,7 @@ class Engine:
         """Gives everything back to the kernel; what was not exported is lost."""
         self._ended = True
         self.cost.close()
+        self._walkers.close()
         self.session.detach()
         self._intake.close()
         self.session.close()

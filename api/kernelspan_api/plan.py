@@ -36,6 +36,7 @@ class Wanted:
     spans_per_second: int
     burst_events: int
     probes: tuple[UserProbe, ...] = ()
+    runtimes: tuple[str, ...] = ()  # whose processes it selects, in small letters; empty: of any
 
     @property
     def mask(self) -> int:
@@ -78,6 +79,7 @@ def together(all_wanted: Sequence[Wanted]) -> Wanted:
         spans_per_second=sum(each.spans_per_second for each in all_wanted),
         burst_events=sum(each.burst_events for each in all_wanted),
         probes=tuple({key_of(probe): probe for each in all_wanted for probe in each.probes}.values()),
+        runtimes=_union([each.runtimes for each in all_wanted]),
     )
 
 
@@ -115,4 +117,5 @@ def wanted(name: str, spec: Spec) -> Wanted:
         spans_per_second=spec.limits.spans_per_second,
         burst_events=spec.limits.events_per_second * DEFAULT_BURST_SECONDS,
         probes=tuple(spec.probes),
+        runtimes=tuple(runtime.value.lower() for runtime in spec.process_selector.runtimes),
     )

@@ -246,7 +246,7 @@ struct ks_sys_exit {
 	s64 ret;
 };
 
-BPF_PROG_ARRAY(ks_walkers_raw, KS_MAX_RUNTIMES);
+BPF_PROG_ARRAY(ks_walkers_raw, KS_MAX_WALKERS);
 /* Of several groups only the first is attached; each hands on what is not its own: see ks_next_enter. */
 BPF_PROG_ARRAY(ks_enter_chain, KS_GROUPS);
 BPF_PROG_ARRAY(ks_exit_chain, KS_GROUPS);
@@ -264,7 +264,7 @@ struct ks_sys_exit {
 	s64 ret;
 };
 
-BPF_PROG_ARRAY(ks_walkers, KS_MAX_RUNTIMES);
+BPF_PROG_ARRAY(ks_walkers, KS_MAX_WALKERS);
 #endif
 
 /* Keeps clang from folding a value's test into another's: the verifier follows neither arithmetic on pointers nor bounds

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import constants, pidns
-from kernelspan_agent.probes.source import WALKER_PROGRAMS, bpf_directory, generated_text, module_text
+from kernelspan_agent.probes.source import bpf_directory, generated_text, module_text, walkers
 
 if TYPE_CHECKING:
     from kernelspan_agent.probes.own.prepare import Prepared
@@ -81,7 +81,9 @@ def request(modules: Sequence[Module], defines: Mapping[str, int], environ: Mapp
     """What the compiling child reads. KERNELSPAN_READS=Helpers: no plain loads, even where the kernel takes them."""
     bpf = bpf_directory()
     texts = {module.name: module.whole_text() for module in modules}
-    of_own = {name: paths for name, paths in constants.OWN_OFFSETS.items() if any(name in text for text in texts.values())}
+    of_own = {
+        name: paths for name, paths in constants.OWN_OFFSETS.items() if any(name in text for text in texts.values())
+    }
     return {
         "shim": str(bpf / "shim"),
         "kernel_version": kernel_version_code(platform.release()),
@@ -119,7 +121,7 @@ def build(modules: Sequence[Module], defines: Mapping[str, int], environ: Mappin
     wanted = request(modules, defines, environ)
     kept = {name: cache_directory(environ) / f"{_key(_only(wanted, [name]))}.json" for name in wanted["modules"]}
     found = {name: answer for name, path in kept.items() if (answer := _kept(path, name))}
-    missing = sorted((name for name in kept if name not in found), key=lambda name: name not in WALKER_PROGRAMS)
+    missing = sorted((name for name in kept if name not in found), key=lambda name: name not in walkers())
     seconds = 0.0
     if missing:
         started = time.monotonic()
@@ -152,13 +154,14 @@ def _kept(path: Path, name: str) -> dict[str, Any] | None:
         return None
 
 
-_children: set[subprocess.Popen[bytes]] = set()
+_children: dict[subprocess.Popen[bytes], frozenset[str]] = {}
 
 
-def abandon() -> None:
-    """Whatever is being compiled, in whatever thread, fails at once."""
-    for child in list(_children):
-        child.kill()
+def abandon(*modules: str) -> None:
+    """What is being compiled, in whatever thread, fails at once: these modules alone, or whatever it is."""
+    for child, names in list(_children.items()):
+        if not modules or names <= set(modules):
+            child.kill()
 
 
 def compile_now(wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,12 +170,12 @@ def compile_now(wanted: Mapping[str, Any]) -> dict[str, Any]:
     pipe = subprocess.PIPE
     try:
         with subprocess.Popen([COMPILER_PYTHON, "-I", str(script)], stdin=pipe, stdout=pipe, stderr=pipe) as child:
-            _children.add(child)
+            _children[child] = frozenset(wanted["modules"])
             try:
                 output, said = child.communicate(json.dumps(wanted).encode(), COMPILE_TIMEOUT_SECONDS)
             finally:
                 child.kill()
-                _children.discard(child)
+                _children.pop(child, None)
         answer: dict[str, Any] = json.loads(output)
     except FileNotFoundError as error:
         raise MachineError(f"{COMPILER_PYTHON} is not there", hint=INSTALL) from error

@@ -10,13 +10,14 @@ from __future__ import annotations
 import enum
 
 from kernelspan_agent.ring import records
+from kernelspan_agent.runtimes import registry
 from kernelspan_api.operations import OPERATIONS, Group
 
 MAX_CLASSES = records.MAX_CLASSES
 MAX_PORTS = 16
 OWN_WORDS = records.MAX_OWN_PROBES // 64  # of the mask of own probes in a class
 MAX_LAYOUTS = 64
-MAX_RUNTIMES = 16
+LAYOUT_BYTES = 256  # of a runtime's layout at most
 RING_TOKEN = 0x4B530001  # stands for the ring buffer where bcc has no call for it
 CALL_OP_AT, CALL_CLASS_AT = 84, 88  # offsets in struct ks_call
 CAST_TOKEN = 0x4B530002  # stands for the kernel's function in a call of it: see direct.py
@@ -159,7 +160,8 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_MAX_CLASSES": MAX_CLASSES,
         "KS_MAX_PORTS": MAX_PORTS,
         "KS_MAX_LAYOUTS": MAX_LAYOUTS,
-        "KS_MAX_RUNTIMES": MAX_RUNTIMES,
+        "KS_LAYOUT_BYTES": LAYOUT_BYTES,
+        "KS_MAX_WALKERS": registry.MAX_WALKERS,  # programs of all runtimes' walkers
         "KS_MAX_PROCS": 16384,
         "KS_MAX_CALLS": 16384,  # operations at once that wait for their end by another way than their call's return
         "KS_MAX_ASIDE": 1024,  # threads in the handler of a signal that stopped a call
@@ -169,10 +171,6 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_MAX_CODES": 16384,
         "KS_OWN_WORDS": OWN_WORDS,
         "KS_OWN_OPERATION": records.OWN_OPERATION,
-        "KS_CODE_CUT": 1,
-        "KS_WALKER_PYTHON_CODES": 2,  # places in the program array: see probes/source.py
-        "KS_WALKER_PYTHON_FIND": 3,
-        "KS_PY_THREAD_SCAN": 512,
         "KS_COUNTERS": COUNTERS,
         "KS_GROUPS": 4,
         "KS_RING_PAGES": 8,  # of the map bcc makes while compiling; the real one is made by the loader
@@ -184,8 +182,6 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_WAKE_SPAN": 4096,  # of the fill level; records that come at once from several CPUs do not step over it
         "KS_WATCH_EXEC": int(watch_exec),
         "KS_RAW": int(raw),
-        "KS_RUNTIME_PYTHON": 1,
-        "KS_RUNTIME_GREENLETS": 1,
         "KS_CLASS_PATHS": 1,
         "KS_SWITCH_NEXT_PID": 56,  # sched_switch: offset of next_pid; see tracefs
         "KS_FRAMES_NONE": records.FrameState.NONE,

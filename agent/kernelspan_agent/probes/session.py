@@ -26,9 +26,10 @@ from kernelspan_agent.probes.constants import Counter
 from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own.attached import SCRATCH_ENTRIES, SCRATCHES, OwnProbes
 from kernelspan_agent.probes.own.prepare import prepare as prepare_own
-from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, MAPS_PROGRAM, WALKER_PROGRAMS
+from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, MAPS_PROGRAM, walkers
 from kernelspan_agent.resolve.images import Image
 from kernelspan_agent.ring.records import MAX_DEPTH, OP_SIZE, OPERATION
+from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime
 from kernelspan_agent.selftrace import span
 from kernelspan_api.operations import BY_NAME, OPERATIONS, Group
 from kernelspan_api.plan import Wanted, together
@@ -54,6 +55,7 @@ EVERYTHING = Wanted(
     events_per_second=1,
     spans_per_second=1,
     burst_events=1,
+    runtimes=tuple(walkers()),
 )
 
 
@@ -61,8 +63,13 @@ def modules_of(wanted: Wanted) -> list[Module]:
     """What must be compiled for a plan."""
     found = [Module("core", (*CORE_PROGRAMS, MAPS_PROGRAM) if wanted.max_depth else tuple(CORE_PROGRAMS))]
     if wanted.max_depth:
-        found += [Module(name, programs) for name, programs in WALKER_PROGRAMS.items()]
+        found += [Module(runtime.name, runtime.walker.programs) for runtime in walkers_of(wanted)]
     return found + [_module(group) for group in wanted.groups]
+
+
+def walkers_of(wanted: Wanted) -> list[Runtime]:
+    """The runtimes whose walkers are there from the start: those that are named, else the usual ones. See Walkers."""
+    return [each for each in walkers().values() if each.name in wanted.runtimes or (not wanted.runtimes and each.usual)]
 
 
 def _module(group: Group) -> Module:
@@ -89,13 +96,14 @@ class Session:
         }
         self.ring_bytes = ring_bytes
         self._cpus = possible_cpus()
-        self._layouts: dict[bytes, int] = {}
+        self._layouts: dict[tuple[object, bytes], int] = {}
+        self._walking: set[int] = set()  # numbers of runtimes
+        self.called_for: set[int] = set()  # those whose walker is missing: see Walkers
         self._lock = threading.Lock()
         self.attached: list[str] = []
         self.wanted = wanted  # what is attached
         self._chain = mechanisms.chain_of(wanted)
-        walkers = {name: module for name, module in built.modules.items() if name in WALKER_PROGRAMS}
-        self.own = OwnProbes(loader, walkers, mechanism.walkers)
+        self.own = OwnProbes(loader, mechanism.walkers)
 
     @classmethod
     def open(
@@ -124,6 +132,9 @@ class Session:
             session = cls(loader, built, wanted, ring_bytes, mechanism)
             with span("agent.attach", mechanism=mechanism.name):
                 session._attach(wanted)
+                for name, module in built.modules.items():
+                    if name in walkers():
+                        session.own.add_walker(walkers()[name], module)
                 session.own.open(built.own)
         except BaseException:
             loader.close()
@@ -148,9 +159,8 @@ class Session:
 
     def _attach(self, wanted: Wanted) -> None:
         if wanted.max_depth:
-            walkers = [program for programs in WALKER_PROGRAMS.values() for program in programs]
-            for index, program in enumerate(walkers, start=1):
-                self._loader.link(self.mechanism.walkers, index, program)
+            for runtime in walkers_of(wanted):
+                self._link_walker(runtime)
         for program, event in CORE_PROGRAMS.items():
             self._loader.keep(raw_tracepoint(event, self._loader.programs[program]))
             self.attached.append(event)
@@ -160,6 +170,28 @@ class Session:
             self.attached.append(attachment.name)
 
     # --- more than at first -------------------------------------------------------------------------------------------
+
+    def _link_walker(self, runtime: Runtime) -> None:
+        for place, program in runtime.places.items():
+            self._loader.link(self.mechanism.walkers, place, program)
+        self._walking.add(runtime.number)
+
+    def walks(self, number: int) -> bool:
+        """Whether a runtime's processes can be walked; else its walker is called for."""
+        if number in self._walking or not self.wanted.max_depth:
+            return True
+        self.called_for.add(number)
+        return False
+
+    def build_walker(self, runtime: Runtime, environ: Mapping[str, str]) -> Built:
+        """Compiles a runtime's walker. Takes seconds, and may be done in another thread. Raises MachineError."""
+        return build([Module(runtime.name, runtime.walker.programs)], self._defines, environ)
+
+    def add_walker(self, runtime: Runtime, built: Built) -> None:
+        """Loads a runtime's walker: its processes can be walked from now on. Raises MachineError: all is as it was."""
+        self._loader.load(Load(built.modules[runtime.name], self.mechanism.program_kind))
+        self._link_walker(runtime)
+        self.own.add_walker(runtime, built.modules[runtime.name])
 
     def can_see(self, wanted: Wanted) -> bool:
         """Whether `extend` can make this session see what is wanted; else it takes another one."""
@@ -253,18 +285,17 @@ class Session:
         value = bpf.map_lookup(self._loader.maps["ks_procs"], struct.pack("<I", tgid), _PROC.size)
         return _PROC.unpack(value)[0] if value else None
 
-    def set_runtime(
-        self, tgid: int, start_ns: int, *, number: int, address: int, layout: np.ndarray | None, greenlets: bool
-    ) -> None:
-        """Tells the kernel what runs a process; `number` 0: nothing that it can walk."""
-        if "ks_py_layouts" not in self._loader.maps:
+    def set_runtime(self, tgid: int, start_ns: int, found: DetectedRuntime | None, flags: int) -> None:
+        """Tells the kernel what runs a process; None: nothing that it can walk. `flags`: the runtime's own."""
+        if not self.wanted.max_depth:
             return  # stacks: None loads no walker
         if self.process_start(tgid) != start_ns:
             return  # another image runs by now, and the kernel may know its runtime already
-        layout_id = self.layout_id(layout) if layout is not None else 0
-        if layout_id is None:
-            number = layout_id = 0  # more kinds of interpreters than the kernel has room for: no frames
-        value = _RUNTIME.pack(start_ns, address, layout_id, number, int(greenlets))
+        layout_id = self.layout_id(found.layout) if found is not None else None
+        if found is None or layout_id is None:  # or more kinds of interpreters than the kernel has room for: no frames
+            value = _RUNTIME.pack(start_ns, 0, 0, 0, 0)
+        else:
+            value = _RUNTIME.pack(start_ns, found.address, layout_id, found.number, flags)
         bpf.map_update(self._loader.maps["ks_runtimes"], struct.pack("<I", tgid), value)
 
     def know_image(self, image: Image, *, number: int, layout: np.ndarray) -> None:
@@ -279,14 +310,15 @@ class Session:
 
     def layout_id(self, layout: np.ndarray) -> int | None:
         """The kernel's number of a layout; None: no room for another (rows are never given away), or no walker at all."""
-        if "ks_py_layouts" not in self._loader.maps:
+        if "ks_layouts" not in self._loader.maps:
             return None
-        row = layout.tobytes()
+        row = layout.tobytes().ljust(constants.LAYOUT_BYTES, b"\0")
+        key = (layout.dtype.names, row)
         with self._lock:
-            number = self._layouts.get(row)
+            number = self._layouts.get(key)
             if number is None and len(self._layouts) < constants.MAX_LAYOUTS:
-                number = self._layouts[row] = len(self._layouts)
-                bpf.map_update(self._loader.maps["ks_py_layouts"], struct.pack("<I", number), row)
+                number = self._layouts[key] = len(self._layouts)
+                bpf.map_update(self._loader.maps["ks_layouts"], struct.pack("<I", number), row)
             return number
 
     def reject_file(self, file: int, path: int, match_class: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kernelspan_agent.ring import records
-from kernelspan_agent.runtimes.python.layout import PY_CODE, PY_LAYOUT
+from kernelspan_agent.runtimes.registry import Runtime, all_runtimes
 from kernelspan_api.operations import BY_NAME, Group, Operation
 
 _C_TYPES = {"<u2": "u16", "<u4": "u32", "<u8": "u64", "<i8": "s64", "|u1": "u8", "<i4": "s32"}
@@ -28,9 +28,6 @@ GROUP_PROGRAMS = {
 }
 CORE_PROGRAMS = {"ks_fork": "sched_process_fork", "ks_exec": "sched_process_exec", "ks_gone": "sched_process_exit"}
 MAPS_PROGRAM = "ks_map_exit"
-WALKER_PROGRAMS = {
-    "python": ("ks_py", "ks_py_codes", "ks_py_find")
-}  # in the order of their places in the program array
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +49,11 @@ def syscalls(group: Group) -> list[Syscall]:
     """The system calls that make up a group's operations, as the group's C file lists them."""
     text = (bpf_directory() / f"{group.value}.bpf.c").read_text()
     return [Syscall(name, BY_NAME[group, operation]) for name, operation in _TABLE_LINE.findall(text)]
+
+
+def walkers() -> dict[str, Runtime]:
+    """The runtimes by their names, which are those of their walkers' modules."""
+    return {runtime.name: runtime for runtime in all_runtimes()}
 
 
 def c_struct(name: str, dtype: np.dtype) -> str:
@@ -79,17 +81,26 @@ def _with_includes(text: str, seen: set[Path]) -> str:
     return "\n".join(lines)
 
 
+def _declared(runtime: Runtime) -> str:
+    """What a walker's text is compiled with: its constants, the places of its programs, its structs."""
+    walker = runtime.walker
+    defines = {f"KS_RUNTIME_{runtime.name.upper()}": runtime.number, **walker.constants}
+    for place, program in runtime.places.items():
+        defines[f"KS_WALKER_{program.removeprefix('ks_').upper()}"] = place
+    lines = [f"#define {name} {value}\n" for name, value in defines.items()]
+    return "".join(lines + [c_struct(name, dtype) for name, dtype in walker.structs.items()])
+
+
 def module_text(module: str) -> str:
-    """The whole text of a module (core, python, or a group's name), ready for bcc."""
-    return generated_text((bpf_directory() / f"{module}.bpf.c").read_text())
+    """The whole text of a module (core, a runtime's name, or a group's), ready for bcc."""
+    return generated_text((bpf_directory() / f"{module}.bpf.c").read_text(), walkers().get(module))
 
 
-def generated_text(body: str) -> str:
-    """The whole text of a module of which this is the own part."""
+def generated_text(body: str, runtime: Runtime | None = None) -> str:
+    """The whole text of a module of which this is the own part; `runtime`: it is that one's walker."""
     return (
         "#include <linux/kconfig.h>\n"
-        + c_struct("ks_py_layout", PY_LAYOUT)
-        + c_struct("ks_code_rec", PY_CODE)
+        + (_declared(runtime) if runtime else "")
         + _with_includes(body, set())
         + "\n/* generated from ring/records.py */\n"
         + records.c_assertions()

@@ -11,6 +11,7 @@ import numpy as np
 from kernelspan_agent.ring.records import ARGUMENT, ARGUMENTS_HEADER, ArgumentState
 from kernelspan_api.conditions import ArgumentType
 
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """Where an argument lies in its record. `at`: of its data, from the first byte behind the rows."""

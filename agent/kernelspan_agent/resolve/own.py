@@ -77,7 +77,9 @@ class OwnSpans:
     def __init__(self, specs: Sequence[UserProbe], probes: OwnProbes, tables: Tables, redaction: Redaction) -> None:
         self._specs, self._probes, self._tables = specs, probes, tables
         self._redactor = Redactor(redaction.paths)
-        self._hidden = re.compile("|".join(f"(?:{each})" for each in redaction.arguments)) if redaction.arguments else None
+        self._hidden = (
+            re.compile("|".join(f"(?:{each})" for each in redaction.arguments)) if redaction.arguments else None
+        )
         self._known: dict[int, OwnProbe] = {}
 
     def _mine(self) -> dict[int, OwnProbe]:
@@ -190,10 +192,15 @@ def _address(name: str, data: bytes) -> dict[str, AttributeValue]:
     if family == socket.AF_UNIX:
         path = data[2:].split(b"\0", 1)[0]
         return {f"{name}.address": printable(path.decode("utf-8", "backslashreplace"))} if path else {}
-    place = {socket.AF_INET: slice(4, 8), socket.AF_INET6: slice(8, 24)}.get(socket.AddressFamily(family)) if family in (
-        socket.AF_INET,
-        socket.AF_INET6,
-    ) else None
+    place = (
+        {socket.AF_INET: slice(4, 8), socket.AF_INET6: slice(8, 24)}.get(socket.AddressFamily(family))
+        if family
+        in (
+            socket.AF_INET,
+            socket.AF_INET6,
+        )
+        else None
+    )
     if place is None or len(data) < place.stop:
         return {f"{name}.family": _family(family)}
     return {

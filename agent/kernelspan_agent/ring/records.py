@@ -34,7 +34,7 @@ class RecordKind(enum.IntEnum):
     STACK = 2
     PATH = 3
     PROCESS = 4
-    CODE = 5  # what names a code object: its runtime's own layout
+    CODE = 5  # what names a code object: see CODE_HEADER
     ARGUMENTS = 6  # what one of the user's own probes read: its generated program's own layout
 
 
@@ -157,6 +157,8 @@ STACK_HEADER = np.dtype(
         ("layout", "<u4"),  # number of the runtime's layout: Session.layout_id
     ]
 )
+
+CODE_HEADER = np.dtype([*HEADER_FIELDS, ("layout", "<u4")])  # what follows is the runtime's own
 
 PATH_HEADER = np.dtype(
     [

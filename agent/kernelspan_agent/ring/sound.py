@@ -14,6 +14,7 @@ import numpy as np
 from kernelspan_agent.ring.records import (
     ARGUMENT,
     ARGUMENTS_HEADER,
+    CODE_HEADER,
     FRAME_SIZE,
     MAX_CLASSES,
     MAX_DEPTH,
@@ -54,7 +55,8 @@ def is_sound(kind: int, record: bytes) -> bool:
         return _is_process(record)
     if kind == RecordKind.ARGUMENTS:
         return _is_arguments(record)
-    return kind == RecordKind.CODE  # its runtime reads it, and passes over what makes no sense
+    # Its runtime reads the rest, and passes over what makes no sense.
+    return kind == RecordKind.CODE and len(record) >= CODE_HEADER.itemsize
 
 
 def _is_stack(record: bytes) -> bool:

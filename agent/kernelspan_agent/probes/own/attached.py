@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections import Counter as Sums
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kernelspan_agent.errors import BudgetError, KernelspanError
@@ -18,9 +18,9 @@ from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment
 from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own.prepare import Prepared
-from kernelspan_agent.probes.source import WALKER_PROGRAMS
 from kernelspan_agent.resolve.arguments import Captured
 from kernelspan_agent.ring.records import MAX_OWN_PROBES
+from kernelspan_agent.runtimes.registry import Runtime
 from kernelspan_api.plan import key_of
 from kernelspan_api.userprobes import RateScope, UserProbe
 
@@ -45,6 +45,7 @@ class OwnProbe:
     captured: tuple[Captured, ...] = ()
     problem: KernelspanError | None = None
     attachments: list[Attachment] = field(default_factory=list)
+    walks: Load | None = None  # how its walkers are loaded; None: its programs never walk
 
     @property
     def suffix(self) -> str:
@@ -55,10 +56,23 @@ class OwnProbe:
 class OwnProbes:
     """Those of one session. Not for several threads."""
 
-    def __init__(self, loader: Loader, walkers: Mapping[str, Any], array: str) -> None:
-        """`walkers`: built modules of WALKER_PROGRAMS; none: no stacks. `array`: the program array they are called by."""
-        self._loader, self._walkers, self._array = loader, dict(walkers), array
+    def __init__(self, loader: Loader, array: str) -> None:
+        """`array`: the program array that walkers are called by."""
+        self._loader, self._array = loader, array
+        self._walkers: dict[str, tuple[Runtime, Any]] = {}  # each with its built module
         self._probes: dict[bytes, OwnProbe] = {}
+
+    def add_walker(self, runtime: Runtime, module: Mapping[str, Any]) -> None:
+        """From now on processes of this runtime can be walked, wherever a probe's program may walk. Raises MachineError."""
+        self._walkers[runtime.name] = runtime, module
+        for own in self:
+            if own.walks is not None:
+                self._load_walker(own, own.walks, runtime, module)
+
+    def _load_walker(self, own: OwnProbe, like: Load, runtime: Runtime, module: Mapping[str, Any]) -> None:
+        self._loader.load(replace(like, module=module, own_maps=frozenset({"ks_scratches", self._array})))
+        for place, program in runtime.places.items():
+            self._loader.link(self._array + own.suffix, place, program + own.suffix)
 
     def __iter__(self) -> Iterator[OwnProbe]:
         return iter(self._probes.values())
@@ -104,15 +118,12 @@ class OwnProbes:
         plan, generated = prepared.plan, prepared.generated
         assert plan is not None and generated is not None
         source = plan.places.enters[0]
-        loads = [Load(prepared.module, source.kind, own.suffix, _OWN_MAPS | {self._array})]
-        walkers: list[str] = []
+        load = Load(prepared.module, source.kind, own.suffix, _OWN_MAPS | {self._array})
+        self._loader.load(load)
         if not source.is_user:
-            shared = frozenset({"ks_scratches", self._array})
-            loads += [Load(module, source.kind, own.suffix, shared) for module in self._walkers.values()]
-            walkers = [program for name in self._walkers for program in WALKER_PROGRAMS[name]]
-        self._loader.load(*loads)
-        for index, program in enumerate(walkers, start=1):
-            self._loader.link(self._array + own.suffix, index, program + own.suffix)
+            own.walks = load
+            for runtime, module in self._walkers.values():
+                self._load_walker(own, load, runtime, module)
         self.configure(own)
         # returns first: an entry without its return would stay in flight
         for names, attaches in ((generated.exits, plan.exits), (generated.enters, plan.enters)):

@@ -82,8 +82,7 @@ class Generator:
             ends.append(_name("ks_own_exit", index, len(exits)))
             parts.append(self._exit(ends[-1], source))
         captured = [
-            Captured(slot, argument.attribute)
-            for slot, argument in zip(self._slots, self._probe.args, strict=False)
+            Captured(slot, argument.attribute) for slot, argument in zip(self._slots, self._probe.args, strict=False)
         ]
         if self._returns_data and self._probe.returns is not None:
             captured.append(Captured(self._slots[-1], self._probe.returns.attribute))
@@ -271,13 +270,15 @@ class Generator:
             assert returned is not None
             lines += [
                 "\t" + line
-                for line in read(self._slots[-1], Raw(source.result()), "result", _nothing_follows, is_user=source.is_user)
+                for line in read(
+                    self._slots[-1], Raw(source.result()), "result", _nothing_follows, is_user=source.is_user
+                )
             ]
         lines.append("\tu64 arguments = ks_own_send(v, config->number, now);")
         result = "result" if not instant and self._result_is_read() else "0"
-        flags = " | ".join(
-            (["KS_OP_INSTANT"] if instant else []) + (["KS_OP_NO_RESULT"] if result == "0" else [])
-        ) or "0"
+        flags = (
+            " | ".join((["KS_OP_INSTANT"] if instant else []) + (["KS_OP_NO_RESULT"] if result == "0" else [])) or "0"
+        )
         if source.is_user:
             lines += [
                 "\tstruct ks_op op;",
@@ -340,9 +341,7 @@ class Generator:
         for at, argument in enumerate(self._probe.args):
             if self._position(argument) == index:
                 return Subject(argument.type, f"a{at}", self._slots[at])
-        raise ArgumentError(
-            f"match compares argument {index}, which args does not have: add it there with its type"
-        )
+        raise ArgumentError(f"match compares argument {index}, which args does not have: add it there with its type")
 
     def _position(self, argument: Argument) -> int:
         if argument.index is not None:
