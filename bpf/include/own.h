@@ -80,8 +80,9 @@ static __always_inline struct ks_class *ks_own_wants(struct ks_proc *p, u32 numb
 }
 
 /*
- * Whether the current task is the one that acts: this program's own stack is the task's, and not that of an interrupt or of
- * the work that follows one.
+ * Whether the current task is the one that acts, and not one whose CPU an interrupt has taken, or the work that follows it:
+ * those have a stack of their own (x86_64, but for PREEMPT_RT), and so has the program then. Since 6.13 a program may also
+ * be given a stack that is nobody's; not one that makes tail calls.
  */
 static __always_inline int ks_own_is_task(void)
 {

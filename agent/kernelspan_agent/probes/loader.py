@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 from kernelspan_agent.errors import MachineError
@@ -29,7 +29,6 @@ _LOAD_MAP_BYTES = 8
 _READ_REFUSED = re.compile(r"(?:unknown func|cannot use helper) bpf_probe_read_kernel")  # kernel/bpf/verifier.c
 
 
-NO_TARGETS: Mapping[str, bpf.Target] = MappingProxyType({})
 VERIFIERS = 2  # programs in the kernel's verifier at once
 
 
@@ -47,7 +46,7 @@ class Load:
     suffix: str = ""
     own_maps: frozenset[str] = frozenset()
     target: bpf.Target = bpf.ANYWHERE
-    targets: Mapping[str, bpf.Target] = NO_TARGETS
+    targets: Mapping[str, bpf.Target] | None = None
 
     def map_name(self, name: str) -> str:
         """What a map of the module is called among all."""
@@ -74,7 +73,7 @@ class Loader:
             for name, shape in load.module["maps"].items():
                 self._make_map(load.map_name(name), shape)
             for name, program in load.module["programs"].items():
-                target = load.targets.get(name, load.target)
+                target = (load.targets or {}).get(name, load.target)
                 wanted.append((load.kind, self.relocated(name, program, load), name, target, name + load.suffix))
         wanted.sort(key=lambda each: -len(each[1]))  # the verifier's time: a walker's is as long as all the others'
         with ThreadPoolExecutor(VERIFIERS) as pool:

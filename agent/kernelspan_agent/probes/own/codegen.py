@@ -136,8 +136,10 @@ class Generator:
         if not returning:
             lines += [
                 "\tconfig = ks_own_config_of();",
-                "\tif (!config)",
+                "\tif (!config) {",
+                "\t\tks_continue(ctx, 0); /* never: see ks_own_is_task */",
                 "\t\treturn 0;",
+                "\t}",
                 "\tif (!ks_own_wants(p, config->number))",
                 "\t\treturn 0;",
             ]
