@@ -21,6 +21,7 @@ from kernelspan_agent.errors import BudgetError
 from kernelspan_agent.guard.cost import CostSampler
 from kernelspan_agent.intake import IDLE_WAIT_SECONDS, Intake
 from kernelspan_agent.libraries.base import Libraries
+from kernelspan_agent.probes.own.files import UserFiles
 from kernelspan_agent.probes.session import RING_BYTES, Session
 from kernelspan_agent.probes.walkers import Walkers
 from kernelspan_agent.process import procfs
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 0.2
 STEP_SECONDS = 0.05
+FILES_SECONDS = 30.0  # the largest binaries take some, and so does a compile
 FLAGS_LOOK_SECONDS = 1.0
 
 
@@ -88,6 +90,7 @@ class Engine:
         self.on_exec: Callable[[int, int], object] = max  # told of programs that start, and when; nothing by itself
         self._next_tick = self._next_look = 0.0
         self._lost_processes = 0
+        self._files = UserFiles(self.session.own, self.session.defines, environ)
         self.cost = CostSampler(self.session, time.monotonic())
         self.last_step_seconds = time.monotonic()
         self._stepped = self._ended = False
@@ -107,6 +110,11 @@ class Engine:
             self.session.own,
         )
         return run
+
+    def look_here(self, uid: str) -> None:
+        """Probes on user code that name a path are attached to this machine's own file of that path, now."""
+        self._files.saw(None, self.profiles[uid].wanted.probes)
+        self._files.wait(FILES_SECONDS)
 
     def remove(self, uid: str) -> ProfileRun:
         """Takes a profile out; what of it is open ends. Its exporter is the caller's."""
@@ -196,6 +204,7 @@ class Engine:
             drained = self._intake.next(0.0) if time.monotonic() < end else None
         self._walkers.tick(self.processes)
         self.processes.detect_pending(self.clock.monotonic_now_ns())
+        self._files.tick()
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + TICK_SECONDS
@@ -223,6 +232,8 @@ class Engine:
             self._settle(traced)
             for uid in traced.wanted_by:
                 self.profiles[uid].started(traced)
+                if traced.process is not None:
+                    self._files.saw(traced.process, self.profiles[uid].wanted.probes)
         self.processes.started.clear()
 
     def _settle(self, traced: TracedProcess) -> None:
@@ -308,6 +319,7 @@ class Engine:
     def close(self) -> None:
         """Gives everything back to the kernel; what was not exported is lost."""
         self._ended = True
+        self._files.close()
         self.cost.close()
         self._walkers.close()
         self.session.detach()

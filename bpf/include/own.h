@@ -29,10 +29,13 @@ struct ks_own_config {
 enum { KS_OWN_SCOPE_PROCESS, KS_OWN_SCOPE_POD, KS_OWN_SCOPE_NODE };
 
 struct ks_own_key {
-	u64 frame;
-	u32 thread; /* the kernel's own number */
-	u32 pad;
+	u64 frame; /* of Go: the goroutine */
+	u32 thread; /* the kernel's own number; of Go: the frame, from the top of its stack */
+	u32 space; /* of Go: the process */
 };
+
+/* Where Go before 1.17 keeps the goroutine that runs: in the thread's own memory (linux/amd64). */
+#define KS_OWN_OLD_GOROUTINE KS_UREAD(u64, KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FSBASE) - 8)
 
 /* What is kept of a call between its entry and its return; the generated struct begins with it. */
 struct ks_own_call {

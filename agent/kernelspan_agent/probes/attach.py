@@ -6,7 +6,6 @@ Source: perf_event_open(2); the numbers of tracepoints are in tracefs.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 

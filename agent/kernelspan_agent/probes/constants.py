@@ -142,7 +142,10 @@ OWN_OFFSETS: dict[str, list[str]] = {
     "KS_INUM_TIME": ["time_namespace.ns.inum"],
     "KS_INUM_UTS": ["uts_namespace.ns.inum"],
     "KS_INUM_USER": ["user_namespace.ns.inum"],
-    **{f"KS_REGS_{name.upper()}": [f"pt_regs.{name}"] for name in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp")},
+    **{
+        f"KS_REGS_{name.upper()}": [f"pt_regs.{name}"]
+        for name in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp", "ip")
+    },
     **{f"KS_REGS_R{number}": [f"pt_regs.r{number}"] for number in range(11, 16)},
 }
 

@@ -222,6 +222,11 @@ class Session:
         self.wanted = together([self.wanted, wanted])
 
     @property
+    def defines(self) -> Mapping[str, int]:
+        """The constants that everything of this session is compiled with."""
+        return self._defines
+
+    @property
     def ring_fd(self) -> int:
         """The ring buffer's map."""
         return self._loader.maps["ks_ring"]

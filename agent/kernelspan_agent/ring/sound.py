@@ -78,7 +78,7 @@ def _is_arguments(record: bytes) -> bool:
         return False
     _, probe, count, _ = _ARGUMENTS.unpack_from(record, _HEADER.size)
     rows_end = ARGUMENTS_HEADER.itemsize + count * ARGUMENT.itemsize
-    return probe < MAX_OWN_PROBES and rows_end <= len(record)
+    return bool(probe < MAX_OWN_PROBES and rows_end <= len(record))
 
 
 def _is_process(record: bytes) -> bool:

@@ -17,6 +17,8 @@ from kernelspan_agent.errors import BudgetError, KernelspanError
 from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment
 from kernelspan_agent.probes.loader import Load, Loader
+from kernelspan_agent.probes.own.codegen import Generated
+from kernelspan_agent.probes.own.machine import Plan
 from kernelspan_agent.probes.own.prepare import Prepared
 from kernelspan_agent.resolve.arguments import Captured
 from kernelspan_agent.ring.records import MAX_OWN_PROBES
@@ -29,6 +31,7 @@ SCRATCHES = "ks_scratches."  # the loader's name for those of own probes
 SCRATCH_ENTRIES = 2  # KS_OWN_SCRATCH_* in bpf/include/own.h
 _CONFIG = struct.Struct("<QQQIIII")
 _KEY_BYTES = 16
+MAX_PARTS = 16  # of one probe
 _CALL = struct.Struct("<QQQIIII")  # struct ks_own_call
 _CLASS_AT = 5
 _OWN_MAPS = frozenset({"ks_own_calls", "ks_own_blank", "ks_own_config", "ks_own_rates", "ks_scratches"})
@@ -36,21 +39,36 @@ _SCOPES = {RateScope.PROCESS: 0, RateScope.POD: 1, RateScope.NODE: 2}
 
 
 @dataclass(slots=True, eq=False)
+class Part:
+    """Programs of one text that are loaded for a probe, and what they are attached to.
+
+    A probe of the kernel's has one; a probe on user code one for each way in which files pass its arguments.
+    """
+
+    text: str
+    load: Load
+    generated: Generated
+    walks: bool = False
+    attachments: list[Attachment] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
 class OwnProbe:
-    """A probe of the user's. `problem`: why it is not attached."""
+    """A probe of the user's. `problem`: why it is not attached; `files`: of a probe on user code, where it is."""
 
     spec: UserProbe
     number: int
     mechanism: str = ""
     captured: tuple[Captured, ...] = ()
     problem: KernelspanError | None = None
-    attachments: list[Attachment] = field(default_factory=list)
-    walks: Load | None = None  # how its walkers are loaded; None: its programs never walk
+    parts: list[Part] = field(default_factory=list)
+    files: set[tuple[int, int]] = field(default_factory=set)
+    waits: bool = False  # for a process that has the file
 
     @property
-    def suffix(self) -> str:
-        """Behind the names of what is loaded for it."""
-        return f".{self.number}"
+    def is_attached(self) -> bool:
+        """Whether something of it can be seen."""
+        return any(part.attachments for part in self.parts)
 
 
 class OwnProbes:
@@ -66,13 +84,15 @@ class OwnProbes:
         """From now on processes of this runtime can be walked, wherever a probe's program may walk. Raises MachineError."""
         self._walkers[runtime.name] = runtime, module
         for own in self:
-            if own.walks is not None:
-                self._load_walker(own, own.walks, runtime, module)
+            for part in own.parts:
+                if part.walks:
+                    self._load_walker(part, runtime, module)
 
-    def _load_walker(self, own: OwnProbe, like: Load, runtime: Runtime, module: Mapping[str, Any]) -> None:
-        self._loader.load(replace(like, module=module, own_maps=frozenset({"ks_scratches", self._array})))
+    def _load_walker(self, part: Part, runtime: Runtime, module: Mapping[str, Any]) -> None:
+        own_maps = frozenset({"ks_scratches", self._array})
+        self._loader.load(replace(part.load, module=module, own_maps=own_maps, targets=None))
         for place, program in runtime.places.items():
-            self._loader.link(self._array + own.suffix, place, program + own.suffix)
+            self._loader.link(self._array + part.load.suffix, place, program + part.load.suffix)
 
     def __iter__(self) -> Iterator[OwnProbe]:
         return iter(self._probes.values())
@@ -82,29 +102,48 @@ class OwnProbes:
         return self._probes.get(key_of(spec))
 
     def mask(self, specs: Sequence[UserProbe]) -> int:
-        """Bits by the numbers of these, of those that are attached."""
+        """Bits by the numbers of these, of those that are attached, or may come to be."""
         found = (self.get(spec) for spec in specs)
-        return sum(1 << own.number for own in found if own is not None and own.problem is None)
+        return sum(1 << own.number for own in found if own is not None and (own.problem is None or own.is_attached))
 
     def open(self, prepared: Sequence[Prepared]) -> None:
         """Loads and attaches; what cannot be says why (`OwnProbe.problem`). Raises BudgetError: too many."""
         for each in prepared:
             key = key_of(each.spec)
-            if key in self._probes:
-                continue
-            own = self._probes[key] = OwnProbe(each.spec, self._free(), problem=each.problem)
-            if each.problem is not None or each.plan is None or each.generated is None:
-                continue
-            own.mechanism, own.captured = each.plan.mechanism, each.generated.captured
-            try:
-                self._open(own, each)
-            except KernelspanError as error:
-                own.problem = error
-                self._close(own)
+            if key not in self._probes:
+                own = self._probes[key] = OwnProbe(each.spec, self._free())
+                own.waits = each.plan is None and each.problem is None
+                self.attach(own, each)
+
+    def attach(self, own: OwnProbe, prepared: Prepared) -> None:
+        """Loads what is not loaded, and attaches; closes the plan. `own.problem` says why not."""
+        if prepared.problem is not None:
+            own.problem = prepared.problem
+            return
+        if prepared.plan is None or prepared.generated is None:
+            return
+        plan, generated = prepared.plan, prepared.generated
+        own.mechanism, own.captured = plan.mechanism, generated.captured
+        part = next((each for each in own.parts if each.text == generated.text), None)
+        try:
+            if part is None:
+                part = self._loaded(own, prepared, plan, generated)
+            self._attach(part, plan)
+        except KernelspanError as error:
+            own.problem = error
+            if part is not None and not part.attachments:
+                own.parts.remove(part)
+                self._loader.unload(part.load.suffix)
+        finally:
+            plan.close()
 
     def remove(self, own: OwnProbe) -> None:
         """Detaches a probe and gives back what it has."""
-        self._close(own)
+        for part in own.parts:
+            while part.attachments:
+                part.attachments.pop().close()
+            self._loader.unload(part.load.suffix)
+        own.parts.clear()
         self._probes.pop(key_of(own.spec), None)
 
     def _free(self) -> int:
@@ -114,21 +153,34 @@ class OwnProbes:
             raise BudgetError(f"a node has at most {MAX_OWN_PROBES} own probes at once", reason="TooManyProbes")
         return number
 
-    def _open(self, own: OwnProbe, prepared: Prepared) -> None:
-        plan, generated = prepared.plan, prepared.generated
-        assert plan is not None and generated is not None
+    def _loaded(self, own: OwnProbe, prepared: Prepared, plan: Plan, generated: Generated) -> Part:
         source = plan.places.enters[0]
-        load = Load(prepared.module, source.kind, own.suffix, _OWN_MAPS | {self._array})
+        if len(own.parts) >= MAX_PARTS:
+            raise BudgetError(f"{own.spec.name}: files pass its arguments in more than {MAX_PARTS} ways")
+        suffix = f".{own.number}" + (f"x{len(own.parts)}" if own.parts else "")
+        ends = plan.exit if generated.exits else plan.entry  # where a walk begins
+        targets = dict.fromkeys(generated.enters, plan.entry)
+        load = Load(prepared.module, source.kind, suffix, _OWN_MAPS | {self._array}, ends, targets)
         self._loader.load(load)
-        if not source.is_user:
-            own.walks = load
+        part = Part(generated.text, load, generated, walks=not source.is_user)
+        own.parts.append(part)
+        if part.walks:
             for runtime, module in self._walkers.values():
-                self._load_walker(own, load, runtime, module)
+                self._load_walker(part, runtime, module)
         self.configure(own)
-        # returns first: an entry without its return would stay in flight
-        for names, attaches in ((generated.exits, plan.exits), (generated.enters, plan.enters)):
-            for name, attach in zip(names, attaches, strict=True):
-                own.attachments.append(attach(self._loader.programs[name + own.suffix]))
+        return part
+
+    def _attach(self, part: Part, plan: Plan) -> None:
+        before = len(part.attachments)
+        try:
+            # returns first: an entry without its return would stay in flight
+            for names, attaches in ((part.generated.exits, plan.exits), (part.generated.enters, plan.enters)):
+                for name, attach in zip(names, attaches, strict=True):
+                    part.attachments += attach(self._loader.programs[name + part.load.suffix])
+        except BaseException:
+            while len(part.attachments) > before:
+                part.attachments.pop().close()
+            raise
 
     def configure(self, own: OwnProbe, keep: int = EVERY) -> None:
         """Tells the kernel a probe's limits. `keep`: of 2^32 hits, how many are not thrown away."""
@@ -144,15 +196,13 @@ class OwnProbes:
             _SCOPES[limit.scope] if limit else 0,
             0,
         )
-        bpf.map_update(self._loader.maps["ks_own_config" + own.suffix], bytes(4), value)
+        for part in own.parts:
+            bpf.map_update(self._loader.maps["ks_own_config" + part.load.suffix], bytes(4), value)
 
     def in_flight(self) -> Sums[int]:
         """Calls that have begun and not ended, by class."""
         found = Sums[int]()
-        for own in self:
-            name = "ks_own_calls" + own.suffix
-            if name not in self._loader.maps:
-                continue
+        for name in [name for name in self._loader.maps if name.startswith("ks_own_calls.")]:
             calls, size = self._loader.maps[name], self._loader.value_bytes(name)
             for key in bpf.map_keys(calls, _KEY_BYTES):
                 if (value := bpf.map_lookup(calls, key, size)) is not None:
@@ -162,10 +212,6 @@ class OwnProbes:
     def detach(self) -> None:
         """Detaches all; what they counted stays."""
         for own in self:
-            while own.attachments:  # entries first
-                own.attachments.pop().close()
-
-    def _close(self, own: OwnProbe) -> None:
-        while own.attachments:
-            own.attachments.pop().close()
-        self._loader.unload(own.suffix)
+            for part in own.parts:
+                while part.attachments:  # entries first
+                    part.attachments.pop().close()

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from kernelspan_agent.probes.ktypes import Leaf, Resolved
 from kernelspan_agent.probes.own.conditions import (
     SUFFIX_ROOM,
     Subject,
@@ -19,6 +20,7 @@ from kernelspan_agent.probes.own.conditions import (
     holds,
     in_namespaces,
 )
+from kernelspan_agent.probes.own.paths import along
 from kernelspan_agent.probes.own.sources import ArgumentError, Raw, Source
 from kernelspan_agent.probes.own.values import NUMBERS, data_bytes, laid_out, number, read
 from kernelspan_agent.resolve.arguments import Captured
@@ -48,18 +50,28 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """What a probe is attached to: at entry (or for an event), and at return; several where arguments lie differently."""
+    """What a probe is attached to: at entry (or for an event), and at return; several where arguments lie differently.
+
+    `type_of`: what the kernel says of an argument; None: nothing.
+    """
 
     enters: Sequence[Source]
     exits: Sequence[Source] = ()
+    type_of: Callable[[Argument], Leaf | None] = lambda _: None
 
 
 class Generator:
     """Makes the text of one probe. Raises ArgumentError where something in it cannot be had."""
 
-    def __init__(self, probe: UserProbe, places: Places, host: Callable[[NamespaceType], int]) -> None:
-        """`host`: the inode number of the host's namespace of a kind."""
-        self._probe, self._places, self._host = probe, places, host
+    def __init__(
+        self,
+        probe: UserProbe,
+        places: Places,
+        host: Callable[[NamespaceType], int],
+        resolve: Callable[[Leaf, str], Resolved],
+    ) -> None:
+        """`host`: the inode number of the host's namespace of a kind. `resolve`: the way from a value along a path."""
+        self._probe, self._places, self._host, self._resolve = probe, places, host, resolve
         wanted = [(each.type, each.max_bytes) for each in probe.args]
         returned = probe.returns
         self._returns_data = returned is not None and data_bytes(returned.type, 0) > 0
@@ -145,9 +157,8 @@ class Generator:
             ]
             if not source.is_user:
                 lines += ["\tif (!ks_own_is_task()) {", "\t\tks_count(p->cls, KS_C_NOT_TASK);", "\t\treturn 0;", "\t}"]
-        lines.append("\tkey.thread = KS_THREAD(id);")
-        if source.uses_stack:
-            lines.append(f"\tkey.frame = {source.frame(returning=returning)};")
+        key = source.key(returning=returning)
+        lines += [f"\tkey.frame = {key.frame};", f"\tkey.thread = {key.thread};", f"\tkey.space = {key.space};"]
         return lines
 
     def _enter(self, name: str, source: Source) -> str:
@@ -218,9 +229,12 @@ class Generator:
 
     def _raw(self, source: Source, argument: Argument) -> Raw:
         raw = source.named(argument.field) if argument.field is not None else source.argument(argument.index or 0)
-        if argument.resolve:
-            raise ArgumentError("resolve is not available yet")
-        return raw
+        if not argument.resolve:
+            return raw
+        start = self._places.type_of(argument)
+        if start is None:
+            raise ArgumentError(f"resolve {argument.resolve}: the kernel says nothing of this argument's type")
+        return along(raw, self._resolve(start, argument.resolve))
 
     def _exit(self, name: str, source: Source) -> str:
         lines = self._begin(name, source, returning=True)
@@ -268,14 +282,9 @@ class Generator:
             "\t}",
         ]
         if not instant and self._returns_data:
-            returned = self._probe.returns
-            assert returned is not None
-            lines += [
-                "\t" + line
-                for line in read(
-                    self._slots[-1], Raw(source.result()), "result", _nothing_follows, is_user=source.is_user
-                )
-            ]
+            raw = Raw(source.result())
+            reads = read(self._slots[-1], raw, "result", _nothing_follows, is_user=source.is_user)
+            lines += ["\t" + line for line in reads]
         lines.append("\tu64 arguments = ks_own_send(v, config->number, now);")
         result = "result" if not instant and self._result_is_read() else "0"
         flags = (
@@ -327,7 +336,8 @@ class Generator:
         """For each match entry what is decided before anything is read, and what after. Empty: it holds."""
         early, late = [], []
         for match in self._probe.match:
-            first, second = [], []
+            first: list[str] = []
+            second: list[str] = []
             for condition in match.args:
                 subject = self._subject(condition.index)
                 (first if subject.type in NUMBERS else second).append(

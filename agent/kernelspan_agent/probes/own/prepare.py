@@ -9,14 +9,15 @@ from typing import Any
 
 from kernelspan_agent.errors import KernelspanError
 from kernelspan_agent.probes.build import Module, build
+from kernelspan_agent.probes.memberpath import resolve
 from kernelspan_agent.probes.own.codegen import Generated, Generator, checked
-from kernelspan_agent.probes.own.machine import Plan, host_namespace, plan_of
+from kernelspan_agent.probes.own.machine import Machine, Plan, host_namespace, plan_of
 from kernelspan_api.userprobes import UserProbe
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A probe that can be loaded; or, with `problem`, why it cannot."""
+    """A probe that can be loaded; or, with `problem`, why it cannot. Without a plan it waits for the file it is in."""
 
     spec: UserProbe
     plan: Plan | None = None
@@ -27,16 +28,31 @@ class Prepared:
 
 def planned(specs: Sequence[UserProbe]) -> list[Prepared]:
     """The probes with their text; nothing is compiled."""
-    return [_planned(spec) for spec in specs]
-
-
-def _planned(spec: UserProbe) -> Prepared:
+    machine = Machine()
     try:
-        plan = plan_of(spec)
-        generated = checked(Generator(spec, plan.places, host_namespace).generate())
+        return [_planned(spec, machine) for spec in specs]
+    finally:
+        machine.close()
+
+
+def _planned(spec: UserProbe, machine: Machine) -> Prepared:
+    if spec.uprobe is not None or spec.usdt is not None:
+        return Prepared(spec)  # the file is known with the first process that has it: see files
+    try:
+        plan = plan_of(spec, machine)
+        return Prepared(spec, plan, text_of(spec, plan, machine))
     except KernelspanError as error:
         return Prepared(spec, problem=error)
-    return Prepared(spec, plan, generated)
+
+
+def text_of(spec: UserProbe, plan: Plan, machine: Machine) -> Generated:
+    """The C text of a probe that attaches as the plan says. Raises ArgumentError; the plan is closed then."""
+    try:
+        generator = Generator(spec, plan.places, host_namespace, lambda leaf, path: resolve(machine.types, leaf, path))
+        return checked(generator.generate())
+    except KernelspanError:
+        plan.close()
+        raise
 
 
 def prepare(specs: Sequence[UserProbe], defines: Mapping[str, int], environ: Mapping[str, str]) -> list[Prepared]:
@@ -66,3 +82,10 @@ def _build(texts: Sequence[Generated], defines: Mapping[str, int], environ: Mapp
             return {texts[0].text: error}
         return {text: module for each in texts for text, module in _build([each], defines, environ).items()}
     return {each.text: built.modules[module.name] for each, module in zip(texts, modules, strict=True)}
+
+
+def compiled(prepared: Prepared, defines: Mapping[str, int], environ: Mapping[str, str]) -> Prepared:
+    """The same with its module. Raises KernelspanError."""
+    assert prepared.generated is not None
+    made = prepared.generated
+    return replace(prepared, module=build([Module("own", made.programs, made.text)], defines, environ).modules["own"])

@@ -6,16 +6,19 @@ An expression is made of numbers and of names of ours. x86_64; another architect
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from kernelspan_agent.errors import KernelspanError
 from kernelspan_agent.probes import bpf
+from kernelspan_agent.probes.tracefs import Field, FieldKind, Place, Tracepoint
+from kernelspan_api.userprobes import Argument
 
 # Offsets in pt_regs are constants of the compile, from the kernel's BTF (constants.OFFSETS). System V ABI, and the order of
 # a system call's registers.
 _FUNCTION_REGISTERS = ("DI", "SI", "DX", "CX", "R8", "R9")
+_GO_REGISTERS = ("AX", "BX", "CX", "DI", "SI", "R8", "R9", "R10", "R11")
 _CALL_REGISTERS = ("DI", "SI", "DX", "R10", "R8", "R9")
 
 
@@ -29,23 +32,34 @@ class ArgumentError(KernelspanError):
 class Raw:
     """An argument as it lies there.
 
-    `c`: a u64 expression: the value, or with `inline` the address of memory that holds it. `size`: its bytes, where the
-    kernel says; 0: not known. `length`: a u64 expression of how many bytes are inline, where only the record says.
+    `c`: a u64 expression: the value, or with `inline` the address of memory that holds it. `length`: a u64 expression of how
+    many bytes are inline.
     """
 
     c: str
     inline: bool = False
-    size: int = 0
-    signed: bool = False
     length: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """C expressions of struct ks_own_key: u64, u32, u32. By itself: a thread has one such call at a time."""
+
+    frame: str = "0"
+    thread: str = "KS_THREAD(id)"
+    space: str = "0"
 
 
 class Source(Protocol):
     """What one program is attached to."""
 
-    kind: int  # bpf.PROG_*
-    is_user: bool  # it runs for an instruction in user space
-    uses_stack: bool  # `frame` tells calls inside calls apart
+    @property
+    def kind(self) -> int:
+        """bpf.PROG_*."""
+
+    @property
+    def is_user(self) -> bool:
+        """Whether it runs for an instruction in user space."""
 
     def argument(self, index: int) -> Raw:
         """An argument by position. Raises ArgumentError."""
@@ -56,8 +70,8 @@ class Source(Protocol):
     def result(self) -> str:
         """A u64 expression of the returned value; of the source where it returns."""
 
-    def frame(self, *, returning: bool) -> str:
-        """A u64 expression, the same at a call's entry and at its return; 0: a thread has one call at a time."""
+    def key(self, *, returning: bool) -> Key:
+        """What is the same at a call's entry and at its return, and of no other call that goes on."""
 
 
 def _register(name: str) -> str:
@@ -77,7 +91,6 @@ class KernelFunction(_Indexed):
     return_slot: int
     kind: int = bpf.PROG_KPROBE
     is_user: bool = False
-    uses_stack: bool = True
 
     def argument(self, index: int) -> Raw:
         """The first six lie in registers, the rest behind the return address."""
@@ -89,9 +102,9 @@ class KernelFunction(_Indexed):
         """rax."""
         return _register("AX")
 
-    def frame(self, *, returning: bool) -> str:
+    def key(self, *, returning: bool) -> Key:
         """Where the return address lies."""
-        return f"(u64)ctx + {self.return_slot}" if returning else _register("SP")
+        return Key(f"(u64)ctx + {self.return_slot}" if returning else _register("SP"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +114,6 @@ class SystemCallFunction(_Indexed):
     return_slot: int
     kind: int = bpf.PROG_KPROBE
     is_user: bool = False
-    uses_stack: bool = True
 
     def argument(self, index: int) -> Raw:
         """As the call's registers hold them."""
@@ -111,9 +123,9 @@ class SystemCallFunction(_Indexed):
         """rax."""
         return _register("AX")
 
-    def frame(self, *, returning: bool) -> str:
+    def key(self, *, returning: bool) -> Key:
         """Where the return address lies."""
-        return f"(u64)ctx + {self.return_slot}" if returning else _register("SP")
+        return Key(f"(u64)ctx + {self.return_slot}" if returning else _register("SP"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +136,6 @@ class Trampoline(_Indexed):
     is_call: bool = False
     kind: int = bpf.PROG_TRACING
     is_user: bool = False
-    uses_stack: bool = True
 
     def argument(self, index: int) -> Raw:
         """In the trampoline's array."""
@@ -138,9 +149,9 @@ class Trampoline(_Indexed):
         """Behind the arguments."""
         return f"KS_OWN_WORD({1 if self.is_call else self.count})"
 
-    def frame(self, *, returning: bool) -> str:
+    def key(self, *, returning: bool) -> Key:  # noqa: ARG002 - as of every source
         """One trampoline calls both programs: their context is the same place of its stack."""
-        return "(u64)ctx"
+        return Key("(u64)ctx")
 
 
 def _call_register(index: int) -> str:
@@ -150,66 +161,60 @@ def _call_register(index: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """A field of a tracepoint's record, as tracefs tells."""
-
-    name: str
-    offset: int
-    size: int
-    signed: bool
-    is_array: bool = False  # the memory is in the record itself
-    is_located: bool = False  # __data_loc: offset and length of memory in the record
-
-
-@dataclass(frozen=True, slots=True)
 class TracepointRecord:
-    """A tracepoint by its own record. `fields`: those after the common ones, in their order."""
+    """A tracepoint by its own record. `is_call`: of a system call, whose number is no argument."""
 
-    event: str
-    fields: Sequence[Field]
-    result_field: str = ""  # of an event that ends a span
+    event: Tracepoint
+    is_call: bool = False
     kind: int = bpf.PROG_TRACEPOINT
     is_user: bool = False
-    uses_stack: bool = False
-    by_name: Mapping[str, Field] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "by_name", {each.name: each for each in self.fields})
+    @property
+    def fields(self) -> Sequence[Field]:
+        """Those that count as arguments, in their order."""
+        return self.event.fields[1:] if self.is_call else self.event.fields
+
+    def field(self, argument: Argument) -> Field:
+        """The field that an argument names. Raises ArgumentError, MachineError."""
+        if argument.field is not None:
+            return self.event.field(argument.field)
+        index = argument.index or 0
+        if index >= len(self.fields):
+            raise ArgumentError(f"{self._name} has {len(self.fields)} fields; there is no field {index}")
+        return self.fields[index]
+
+    @property
+    def _name(self) -> str:
+        return f"tracepoint {self.event.category}:{self.event.name}"
 
     def argument(self, index: int) -> Raw:
         """The field at that position."""
         if index >= len(self.fields):
-            raise ArgumentError(f"tracepoint {self.event} has {len(self.fields)} fields; there is no field {index}")
+            raise ArgumentError(f"{self._name} has {len(self.fields)} fields; there is no field {index}")
         return self._raw(self.fields[index])
 
     def named(self, name: str) -> Raw:
         """The field of that name."""
-        if name not in self.by_name:
-            raise ArgumentError(f"tracepoint {self.event} has no field {name!r}; it has {', '.join(self.by_name)}")
-        return self._raw(self.by_name[name])
+        return self._raw(self.event.field(name))
 
     def _raw(self, at: Field) -> Raw:
-        if at.is_located:
+        if at.place is not Place.RECORD:
             location = f"KS_OWN_FIELD(u32, {at.offset})"
-            return Raw(f"(u64)ctx + ({location} & 0xffff)", inline=True, length=f"({location} >> 16)")
-        if at.is_array:
-            return Raw(f"(u64)ctx + {at.offset}", inline=True, size=at.size, length=str(at.size))
-        bits = {1: 8, 2: 16, 4: 32, 8: 64}.get(at.size)
-        if bits is None:
-            raise ArgumentError(f"tracepoint {self.event}: field {at.name} of {at.size} bytes is no number")
-        kind = f"{'s' if at.signed else 'u'}{bits}"
+            base = at.offset + 4 if at.place is Place.REL_LOC else 0
+            return Raw(f"(u64)ctx + {base} + ({location} & 0xffff)", inline=True, length=f"({location} >> 16)")
+        if at.kind in (FieldKind.STRING, FieldKind.ARRAY, FieldKind.STRUCT):
+            return Raw(f"(u64)ctx + {at.offset}", inline=True, length=str(at.size))
+        kind = f"{'s' if at.signed else 'u'}{8 * at.size}"
         value = f"KS_OWN_FIELD({kind}, {at.offset})"
-        return Raw(f"(u64)(s64){value}" if at.signed else f"(u64){value}", size=at.size, signed=at.signed)
+        return Raw(f"(u64)(s64){value}" if at.signed else f"(u64){value}")
 
     def result(self) -> str:
-        """The field that says how it ended."""
-        if not self.result_field:
-            raise ArgumentError(f"tracepoint {self.event} has no field for a returned value (ret)")
-        return self.named(self.result_field).c
+        """The field `ret`, by which a system call's end tells how it ended."""
+        return self.named("ret").c
 
-    def frame(self, *, returning: bool) -> str:
+    def key(self, *, returning: bool) -> Key:  # noqa: ARG002 - as of every source
         """A thread is in one such call at a time."""
-        return "0"
+        return Key()
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +225,6 @@ class RawTracepoint(_Indexed):
     count: int
     kind: int = bpf.PROG_RAW_TRACEPOINT
     is_user: bool = False
-    uses_stack: bool = False
 
     def argument(self, index: int) -> Raw:
         """As the kernel hands them on."""
@@ -232,9 +236,9 @@ class RawTracepoint(_Indexed):
         """It has none."""
         raise ArgumentError("a raw tracepoint returns nothing")
 
-    def frame(self, *, returning: bool) -> str:
+    def key(self, *, returning: bool) -> Key:  # noqa: ARG002 - as of every source
         """A thread is in one such call at a time."""
-        return "0"
+        return Key()
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +247,6 @@ class UserFunction(_Indexed):
 
     kind: int = bpf.PROG_KPROBE
     is_user: bool = True
-    uses_stack: bool = True
 
     def argument(self, index: int) -> Raw:
         """The first six lie in registers, the rest behind the return address."""
@@ -255,30 +258,72 @@ class UserFunction(_Indexed):
         """rax."""
         return _register("AX")
 
-    def frame(self, *, returning: bool) -> str:
+    def key(self, *, returning: bool) -> Key:
         """Where the return address lies; a return has taken it off."""
-        return f"{_register('SP')} - 8" if returning else _register("SP")
+        return Key(f"{_register('SP')} - 8" if returning else _register("SP"))
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """An argument of a USDT probe: a u64 expression, or why there is none."""
+
+    c: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StaticProbe(_Indexed):
-    """A USDT probe, at places that take their arguments alike. `operands`: u64 expressions."""
+    """A USDT probe, at places that take their arguments alike."""
 
-    operands: Sequence[Raw]
+    operands: Sequence[Operand]
     kind: int = bpf.PROG_KPROBE
     is_user: bool = True
-    uses_stack: bool = False
 
     def argument(self, index: int) -> Raw:
         """As the note in the file says."""
         if index >= len(self.operands):
             raise ArgumentError(f"the probe has {len(self.operands)} arguments; there is no argument {index}")
-        return self.operands[index]
+        if self.operands[index].problem:
+            raise ArgumentError(self.operands[index].problem)
+        return Raw(self.operands[index].c)
 
     def result(self) -> str:
         """It has none."""
         raise ArgumentError("a USDT probe returns nothing")
 
-    def frame(self, *, returning: bool) -> str:
+    def key(self, *, returning: bool) -> Key:  # noqa: ARG002 - as of every source
         """A thread is between a probe and its end once at a time."""
-        return "0"
+        return Key()
+
+
+@dataclass(frozen=True, slots=True)
+class GoFunction(_Indexed):
+    """A function of a Go program, probed at its entry and at its RET instructions. Arguments are counted in words: a string
+    takes two, a slice three.
+
+    A call may go on in another thread, and its stack may be moved; what stays is the goroutine, and how far below the top
+    of its stack the call's frame is. `stack`: Go before 1.17, which passes all on the stack.
+    """
+
+    stack: bool = False
+    kind: int = bpf.PROG_KPROBE
+    is_user: bool = True
+
+    def argument(self, index: int) -> Raw:
+        """In Go's own order of registers (abi-internal), or behind the return address."""
+        if self.stack:
+            return Raw(f"KS_UREAD(u64, {_register('SP')} + {8 * index + 8})")
+        if index >= len(_GO_REGISTERS):
+            raise ArgumentError(f"Go passes {len(_GO_REGISTERS)} words in registers; word {index} cannot be read")
+        return Raw(_register(_GO_REGISTERS[index]))
+
+    def result(self) -> str:
+        """The first word."""
+        if self.stack:
+            raise ArgumentError("what Go before 1.17 returns lies behind the arguments, whose size is not known")
+        return _register(_GO_REGISTERS[0])
+
+    def key(self, *, returning: bool) -> Key:  # noqa: ARG002 - as of every source
+        """runtime.g begins with its stack's bounds: lo, hi (runtime/runtime2.go)."""
+        goroutine = "KS_OWN_OLD_GOROUTINE" if self.stack else _register("R14")
+        return Key(goroutine, f"KS_UREAD(u64, {goroutine} + 8) - {_register('SP')}", "tgid")

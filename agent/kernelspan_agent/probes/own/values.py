@@ -80,24 +80,22 @@ def read(slot: Slot, raw: Raw, value: str, following: Callable[[int], str], *, i
         return _descriptor(arg, value, is_user=is_user)
     if kind in NUMBERS:
         return [f"ks_own_number({arg}, {value});"]
-    if kind is _T.STRING:
-        return [f"ks_own_text({arg}, {data}, {size}, {value});"]
-    if kind is _T.BYTES:
-        return [f"ks_own_bytes({arg}, {data}, {size}, {value}, {raw.length or size});"]
-    if kind in (_T.GO_STRING, _T.GO_SLICE):
-        return [f"ks_own_bytes({arg}, {data}, {size}, {value}, {following(1)});"]
-    if kind is _T.IO_VEC:
-        return [f"ks_own_bytes({arg}, {data}, {size}, ks_own_word({value}), ks_own_word({value} + 8));"]
-    if kind is _T.SOCK_ADDR:
-        return [f"ks_own_address({arg}, {data}, {value});"]
-    if kind is _T.SOCK:
-        return [f"ks_own_socket({arg}, (void *)({data}), {value});"]
-    if kind is _T.CRED:
-        return [f"ks_own_credentials({arg}, (void *)({data}), {value});"]
-    if is_user:
-        raise ArgumentError(f"{kind.value} is a struct of the kernel: a user function has none")
-    place = f"{value} + KS_FILE_PATH" if kind is _T.FILE else value
-    return [f"ks_own_number({arg}, {value} ? ks_path_id(s, {place}) : 0);"]
+    if kind in (_T.FILE, _T.PATH):
+        if is_user:
+            raise ArgumentError(f"{kind.value} is a struct of the kernel: a user function has none")
+        place = f"{value} + KS_FILE_PATH" if kind is _T.FILE else value
+        return [f"ks_own_number({arg}, {value} ? ks_path_id(s, {place}) : 0);"]
+    reader, rest = {
+        _T.STRING: ("ks_own_text", f"{size}, {value}"),
+        _T.BYTES: ("ks_own_bytes", f"{size}, {value}, {raw.length or size}"),
+        _T.IO_VEC: ("ks_own_bytes", f"{size}, ks_own_word({value}), ks_own_word({value} + 8)"),
+        _T.SOCK_ADDR: ("ks_own_address", value),
+        _T.SOCK: ("ks_own_socket", value),
+        _T.CRED: ("ks_own_credentials", value),
+    }.get(kind, ("ks_own_bytes", ""))
+    if not rest:  # a Go string or slice
+        rest = f"{size}, {value}, {following(1)}"
+    return [f"{reader}({arg}, (void *)({data}), {rest});"]
 
 
 def _descriptor(arg: str, value: str, *, is_user: bool) -> list[str]:
