@@ -125,7 +125,7 @@ def report(app: App) -> dict[str, Any]:
 
 
 def _cost(app: App) -> dict[str, Any]:
-    cost = app.cost.cost(time.monotonic())
+    cost = app.guard.cost.cost(time.monotonic())
     return {
         "agentCpuSeconds": cost.agent_cpu_seconds,
         "agentMillicores": cost.agent_millicores,

@@ -16,6 +16,7 @@ from typing import Any
 from kernelspan_agent.errors import BudgetError, KernelspanError
 from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment
+from kernelspan_agent.probes.constants import of_hits
 from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own.codegen import Generated
 from kernelspan_agent.probes.own.machine import Plan
@@ -26,7 +27,6 @@ from kernelspan_agent.runtimes.registry import Runtime
 from kernelspan_api.plan import key_of
 from kernelspan_api.userprobes import RateScope, UserProbe
 
-EVERY = 0xFFFFFFFF  # of the guard's share: nothing is thrown away
 SCRATCHES = "ks_scratches."  # the loader's name for those of own probes
 SCRATCH_ENTRIES = 2  # KS_OWN_SCRATCH_* in bpf/include/own.h
 _CONFIG = struct.Struct("<QQQIIII")
@@ -50,6 +50,7 @@ class Part:
     generated: Generated
     walks: bool = False
     attachments: list[Attachment] = field(default_factory=list)
+    plans: list[Plan] = field(default_factory=list)  # by which it was attached, and can be again
 
 
 @dataclass(slots=True, eq=False)
@@ -64,11 +65,20 @@ class OwnProbe:
     parts: list[Part] = field(default_factory=list)
     files: set[tuple[int, int]] = field(default_factory=set)
     waits: bool = False  # for a process that has the file
+    keep: float = 1.0  # the share of its hits that the guard does not have thrown away
+    off: bool = False  # the guard has taken it off
+    epoch: int = 0  # how often it has
 
     @property
     def is_attached(self) -> bool:
         """Whether something of it can be seen."""
-        return any(part.attachments for part in self.parts)
+        return self.off or any(part.attachments for part in self.parts)
+
+    def programs(self) -> tuple[list[str], list[str]]:
+        """Names of its programs: at entries, at returns."""
+        enters = [name + part.load.suffix for part in self.parts for name in part.generated.enters]
+        exits = [name + part.load.suffix for part in self.parts for name in part.generated.exits]
+        return enters, exits
 
 
 class OwnProbes:
@@ -116,7 +126,7 @@ class OwnProbes:
                 self.attach(own, each)
 
     def attach(self, own: OwnProbe, prepared: Prepared) -> None:
-        """Loads what is not loaded, and attaches; closes the plan. `own.problem` says why not."""
+        """Loads what is not loaded, and attaches, unless the guard has it off. `own.problem` says why not."""
         if prepared.problem is not None:
             own.problem = prepared.problem
             return
@@ -128,20 +138,49 @@ class OwnProbes:
         try:
             if part is None:
                 part = self._loaded(own, prepared, plan, generated)
-            self._attach(part, plan)
+            part.plans.append(plan)
+            if not own.off:
+                self._attach(part, plan)
         except KernelspanError as error:
             own.problem = error
-            if part is not None and not part.attachments:
-                own.parts.remove(part)
-                self._loader.unload(part.load.suffix)
-        finally:
             plan.close()
+            if part is not None and plan in part.plans:
+                part.plans.remove(plan)
+                if not part.plans:
+                    own.parts.remove(part)
+                    self._loader.unload(part.load.suffix)
+
+    # --- the guard ----------------------------------------------------------------------------------------------------
+
+    def take_off(self, own: OwnProbe) -> list[Attachment]:
+        """Makes a probe one that is off: calls that have begun count as never seen to end. Close what this gives, in its
+        order, before it is put back: to detach takes the kernel a while.
+        """
+        own.off = True
+        own.epoch = own.epoch + 1 & 0xFFFFFFFF
+        self.configure(own)
+        found = [each for part in own.parts for each in reversed(part.attachments)]  # entries first
+        for part in own.parts:
+            part.attachments.clear()
+        return found
+
+    def put_back(self, own: OwnProbe) -> None:
+        """Attaches a probe that was taken off. `own.problem` says why not."""
+        own.off = False
+        for part in own.parts:
+            for plan in part.plans:
+                try:
+                    self._attach(part, plan)
+                except KernelspanError as error:
+                    own.problem = error
 
     def remove(self, own: OwnProbe) -> None:
         """Detaches a probe and gives back what it has."""
         for part in own.parts:
             while part.attachments:
                 part.attachments.pop().close()
+            while part.plans:
+                part.plans.pop().close()
             self._loader.unload(part.load.suffix)
         own.parts.clear()
         self._probes.pop(key_of(own.spec), None)
@@ -182,8 +221,8 @@ class OwnProbes:
                 part.attachments.pop().close()
             raise
 
-    def configure(self, own: OwnProbe, keep: int = EVERY) -> None:
-        """Tells the kernel a probe's limits. `keep`: of 2^32 hits, how many are not thrown away."""
+    def configure(self, own: OwnProbe) -> None:
+        """Tells the kernel a probe's limits."""
         limit = own.spec.rate_limit
         interval = 1_000_000_000 // limit.events_per_second if limit else 0
         burst = (limit.burst or limit.events_per_second) if limit else 0
@@ -192,9 +231,9 @@ class OwnProbes:
             interval,
             interval * burst,
             own.number,
-            keep,
+            of_hits(own.keep),
             _SCOPES[limit.scope] if limit else 0,
-            0,
+            own.epoch,
         )
         for part in own.parts:
             bpf.map_update(self._loader.maps["ks_own_config" + part.load.suffix], bytes(4), value)
@@ -215,3 +254,5 @@ class OwnProbes:
             for part in own.parts:
                 while part.attachments:  # entries first
                     part.attachments.pop().close()
+                while part.plans:
+                    part.plans.pop().close()
