@@ -103,7 +103,9 @@ class Classes:
         shares = {uid: self._shares.get(uid, 1.0) for uid in one.parts if not one.uids or uid in one.uids}
         off = frozenset(uid for uid, share in shares.items() if not share)
         none = frozenset(shares) & self._detached
-        keep = max((share for uid, share in shares.items() if uid not in none and one.parts[uid].operations), default=1.0)
+        keep = max(
+            (share for uid, share in shares.items() if uid not in none and one.parts[uid].operations), default=1.0
+        )
         if anew or (keep, off, none) != (one.keep, one.off, one.none):
             one.keep, one.off, one.none = keep, off, none
             self._session.set_class(number, self._wanted(one), keep=keep or 1.0, anew=anew)

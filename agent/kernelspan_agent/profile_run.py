@@ -126,7 +126,7 @@ class ProfileRun:
     def cpu_seconds(self) -> float:
         """CPU time that the agent's stages and the profile's outputs have taken for it."""
         outputs = getattr(self.exporter, "outputs", ())
-        return self._cpu_seconds + sum(output.counters.cpu_seconds for output in outputs)
+        return self._cpu_seconds + float(sum(output.counters.cpu_seconds for output in outputs))
 
     def _process(self, taken: Taken) -> None:
         batch = self.resolver.resolve(taken)

@@ -92,7 +92,8 @@ static __always_inline int ks_own_is_task(void)
 	volatile u64 here = (u64)&here;
 	u64 at = 0;
 
-	ks_read_kernel(&at, sizeof(at), (void *)&here); /* the verifier does not subtract from an address of the stack */
+	ks_read_kernel(&at, sizeof(at),
+		       (void *)&here); /* the verifier does not subtract from an address of the stack */
 	return at - KS_KREAD(u64, bpf_get_current_task() + KS_TASK_STACK) < KS_THREAD_SIZE;
 }
 
@@ -141,8 +142,7 @@ static __always_inline void ks_own_header(struct ks_own_rec *r, struct ks_own_ca
 /* What an address in this process or in the kernel holds: addresses of user space have no high bit. */
 static __always_inline long ks_own_read(void *to, u32 bytes, u64 address)
 {
-	return (s64)address < 0 ? ks_read_kernel(to, bytes, (void *)address) :
-				  ks_read_user(to, bytes, (void *)address);
+	return (s64)address < 0 ? ks_read_kernel(to, bytes, (void *)address) : ks_read_user(to, bytes, (void *)address);
 }
 
 static __always_inline u64 ks_own_word(u64 address)

@@ -20,18 +20,16 @@ import numpy as np
 from kernelspan_agent.guard.control import Control, Load, Phase
 from kernelspan_agent.guard.cost import REST_SECONDS, CostSampler, Run, Sample
 from kernelspan_agent.guard.costs import Counted, Groups, among
-from kernelspan_agent.guard.measured import OPERATIONS, Told, UserSpace, own_load, part_of
+from kernelspan_agent.guard.measured import OPERATIONS, Classes, Profile, Told, UserSpace, own_load, part_of
 from kernelspan_agent.guard.traps import ASSUMED, Traps, measure
 from kernelspan_agent.probes.constants import Counter
 from kernelspan_agent.ring.records import MAX_OWN_PROBES, OWN_OPERATION
 from kernelspan_api.handling import OnExceed
 
 if TYPE_CHECKING:
-    from kernelspan_agent.classes import Classes
     from kernelspan_agent.probes.attach import Attachment
     from kernelspan_agent.probes.own.attached import OwnProbe
     from kernelspan_agent.probes.session import Session
-    from kernelspan_agent.profile_run import ProfileRun
     from kernelspan_agent.resolve.tables import Taken
 
 BUSY_REST_SECONDS = 0.1  # between samples while a profile is near its limit or beyond it
@@ -43,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Profile:
-    run: ProfileRun
+    run: Profile
     control: Control
     user: UserSpace
     said: dict[str, float] = field(default_factory=dict)  # the shares that were logged
@@ -62,7 +60,9 @@ class Guard:
         self._profiles: dict[str, _Profile] = {}
         self._groups = Groups()
         self._before: dict[int, list[int]] = {}
-        self._wants: dict[int, dict[str, str]] = {}  # by the number of an own probe: profiles, and what part of each it is
+        self._wants: dict[
+            int, dict[str, str]
+        ] = {}  # by the number of an own probe: profiles, and what part of each it is
         self._thinned: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="guard")  # detaching takes the kernel a while
         self._closing: dict[int, Future[None]] = {}  # by the number of the probe
@@ -73,7 +73,7 @@ class Guard:
 
     # --- whose limits -------------------------------------------------------------------------------------------------
 
-    def add(self, run: ProfileRun) -> None:
+    def add(self, run: Profile) -> None:
         """A profile's limit holds from now on."""
         limits = run.profile.spec.limits
         control = Control(float(limits.cpu_millicores), detaches=limits.on_exceed is OnExceed.DETACH)
@@ -97,7 +97,7 @@ class Guard:
         if one is None:
             return None
         control = one.control
-        return Told(control.limit, control.used, control.phase, dict(control.shares), one.run.profile.spec.limits.on_exceed)
+        return Told(control.limit, control.used, control.spent_seconds, control.exceeded, control.phase, control.shares)
 
     # --- samples ------------------------------------------------------------------------------------------------------
 
@@ -163,9 +163,7 @@ class Guard:
             if one.run.wanted.operations:
                 loads[uid].setdefault(OPERATIONS, Load(0.0))
 
-    def _add_own(
-        self, loads: Mapping[str, dict[str, Load]], sample: Sample, counted: Mapping[int, list[int]]
-    ) -> None:
+    def _add_own(self, loads: Mapping[str, dict[str, Load]], sample: Sample, counted: Mapping[int, list[int]]) -> None:
         hits = [sum(each[2] for each in counted.values()), sum(each[3] for each in counted.values())]
         attached = [own for own in self._session.own if own.is_attached]
         for own in attached:

@@ -75,7 +75,9 @@ class Control:
     limit: float
     detaches: bool = False
     phase: Phase = Phase.FREE
-    used: float = 0.0
+    used: float = 0.0  # millicores, lately
+    spent_seconds: float = 0.0  # of CPU, by the samples
+    exceeded: int = 0  # times
     parts: dict[str, Part] = field(default_factory=dict)
     last: float = 0.0  # what the last sample said
     _over: int = 0
@@ -102,6 +104,7 @@ class Control:
             if part.share:
                 part.saw(load)
         total = sum(load.total for load in loads.values())
+        self.spent_seconds += total * elapsed / 1000
         self.used += (total - self.used) * -math.expm1(-elapsed / AVERAGE_SECONDS)
         recent, self.last = (total + self.last) / 2, total
         if self.phase is Phase.FREE and recent > self.limit:
@@ -110,6 +113,7 @@ class Control:
             self._go_on(loads, total, now, elapsed)
 
     def _exceeded(self, loads: Mapping[str, Load], now: float) -> None:
+        self.exceeded += 1
         if self.detaches:
             self.phase = Phase.DETACHED
             return

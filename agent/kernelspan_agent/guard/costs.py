@@ -55,7 +55,6 @@ class Groups:
             if each.seen
         }, nobodys
 
-
     @staticmethod
     def assumed(classes: Mapping[int, Counted]) -> tuple[dict[int, Load], float]:
         """The same where nothing is timed: by how many operations there were."""

@@ -5,29 +5,60 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from kernelspan_agent.guard.control import Load, Phase
 from kernelspan_agent.guard.cost import Run
 from kernelspan_agent.probes.own.sources import UserFunction
-from kernelspan_api.handling import OnExceed
 from kernelspan_api.reasons import Reason
 
 if TYPE_CHECKING:
     from kernelspan_agent.guard.traps import Traps
     from kernelspan_agent.probes.own.attached import OwnProbe
-    from kernelspan_agent.profile_run import ProfileRun
+    from kernelspan_api.plan import Wanted
+    from kernelspan_api.profile import TraceProfile
     from kernelspan_api.userprobes import UserProbe
 
 OPERATIONS = "operations"  # the part that is a profile's built-in groups
+PROBE = "probe "  # how the names of the others begin
 THROWN_AWAY_NS = 150.0  # what a probe's program takes at most to throw a hit away
 ASSUMED_RUN_NS = 1000.0  # of a program, where the kernel does not time them
 _NOTHING = Run(0, 0)
 
 
+class Profile(Protocol):
+    """A profile in an engine (profile_run.ProfileRun)."""
+
+    uid: str
+    profile: TraceProfile
+    wanted: Wanted
+
+    @property
+    def label(self) -> str:
+        """How logs call it."""
+
+    def cpu_seconds(self) -> float:
+        """CPU time that the agent has spent on it alone."""
+
+
+class Classes(Protocol):
+    """The match classes of an engine (classes.Classes)."""
+
+    def limit(self, shares: Mapping[str, float], detached: frozenset[str]) -> None:
+        """By profile the share of its operations that is kept; those that see nothing."""
+
+    def kept(self) -> np.ndarray:
+        """By class the share that the kernel keeps."""
+
+    def sharers(self) -> dict[int, frozenset[str]]:
+        """The classes, each with its profiles."""
+
+
 def part_of(spec: UserProbe) -> str:
     """The name of the part that a probe of a profile is."""
-    return f"probe {spec.name}"
+    return PROBE + spec.name
 
 
 def own_load(own: OwnProbe, programs: Mapping[str, Run], traps: Traps) -> Load:
@@ -54,7 +85,7 @@ def own_load(own: OwnProbe, programs: Mapping[str, Run], traps: Traps) -> Load:
 class UserSpace:
     """The agent's own CPU time for a profile: its stages and its exporter. What serves all profiles is not in it."""
 
-    run: ProfileRun
+    run: Profile
     _before: float = field(default=0.0)
 
     def shared_out(self, loads: Mapping[str, Load], elapsed: float) -> dict[str, Load]:
@@ -76,14 +107,14 @@ class Told:
 
     limit: float
     used: float
+    spent_seconds: float
+    exceeded: int  # times
     phase: Phase
     shares: dict[str, float]  # by part; 0: it is off
-    on_exceed: OnExceed
 
-    @property
-    def is_exceeded(self) -> bool:
-        """Whether something is thrown away, or may be."""
-        return self.phase is not Phase.FREE
+    def is_cut(self, part: str) -> bool:
+        """Whether hits of a part are thrown away, or would be."""
+        return self.share(part) < 1.0
 
     @property
     def least_share(self) -> float:
@@ -103,5 +134,7 @@ class Told:
                 f"Cost more than cpuMillicores {self.limit:.0f}: detached (onExceed: Detach) until the profile is changed. "
                 f"{remedy}"
             )
-        done = f"{share:.2%} of hits are kept" if share else "taken off for a while, as its hits alone cost more than that"
+        done = (
+            f"{share:.2%} of hits are kept" if share else "taken off for a while, as its hits alone cost more than that"
+        )
         return f"Costs {self.used:.0f} millicores, kept within cpuMillicores {self.limit:.0f}: {done}. {remedy}"

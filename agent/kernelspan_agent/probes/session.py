@@ -103,7 +103,7 @@ class Session:
         self.attached: list[str] = []
         self.wanted = wanted  # what is attached
         self._chain = mechanisms.chain_of(wanted)
-        self.own = OwnProbes(loader, mechanism.walkers)
+        self.own = OwnProbes(loader, mechanism.walkers, self._cpus)
 
     @classmethod
     def open(

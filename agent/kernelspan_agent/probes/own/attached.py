@@ -7,6 +7,7 @@ in everything, is one.
 
 from __future__ import annotations
 
+import base64
 import struct
 from collections import Counter as Sums
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment
 from kernelspan_agent.probes.constants import of_hits
 from kernelspan_agent.probes.loader import Load, Loader
+from kernelspan_agent.probes.own import limits
 from kernelspan_agent.probes.own.codegen import Generated
 from kernelspan_agent.probes.own.machine import Plan
 from kernelspan_agent.probes.own.prepare import Prepared
@@ -50,6 +52,7 @@ class Part:
     generated: Generated
     walks: bool = False
     attachments: list[Attachment] = field(default_factory=list)
+    map_bytes: int = 0
     plans: list[Plan] = field(default_factory=list)  # by which it was attached, and can be again
 
 
@@ -84,9 +87,9 @@ class OwnProbe:
 class OwnProbes:
     """Those of one session. Not for several threads."""
 
-    def __init__(self, loader: Loader, array: str) -> None:
-        """`array`: the program array that walkers are called by."""
-        self._loader, self._array = loader, array
+    def __init__(self, loader: Loader, array: str, cpus: int) -> None:
+        """`array`: the program array that walkers are called by. `cpus`: values of a per-CPU map for one key."""
+        self._loader, self._array, self._cpus = loader, array, cpus
         self._walkers: dict[str, tuple[Runtime, Any]] = {}  # each with its built module
         self._probes: dict[bytes, OwnProbe] = {}
 
@@ -200,14 +203,28 @@ class OwnProbes:
         ends = plan.exit if generated.exits else plan.entry  # where a walk begins
         targets = dict.fromkeys(generated.enters, plan.entry)
         load = Load(prepared.module, source.kind, suffix, _OWN_MAPS | {self._array}, ends, targets)
+        taken = self._require_limits(own.spec.name, prepared.module)
         self._loader.load(load)
-        part = Part(generated.text, load, generated, walks=not source.is_user)
+        part = Part(generated.text, load, generated, walks=not source.is_user, map_bytes=taken)
         own.parts.append(part)
         if part.walks:
             for runtime, module in self._walkers.values():
                 self._load_walker(part, runtime, module)
         self.configure(own)
         return part
+
+    def _require_limits(self, name: str, module: Mapping[str, Any]) -> int:
+        """What the maps of a module take. Raises BudgetError: that, or its programs, are beyond a limit."""
+        limits.require_programs(
+            name, {each: base64.b64decode(made["instructions"]) for each, made in module["programs"].items()}
+        )
+        shapes = []
+        for each, shape in module["maps"].items():
+            if each in _OWN_MAPS:
+                shapes.append({**shape, "entries": SCRATCH_ENTRIES if each == SCRATCHES[:-1] else shape["entries"]})
+        wanted = limits.map_bytes(shapes, self._cpus)
+        limits.require_room(name, wanted, sum(part.map_bytes for own in self for part in own.parts))
+        return wanted
 
     def _attach(self, part: Part, plan: Plan) -> None:
         before = len(part.attachments)

@@ -20,6 +20,7 @@ from kernelspan_agent.probes.own.conditions import (
     holds,
     in_namespaces,
 )
+from kernelspan_agent.probes.own.limits import require_text
 from kernelspan_agent.probes.own.paths import along
 from kernelspan_agent.probes.own.sources import ArgumentError, Raw, Source
 from kernelspan_agent.probes.own.values import NUMBERS, data_bytes, laid_out, number, read
@@ -408,7 +409,8 @@ _PLAIN = re.compile(r"[\x20-\x7e\t\n]*")
 
 
 def checked(generated: Generated) -> Generated:
-    """The same; refuses a text with anything in it that no template of ours has."""
+    """The same; refuses a text with anything in it that no template of ours has, or more of it (BudgetError)."""
+    require_text(generated.text)
     if not _PLAIN.fullmatch(generated.text) or '"' in generated.text.replace('#include "own.h"', "").replace(
         '#include "own_calls.h"', ""
     ):
