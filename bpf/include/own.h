@@ -57,6 +57,7 @@ struct ks_own_call {
 	})
 
 BPF_ARRAY(ks_own_config, struct ks_own_config, 1);
+BPF_PROG_ARRAY(ks_own_nothing, 1); /* see ks_own_is_task */
 BPF_TABLE("lru_hash", u32, u64, ks_own_rates, 4096);
 
 static __always_inline struct ks_own_config *ks_own_config_of(void)

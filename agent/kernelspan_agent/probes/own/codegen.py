@@ -149,7 +149,7 @@ class Generator:
             lines += [
                 "\tconfig = ks_own_config_of();",
                 "\tif (!config) {",
-                "\t\tks_continue(ctx, 0); /* never: see ks_own_is_task */",
+                "\t\tks_own_nothing.call(ctx, 0);",
                 "\t\treturn 0;",
                 "\t}",
                 "\tif (!ks_own_wants(p, config->number))",
