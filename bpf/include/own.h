@@ -40,7 +40,7 @@ struct ks_own_key {
 /* What is kept of a call between its entry and its return; the generated struct begins with it. */
 struct ks_own_call {
 	u64 start, image;
-	u64 unused;
+	u64 again; /* bits of the arguments that could not be read yet */
 	u32 tgid, tid;
 	u32 cls;
 	u32 groups; /* of the conditions, those that hold so far */

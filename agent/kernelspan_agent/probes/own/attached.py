@@ -166,7 +166,9 @@ class OwnProbes:
         suffix = f".{own.number}" + (f"x{len(own.parts)}" if own.parts else "")
         ends = plan.exit if generated.exits else plan.entry  # where a walk begins
         targets = dict.fromkeys(generated.enters, plan.entry)
-        walkers = "" if source.is_user else (plan.alone and suffix) or _SHARED[source.kind] + str(ends.attach_type or "")
+        walkers = (
+            "" if source.is_user else (plan.alone and suffix) or _SHARED[source.kind] + str(ends.attach_type or "")
+        )
         maps = {name: name + suffix for name in _OWN_MAPS}
         maps |= {name: name + (walkers or suffix) for name in ("ks_scratches", self._array)}
         load = Load(prepared.module, source.kind, suffix, maps, ends, targets)

@@ -23,13 +23,14 @@ from kernelspan_agent.probes.own.conditions import (
 from kernelspan_agent.probes.own.paths import along
 from kernelspan_agent.probes.own.sources import ArgumentError, Raw, Source
 from kernelspan_agent.probes.own.values import NUMBERS, data_bytes, laid_out, number, read
-from kernelspan_agent.resolve.arguments import Captured
+from kernelspan_agent.resolve.arguments import Captured, Slot
 from kernelspan_agent.ring.records import ARGUMENT, ARGUMENTS_HEADER, RING_HEADER, SLOT
 from kernelspan_api.conditions import ArgumentType, NamespaceType
 from kernelspan_api.userprobes import Argument, Match, Mode, UserProbe
 
 MAX_CALL_BYTES = 4 << 20  # of the kernel's memory, for calls of one probe that have begun
 MIN_CALLS, MAX_CALLS = 256, 8192
+_LATER = {ArgumentType.STRING, ArgumentType.BYTES, ArgumentType.SOCK_ADDR}
 _FEW_CALLS = 256  # of mode Event: as many as programs that run at this moment
 
 
@@ -200,10 +201,10 @@ class Generator:
         if not source.is_user and (not self._is_span or any(_USES_SCRATCH.search(line) for line in reads)):
             lines += self._scratch("KS_OWN_SCRATCH_ENTER" if self._is_span else "KS_OWN_SCRATCH_EXIT")
         lines += ["\t" + line for line in reads]
+        lines += self._note_unreadable()
         if any(late):
             lines += [
-                f"\tgroups &= {_mask(late)};",
-                "\tif (!groups) {",
+                f"\tif (!v->call.again && !(groups &= {_mask(late)})) {{",
                 "\t\tks_own_calls.delete(&key);",
                 "\t\tks_count(p->cls, KS_C_FILTERED);",
                 "\t\treturn 0;",
@@ -213,6 +214,41 @@ class Generator:
         if not self._is_span:
             lines += self._finish(source, instant=True)
         return "\n".join([*lines, "\treturn 0;", "}", ""])
+
+    def _readable_later(self) -> list[Slot]:
+        """Slots of what may not be in memory at a call's entry, and is when it returns, having been used."""
+        return [slot for slot in self._slots[: len(self._probe.args)] if slot.type in _LATER] if self._is_span else []
+
+    def _note_unreadable(self) -> list[str]:
+        lines = ["\tv->call.again = 0;"]
+        for slot in self._readable_later():
+            arg = f"v->arguments[{slot.number}]"
+            lines += [
+                f"\tif ({arg}.state == KS_ARGUMENT_UNREADABLE && {arg}.value)",
+                f"\t\tv->call.again |= {1 << slot.number};",
+            ]
+        return lines
+
+    def _read_again(self, source: Source) -> list[str]:
+        """At the return: what could not be read, and the conditions that waited for it."""
+        slots = self._readable_later()
+        if not slots:
+            return []
+        lines = ["\tif (v->call.again) {"]
+        for slot in slots:
+            arg = f"v->arguments[{slot.number}]"
+            (statement,) = read(slot, Raw(""), f"{arg}.value", _nothing_follows, is_user=source.is_user)
+            lines += [f"\t\tif (v->call.again & {1 << slot.number})", f"\t\t\t{statement}"]
+        _, late = self._split()
+        if any(late):
+            lines += [
+                f"\t\tif (!(v->call.groups &= {_mask(late)})) {{",
+                "\t\t\tks_count(v->call.cls, KS_C_FILTERED);",
+                "\t\t\tks_own_calls.delete(&key);",
+                "\t\t\treturn 0;",
+                "\t\t}",
+            ]
+        return [*lines, "\t}"]
 
     def _reads(self, source: Source, raws: list[Raw]) -> list[str]:
         lines: list[str] = []
@@ -252,6 +288,7 @@ class Generator:
             "\t\treturn 0;",
             "\t}",
         ]
+        lines += self._read_again(source)
         return "\n".join([*lines, *self._finish(source, instant=False), "\treturn 0;", "}", ""])
 
     def _finish(self, source: Source, *, instant: bool) -> list[str]:
