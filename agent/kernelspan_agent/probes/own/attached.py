@@ -211,6 +211,12 @@ class OwnProbes:
         for part in own.parts:
             bpf.map_update(self._loader.maps["ks_own_config" + part.load.suffix], bytes(4), value)
 
+    def tell(self, about: int, number: int, of: int, mask: int) -> None:
+        """Tells the kernel which conditions of a probe can hold: see bpf/include/own.h."""
+        if "ks_own_verdicts" in self._loader.maps:
+            question = struct.pack("<QII", about, number, of)
+            bpf.map_update(self._loader.maps["ks_own_verdicts"], question, struct.pack("<I", mask))
+
     def in_flight(self) -> Sums[int]:
         """Calls that have begun and not ended, by class."""
         found = Sums[int]()

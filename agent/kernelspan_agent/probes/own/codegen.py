@@ -24,6 +24,7 @@ from kernelspan_agent.probes.own.paths import along
 from kernelspan_agent.probes.own.sources import ArgumentError, Raw, Source
 from kernelspan_agent.probes.own.values import NUMBERS, data_bytes, laid_out, number, read
 from kernelspan_agent.resolve.arguments import Captured, Slot
+from kernelspan_agent.resolve.judging import judged
 from kernelspan_agent.ring.records import ARGUMENT, ARGUMENTS_HEADER, RING_HEADER, SLOT
 from kernelspan_api.conditions import ArgumentType, NamespaceType
 from kernelspan_api.userprobes import Argument, Match, Mode, UserProbe
@@ -178,6 +179,8 @@ class Generator:
         early, late = self._split()
         lines += ["\tu32 groups = " + (_mask(early) if self._probe.match else "1") + ";"]
         if self._probe.match:
+            if judged(self._probe).image:
+                lines.append("\tgroups &= ks_own_verdict(p->start, config->number, KS_OWN_IMAGE | tgid);")
             lines += [
                 "\tif (!groups) {",
                 "\t\tks_own_put_out(&key);",
@@ -202,6 +205,16 @@ class Generator:
             lines += self._scratch("KS_OWN_SCRATCH_ENTER" if self._is_span else "KS_OWN_SCRATCH_EXIT")
         lines += ["\t" + line for line in reads]
         lines += self._note_unreadable()
+        paths = judged(self._probe).arguments
+        if paths:
+            asked = [f"ks_own_verdict(v->arguments[{at}].value, config->number, {at})" for at in paths]
+            lines += [
+                f"\tif (!(groups &= {' & '.join(asked)})) {{",
+                "\t\tks_own_calls.delete(&key);",
+                "\t\tks_count(p->cls, KS_C_FILTERED);",
+                "\t\treturn 0;",
+                "\t}",
+            ]
         if any(late):
             lines += [
                 f"\tif (!v->call.again && !(groups &= {_mask(late)})) {{",
@@ -310,7 +323,7 @@ class Generator:
             lines += _end_as("KS_C_FILTERED")
             filters = [self._result_condition(match) for match in self._probe.match]
             if any(filters):
-                lines.append(f"\tif (!(v->call.groups & {_mask(filters)}))")
+                lines.append(f"\tif (!(v->call.groups &= {_mask(filters)}))")
                 lines += _end_as("KS_C_FILTERED")
         lines += [
             "\tif (!ks_own_within_limits(config, c, p, v, now)) {",
@@ -332,6 +345,7 @@ class Generator:
                 "\tstruct ks_op op;",
                 "\tks_own_operation(&op, &v->call, config->number, arguments, now);",
                 f"\top.ret = {result};",
+                "\top.child = v->call.groups;",
                 f"\top.flags |= {flags};",
                 "\top.frame_state = c->max_depth ? KS_FRAMES_NO_TRUE_WALK : KS_FRAMES_NONE;",
                 "\tks_own_calls.delete(&key);",
@@ -343,6 +357,7 @@ class Generator:
         lines += [
             "\tks_own_operation(&s->op, &v->call, config->number, arguments, now);",
             f"\ts->op.ret = {result};",
+            "\ts->op.child = v->call.groups;",
             f"\ts->op.flags |= {flags};",
             "\ts->proc_start = v->call.image;",
             "\ts->stash = 0;",
@@ -376,6 +391,8 @@ class Generator:
             first: list[str] = []
             second: list[str] = []
             for condition in match.args:
+                if condition.index in self._judged_positions():
+                    continue
                 subject = self._subject(condition.index)
                 (first if subject.type in NUMBERS else second).append(
                     holds(subject, condition.operator, condition.values)
@@ -391,6 +408,9 @@ class Generator:
             if self._position(argument) == index:
                 return Subject(argument.type, f"a{at}", self._slots[at])
         raise ArgumentError(f"match compares argument {index}, which args does not have: add it there with its type")
+
+    def _judged_positions(self) -> set[int]:
+        return {self._position(self._probe.args[at]) for at in judged(self._probe).arguments}
 
     def _position(self, argument: Argument) -> int:
         if argument.index is not None:
