@@ -167,7 +167,7 @@ class Guard:
         hits = [sum(each[2] for each in counted.values()), sum(each[3] for each in counted.values())]
         attached = [own for own in self._session.own if own.is_attached]
         for own in attached:
-            if own.parts and self._traps is None and not own.parts[0].walks:
+            if own.parts and self._traps is None and not own.parts[0].walkers:
                 self._traps = self._worker.submit(measure)
             traps = self._traps.result() if self._traps is not None and self._traps.done() else ASSUMED
             runs = sample.programs

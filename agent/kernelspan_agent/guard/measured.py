@@ -70,7 +70,7 @@ def own_load(own: OwnProbe, programs: Mapping[str, Run], traps: Traps) -> Load:
             for name in names:
                 run = programs.get(name + part.load.suffix, _NOTHING)
                 trap_ns = 0.0
-                if not part.walks:
+                if not part.walkers:
                     patched = is_return and sources is not None and isinstance(sources.exits[0], UserFunction)
                     trap_ns = traps.exit_ns if patched else traps.enter_ns
                 time_ns = run.time_ns or run.count * ASSUMED_RUN_NS

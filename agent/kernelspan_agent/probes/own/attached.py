@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import struct
+import time
 from collections import Counter as Sums
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from typing import Any
 from kernelspan_agent.errors import BudgetError, KernelspanError
 from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment
-from kernelspan_agent.probes.constants import of_hits
+from kernelspan_agent.probes.constants import EVERY_HIT, of_hits
 from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own import limits
 from kernelspan_agent.probes.own.codegen import Generated
@@ -34,9 +35,14 @@ SCRATCH_ENTRIES = 2  # KS_OWN_SCRATCH_* in bpf/include/own.h
 _CONFIG = struct.Struct("<QQQIIII")
 _KEY_BYTES = 16
 MAX_PARTS = 16  # of one probe
+REST_SECONDS = 60.0  # of a number that was given back
+_QUESTION = struct.Struct("<QII")  # struct ks_own_question
 _CALL = struct.Struct("<QQQIIII")  # struct ks_own_call
 _CLASS_AT = 5
-_OWN_MAPS = frozenset({"ks_own_calls", "ks_own_blank", "ks_own_config", "ks_own_rates", "ks_scratches"})
+_OWN_MAPS = ("ks_own_calls", "ks_own_blank", "ks_own_config", "ks_own_rates", "ks_own_nothing")
+# Walkers and scratches that programs of one kind share, of which no two run on a CPU at once: the kernel enters none of
+# these while another is at work (bpf_prog_active), and what comes in an interrupt touches no scratch.
+_SHARED = {bpf.PROG_KPROBE: ".k", bpf.PROG_TRACEPOINT: ".t", bpf.PROG_RAW_TRACEPOINT: ".r"}
 _SCOPES = {RateScope.PROCESS: 0, RateScope.POD: 1, RateScope.NODE: 2}
 
 
@@ -50,7 +56,7 @@ class Part:
     text: str
     load: Load
     generated: Generated
-    walks: bool = False
+    walkers: str = ""  # behind the names of those it can go on to; empty: it never walks
     attachments: list[Attachment] = field(default_factory=list)
     map_bytes: int = 0
     plans: list[Plan] = field(default_factory=list)  # by which it was attached, and can be again
@@ -92,20 +98,19 @@ class OwnProbes:
         self._loader, self._array, self._cpus = loader, array, cpus
         self._walkers: dict[str, tuple[Runtime, Any]] = {}  # each with its built module
         self._probes: dict[bytes, OwnProbe] = {}
+        self._rest: dict[int, float] = {}  # numbers that were given back, and when
+        self._sets: dict[str, Load] = {}  # walkers by their suffix
 
     def add_walker(self, runtime: Runtime, module: Mapping[str, Any]) -> None:
         """From now on processes of this runtime can be walked, wherever a probe's program may walk. Raises MachineError."""
         self._walkers[runtime.name] = runtime, module
-        for own in self:
-            for part in own.parts:
-                if part.walks:
-                    self._load_walker(part, runtime, module)
+        for suffix, like in self._sets.items():
+            self._load_walker(suffix, like, runtime, module)
 
-    def _load_walker(self, part: Part, runtime: Runtime, module: Mapping[str, Any]) -> None:
-        own_maps = frozenset({"ks_scratches", self._array})
-        self._loader.load(replace(part.load, module=module, own_maps=own_maps, targets=None))
+    def _load_walker(self, suffix: str, like: Load, runtime: Runtime, module: Mapping[str, Any]) -> None:
+        self._loader.load(replace(like, module=module, suffix=suffix, targets=None))
         for place, program in runtime.places.items():
-            self._loader.link(self._array + part.load.suffix, place, program + part.load.suffix)
+            self._loader.link(self._array + suffix, place, program + suffix)
 
     def __iter__(self) -> Iterator[OwnProbe]:
         return iter(self._probes.values())
@@ -150,8 +155,7 @@ class OwnProbes:
             if part is not None and plan in part.plans:
                 part.plans.remove(plan)
                 if not part.plans:
-                    own.parts.remove(part)
-                    self._loader.unload(part.load.suffix)
+                    self._unload(own, part)
 
     # --- the guard ----------------------------------------------------------------------------------------------------
 
@@ -184,16 +188,34 @@ class OwnProbes:
                 part.attachments.pop().close()
             while part.plans:
                 part.plans.pop().close()
-            self._loader.unload(part.load.suffix)
-        own.parts.clear()
+        for part in list(own.parts):
+            self._unload(own, part)
         self._probes.pop(key_of(own.spec), None)
+        self._rest[own.number] = time.monotonic()
+
+    def _unload(self, own: OwnProbe, part: Part) -> None:
+        own.parts.remove(part)
+        self._loader.unload(part.load.suffix)
+        if part.walkers == part.load.suffix:  # nobody else's
+            self._sets.pop(part.walkers, None)
 
     def _free(self) -> int:
-        taken = {own.number for own in self}
+        """A number that means nothing: what still bears one that was given back is read before it means something else."""
+        now = time.monotonic()
+        self._rest = {number: since for number, since in self._rest.items() if now - since < REST_SECONDS}
+        taken = {own.number for own in self} | self._rest.keys()
         number = next((each for each in range(MAX_OWN_PROBES) if each not in taken), None)
         if number is None:
             raise BudgetError(f"a node has at most {MAX_OWN_PROBES} own probes at once", reason="TooManyProbes")
+        self._forget_verdicts(number)
         return number
+
+    def _forget_verdicts(self, number: int) -> None:
+        verdicts = self._loader.maps.get("ks_own_verdicts")
+        if verdicts is not None:
+            for key in bpf.map_keys(verdicts, _QUESTION.size):
+                if _QUESTION.unpack(key)[1] == number:
+                    bpf.map_delete(verdicts, key)
 
     def _loaded(self, own: OwnProbe, prepared: Prepared, plan: Plan, generated: Generated) -> Part:
         source = plan.places.enters[0]
@@ -202,26 +224,36 @@ class OwnProbes:
         suffix = f".{own.number}" + (f"x{len(own.parts)}" if own.parts else "")
         ends = plan.exit if generated.exits else plan.entry  # where a walk begins
         targets = dict.fromkeys(generated.enters, plan.entry)
-        load = Load(prepared.module, source.kind, suffix, _OWN_MAPS | {self._array}, ends, targets)
-        taken = self._require_limits(own.spec.name, prepared.module)
-        self._loader.load(load)
-        part = Part(generated.text, load, generated, walks=not source.is_user, map_bytes=taken)
+        walkers = (
+            "" if source.is_user else (plan.alone and suffix) or _SHARED[source.kind] + str(ends.attach_type or "")
+        )
+        maps = {name: name + suffix for name in _OWN_MAPS}
+        maps |= {name: name + (walkers or suffix) for name in ("ks_scratches", self._array)}
+        load = Load(prepared.module, source.kind, suffix, maps, ends, targets)
+        part = Part(generated.text, load, generated, walkers)
+        part.map_bytes = self._require_limits(own.spec.name, load)
         own.parts.append(part)
-        if part.walks:
-            for runtime, module in self._walkers.values():
-                self._load_walker(part, runtime, module)
-        self.configure(own)
+        try:
+            self._loader.load(load)
+            if walkers and walkers not in self._sets:
+                for runtime, module in self._walkers.values():
+                    self._load_walker(walkers, load, runtime, module)
+                self._sets[walkers] = load
+            self.configure(own)
+        except BaseException:
+            self._unload(own, part)
+            raise
         return part
 
-    def _require_limits(self, name: str, module: Mapping[str, Any]) -> int:
-        """What the maps of a module take. Raises BudgetError: that, or its programs, are beyond a limit."""
-        limits.require_programs(
-            name, {each: base64.b64decode(made["instructions"]) for each, made in module["programs"].items()}
-        )
+    def _require_limits(self, name: str, load: Load) -> int:
+        """What the maps of a module take that are its alone. Raises BudgetError: they, or its programs, are beyond a limit."""
+        programs = load.module["programs"].items()
+        limits.require_programs(name, {each: base64.b64decode(made["instructions"]) for each, made in programs})
         shapes = []
-        for each, shape in module["maps"].items():
-            if each in _OWN_MAPS:
-                shapes.append({**shape, "entries": SCRATCH_ENTRIES if each == SCRATCHES[:-1] else shape["entries"]})
+        for each, shape in load.module["maps"].items():
+            if load.map_name(each).endswith(load.suffix):
+                few = {"entries": SCRATCH_ENTRIES} if f"{each}." == SCRATCHES else {}
+                shapes.append({**shape, **few})
         wanted = limits.map_bytes(shapes, self._cpus)
         limits.require_room(name, wanted, sum(part.map_bytes for own in self for part in own.parts))
         return wanted
@@ -254,6 +286,12 @@ class OwnProbes:
         )
         for part in own.parts:
             bpf.map_update(self._loader.maps["ks_own_config" + part.load.suffix], bytes(4), value)
+
+    def tell(self, about: int, number: int, of: int, mask: int) -> None:
+        """Tells the kernel which conditions of a probe can hold: see bpf/include/own.h."""
+        if "ks_own_verdicts" in self._loader.maps:
+            question = _QUESTION.pack(about, number, of)
+            bpf.map_update(self._loader.maps["ks_own_verdicts"], question, struct.pack("<I", mask & EVERY_HIT))
 
     def in_flight(self) -> Sums[int]:
         """Calls that have begun and not ended, by class."""

@@ -47,7 +47,9 @@ _PARAMETER_BYTES = 8
 class Plan:
     """How a probe gets to see its calls. `enters`, `exits`: how each program is attached, as `places` has them.
 
-    `entry`, `exit`: what programs are loaded for, beyond their kind. Holds descriptors until `close`.
+    `entry`, `exit`: what programs are loaded for, beyond their kind. `alone`: another program may begin on the CPU while one
+    of these is at work (fentry's and, since 6.13, those of system calls' tracepoints can be preempted). Holds descriptors
+    until `close`.
     """
 
     mechanism: str
@@ -56,6 +58,7 @@ class Plan:
     exits: Sequence[Attach] = ()
     entry: bpf.Target = bpf.ANYWHERE
     exit: bpf.Target = bpf.ANYWHERE
+    alone: bool = False
     close: Callable[[], None] = field(default=lambda: None, repr=False)
 
 
@@ -92,11 +95,15 @@ class Machine:
 def plan_of(probe: UserProbe, machine: Machine) -> Plan:
     """A probe of the kernel's. Raises MachineError, ArgumentError: this machine has nothing to attach it to."""
     if probe.tracepoint is not None:
+        event = probe.tracepoint.category, probe.tracepoint.event
+        is_one = event in _IN_INTERRUPTS or (probe.tracepoint.raw and event[1] in {name for _, name in _IN_INTERRUPTS})
+        _refuse_interrupts(f"tracepoint {event[0]}:{event[1]}", is_one=is_one)
         return (
             _raw(probe.tracepoint, machine) if probe.tracepoint.raw else _tracepoint(probe, probe.tracepoint, machine)
         )
     assert probe.kprobe is not None
     if not probe.kprobe.syscall:
+        _refuse_interrupts(f"function {probe.kprobe.call}", is_one=probe.kprobe.call in _FUNCTIONS_IN_INTERRUPTS)
         return _function(probe, probe.kprobe, machine)
     call = system_call(probe.kprobe.call, machine.types, _tracefs(machine))
     try:
@@ -105,6 +112,31 @@ def plan_of(probe: UserProbe, machine: Machine) -> Plan:
         if probe.kprobe.mechanism is not Mechanism.AUTO or error.reason not in _INSTEAD:
             raise
         return _call_events(probe, call, machine)
+
+
+# What the kernel does on nobody's behalf, in timers and in the work behind interrupts. What only sometimes runs there is probed,
+# and its hits there are counted apart (KS_C_NOT_TASK).
+_IN_INTERRUPTS = {
+    ("tcp", "tcp_retransmit_skb"),
+    ("tcp", "tcp_retransmit_synack"),
+    *(("irq", event) for event in ("irq_handler_entry", "irq_handler_exit", "softirq_entry", "softirq_exit")),
+    *(("timer", event) for event in ("timer_expire_entry", "timer_expire_exit", "hrtimer_expire_entry")),
+    *(("net", event) for event in ("netif_receive_skb", "napi_gro_receive_entry", "netif_rx")),
+    ("napi", "napi_poll"),
+}
+_FUNCTIONS_IN_INTERRUPTS = {
+    *("tcp_retransmit_skb", "__tcp_retransmit_skb", "tcp_retransmit_timer", "tcp_write_timer_handler"),
+    *("__netif_receive_skb_core", "tcp_v4_rcv", "tcp_v6_rcv", "udp_rcv", "ip_rcv", "net_rx_action"),
+}
+
+
+def _refuse_interrupts(what: str, *, is_one: bool) -> None:
+    if is_one:
+        raise MachineError(
+            f"{what} happens in timers and interrupts: the process that runs then is not the one it concerns",
+            reason="SoftirqContext",
+            hint="probe the call that begins it, such as tcp_sendmsg, which the process makes itself",
+        )
 
 
 def _tracefs(machine: Machine) -> Tracefs | None:
@@ -133,12 +165,12 @@ def _tracepoint(probe: UserProbe, wanted: TracepointSpec, machine: Machine) -> P
     def type_of(argument: Argument) -> Leaf | None:
         return typed(machine.types, enter.field(argument).type)
 
-    attach = [_attach(machine, wanted.category, wanted.event)]
+    attach, alone = [_attach(machine, wanted.category, wanted.event)], wanted.category == "syscalls"
     if probe.mode is Mode.EVENT:
-        return Plan("Tracepoint", Places([enter], type_of=type_of), attach)
+        return Plan("Tracepoint", Places([enter], type_of=type_of), attach, alone=alone)
     leave: list[Source] = [TracepointRecord(machine.tracefs.tracepoint(wanted.category, wanted.exit_event))]
     places = Places([enter], leave, type_of)
-    return Plan("Tracepoint", places, attach, [_attach(machine, wanted.category, wanted.exit_event)])
+    return Plan("Tracepoint", places, attach, [_attach(machine, wanted.category, wanted.exit_event)], alone=alone)
 
 
 def _raw(wanted: TracepointSpec, machine: Machine) -> Plan:
@@ -165,9 +197,9 @@ def _call_events(probe: UserProbe, call: SystemCall, machine: Machine) -> Plan:
     enter = TracepointRecord(machine.tracefs.tracepoint("syscalls", f"sys_enter_{call.event}"), is_call=True)
     attach = [_attach(machine, "syscalls", f"sys_{side}_{call.event}") for side in ("enter", "exit")]
     if probe.mode is Mode.EVENT:
-        return Plan("Tracepoint", Places([enter], type_of=_of_call(call)), attach[:1])
+        return Plan("Tracepoint", Places([enter], type_of=_of_call(call)), attach[:1], alone=True)
     leave = TracepointRecord(machine.tracefs.tracepoint("syscalls", f"sys_exit_{call.event}"), is_call=True)
-    return Plan("Tracepoint", Places([enter], [leave], _of_call(call)), attach[:1], attach[1:])
+    return Plan("Tracepoint", Places([enter], [leave], _of_call(call)), attach[:1], attach[1:], alone=True)
 
 
 def _of_call(call: SystemCall) -> Callable[[Argument], Leaf | None]:
@@ -208,6 +240,7 @@ def _function(probe: UserProbe, wanted: Kprobe, machine: Machine, call: SystemCa
         [lambda program: placement.attach(program, returns=True)] if is_span else [],
         placement.target(),
         placement.target(returns=True) if is_span else bpf.ANYWHERE,
+        placement.mechanism is Mechanism.FENTRY,
         placement.close,
     )
 
