@@ -47,8 +47,11 @@ class Groups:
         idle_ns = self.idle_ns if math.isfinite(self.idle_ns) else run_ns / max(runs, 1)
         nobodys = min(others * idle_ns, float(run_ns))
         mine = run_ns - nobodys
-        fixed = min(THROWN_AWAY * idle_ns, mine / seen if thrown else _MOST_FIXED * mine / seen)
-        whole = (mine - thrown * fixed) / (seen - thrown) if seen > thrown else fixed
+        if seen == thrown:
+            fixed = whole = mine / seen
+        else:
+            fixed = min(THROWN_AWAY * idle_ns, (1.0 if thrown else _MOST_FIXED) * mine / seen)
+            whole = (mine - thrown * fixed) / (seen - thrown)
         return {
             number: Load((each.seen - each.thrown) * whole + each.thrown * fixed, each.seen * fixed)
             for number, each in classes.items()
