@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +25,15 @@ from kernelspan_agent.profile_run import ProfileRun
 from kernelspan_agent.resolve.tables import Taken
 from kernelspan_api.plan import together
 from kernelspan_api.plan import wanted as wanted_by
+from tests.support import runs
+from tests.support.collector import Collector
 from tests.support.engines import Made, Program, profile
 from tests.support.generators import compiled
+from tests.support.node_agents import Start, starting
+from tests.support.node_agents import profile as node_profile
+from tests.support.pods import Pod, every_container
 from tests.support.runs import UNLIMITED
+from tests.support.tls import TlsFiles
 
 LIMIT = 100
 RECOVERY_SECONDS = 200.0
@@ -104,6 +112,12 @@ def program(stack: contextlib.ExitStack) -> Program:
     made = Program()
     stack.callback(made.close)
     return made
+
+
+@pytest.fixture
+def start(tmp_path: Path, tls_files: TlsFiles, collector: Collector) -> Iterator[Start]:
+    with starting(tmp_path, tls_files, collector) as begin:
+        yield begin
 
 
 Make = Callable[..., Made]
@@ -234,6 +248,97 @@ def test_another_profile_of_the_same_process_has_all_of_it(engine: Make, busy: B
     assert b.exported > before.exported
     assert a.exported + a.rate_limited + sum(a.dropped.values()) == a.seen
     assert a.rate_limited > 0
+
+
+def test_a_call_that_is_begun_anew_is_not_thrown_away_in_its_midst(engine: Make, program: Program) -> None:
+    """A signal's handler interrupts a receive that was kept; when it begins anew, all that begins is to be thrown away."""
+    receives: dict[str, Any] = {"network": {"operations": ["Receive"]}}
+    made = engine(receives)
+    made.add("a", receives)
+    made.trace(program, "a")
+    program.say("receive")
+    made.until(lambda: made.engine.session.in_flight()[1], "it waits")
+    wanted = made.engine.profiles["a"].wanted
+    made.engine.session.set_class(1, wanted, keep=1e-9, anew=False)
+    os.kill(program.pid, signal.SIGUSR1)
+    assert program.answer() == "done"
+    program.do("receive-now")
+    made.settle()
+    made.end()
+    found = made.engine.accounting_of("a")
+    assert (found.seen, found.exported, found.rate_limited, found.in_flight) == (2, 1, 1, 0)
+
+
+def test_what_began_before_a_probe_was_taken_off_is_not_what_ends_after_it_is_back(
+    engine: Make, program: Program
+) -> None:
+    """The call may have ended unseen, and another begun: nothing is made of two halves."""
+    tracepoint = {"category": "syscalls", "event": "sys_enter_clock_nanosleep", "exitEvent": "sys_exit_clock_nanosleep"}
+    sleeps = {"probes": [{"name": "sleeps", "mode": "Span", "tracepoint": tracepoint}]}
+    made = engine(sleeps)
+    made.add("a", sleeps)
+    made.trace(program, "a")
+    program.say("sleep 1")
+    made.until(lambda: made.engine.session.in_flight()[1], "it sleeps")
+    (own,) = made.engine.session.own
+    for each in made.engine.session.own.take_off(own):
+        each.close()
+    made.engine.session.own.put_back(own)
+    assert own.problem is None
+    assert program.answer() == "done"
+    made.settle()
+    assert made.engine.accounting_of("a").dropped == {"Skipped": 1}
+    program.do("sleep 0.01")
+    made.settle()
+    made.end()
+    found = made.engine.accounting_of("a")
+    assert (found.seen, found.exported, found.in_flight) == (2, 1, 0)
+
+
+def test_a_run_says_so_at_its_end(tmp_path: Path) -> None:
+    limits = {**UNLIMITED, "cpuMillicores": 1}
+    script = "end=$(($(date +%s)+3)); while [ $(date +%s) -lt $end ]; do read -r line < /etc/passwd; done"
+    ran = runs.run(tmp_path, runs.profile(tmp_path, files={}, limits=limits), "/bin/bash", "-c", script)
+    assert ran.report["guard"]["exceeded"] >= 1
+    assert ran.report["guard"]["limitMillicores"] == 1
+    assert "times beyond cpuMillicores 1," in ran.stderr
+
+
+@pytest.mark.parametrize("what", ["Throttle", "Detach"])
+def test_the_operator_is_told(start: Start, what: str) -> None:
+    """By an agent, of a pod: what is thrown away with the probe, a profile that is detached as a whole; until it is changed."""
+    agent = start()
+    with Pod("web-1") as pod:
+        running = pod.run(str(compiled("busy")), "read")
+        assert running.stdin is not None
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"ready\n"
+        spec = limited(READS, 60, onExceed=what)
+        pods = [pod.plan(every_container("a"))]
+        agent.follow([node_profile("a", **spec)], pods)
+        running.stdin.write(b"fast\n")
+        running.stdin.flush()
+
+        def state() -> Any:
+            return agent.server.states()["a"]
+
+        if what == "Throttle":
+            agent.until(lambda: state().probes[0].reason == "BudgetExceeded", "told")
+            assert not state().reason
+        else:
+            agent.until(lambda: state().reason == "BudgetExceeded", "told")
+            assert state().probes[0].state == "Detached"
+        assert "cpuMillicores 60" in state().probes[0].message
+        running.stdin.write(b"slow\n")
+        running.stdin.flush()
+        if what == "Throttle":
+            agent.until(lambda: not state().probes[0].reason, "recovered")
+        else:
+            agent.follow([node_profile("a", 2, **spec)], pods)
+            agent.until(lambda: state().generation == 2 and not state().reason, "another")
+        exported = state().counters.exported
+        agent.until(lambda: state().counters.exported > exported, "seen again")
+        agent.stop()
 
 
 def test_detach_is_until_the_profile_is_another(engine: Make, busy: Begin) -> None:

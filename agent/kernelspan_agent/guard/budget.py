@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 BUSY_REST_SECONDS = 0.1  # between samples while a profile is near its limit or beyond it
 NEAR = 0.25  # of a limit
-SAID_AGAIN = 2.0  # a share that has changed by that factor is logged
+SAID_AGAIN_SECONDS = 10.0  # between two words in the log about a share that goes up and down
 _COUNTERS = (Counter.SEEN, Counter.THROTTLED, Counter.OWN_SEEN, Counter.OWN_THROTTLED)
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class _Profile:
     run: Profile
     control: Control
     user: UserSpace
-    said: dict[str, float] = field(default_factory=dict)  # the shares that were logged
+    said: dict[str, tuple[float, float]] = field(default_factory=dict)  # the shares that were logged, and when
     said_phase: Phase = Phase.FREE
 
     def share(self, part: str) -> float:
@@ -129,7 +129,7 @@ class Guard:
         for uid, one in self._profiles.items():
             found = one.user.shared_out(loads[uid], sample.elapsed)
             one.control.sample(found, sample.now, sample.elapsed)
-            self._say(one)
+            self._say(one, sample.now)
         near = (one.control.phase is Phase.THROTTLED or one.control.last > NEAR * one.control.limit
                 for one in self._profiles.values())  # fmt: skip
         self.cost.rest_seconds = BUSY_REST_SECONDS if any(near) else REST_SECONDS
@@ -230,19 +230,21 @@ class Guard:
         share = np.where(of_own, shares[1][number], shares[0][ops["cls"]])
         return taken if (share >= 1.0).all() else taken.of(random.random(len(ops)) < share)
 
-    def _say(self, one: _Profile) -> None:
+    def _say(self, one: _Profile, now: float) -> None:
         control, label = one.control, one.run.label
         if control.phase is not one.said_phase:
             one.said_phase = control.phase
             write = _log.info if control.phase is Phase.FREE else _log.warning
-            write("guard.%s profile=%s millicores=%.0f limit=%.0f", control.phase.value.lower(), label, control.last,
-                  control.limit)  # fmt: skip
+            write(
+                f"guard.{control.phase.value.lower()} profile=%s millicores=%d limit=%d",
+                label, round(control.last), round(control.limit),
+            )  # fmt: skip
         for part, share in control.shares.items():
-            before = one.said.get(part, 1.0)
-            if share == before or (share and before and 1 / SAID_AGAIN < share / before < SAID_AGAIN and share < 1.0):
+            before, when = one.said.get(part, (1.0, 0.0))
+            if share == before or (share and before and now - when < SAID_AGAIN_SECONDS):
                 continue
-            one.said[part] = share
-            _log.info("guard.share profile=%s part=%s kept=%.4f", label, part, share)
+            one.said[part] = share, now
+            _log.info("guard.share profile=%s part=%s kept=%s", label, part, round(share, 4))
 
     def close(self) -> None:
         """Ends; what was taken off stays so."""

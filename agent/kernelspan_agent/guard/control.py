@@ -24,6 +24,7 @@ DEAD_BAND = 0.1  # of a share: a smaller change is none
 GROWTH = 2.0  # of a share, from one sample to the next at most
 LEAST_SHARE = 1e-4
 TRIAL_SHARE = 0.1  # of a part that is put back
+FALLING = 0.5  # of the way that a demand falls, what is believed of it at once
 STUBBORN = 4  # samples in a row beyond the limit although hits are thrown away
 COOL_SECONDS, MOST_COOL_SECONDS, MOST_DEBT_SECONDS = 2.0, 64.0, 600.0
 AVERAGE_SECONDS = 2.0  # over which `used` is told
@@ -59,7 +60,8 @@ class Part:
     def saw(self, load: Load) -> None:
         """Takes in what it cost, at its share."""
         self.fixed = min(load.fixed, load.total)
-        self.demand = self.fixed + (load.total - self.fixed) / max(self.share, LEAST_SHARE)
+        demand = self.fixed + (load.total - self.fixed) / max(self.share, LEAST_SHARE)
+        self.demand = demand if demand > self.demand else self.demand + FALLING * (demand - self.demand)
 
     def wanted(self, level: float) -> float:
         """The share at which it costs no more than that."""

@@ -142,7 +142,7 @@ def test_a_part_whose_hits_alone_cost_too_much_is_taken_off_at_once_and_tried_le
         if share and not on:
             tries.append(machine.now)
         on = bool(share)
-    apart = [after - before for before, after in itertools.pairwise(tries)]
+    apart = [round(after - before, 3) for before, after in itertools.pairwise(tries)]
     assert apart == sorted(apart)
     assert apart[0] >= COOL_SECONDS
     assert apart[-1] > 4 * apart[0]
