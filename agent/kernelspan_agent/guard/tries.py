@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from kernelspan_agent.errors import MachineError
-from kernelspan_agent.guard import capabilities
+from kernelspan_agent.guard import capabilities, probing
 from kernelspan_agent.guard.checks import Check, State
 from kernelspan_agent.probes import bpf, direct
 from kernelspan_agent.probes.attach import Tracefs, raw_tracepoint, tracepoint
@@ -44,7 +44,8 @@ def tries() -> list[Check]:
     found = [_attempt("bpf-map", _map)]
     if found[0].state is not State.OK:
         names = ("bpf-program", "kernel-reads", "plain-loads", "ring-buffer", "raw-tracepoint", "tracepoint")
-        return found + [Check(name, State.UNTRIED, "needs bpf-map", required=name not in _OPTIONAL) for name in names]
+        found += [Check(name, State.UNTRIED, "needs bpf-map", required=name not in _OPTIONAL) for name in names]
+        return found + probing.untried("needs bpf-map")
     found += [
         _attempt("bpf-program", _program),
         _attempt("kernel-reads", _kernel_reads),
@@ -52,7 +53,8 @@ def tries() -> list[Check]:
         _attempt("ring-buffer", _ring),
     ]
     found += [_attempt("raw-tracepoint", _raw), _attempt("tracepoint", _single, required=False)]
-    return found
+    loads = found[1].state is State.OK
+    return found + (probing.checks() if loads else probing.untried("needs bpf-program"))
 
 
 def _attempt(name: str, act: Callable[[], str], *, required: bool = True) -> Check:

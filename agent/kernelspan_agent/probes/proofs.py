@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import bpf, fentry, kallsyms, kprobe
@@ -135,8 +135,13 @@ def counting() -> Iterator[Counter]:
         os.close(fd)
 
 
+@cache
+def _number() -> int:
+    return fentry.number_of(FUNCTION)
+
+
 def _fentry(counter: Counter, returns: bool) -> None:
-    target = fentry.target(fentry.number_of(FUNCTION), returns=returns)
+    target = fentry.target(_number(), returns=returns)
     with counter.loaded(fentry.KIND, target) as program:
         _counted(counter, fentry.attach(program, FUNCTION))
 
