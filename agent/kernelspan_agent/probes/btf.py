@@ -224,6 +224,13 @@ class Btf:
             at = self._data.find(start, at + 1, self._strings_end)
         return sorted(found)
 
+    def of_kind(self, kind: int) -> Iterator[tuple[int, str]]:
+        """Number and name of every type of that kind in this file, not in its base."""
+        for index, at in enumerate(self._starts):
+            number = self._first + index
+            if number and self._words[at + 1] >> 24 & 0x7F == kind:
+                yield number, self.name(self._words[at])
+
     def members(self, record: Record) -> Iterator[Member]:
         """Of a struct or union, in their order."""
         for index in range(record.count):

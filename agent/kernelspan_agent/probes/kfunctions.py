@@ -36,6 +36,7 @@ _NO_FUNCTION = (
 _MADE_LATER = frozenset(
     (b"bpf", b"__builtin__ftrace", b"__builtin__kprobes")
 )  # code that comes and goes (kernel/kallsyms.c)
+_START_CODE = {b"_sinittext": True, b"_einittext": False}  # around what the kernel gives back when it has started
 _PIECES = (".part.", ".cold")  # of a function that is elsewhere
 
 
@@ -126,33 +127,32 @@ class KernelFunctions:
         return MachineError(f"{name}: this kernel has no such function", reason="FunctionNotFound", hint=hint)
 
     def names(self, pattern: str = "*") -> list[str]:
-        """Names of functions that a glob selects, each once, sorted: what ftrace lists, else the kernel's symbols."""
-        listed = self._traceable_lines()
-        if listed is None:
-            listed = (name.decode(errors="replace") for _, name, _ in self._symbols())
+        """Names of functions that a glob selects, each once, sorted; without those of parts of functions."""
         pick = re.compile(fnmatch.translate(pattern)).match
+        listed = (symbol.decode(errors="replace") for _, symbol, _ in self._symbols())
         return sorted({name for name in listed if pick(name) and not name.startswith(_NO_FUNCTION) and is_whole(name)})
 
     def _symbols(self) -> Iterator[tuple[bytes, bytes, bytes]]:
-        """Address, name and module of every function, as they stand there."""
-        for line in _lines(self._kallsyms):
+        """Address, name and module of every function, as they stand there, without those that are gone since the start."""
+        gone = False
+        for line in _lines(self._kallsyms):  # in the order of addresses, shown or not
             parts = line.split(None, 3)
             if len(parts) < 3 or parts[1] not in _TEXT:
+                continue
+            if parts[2] in _START_CODE:
+                gone = _START_CODE[parts[2]]
+            if gone:
                 continue
             module = parts[3].strip(b"[]") if len(parts) > 3 else b""
             if module not in _MADE_LATER:
                 yield parts[0], parts[2], module
 
-    def _traceable_lines(self) -> Iterator[str] | None:
-        for root in self._tracefs:
-            path = root / _TRACEABLE
-            if _readable(path):
-                return (line.split(None, 1)[0].decode(errors="replace") for line in _lines(path) if line.strip())
-        return None
-
     def _traceable(self, wanted: set[str]) -> set[str] | None:
-        lines = self._traceable_lines()
-        return None if lines is None else wanted.intersection(lines)
+        for root in self._tracefs:
+            if _readable(path := root / _TRACEABLE):
+                lines = (line.split(None, 1) for line in _lines(path))
+                return wanted.intersection(parts[0].decode(errors="replace") for parts in lines if parts)
+        return None
 
     def _refused(self, wanted: set[str]) -> set[str] | None:
         if not _readable(self._blacklist):
