@@ -119,7 +119,7 @@ class Btf:
         """Gives its memory back; nothing of it can be read any more."""
         self._words.release()
         self._view.release()
-        self._starts = array("I")
+        self._starts, self._first, self.count = array("I"), 0, 0
         if isinstance(self._data, mmap.mmap):
             self._data.close()
 
@@ -142,7 +142,7 @@ class Btf:
             raise BtfError("the last type is cut short")
 
     def name(self, offset: int) -> str:
-        """The text at an offset of the names; bytes that are no text become U+FFFD."""
+        """The text at an offset of the names; what cannot be printed becomes U+FFFD."""
         if offset < self._names_before:
             assert self.base is not None
             return self.base.name(offset)
@@ -150,7 +150,8 @@ class Btf:
         end = self._data.find(b"\0", start, min(start + _MAX_NAME, self._strings_end))
         if end < 0:
             raise BtfError("a name without end")
-        return self._data[start:end].decode(errors="replace")
+        found = self._data[start:end].decode(errors="replace")
+        return found if found.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in found)
 
     def word(self, at: int) -> int:
         """A word of the types of this very file."""

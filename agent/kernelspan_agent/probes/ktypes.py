@@ -28,7 +28,9 @@ from kernelspan_agent.probes.btf import Btf, BtfError, Record
 from kernelspan_agent.probes.typetext import text
 
 _SIGNED, _BOOL = 1, 4  # encodings of integers: BTF_INT_SIGNED, BTF_INT_BOOL
+_SCALARS = {btf.INT: {1, 2, 4, 8, 16}, btf.ENUM: {1, 2, 4, 8}, btf.ENUM64: {1, 2, 4, 8}}  # bytes that the kernel takes
 _MAX_PARAMETERS = 32
+_MAX_SIZE = 1 << 30
 _MAX_MODULES = 1024
 
 
@@ -267,6 +269,8 @@ class KernelTypes:
         types = self.types(module)
         record = types.plain(number)
         made = Leaf(LeafKind.VOID, text(types, number), 0, module=module, number=number)
+        if record.kind in _SCALARS and record.value not in _SCALARS[record.kind]:
+            raise BtfError(f"{made.text} has {record.value} bytes")
         if record.kind == btf.INT:
             (encoding,) = types.trailer(record, 0, 1)
             kind = LeafKind.BOOL if encoding >> 24 & _BOOL else LeafKind.INTEGER
@@ -306,7 +310,10 @@ def size_of(types: Btf, number: int) -> int:
             return 8 * elements
         else:
             sized = {btf.INT, btf.STRUCT, btf.UNION, btf.ENUM, btf.ENUM64, btf.FLOAT}
-            return record.value * elements if record.kind in sized else 0
+            size = record.value * elements if record.kind in sized else 0
+            if size > _MAX_SIZE:
+                raise BtfError(f"type {number} has {size} bytes")
+            return size
     raise BtfError(f"type {number}: arrays without end")
 
 

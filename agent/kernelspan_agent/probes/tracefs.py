@@ -34,8 +34,9 @@ _MAX_LIST_BYTES = 4 << 20  # 2,305 events are 60 kB
 _MAX_FIELDS = 256
 _MAX_RECORD_BYTES = 8192  # PERF_MAX_TRACE_SIZE
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_EVENT = re.compile(f"{_NAME.pattern}:{_NAME.pattern}")
 _FIELD = re.compile(
-    r"\tfield:(?P<type>[^;\n]{1,512}?)(?<![A-Za-z0-9_])(?P<name>[A-Za-z_][A-Za-z0-9_]{0,127}) ?(?P<array>\[[^];\n]{0,128}\])?;"
+    r"\tfield:(?P<type>[ -:<-~]{1,512}?)(?<![A-Za-z0-9_])(?P<name>[A-Za-z_][A-Za-z0-9_]{0,127}) ?(?P<array>\[[^];\n]{0,128}\])?;"
     r"\toffset:(?P<offset>[0-9]{1,6});\tsize:(?P<size>[0-9]{1,6});(?:\tsigned:(?P<signed>[01]);)?"
 )
 _QUALIFIERS = re.compile(r"\b(?:const|volatile|__user|__seg_gs|__percpu|__rcu)\b ?")
@@ -172,7 +173,9 @@ class Tracefs:
         """Category and name of each tracepoint that a glob over CATEGORY:NAME selects, or over names if it has no colon."""
         whole = pattern if ":" in pattern else f"*:{pattern}"
         lines = self._text("available_events", _MAX_LIST_BYTES).splitlines()
-        found = {tuple(line.split(":", 1)) for line in lines if fnmatch.fnmatchcase(line, whole) and ":" in line}
+        found = {
+            tuple(line.split(":")) for line in lines if fnmatch.fnmatchcase(line, whole) and _EVENT.fullmatch(line)
+        }
         return sorted((category, name) for category, name in found)
 
     def categories(self) -> list[str]:
