@@ -12,8 +12,9 @@ from typing import Any
 
 from bench.attaching import libc_path, offsets_of, user_probe
 from kernelspan_agent.probes import bpf, build
-from kernelspan_agent.probes.attach import Tracefs, raw_tracepoint, tracepoint
+from kernelspan_agent.probes.attach import raw_tracepoint, tracepoint
 from kernelspan_agent.probes.loader import Loader
+from kernelspan_agent.probes.tracefs import Tracefs
 
 _TEXT = """
 #include <linux/kconfig.h>

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from kernelspan_agent.guard.groups import every_module
-from kernelspan_agent.probes.attach import Tracefs
 from kernelspan_agent.probes.mechanisms import MECHANISMS, has_call
 from kernelspan_agent.probes.source import syscalls
+from kernelspan_agent.probes.tracefs import Tracefs
 from kernelspan_api.operations import Group
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,7 +20,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kernelspan_agent.cli import reference
-from kernelspan_agent.probes.attach import Tracefs
+from kernelspan_agent.probes.tracefs import Tracefs
 from tests.support.collector import Collector
 from tests.support.runs import read_spans
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from kernelspan_agent.guard import capabilities
 from kernelspan_agent.probes import pidns
-from kernelspan_agent.probes.attach import TRACEFS, Tracefs
 from kernelspan_agent.probes.btf import Btf, BtfError
 from kernelspan_agent.probes.build import COMPILER_PYTHON, INSTALL
+from kernelspan_agent.probes.tracefs import TRACEFS, Tracefs
 
 _SYS_IO_URING_SETUP = 425  # on every architecture since Linux 5.1
 _CHILD_TIMEOUT_SECONDS = 30

@@ -10,11 +10,11 @@ from typing import Any
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.guard.checks import Check, State
 from kernelspan_agent.probes import bpf, constants
-from kernelspan_agent.probes.attach import Tracefs
 from kernelspan_agent.probes.build import Built, Module, build
 from kernelspan_agent.probes.loader import Loader
 from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism, calls_of, has_call
 from kernelspan_agent.probes.session import EVERYTHING, RING_BYTES, modules_of
+from kernelspan_agent.probes.tracefs import Tracefs
 from kernelspan_api.plan import Wanted
 
 CORE = "core"

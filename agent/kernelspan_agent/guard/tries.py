@@ -15,8 +15,9 @@ from kernelspan_agent.errors import MachineError
 from kernelspan_agent.guard import capabilities, probing
 from kernelspan_agent.guard.checks import Check, State
 from kernelspan_agent.probes import bpf, direct
-from kernelspan_agent.probes.attach import Tracefs, raw_tracepoint, tracepoint
+from kernelspan_agent.probes.attach import raw_tracepoint, tracepoint
 from kernelspan_agent.probes.btf import Btf, BtfError
+from kernelspan_agent.probes.tracefs import Tracefs
 from kernelspan_agent.ring.reader import RingReader
 
 _RING_BYTES = 4096

@@ -19,23 +19,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kernelspan_agent.probes import bpf
-from kernelspan_agent.probes.attach import Attachment, Tracefs, raw_tracepoint, tracepoint
+from kernelspan_agent.probes.attach import Attachment, raw_tracepoint, tracepoint
 from kernelspan_agent.probes.source import GROUP_PROGRAMS, MAPS_PROGRAM, syscalls
+from kernelspan_agent.probes.tracefs import CALL_NAMES, Tracefs
 from kernelspan_api.operations import BY_NAME, Group
 from kernelspan_api.plan import Wanted
 
 RESTART = "restart_syscall"
 SWITCH_PROGRAM = "ks_switch"
 MOST_SINGLE_CALLS = 8
-# A tracepoint bears the name in the kernel's SYSCALL_DEFINE, which differs from the call's for these (fs/stat.c,
-# fs/read_write.c, fs/namespace.c).
-_TRACEPOINT_NAMES = {
-    "stat": "newstat",
-    "lstat": "newlstat",
-    "fstat": "newfstat",
-    "sendfile": "sendfile64",
-    "umount2": "umount",
-}
 _RESOLVE = BY_NAME[Group.NETWORK, "Resolve"].number
 _RESOLVE_PARTS = {BY_NAME[Group.NETWORK, name].number for name in ("Send", "Receive")}
 _OFF_CPU = BY_NAME[Group.WAITS, "OffCPU"].number
@@ -70,7 +62,7 @@ def has_call(tracefs: Tracefs, call: str) -> bool:
 
 
 def _event(side: str, call: str) -> str:
-    return f"sys_{side}_{_TRACEPOINT_NAMES.get(call, call)}"
+    return f"sys_{side}_{CALL_NAMES.get(call, call)}"
 
 
 def _single(wanted: Wanted, programs: Mapping[str, int], _link: Link) -> Iterator[Attachment]:

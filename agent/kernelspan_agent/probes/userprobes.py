@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Hashable
 from types import TracebackType
 from typing import Self
 
 from kernelspan_agent.probes import perf, uretprobe
 from kernelspan_agent.probes.attach import Attachment
-from kernelspan_agent.probes.inodes import Identity, identity
-from kernelspan_agent.probes.uprobe import open_file, uprobe
+from kernelspan_agent.probes.uprobe import uprobe
 
-_Place = tuple[Identity, int, bool, int, int]
+_Place = tuple[Hashable, int, bool, int, int]
 
 
 class UserProbes:
@@ -24,29 +24,31 @@ class UserProbes:
     def attach(
         self,
         program_fd: int,
-        path: str,
+        file: int,
         offset: int,
         *,
+        identity: Hashable = None,
         returns: bool = False,
         semaphore: int = 0,
         pid: int = perf.EVERY_PROCESS,
+        name: str = "",
     ) -> bool:
-        """Attaches a program to the file at `path` as uprobe.uprobe does; False where it is attached to that very file.
+        """Attaches a program to the file open at `file` as uprobe.uprobe does; False where it is attached to that very file.
 
-        `path` may go through /proc/PID/root. Raises MachineError as `uprobe`, and UretprobeUnsafe.
+        `identity`: what descriptors have in common if they are of one file below every overlay; without it device and
+        inode, which tell containers of one image apart. Raises MachineError as `uprobe`, and UretprobeUnsafe.
         """
-        file = open_file(path)
-        try:
-            place = (identity(file), offset, returns, pid, program_fd)
-            if place in self._attached:
-                return False
-            if returns:
-                uretprobe.require_safe(file)
-            self._attached[place] = uprobe(
-                file, offset, program_fd, returns=returns, semaphore=semaphore, pid=pid, name=path
-            )
-        finally:
-            os.close(file)
+        if identity is None:
+            found = os.fstat(file)
+            identity = (found.st_dev, found.st_ino)
+        place = (identity, offset, returns, pid, program_fd)
+        if place in self._attached:
+            return False
+        if returns:
+            uretprobe.require_safe(file)
+        self._attached[place] = uprobe(
+            file, offset, program_fd, returns=returns, semaphore=semaphore, pid=pid, name=name
+        )
         return True
 
     @property
