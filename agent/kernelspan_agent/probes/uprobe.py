@@ -87,6 +87,10 @@ def uprobe(
     Raises MachineError: MechanismUnsupported, BinaryNotFound, SymbolNotFound, PermissionDenied.
     """
     label = f"{name or f'file {file}'}+{offset:#x}{':return' if returns else ''}"
+    size = os.fstat(file).st_size
+    if not 0 <= offset < size:  # the kernel takes an offset beyond 63 bits for one before the file
+        hint = "give the offset of an instruction in the file, not its address in memory"
+        raise MachineError(f"{label}: the file has {size} bytes", reason="SymbolNotFound", hint=hint)
     if not 0 <= semaphore < 1 << 32:
         raise MachineError(f"{label}: its semaphore is at {semaphore:#x}", reason="UsdtNotFound")
     try:
