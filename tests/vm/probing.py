@@ -11,7 +11,7 @@ from typing import Any
 
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.guard import probing
-from kernelspan_agent.probes import bpf, functions, proofs
+from kernelspan_agent.probes import functions, proofs
 from kernelspan_agent.probes.functions import Placement
 from kernelspan_agent.probes.kfunctions import KernelFunctions
 from kernelspan_api.userprobes import Mechanism
@@ -126,30 +126,3 @@ def _again(placement: Placement) -> bool:
             except MachineError:
                 return False
     return True
-
-
-def costs(calls: int = 20_000) -> dict[str, float]:
-    """Nanoseconds that an empty program adds to a call, by bpf statistics' own and by the clock around the calls."""
-    place = KernelFunctions().find([proofs.FUNCTION])[proofs.FUNCTION]
-    found = {"": _nanoseconds(calls)}
-    for mechanism in _there():
-        placement = functions.place(place, mechanism, returns=True)
-        for returns in (False, True):
-            program = bpf.prog_load(placement.kind, bpf.NOTHING, "ks_cost", placement.target(returns=returns))
-            attachments = placement.attach(program, returns=returns)
-            found[f"{mechanism.value}{':return' if returns else ''}"] = _nanoseconds(calls)
-            for attachment in attachments:
-                attachment.close()
-            os.close(program)
-    return found
-
-
-def _nanoseconds(calls: int) -> float:
-    """The least of several rounds."""
-    rounds = []
-    for _ in range(7):
-        started = time.perf_counter_ns()
-        for _ in range(calls):
-            os.getpgid(0)
-        rounds.append((time.perf_counter_ns() - started) / calls)
-    return min(rounds)

@@ -96,7 +96,7 @@ def uprobe(
     try:
         return Attachment(label, _attached(target(), file, offset, program_fd, returns, semaphore, pid))
     except OSError as error:
-        raise _refused(label, error, semaphore) from error
+        raise _refused(label, error) from error
 
 
 def _attached(how: bpf.Target, file: int, offset: int, program: int, returns: bool, semaphore: int, pid: int) -> int:
@@ -126,15 +126,14 @@ def _bit(field: str) -> int:
     return bit
 
 
-def _refused(label: str, error: OSError, semaphore: int) -> MachineError:
+def _refused(label: str, error: OSError) -> MachineError:
     if error.errno == errno.ESRCH:
         return MachineError(f"uprobe {label}: the process has ended", reason="NoMatchingProcesses")
     if error.errno in (errno.ENOENT, errno.ESTALE):
         return MachineError(f"uprobe {label}: the file is gone", reason="BinaryNotFound", hint=_REMEDY)
     if error.errno == errno.EINVAL:
-        what = "the place or its semaphore is not in the file" if semaphore else "the place is not in the file"
         return MachineError(
-            f"uprobe {label}: {what}, or the instruction cannot be probed",
+            f"uprobe {label}: not an instruction of the file, or probed already with another semaphore",
             reason="SymbolNotFound",
             hint="give the offset of an instruction in the file, not its address in memory",
         )
