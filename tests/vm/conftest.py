@@ -1,36 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machines of the tests that judge what a guest left behind: booted once for all of them."""
+"""The machines whose kernel's functions are probed: one boots for each kernel, when a test first asks for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import pytest
 
-from tests.support import kernels
+from tests.support import kernels, vm
 from tests.support.require import require
-from tests.vm.guests import Guest, visit
+from tests.vm.tracing import ROOT
 
-AT_ONCE = 2
+SECONDS = 900.0  # emulated, on a machine with other work
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What tests.vm.probing found on a kernel."""
+
+    kernel: kernels.Kernel
+    found: dict[str, Any]
 
 
 @pytest.fixture(scope="session")
-def guests(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[Guest]]]:
-    """A machine for each kernel that the selected tests ask for, some of them at once."""
-    chosen = {item.callspec.params.get("guest") for item in request.session.items if hasattr(item, "callspec")}
-    labels = [label for label in kernels.SUITES if label in chosen]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {label: pool.submit(visit, label, tmp_path_factory.mktemp(f"kernel-{label}")) for label in labels}
+def surveys(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Survey]:
+    """Of a kernel by its label."""
+
+    @cache
+    def survey(label: str) -> Survey:
+        try:
+            kernel = kernels.kernel(label)
+        except kernels.KernelsError as error:
+            require("vm", False, str(error))
+            raise
+        folder = tmp_path_factory.mktemp(f"probing-{label}")
+        result = folder / "found.json"
+        command = [sys.executable, "-m", "tests.vm.probing", str(result)]
+        ran = vm.run(kernel, command, seconds=SECONDS, shared=folder, folder=ROOT)
+        assert ran.status == 0, ran.output
+        return Survey(kernel, json.loads(result.read_text()))
+
+    return survey
 
 
 @pytest.fixture(scope="session", params=kernels.wanted_labels())
-def guest(request: pytest.FixtureRequest, guests: dict[str, Future[Guest]]) -> Guest:
-    """A machine with another kernel, when it has done its work."""
-    try:
-        return guests[request.param].result()
-    except kernels.KernelsError as error:
-        require("vm", False, str(error))
-        raise
+def probed(request: pytest.FixtureRequest, surveys: Callable[[str], Survey]) -> Survey:
+    """One of the kernels."""
+    return surveys(request.param)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What runs in a guest: python -m tests.vm.guest FOLDER. Leaves its results in FOLDER, for the tests to judge.
 
-By each mechanism: what the verifier says to every program, what can be attached, and the target traced;
-then functions of the kernel probed.
+By each mechanism: what the verifier says to every program, what can be attached, and the target traced.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism
 from kernelspan_agent.probes.session import RING_BYTES, Session, modules_of
 from kernelspan_api.plan import Wanted, wanted
 from kernelspan_api.profile import load
-from tests.vm import probing
 from tests.vm.tracing import PROFILES, start
 
 
@@ -85,10 +83,6 @@ def main(folder: Path) -> int:
             except Exception:  # noqa: BLE001 - the other parts are to be seen all the same
                 results["errors"].append(traceback.format_exc())
         start(mechanism.name, folder)
-    try:
-        results["probing"] = probing.survey()
-    except Exception:  # noqa: BLE001 - as above
-        results["errors"].append(traceback.format_exc())
     results["complaints"] = kernel_messages()[len(before) :]
     (folder / "results.json").write_text(json.dumps(results))
     return bool(results["errors"])

@@ -29,9 +29,8 @@ shows far more of it than a real one.
 """
 
 
+_PROBING_TITLE = "\n## Probes of the user's own\n"
 _PROBING_HEAD = """
-## Probes of the user's own
-
 Each mechanism as `kernelspan check` proves it: a program that counts is attached, what it is attached to is called, and the
 count is read. "returns" is how many of {sleepers} returns are seen where that many threads are inside one function at
 once (one CPU): kretprobes keep room for a few, and say since Linux 6.7 how many they left out.
@@ -74,10 +73,17 @@ def _counts_skips(release: str) -> bool:
     return (major, minor) >= (5, 12)
 
 
-def page(rows: Sequence[Row], probing: Mapping[str, Any]) -> str:
-    """The whole page. `probing`: what each kernel's guest found of it (tests.vm.probing.survey), by release."""
+def write_tracing(rows: Sequence[Row]) -> None:
+    """The page's first part."""
     here = f"Linux {platform.release().split('-')[0]}"
-    return _HEAD.format(here=here) + "".join(row.line() for row in rows) + _probing(probing)
+    _, title, rest = PAGE.read_text().partition(_PROBING_TITLE)
+    PAGE.write_text(_HEAD.format(here=here) + "".join(row.line() for row in rows) + title + rest)
+
+
+def write_probing(found: Mapping[str, Any]) -> None:
+    """Its second part. `found`: what each kernel's guest found (tests.vm.probing.survey), by release."""
+    before, _, _ = PAGE.read_text().partition(_PROBING_TITLE)
+    PAGE.write_text(before + _PROBING_TITLE + _probing(found))
 
 
 def _probing(found: Mapping[str, Any]) -> str:
