@@ -29,6 +29,7 @@ from tests.support.observing import Observed, Observer, observer, register
 
 N = 1009
 SECONDS = 30.0
+WITHOUT_ADMIN = ("setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", "--")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +195,11 @@ time.sleep(1000)
 """
 
 
-def test_a_killed_agent_leaves_nothing(places: Places) -> None:
+@pytest.mark.parametrize("under", [(), WITHOUT_ADMIN], ids=["root", "no CAP_SYS_ADMIN"])
+def test_a_killed_agent_leaves_nothing(places: Places, under: tuple[str, ...]) -> None:
     """kill -9: no breakpoint in the running program, its semaphore down, and it goes on as before."""
     with running(places.path) as program:
-        command = [sys.executable, "-c", _ATTACHER, places.path, str(places.function), str(places.semaphore)]
+        command = [*under, sys.executable, "-c", _ATTACHER, places.path, str(places.function), str(places.semaphore)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as agent:
             try:
                 assert agent.stdout is not None
@@ -238,6 +240,16 @@ def test_attached_once_by_whatever_name(places: Places, tmp_path: Path) -> None:
         with running(first) as newer:
             newer.call()
         assert seen.seen().runs == N + 17 + 19
+
+
+def test_the_semaphore_of_one_process(places: Places) -> None:
+    """With a pid it is raised there alone."""
+    with running(places.path) as one, running(places.path) as other, observing("di") as (_, fd):
+        with opened(places.path) as file:
+            attachment = uprobe(file, places.function, fd, semaphore=places.semaphore, pid=one.process.pid)
+        assert (one.call(1)[1], other.call(1)[1]) == (1, 0)
+        attachment.close()
+        assert (one.call(1)[1], other.call(1)[1]) == (0, 0)
 
 
 def test_under_seccomp(places: Places) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -29,6 +30,12 @@ FOLDERS = 5
 BLOCKED = "do_nanosleep"
 SLEEPERS = 101
 SHARED, ENTRY_CODE = "state_show", "exc_int3"
+_CAPABILITIES = "-all,+bpf,+perfmon,+sys_ptrace,+dac_read_search"
+_LEAST = ["setpriv", "--reuid", "65534", "--clear-groups", "--bounding-set", _CAPABILITIES, "--inh-caps", _CAPABILITIES]
+_LEAST += ["--ambient-caps", _CAPABILITIES, sys.executable, "-c"]
+_LEAST += [
+    "import json; from kernelspan_agent.guard import probing; print(json.dumps([c.as_json() for c in probing.checks()]))"
+]
 MECHANISMS = (Mechanism.FENTRY, Mechanism.KPROBE_MULTI, Mechanism.KPROBE)
 
 
@@ -37,6 +44,7 @@ def survey() -> dict[str, Any]:
     found = KernelFunctions().find([CALLED, MODULE_CALLED, BLOCKED, SHARED, ENTRY_CODE])
     return {
         "checks": {check.name: check.as_json() for check in probing.checks()},
+        "least": json.loads(subprocess.run(_LEAST, check=True, capture_output=True, text=True).stdout),
         "automatic": {name: _told(name, Mechanism.AUTO, found) for name in found},
         "forced": {
             each.value: {name: _told(name, each, found) for name in (SHARED, ENTRY_CODE)} for each in MECHANISMS

@@ -34,6 +34,12 @@ def test_every_mechanism_is_told_truly(probed: Survey) -> None:
     assert set(probed.found["called"]) == set(there(probed))
 
 
+def test_four_capabilities_are_enough(probed: Survey) -> None:
+    """What an agent's pod has: every mechanism works that works for root."""
+    states = {check["name"]: check["state"] for check in probed.found["least"]}
+    assert states == {name: check["state"] for name, check in probed.found["checks"].items()}
+
+
 @pytest.mark.parametrize("mechanism", ALL)
 def test_every_call_with_its_argument_and_its_result(probed: Survey, mechanism: str) -> None:
     """N calls, N entries and N returns; the sums of what the programs saw are those of what the caller did and got."""
