@@ -21,7 +21,6 @@ from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import uprobe as user
 from kernelspan_agent.probes import uretprobe
 from kernelspan_agent.probes.uprobe import open_file, uprobe
-from kernelspan_agent.probes.userprobes import UserProbes
 from kernelspan_agent.process.elf import PT_LOAD, read_elf, symbol_addresses
 from tests.support.binaries import tool
 from tests.support.generators import compiled
@@ -213,33 +212,28 @@ def test_a_killed_agent_leaves_nothing(places: Places, under: tuple[str, ...]) -
         assert program.call()[0] == sums()[1]
 
 
-def test_attached_once_by_whatever_name(places: Places, tmp_path: Path) -> None:
-    """A second name of the file is the same file; another file at the same path is not."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    shutil.copy(places.path, first)
-    second.hardlink_to(first)
-    with observing("di") as (seen, fd), UserProbes() as probes:
+def test_a_program_that_is_replaced(places: Places, tmp_path: Path) -> None:
+    """As an upgrade does: what runs the old file is counted on, what runs the new one is not, until it is attached to."""
+    path = tmp_path / "program"
+    shutil.copy(places.path, path)
+    with observing("di") as (seen, fd), contextlib.ExitStack() as stack:
 
-        def attached(path: Path | str) -> bool:
+        def attach() -> None:
             with opened(path) as file:
-                return probes.attach(fd, file, places.function, name=str(path))
+                stack.callback(uprobe(file, places.function, fd).close)
 
-        with running(first) as program:
-            through_its_root = f"/proc/{program.process.pid}/root{second}"
-            assert [attached(path) for path in (first, second, through_its_root)] == [True, False, False]
-            program.call()
-            assert seen.seen().runs == N
+        attach()
+        with running(path) as old:
             shutil.copy(places.path, tmp_path / "newer")
-            (tmp_path / "newer").replace(first)  # as an upgrade does, while the old one runs
-            assert attached(first)
-            with running(first) as newer:
-                newer.call(17)
-                program.call(19)
-            assert seen.seen().runs == N + 17 + 19
-        assert probes.detach(fd) == 2
-        with running(first) as newer:
-            newer.call()
-        assert seen.seen().runs == N + 17 + 19
+            (tmp_path / "newer").replace(path)
+            with running(path) as new:
+                old.call(17)
+                new.call(19)
+                assert seen.seen().runs == 17
+                attach()
+                old.call(23)
+                new.call(29)
+                assert seen.seen().runs == 17 + 23 + 29
 
 
 def test_the_semaphore_of_one_process(places: Places) -> None:
@@ -266,10 +260,10 @@ def test_under_seccomp(places: Places) -> None:
 
 def test_go_is_refused() -> None:
     """Its runtime ends a program whose return addresses are changed. A C program is none."""
-    with observing("ax") as (_, fd), UserProbes() as probes, opened(tool("etcd", "kernel", print)) as file:
+    with opened(tool("etcd", "kernel", print)) as file:
         assert uretprobe.is_go(file)
         with pytest.raises(MachineError, match="Go") as refused:
-            probes.attach(fd, file, 0x1000, returns=True)
+            uretprobe.require_safe(file)
         assert refused.value.reason == "UretprobeUnsafe"
     with opened(compiled("probed")) as file:
         assert not uretprobe.is_go(file)

@@ -83,7 +83,7 @@ def uprobe(
 
     `returns`: where the function that begins there returns; never on Go code, and see uretprobe.require_safe.
     `semaphore`: its offset in the file, 0 for none. `pid`: one process alone; else every process, as the programs
-    themselves know whom they are for. Twice at one place runs a program twice: `UserProbes` attaches once.
+    themselves know whom they are for. Twice at one place, by whatever path or overlay, runs a program twice.
     Raises MachineError: MechanismUnsupported, BinaryNotFound, SymbolNotFound, PermissionDenied.
     """
     label = f"{name or f'file {file}'}+{offset:#x}{':return' if returns else ''}"
