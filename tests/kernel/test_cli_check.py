@@ -87,6 +87,13 @@ def test_how_own_probes_can_be_attached() -> None:
         assert found[name]["detail"]
 
 
+def test_own_probes_where_nothing_may_be_run_from_memory() -> None:
+    """vm.memfd_noexec=2, in a PID namespace of its own: what cannot be tried is not known, which is no refusal."""
+    script = 'echo 2 >/proc/sys/vm/memfd_noexec && exec "$@"'
+    found = checked(under=("unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script, "sh"))
+    assert {state_of(found, name) for name in ("uprobe", "uretprobe", "usdt-semaphore")} == {"unknown"}
+
+
 def test_a_profile_for_a_later_version_is_2() -> None:
     """What is not available is named; the machine is still looked at."""
     found = checked("-f", str(ROOT / "examples/later/00-smallest.yaml"), status=2)

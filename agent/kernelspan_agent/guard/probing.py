@@ -43,10 +43,10 @@ def _of_kernel() -> Iterator[Check]:
 
 
 def _of_user() -> Iterator[Check]:
+    problem = _no_specimen()
     for name, act in _USER.items():
-        if not specimen.AVAILABLE:
-            words = "there is no program to try it on for this architecture"
-            yield Check(name, State.UNKNOWN, words, required=False)
+        if problem:
+            yield Check(name, State.UNKNOWN, problem, required=False)
             continue
         try:
             yield act(name)
@@ -54,6 +54,18 @@ def _of_user() -> Iterator[Check]:
             yield _refusal(name, error)
         except OSError as error:
             yield _refusal(name, refused(name, error))
+
+
+def _no_specimen() -> str:
+    """Why there is no program to try user probes on; empty where there is one."""
+    if not specimen.AVAILABLE:
+        return "there is no program to try it on for this architecture"
+    try:
+        with specimen.file() as file:
+            said = specimen.run(file)
+    except OSError as error:
+        return f"a program of our own cannot be run here: {error.strerror}"
+    return f"a program of our own ends with {said}" if said else ""
 
 
 def _refusal(name: str, error: MachineError) -> Check:
