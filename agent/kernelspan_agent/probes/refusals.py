@@ -12,6 +12,8 @@ from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import bpf
 
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
+PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
+_MOST_PARANOID = 2  # of the kernel's own levels
 READ_REFUSED = re.compile(r"(?:unknown func|cannot use helper) bpf_probe_read_kernel")  # kernel/bpf/verifier.c
 _PROBE_READ_KERNEL = 113  # include/uapi/linux/bpf.h: bpf_probe_read_kernel
 READS = (
@@ -36,8 +38,7 @@ def refused(what: str, error: OSError, *, lockdown: Path = LOCKDOWN) -> MachineE
             return MachineError(f"{what}: the kernel's lockdown forbids it", reason="LockdownActive", hint=hint)
         if _holds_all():  # a kernel that lacks a part says no more than this, too
             return MachineError(f"{what}: refused by this kernel, though every capability is there")
-        hint = "run as root, or grant CAP_BPF and CAP_PERFMON; a seccomp filter or an LSM may forbid it as well"
-        return MachineError(f"{what}: {words}", reason="PermissionDenied", hint=hint)
+        return MachineError(f"{what}: {words}", reason="PermissionDenied", hint=_what_to_grant())
     if number in _NOT_THERE:
         hint = "leave mechanism at Auto; `kernelspan check` lists what this machine can do"
         return MachineError(f"{what}: {words}", reason="MechanismUnsupported", hint=hint)
@@ -59,6 +60,17 @@ def locked_down(path: Path = LOCKDOWN) -> bool:
     except OSError:
         return False
     return False
+
+
+def _what_to_grant(paranoid: Path = PARANOID) -> str:
+    """Debian's kernels and others have levels of their own, at which perf_event_open(2) is for CAP_SYS_ADMIN alone."""
+    try:
+        level = int(paranoid.read_text("ascii", "replace"))
+    except (OSError, ValueError):
+        level = 0
+    if level > _MOST_PARANOID:
+        return f"sysctl kernel.perf_event_paranoid=2 (it is {level}), or grant CAP_SYS_ADMIN, which that level wants"
+    return "run as root, or grant CAP_BPF and CAP_PERFMON; a seccomp filter or an LSM may forbid it as well"
 
 
 def _holds_all(status: Path = Path("/proc/self/status")) -> bool:

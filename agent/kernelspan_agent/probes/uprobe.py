@@ -140,7 +140,7 @@ def _refused(label: str, error: OSError) -> MachineError:
     if error.errno == errno.EIO:
         return MachineError(f"uprobe {label}: the file's file system cannot be probed", reason="MechanismUnsupported")
     failure = refused(f"uprobe {label}", error)
-    if failure.reason == "PermissionDenied":
+    if failure.reason == "PermissionDenied" and "CAP_SYS_ADMIN" not in failure.hint:
         failure.hint = (
             "run as root, or grant CAP_SYS_ADMIN: newer kernels want it for user probes, CAP_PERFMON was enough"
         )
