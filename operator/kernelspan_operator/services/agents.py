@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any
 
 import grpc
@@ -23,6 +24,7 @@ from kernelspan_operator.models.distribution import Distribution
 from kernelspan_operator.models.spans import Spans, no_spans
 
 from .auth import Agent, Auth
+from .making import Plan
 from .plans import Change, Plans
 
 GRACE_SECONDS = 30.0  # three heartbeats; an agent reconnects within a few seconds
@@ -48,10 +50,15 @@ class Reported:
     """What is known of a node's agent."""
 
     hello: control_pb2.Hello = field(default_factory=control_pb2.Hello)
-    state: control_pb2.State | None = None  # None: it has not said yet
-    profiles: dict[str, control_pb2.ProfileState] = field(default_factory=dict)  # of the state, by uid
+    said: bool = False  # how its profiles stand
+    profiles: dict[str, bytes] = field(default_factory=dict)  # of its last State: each ProfileState, by uid
     connected: bool = False
     left: float = 0.0  # when its stream ended
+
+    def profile(self, uid: str) -> control_pb2.ProfileState | None:
+        """How a profile stands; None: the agent did not say."""
+        found = self.profiles.get(uid)
+        return None if found is None else control_pb2.ProfileState.FromString(found)
 
 
 @dataclass(slots=True)
@@ -65,6 +72,7 @@ class _Stream:
     sent_ns: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     ended: str = ""  # why it is to end
+    expiry: asyncio.TimerHandle | None = None  # the end of its token
 
 
 class Agents:
@@ -89,10 +97,10 @@ class Agents:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a server serves."""
-        method = grpc.stream_stream_rpc_method_handler(
+        method: grpc.RpcMethodHandler[control_pb2.NodeReport, bytes] = grpc.stream_stream_rpc_method_handler(
             self.sync,
             request_deserializer=control_pb2.NodeReport.FromString,
-            response_serializer=control_pb2.NodePlan.SerializeToString,
+            response_serializer=None,  # a plan is bytes already
         )
         return grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: method})
 
@@ -128,7 +136,7 @@ class Agents:
     def is_settled(self, node: str) -> bool:
         """Whether something is to be said of the node: it has reported, or has had the time to."""
         found = self._reported.get(node)
-        return (found is not None and found.state is not None) or self.is_unreachable(node)
+        return (found is not None and found.said) or self.is_unreachable(node)
 
     def forget(self, node: str) -> None:
         """The node does not exist any more."""
@@ -158,22 +166,34 @@ class Agents:
         self._changed(node, None)
         _log.info("agent.connected node=%s version=%s kernel=%s", node, hello.agent_version, hello.kernel)
         reader = asyncio.ensure_future(self._read(reports, stream, found))
+        reader.add_done_callback(lambda _: self._end(stream, "the agent has left"))
+        self._watch_token(stream)
         stream.wake.set()
         try:
-            while not stream.ended:
-                if not stream.wake.is_set():
-                    await self._wait(stream, reader)
-                    continue
+            while True:
+                await stream.wake.wait()
                 stream.wake.clear()
-                plan = self._plans.take(node) if self._plans.is_open else None
-                if plan is not None and plan.hash != stream.sent:
-                    stream.sent, stream.sent_at = plan.hash, self._now()
-                    self._sending(stream, plan)
-                    await context.write(plan)
-                plan = None  # else it would stay for as long as the stream does
+                if stream.ended:
+                    break
+                await self._give(stream, context)
         finally:
             reader.cancel()
             self._left(stream, found)
+
+    async def _give(self, stream: _Stream, context: Any) -> None:
+        """The plan, if there is one that the agent does not have. Of a plan nothing stays here once it is sent."""
+        plan = self._plans.take(stream.agent.node) if self._plans.is_open else None
+        if plan is not None and plan.hash != stream.sent:
+            stream.sent, stream.sent_at = plan.hash, self._now()
+            self._sending(stream, plan)
+            await context.write(plan.data)
+
+    def _watch_token(self, stream: _Stream) -> None:
+        """Ends the stream with its token, by the API server's clock."""
+        if (left := stream.agent.expires - self._now()) <= 0:
+            self._end(stream, "the token has expired")
+        else:
+            stream.expiry = asyncio.get_running_loop().call_later(left, self._watch_token, stream)
 
     async def _greet(self, reports: Any, context: Any) -> tuple[_Stream, control_pb2.Hello]:
         """Who calls. Ends the call with a status where that is not sure."""
@@ -193,18 +213,6 @@ class Agents:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the API server cannot review the token now")
         return _Stream(agent, first.hello.plan_hash, self._now()), first.hello
 
-    async def _wait(self, stream: _Stream, reader: asyncio.Future[None]) -> None:
-        """Until there may be something to send, or the stream is over."""
-        woken: asyncio.Future[Any] = asyncio.ensure_future(stream.wake.wait())
-        left = max(stream.agent.expires - self._now(), 0.0)
-        waited: set[asyncio.Future[Any]] = {woken, reader}
-        await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        woken.cancel()
-        if reader.done():
-            stream.ended = stream.ended or "the agent has left"
-        elif self._now() >= stream.agent.expires:
-            stream.ended = "the token has expired"
-
     async def _read(self, reports: Any, stream: _Stream, found: Reported) -> None:
         """Takes reports until there are no more, or none came for too long."""
         while not stream.ended:
@@ -219,23 +227,24 @@ class Agents:
                 self._compare(stream, report.state.plan_hash)
             elif kind == "heartbeat":
                 self._compare(stream, report.heartbeat.plan_hash)
+            report = None  # a State as objects is 40 KB, and the next report may be long in coming
 
     def _hear(self, node: str, found: Reported, state: control_pb2.State) -> None:
-        before, found.state = found.profiles, state
-        found.profiles = {one.uid: one for one in state.profiles}
+        before, found.said = found.profiles, True
+        found.profiles = {intern(one.uid): one.SerializeToString() for one in state.profiles}
         uids = before.keys() | found.profiles.keys()
         changed = {uid for uid in uids if before.get(uid) != found.profiles.get(uid)}
         if changed:
             self._changed(node, changed)
 
-    def _sending(self, stream: _Stream, plan: control_pb2.NodePlan) -> None:
+    def _sending(self, stream: _Stream, plan: Plan) -> None:
         """Counts a plan that is given to gRPC now."""
-        size = plan.ByteSize()
+        node, size = stream.agent.node, len(plan.data)
         self.plan_bytes.observe(size)
-        stream.change, stream.sent_ns = self._plans.take_change(plan.node), time.time_ns()
+        stream.change, stream.sent_ns = self._plans.take_change(node), time.time_ns()
         if stream.change is not None:
             self.plan_seconds.observe(time.monotonic() - stream.change.since)
-            about: dict[str, str | int] = {"k8s.node.name": plan.node, "kernelspan.plan.hash": plan.hash}
+            about: dict[str, str | int] = {"k8s.node.name": node, "kernelspan.plan.hash": plan.hash}
             about["kernelspan.plan.bytes"] = size
             self._spans("plan.send", stream.change.ns, stream.sent_ns, about, stream.change.parent)
 
@@ -252,11 +261,13 @@ class Agents:
             stream.wake.set()
 
     def _end(self, stream: _Stream, why: str) -> None:
-        stream.ended = why
+        stream.ended = stream.ended or why
         stream.wake.set()
 
     def _left(self, stream: _Stream, found: Reported) -> None:
         node = stream.agent.node
+        if stream.expiry is not None:
+            stream.expiry.cancel()
         _log.info("agent.left node=%s why=%s", node, stream.ended or "cancelled")
         why = stream.ended or "cancelled"
         self.ended[why] = self.ended.get(why, 0) + 1
