@@ -41,6 +41,7 @@ OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.so_reuseport", 0),
+    ("grpc.tsi.max_frame_size", 4096),
 )
 _log = logging.getLogger(__name__)
 
