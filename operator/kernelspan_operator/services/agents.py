@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from sys import intern
 from typing import Any
@@ -30,7 +31,10 @@ from .plans import Change, Plans
 GRACE_SECONDS = 30.0  # three heartbeats; an agent reconnects within a few seconds
 RESEND_SECONDS = 5.0  # an agent takes on a plan in milliseconds
 HELLO_SECONDS = 10.0
-STREAMS_AT_ONCE, WAKE_SECONDS = 16, 0.005  # of an operator that has just begun
+# Plans on their way, beyond which no more are made: what is on its way is there twice and more. An agent that does not
+# take what it is sent counts for a moment only, so that it holds up no other.
+PLANS_AT_ONCE, STALLED_SECONDS = 48, 1.0
+WAKE_SECONDS = 0.005  # between looks at whether streams that wait for their first plan may have it
 MAX_STREAMS = 10_000  # twice the nodes that Kubernetes is meant for
 _SERVICE, _METHOD = "kernelspan.v1alpha1.Control", "Sync"
 OPTIONS = (
@@ -41,7 +45,7 @@ OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.so_reuseport", 0),
-    ("grpc.tsi.max_frame_size", 4096),
+    ("grpc.tsi.max_frame_size", 4096),  # of its 16 KiB each connection keeps a buffer, and most plans are short
 )
 _log = logging.getLogger(__name__)
 
@@ -62,7 +66,7 @@ class Reported:
         return None if found is None else control_pb2.ProfileState.FromString(found)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Stream:
     """One stream. `sent`: the hash that the agent was sent last, or came with."""
 
@@ -71,6 +75,7 @@ class _Stream:
     sent_at: float
     change: Change | None = None  # the one that the plan was sent for, until the agent says its hash
     sent_ns: int = 0
+    woken_at: float = 0.0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     ended: str = ""  # why it is to end
     expiry: asyncio.TimerHandle | None = None  # the end of its token
@@ -95,6 +100,9 @@ class Agents:
         self.plan_bytes = Distribution(*(float(1 << shift) for shift in range(8, 26, 2)))
         self._reported: dict[str, Reported] = {}
         self._streams: dict[str, _Stream] = {}
+        self._under_way: set[_Stream] = set()  # those that have been woken to send a plan and are not done
+        self._waiting: deque[_Stream] = deque()  # those to be woken
+        self._next: asyncio.TimerHandle | None = None
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a server serves."""
@@ -110,18 +118,38 @@ class Agents:
     def plan_changed(self, node: str) -> None:
         """The plan of the node has another hash."""
         if (stream := self._streams.get(node)) is not None:
-            stream.wake.set()
+            self._wake(stream)
+
+    def is_busy(self) -> bool:
+        """Whether so many plans are on their way that those to come had better wait."""
+        if len(self._under_way) >= PLANS_AT_ONCE:
+            oldest = time.monotonic() - STALLED_SECONDS
+            self._under_way = {one for one in self._under_way if one.woken_at > oldest}
+        return len(self._under_way) >= PLANS_AT_ONCE
+
+    def _wake(self, stream: _Stream) -> None:
+        if stream.ended:
+            return
+        stream.woken_at = time.monotonic()
+        self._under_way.add(stream)
+        stream.wake.set()
 
     def plans_opened(self) -> None:
         """Plans can be had from now on: agents that came before get theirs."""
-        self._wake_some(list(self._streams.values()))
+        self._wait(self._streams.values())
 
-    def _wake_some(self, streams: list[_Stream]) -> None:
-        """A few, and the others after them: a thousand plans under way at once take 100 MB."""
-        for stream in streams[:STREAMS_AT_ONCE]:
-            stream.wake.set()
-        if rest := streams[STREAMS_AT_ONCE:]:
-            asyncio.get_running_loop().call_later(WAKE_SECONDS, self._wake_some, rest)
+    def _wait(self, streams: Iterable[_Stream]) -> None:
+        """They get their plans one after the other, and not before others are done."""
+        self._waiting.extend(streams)
+        if self._next is None:
+            self._wake_next()
+
+    def _wake_next(self) -> None:
+        self._next = None
+        while self._waiting and not self.is_busy():
+            self._wake(self._waiting.popleft())
+        if self._waiting:
+            self._next = asyncio.get_running_loop().call_later(WAKE_SECONDS, self._wake_next)
 
     def reported(self, node: str) -> Reported | None:
         """What its agent has said; None: nothing yet."""
@@ -169,7 +197,7 @@ class Agents:
         reader = asyncio.ensure_future(self._read(reports, stream, found))
         reader.add_done_callback(lambda _: self._end(stream, "the agent has left"))
         self._watch_token(stream)
-        stream.wake.set()
+        self._wait([stream])
         try:
             while True:
                 await stream.wake.wait()
@@ -177,6 +205,8 @@ class Agents:
                 if stream.ended:
                     break
                 await self._give(stream, context)
+                if not stream.wake.is_set():
+                    self._under_way.discard(stream)
         finally:
             reader.cancel()
             self._left(stream, found)
@@ -267,10 +297,12 @@ class Agents:
 
     def _left(self, stream: _Stream, found: Reported) -> None:
         node = stream.agent.node
+        stream.ended = stream.ended or "cancelled"
+        self._under_way.discard(stream)
         if stream.expiry is not None:
             stream.expiry.cancel()
-        _log.info("agent.left node=%s why=%s", node, stream.ended or "cancelled")
-        why = stream.ended or "cancelled"
+        why = stream.ended
+        _log.info("agent.left node=%s why=%s", node, why)
         self.ended[why] = self.ended.get(why, 0) + 1
         if self._streams.get(node) is stream:
             del self._streams[node]

@@ -28,6 +28,7 @@ DEBOUNCE_SECONDS = 0.05
 NODES_AT_ONCE = (
     16  # plans made before the loop goes on: a change of 5,000 nodes must hold up neither health nor reports
 )
+BUSY_SECONDS = 0.002
 FRESH_PLANS = 64  # made for their hash and kept until a stream takes them, a few turns of the loop later
 # Making plans takes no more than a quarter of the time: while profiles come by the hundred, each would be made hundreds
 # of times, and nothing else would be done.
@@ -75,7 +76,9 @@ class Plans:
         now: Callable[[], float],
         debounce_seconds: float = DEBOUNCE_SECONDS,
         spans: Spans = no_spans,
+        busy: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`busy`: whether plans that were made have yet to be sent."""
         self._profiles, self._pods, self._nodes = profiles, pods, nodes
         self._secrets = secrets
         self._changed, self._now, self._debounce_seconds = changed, now, debounce_seconds
@@ -89,7 +92,7 @@ class Plans:
         self._parts: Iterator[int] = iter(())  # what is left of a flush
         self._rested = 0.0  # when the next plans may be made, by the loop's clock
         self._is_open = False
-        self._spans = spans
+        self._spans, self._busy = spans, busy
         self.built = 0  # plans made, for tests and metrics
 
     @property
@@ -136,7 +139,9 @@ class Plans:
 
     def _go_on(self) -> None:
         self._timer = None
-        if next(self._parts, None) is not None:
+        if self._busy():
+            self._timer = asyncio.get_running_loop().call_later(BUSY_SECONDS, self._go_on)
+        elif next(self._parts, None) is not None:
             self._timer = asyncio.get_running_loop().call_later(0, self._go_on)
         else:
             self._schedule()

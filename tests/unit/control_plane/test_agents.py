@@ -75,6 +75,31 @@ def test_a_node_whose_plan_is_as_before_is_sent_nothing() -> None:
     run(test)
 
 
+def test_an_agent_that_takes_nothing_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans wait while others are on their way, but not for one whose agent does not read."""
+    monkeypatch.setattr(agents_module, "PLANS_AT_ONCE", 1)
+
+    async def test(cluster: Cluster) -> None:
+        paths = [f"/{number:03}" + "x" * 200 for number in range(60)]
+        for number in range(60):  # as much as fits into no connection's window
+            cluster.apply(profile(f"p{number}", files={"paths": paths}, nodeSelector={"disk": "ssd"}))
+        cluster.server.put(SHOP, pod("b", node="n2"))
+        await traced(cluster)
+        agents = cluster.system.agents
+        async with Agent(cluster, token("n2")) as good, Agent(cluster, token("n1")) as bad:
+            await good.hello("n2")
+            await good.plan()
+            await bad.hello("n1")
+            await until(lambda: agents.plan_bytes.count == 2)
+            cluster.server.put(SHOP, pod("c"))
+            await until(agents.is_busy)
+            cluster.server.put(SHOP, pod("d", node="n2"))
+            assert [one.name for one in (await good.plan()).pods] == ["b", "d"]
+            assert agents.connected == 2
+
+    run(test)
+
+
 def test_an_agent_that_came_before_the_plans() -> None:
     """Waits, and keeps what it has, until everything is known."""
 
