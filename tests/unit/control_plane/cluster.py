@@ -7,7 +7,7 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -183,10 +183,12 @@ def run(test: Callable[[Cluster], Awaitable[None]], policy: Policy | None = None
 class Agent:
     """An agent's side of a stream, as a test drives it."""
 
-    def __init__(self, cluster: Cluster, bearer: str, *, trust: bytes | None = None) -> None:
+    def __init__(
+        self, cluster: Cluster, bearer: str, *, trust: bytes | None = None, options: Sequence[tuple[str, int]] = ()
+    ) -> None:
         bundle = cluster.server.objects["/api/v1/namespaces/kernelspan/configmaps"]["kernelspan-ca"]["data"]["ca.crt"]
         credentials = grpc.ssl_channel_credentials(trust or bundle.encode())
-        self.channel = grpc.aio.secure_channel(f"localhost:{cluster.system.port}", credentials)
+        self.channel = grpc.aio.secure_channel(f"localhost:{cluster.system.port}", credentials, options)
         method = self.channel.stream_stream(
             SYNC,
             request_serializer=control_pb2.NodeReport.SerializeToString,
