@@ -12,6 +12,7 @@ import platform
 from dataclasses import dataclass, replace
 
 from kernelspan_agent.errors import MachineError
+from kernelspan_agent.probes import btf
 from kernelspan_agent.probes.ktypes import KernelTypes, Leaf, LeafKind, Parameter
 from kernelspan_agent.probes.nearest import hint as near
 from kernelspan_agent.probes.tracefs import CALL_NAMES, FieldKind, Tracefs
@@ -50,10 +51,9 @@ def system_call(
     if prefix is None:
         raise MachineError(f"system calls of {machine} are not known", reason="MechanismUnsupported")
     event = CALL_NAMES.get(name, name)
-    known = names(types, tracefs, machine)
-    if name not in known:
+    if not _is_there(event, prefix, types, tracefs):
         what = f"{name}: this kernel has no such system call"
-        raise MachineError(what, reason="FunctionNotFound", hint=near(name, known))
+        raise MachineError(what, reason="FunctionNotFound", hint=near(name, names(types, tracefs, machine)))
     return SystemCall(name, prefix + event, event, _parameters(event, types, tracefs))
 
 
@@ -68,6 +68,12 @@ def names(types: KernelTypes, tracefs: Tracefs | None, machine: str = platform.m
         defined = {name.removeprefix(each) for each in prefixes for name in types.kernel.names(each)} - {"ni_syscall"}
     usual = {kernel: call for call, kernel in CALL_NAMES.items()}
     return sorted({usual.get(each, each) for each in defined})
+
+
+def _is_there(event: str, prefix: str, types: KernelTypes, tracefs: Tracefs | None) -> bool:
+    if tracefs is not None and tracefs.event_id("syscalls", _ENTER + "read") is not None:  # it has them
+        return tracefs.event_id("syscalls", _ENTER + event) is not None
+    return any(types.find(each + event, btf.FUNC, module="") for each in (prefix, _BODY))
 
 
 def _parameters(event: str, types: KernelTypes, tracefs: Tracefs | None) -> tuple[Parameter, ...] | None:
