@@ -59,9 +59,10 @@ $(TEST_STAMP): $(RUN_STAMP)
 demo: setup ## trace a small real web application and print its traces as a tree
 	@examples/demo/run $(ARGS)
 
-# The last line of the output is pytest's own summary.
+# The last line of the output is pytest's own summary. E2E=1: with the kind cluster of `make e2e`, last.
 test: setup-test ## lint and every tier of tests this machine can run; names what it left out
-	@$(PY) -m pytest tests/lint tests/unit $(wildcard tests/kernel tests/vm) tests/cluster tests/chart $(ARGS)
+	@$(if $(E2E),$(call phase,packages for the cluster,tools/apt e2e))
+	@$(PY) -m pytest tests/lint tests/unit $(wildcard tests/kernel tests/vm) tests/cluster tests/chart $(if $(E2E),kind-e2e) $(ARGS)
 
 unit: $(TEST_STAMP) ## the unit tests
 	@$(PY) -m pytest tests/unit $(ARGS)

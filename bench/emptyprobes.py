@@ -13,7 +13,7 @@ from typing import Any
 from bench.attaching import libc_path, offsets_of, user_probe
 from kernelspan_agent.probes import bpf, build
 from kernelspan_agent.probes.attach import raw_tracepoint, tracepoint
-from kernelspan_agent.probes.loader import Loader
+from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.tracefs import Tracefs
 
 _TEXT = """
@@ -43,7 +43,7 @@ class EmptyProbes:
         self.attached = 0
         loader = self._stack.enter_context(Loader({}))
         try:
-            loader.load((_module(), _KINDS[kind]))
+            loader.load(Load(_module(), _KINDS[kind]))
             enter, leave = loader.programs["bench_enter"], loader.programs["bench_exit"]
             getattr(self, f"_{kind}")(loader, enter, leave, names)
         except BaseException:

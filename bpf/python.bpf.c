@@ -13,20 +13,6 @@
 #include "runtimes/python.bpf.h"
 #include "runtimes/python_code.bpf.h"
 
-static __always_inline struct ks_runtime *runtime_of(struct ks_scratch *s)
-{
-	u32 tgid = s->op.tgid;
-	struct ks_runtime *rt = ks_runtimes.lookup(&tgid);
-
-	KS_OPAQUE(rt);
-	if (!rt)
-		return 0;
-	if (rt->start != s->proc_start)
-		return 0;
-	KS_OPAQUE(rt);
-	return rt;
-}
-
 int ks_py(void *ctx)
 {
 	struct ks_scratch *s = ks_walkers_scratch();
@@ -36,24 +22,24 @@ int ks_py(void *ctx)
 	if (!s)
 		return 0;
 	s->frames = 0;
-	rt = runtime_of(s);
+	rt = ks_runtime_of(s);
 	if (rt) {
 		s->layout = rt->layout;
-		l = ks_py_layouts.lookup(&rt->layout);
+		l = ks_py_layout_of(rt);
 		if (l && KS_LOAD(s->stage) == KS_WALK_BEGIN) {
 			ks_user_begin(s);
 			s->walk.thread = ks_py_held(s, l, rt->base, ks_thread_pointer());
 			if (!KS_LOAD(s->walk.thread))
-				ks_continue(ctx, KS_WALKER_PYTHON_FIND);
+				ks_continue(ctx, KS_WALKER_PY_FIND);
 		}
 		if (l && KS_LOAD(s->walk.thread) && ks_py_walk(s, rt, l)) {
 			s->stage = KS_WALK_FRAMES;
-			ks_continue(ctx, KS_RUNTIME_PYTHON);
+			ks_continue(ctx, KS_WALKER_PY);
 		}
 	}
 	if (KS_LOAD(s->frames)) {
 		s->walk.count = 0;
-		ks_continue(ctx, KS_WALKER_PYTHON_CODES);
+		ks_continue(ctx, KS_WALKER_PY_CODES);
 		s->op.stack = 0;
 		s->op.frame_state = KS_FRAMES_STACK_LOST;
 	}
@@ -69,14 +55,14 @@ int ks_py_find(void *ctx)
 
 	if (!s)
 		return 0;
-	rt = runtime_of(s);
+	rt = ks_runtime_of(s);
 	if (rt) {
-		l = ks_py_layouts.lookup(&rt->layout);
+		l = ks_py_layout_of(rt);
 		if (l) {
 			s->walk.thread = ks_py_look(s, l, rt->base, ks_thread_pointer());
 			s->stage = KS_WALK_THREAD;
 			if (KS_LOAD(s->walk.thread))
-				ks_continue(ctx, KS_RUNTIME_PYTHON);
+				ks_continue(ctx, KS_WALKER_PY);
 		}
 	}
 	ks_finish(s);
@@ -91,15 +77,15 @@ int ks_py_codes(void *ctx)
 
 	if (!s)
 		return 0;
-	rt = runtime_of(s);
+	rt = ks_runtime_of(s);
 	if (rt) {
-		l = ks_py_layouts.lookup(&rt->layout);
+		l = ks_py_layout_of(rt);
 		if (l)
 			ks_py_send_codes(s, l, rt->base);
 	}
 	if (KS_LOAD(s->walk.count) < KS_LOAD(s->frames))
-		ks_continue(ctx, KS_WALKER_PYTHON_CODES);
-	ks_py_send_stack(s, s->op.stack, KS_LOAD(s->frames));
+		ks_continue(ctx, KS_WALKER_PY_CODES);
+	ks_send_stack(s, KS_RUNTIME_PYTHON, s->op.stack, KS_LOAD(s->frames));
 	ks_finish(s);
 	return 0;
 }

@@ -124,22 +124,7 @@ static __always_inline void comes_back(u32 tid)
 	ks_send(s);
 }
 
-#define THREAD_SIZE 16384 /* x86_64, without KASAN */
-#define USER_CS 0x33
 #define PF_EXITING 4 /* include/linux/sched.h */
-
-/*
- * Frames are true only inside a system call: the saved user registers at the top of the kernel stack say whether this is
- * one. They lie 16 bytes lower in a kernel with FRED; the code segment tells which.
- */
-static __always_inline int in_system_call(void)
-{
-	u64 regs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_STACK) + THREAD_SIZE - KS_REGS_SIZE;
-
-	if (KS_KREAD(u16, regs + KS_REGS_CS) != USER_CS)
-		regs -= 16;
-	return KS_KREAD(u16, regs + KS_REGS_CS) == USER_CS && KS_KREAD(s64, regs + KS_REGS_ORIG_AX) >= 0;
-}
 
 int ks_switch(struct ks_sched_switch *ctx)
 {
@@ -164,7 +149,7 @@ int ks_switch(struct ks_sched_switch *ctx)
 	ks_count(p->cls, KS_C_SEEN);
 	ks_begin(s, p, id, KS_OP_OffCPU, bpf_ktime_get_ns());
 	s->stash = 1;
-	if (in_system_call())
+	if (ks_in_system_call())
 		ks_walk(ctx, s, c);
 	else
 		ks_finish(s);

@@ -19,6 +19,8 @@ _DROPPED_IN_KERNEL = {
     Counter.REPLACED: "Skipped",
 }
 
+_LIMITED = (Counter.RATE_LIMITED, Counter.THROTTLED)
+
 
 @dataclass(slots=True)
 class UserCounts:
@@ -67,7 +69,7 @@ class Accounting:
 
 def unfinished(kernel: dict[Counter, int]) -> int:
     """Operations that the kernel's programs have begun to count and not decided about."""
-    decided = sum(kernel[counter] for counter in (Counter.SENT, Counter.FILTERED, Counter.RATE_LIMITED))
+    decided = sum(kernel[counter] for counter in (Counter.SENT, Counter.FILTERED, *_LIMITED))
     return kernel[Counter.SEEN] - kernel[Counter.UNSEEN] - decided - sum(kernel[each] for each in _DROPPED_IN_KERNEL)
 
 
@@ -83,7 +85,7 @@ def balance(kernel: dict[Counter, int], in_flight: int, user: UserCounts) -> Acc
         exported=user.exported,
         filtered=kernel[Counter.FILTERED] + user.filtered,
         sampled_out=user.sampled_out,
-        rate_limited=kernel[Counter.RATE_LIMITED] + user.rate_limited,
+        rate_limited=sum(kernel[counter] for counter in _LIMITED) + user.rate_limited,
         in_flight=in_flight + in_ring + user.waiting,
         dropped=dropped,
     )

@@ -41,6 +41,7 @@ class App(Engine):
         self.profile, self.exporter = profile, exporter
         (uid,) = _ONLY
         self.only = self.add(uid, profile, exporter, resource)
+        self.look_here(uid)
 
     @property
     def engine(self) -> Engine:

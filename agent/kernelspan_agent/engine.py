@@ -21,7 +21,9 @@ from kernelspan_agent.errors import BudgetError
 from kernelspan_agent.guard.cost import CostSampler
 from kernelspan_agent.intake import IDLE_WAIT_SECONDS, Intake
 from kernelspan_agent.libraries.base import Libraries
+from kernelspan_agent.probes.own.files import UserFiles
 from kernelspan_agent.probes.session import RING_BYTES, Session
+from kernelspan_agent.probes.walkers import Walkers
 from kernelspan_agent.process import procfs
 from kernelspan_agent.profile_run import ProfileRun, rows_of
 from kernelspan_agent.resolve.clock import Clock
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 0.2
 STEP_SECONDS = 0.05
-GREENLET_LOOK_SECONDS = 1.0
+FILES_SECONDS = 30.0  # the largest binaries take some, and so does a compile
+FLAGS_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Engine:
         )
         built = self.session.built
         self.timings = Timings(time.monotonic() - started, built.seconds, built.cached)
+        self._walkers = Walkers(self.session, environ)
         self._intake = Intake(self.session)
         self.processes = ProcessTable(
             self.session,
@@ -86,6 +90,7 @@ class Engine:
         self.on_exec: Callable[[int, int], object] = max  # told of programs that start, and when; nothing by itself
         self._next_tick = self._next_look = 0.0
         self._lost_processes = 0
+        self._files = UserFiles(self.session.own, self.session.defines, environ)
         self.cost = CostSampler(self.session, time.monotonic())
         self.last_step_seconds = time.monotonic()
         self._stepped = self._ended = False
@@ -102,8 +107,14 @@ class Engine:
             self.tables,
             self.clock,
             lambda file, path: self._classes.reject(uid, file, path),
+            self.session.own,
         )
         return run
+
+    def look_here(self, uid: str) -> None:
+        """Probes on user code that name a path are attached to this machine's own file of that path, now."""
+        self._files.saw(None, self.profiles[uid].wanted.probes)
+        self._files.wait(FILES_SECONDS)
 
     def remove(self, uid: str) -> ProfileRun:
         """Takes a profile out; what of it is open ends. Its exporter is the caller's."""
@@ -191,7 +202,9 @@ class Engine:
         while drained is not None:
             self._process(drained)
             drained = self._intake.next(0.0) if time.monotonic() < end else None
+        self._walkers.tick(self.processes)
         self.processes.detect_pending(self.clock.monotonic_now_ns())
+        self._files.tick()
         now = time.monotonic()
         if now >= self._next_tick:
             self._next_tick = now + TICK_SECONDS
@@ -219,6 +232,8 @@ class Engine:
             self._settle(traced)
             for uid in traced.wanted_by:
                 self.profiles[uid].started(traced)
+                if traced.process is not None:
+                    self._files.saw(traced.process, self.profiles[uid].wanted.probes)
         self.processes.started.clear()
 
     def _settle(self, traced: TracedProcess) -> None:
@@ -252,8 +267,8 @@ class Engine:
         self.processes.gone.clear()
         self.cost.tick(now)
         if now >= self._next_look:
-            self._next_look = now + GREENLET_LOOK_SECONDS
-            self.processes.look_for_greenlets()
+            self._next_look = now + FLAGS_LOOK_SECONDS
+            self.processes.look_for_flags()
 
     def _catch_up(self, monotonic_ns: int) -> None:
         lost = self.session.lost_processes()
@@ -304,7 +319,9 @@ class Engine:
     def close(self) -> None:
         """Gives everything back to the kernel; what was not exported is lost."""
         self._ended = True
+        self._files.close()
         self.cost.close()
+        self._walkers.close()
         self.session.detach()
         self._intake.close()
         self.session.close()

@@ -12,6 +12,7 @@ import numpy as np
 
 from kernelspan_agent.probes.constants import MAX_PORTS
 from kernelspan_agent.resolve.infos import Infos
+from kernelspan_agent.resolve.own import OwnProbes, OwnSpans
 from kernelspan_agent.resolve.resolver import Resolver, ResolveSettings
 from kernelspan_agent.trace import Tracer, TraceSettings
 from kernelspan_agent.trace.settings import Orphans
@@ -65,8 +66,9 @@ class ProfileRun:
         tables: Tables,
         clock: Clock,
         reject: Callable[[int, int], object],
+        own: OwnProbes,
     ) -> None:
-        """`reject`: told of files (file, path) on which the profile wants no operation."""
+        """`reject`: told of files (file, path) on which the profile wants no operation. `own`: the session's own probes."""
         self.uid, self.profile, self.exporter = uid, profile, exporter
         spec = profile.spec
         self.wanted: Wanted = wanted_by(profile.metadata.name, spec)
@@ -84,6 +86,7 @@ class ProfileRun:
             clock,
             self.infos,
             reject,
+            OwnSpans(self.wanted.probes, own, tables, spec.redaction),
         )
         self.tracer = Tracer(
             TraceSettings(

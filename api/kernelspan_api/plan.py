@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from .operations import BY_NAME, OPERATIONS, Group, Operation
 
 if TYPE_CHECKING:
     from .resource import Spec
+    from .userprobes import UserProbe
 
 _T = TypeVar("_T", str, int)
 
@@ -32,6 +35,8 @@ class Wanted:
     events_per_second: int
     spans_per_second: int
     burst_events: int
+    probes: tuple[UserProbe, ...] = ()
+    runtimes: tuple[str, ...] = ()  # whose processes it selects, in small letters; empty: of any
 
     @property
     def mask(self) -> int:
@@ -46,6 +51,11 @@ class Wanted:
     def wanted(self) -> list[Operation]:
         """The operations, in the order of the table."""
         return [operation for operation in OPERATIONS if operation.number in self.operations]
+
+
+def key_of(probe: UserProbe) -> bytes:
+    """The same for probes that are alike in everything."""
+    return msgspec.json.encode(probe, order="sorted")
 
 
 def together(all_wanted: Sequence[Wanted]) -> Wanted:
@@ -68,6 +78,8 @@ def together(all_wanted: Sequence[Wanted]) -> Wanted:
         events_per_second=sum(each.events_per_second for each in all_wanted),
         spans_per_second=sum(each.spans_per_second for each in all_wanted),
         burst_events=sum(each.burst_events for each in all_wanted),
+        probes=tuple({key_of(probe): probe for each in all_wanted for probe in each.probes}.values()),
+        runtimes=_union([each.runtimes for each in all_wanted]),
     )
 
 
@@ -104,4 +116,6 @@ def wanted(name: str, spec: Spec) -> Wanted:
         events_per_second=spec.limits.events_per_second,
         spans_per_second=spec.limits.spans_per_second,
         burst_events=spec.limits.events_per_second * DEFAULT_BURST_SECONDS,
+        probes=tuple(spec.probes),
+        runtimes=tuple(runtime.value.lower() for runtime in spec.process_selector.runtimes),
     )

@@ -116,12 +116,10 @@ def unavailable(profile: TraceProfile, *, in_cluster: bool = False) -> list[Prob
         for index, request in enumerate(spec.requests)
         if request.tls is not RequestTLS.NONE
     )
-    if spec.probes:
-        found.append(("spec.probes", spec.probes, ""))
     found.extend(
-        (f"spec.processSelector.runtimes[{index}]", runtime.value, "the only runtime is Python")
+        (f"spec.processSelector.runtimes[{index}]", runtime.value, "the runtimes are Python and PHP")
         for index, runtime in enumerate(spec.process_selector.runtimes)
-        if runtime is not Runtime.PYTHON
+        if runtime not in (Runtime.PYTHON, Runtime.PHP)
     )
     settings = (
         ("spec.code.stacks", spec.code.stacks.value, spec.code.stacks is Stacks.NATIVE, "allowed are Managed, None"),

@@ -80,6 +80,10 @@ CODE_MISSING = _add(
     "Truncated",
     "Unresolved",
 )
+PROBE_NAME = _add("kernelspan.probe.name", _O, _TEXT, "The profile's own probe that the span is of.")
+ARGUMENTS_MISSING = _add(
+    "kernelspan.probe.arguments.missing", _O, _TEXT, "Why an own probe's arguments are not told.", "Lost"
+)
 LIBRARY_NAME = _add("kernelspan.library.name", _O, _TEXT, "The library nearest to the kernel, as its manager names it.")
 LIBRARY_VERSION = _add("kernelspan.library.version", _O, _TEXT, "Its version, from the same place.")
 LIBRARY_PURL = _add("kernelspan.library.purl", _O, _TEXT, "Its package URL.")

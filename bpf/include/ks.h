@@ -71,6 +71,23 @@ struct ks_proc_rec {
 	u8 unused[KS_OP_SIZE - 80];
 };
 
+/* What one of the user's own probes read: probes/own/codegen.py makes what follows the header. */
+struct ks_own_rec {
+	u16 kind, version;
+	u32 size;
+	u64 time;
+	u32 tgid, tid;
+	u64 id;
+	u16 probe, count;
+	u32 reserved;
+};
+
+struct ks_own_arg {
+	u64 value;
+	u32 length;
+	u8 state, pad[3];
+};
+
 /* A traced process. `start` names the image: the time of its exec, or of the fork of a child that has not exec'd. */
 struct ks_proc {
 	u64 start;
@@ -93,6 +110,7 @@ struct ks_class {
 	u64 min_duration_ns[KS_GROUPS];
 	u64 interval_ns; /* of the rate limit; 0: none */
 	u64 burst_ns;
+	u64 probes[KS_OWN_WORDS]; /* bit mask by the numbers of the user's own probes */
 	u32 max_depth; /* 0: no walk */
 	u32 flags;
 	u16 ports[KS_MAX_PORTS];
@@ -228,7 +246,7 @@ struct ks_sys_exit {
 	s64 ret;
 };
 
-BPF_PROG_ARRAY(ks_walkers_raw, KS_MAX_RUNTIMES);
+BPF_PROG_ARRAY(ks_walkers_raw, KS_MAX_WALKERS);
 /* Of several groups only the first is attached; each hands on what is not its own: see ks_next_enter. */
 BPF_PROG_ARRAY(ks_enter_chain, KS_GROUPS);
 BPF_PROG_ARRAY(ks_exit_chain, KS_GROUPS);
@@ -246,7 +264,7 @@ struct ks_sys_exit {
 	s64 ret;
 };
 
-BPF_PROG_ARRAY(ks_walkers, KS_MAX_RUNTIMES);
+BPF_PROG_ARRAY(ks_walkers, KS_MAX_WALKERS);
 #endif
 
 /* Keeps clang from folding a value's test into another's: the verifier follows neither arithmetic on pointers nor bounds

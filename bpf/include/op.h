@@ -173,3 +173,19 @@ static __always_inline void ks_walk(void *ctx, struct ks_scratch *s, struct ks_c
 	}
 	ks_finish(s);
 }
+
+#define KS_THREAD_SIZE 16384 /* x86_64, without KASAN */
+#define KS_USER_CS 0x33
+
+/*
+ * Frames are true only inside a system call: the saved user registers at the top of the kernel stack say whether this is
+ * one. They lie 16 bytes lower in a kernel with FRED; the code segment tells which.
+ */
+static __always_inline int ks_in_system_call(void)
+{
+	u64 regs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_STACK) + KS_THREAD_SIZE - KS_REGS_SIZE;
+
+	if (KS_KREAD(u16, regs + KS_REGS_CS) != KS_USER_CS)
+		regs -= 16;
+	return KS_KREAD(u16, regs + KS_REGS_CS) == KS_USER_CS && KS_KREAD(s64, regs + KS_REGS_ORIG_AX) >= 0;
+}

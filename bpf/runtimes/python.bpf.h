@@ -14,11 +14,17 @@
 #include "op.h"
 #include "user.h"
 #include "runtimes/python_identity.bpf.h"
+#include "runtimes/walker.bpf.h"
 
 #define KS_PY_WALK_AT_ONCE 8 /* the kernel allows 33 tail calls in a row */
 #define KS_PY_COROUTINE 0x380 /* CO_COROUTINE | CO_ITERABLE_COROUTINE | CO_ASYNC_GENERATOR */
 
-BPF_ARRAY(ks_py_layouts, struct ks_py_layout, KS_MAX_LAYOUTS);
+_Static_assert(sizeof(struct ks_py_layout) <= sizeof(struct ks_layout), "ks_py_layout");
+
+static __always_inline struct ks_py_layout *ks_py_layout_of(struct ks_runtime *rt)
+{
+	return (struct ks_py_layout *)ks_layouts.lookup(&rt->layout);
+}
 
 static __always_inline u64 ks_thread_pointer(void)
 {
@@ -120,36 +126,6 @@ static __always_inline u64 ks_py_look(struct ks_scratch *s, struct ks_py_layout 
 	}
 	s->op.frame_state = KS_LOAD(w->root) ? KS_FRAMES_SCAN_LIMIT : KS_FRAMES_NO_THREAD_STATE;
 	return 0;
-}
-
-static __always_inline void ks_py_send_stack(struct ks_scratch *s, u64 id, u64 count)
-{
-	struct ks_stack_rec *r = &s->stack.header;
-	u64 size = ks_slots(sizeof(*r) + count * sizeof(struct ks_frame));
-	u8 one = 1;
-
-	r->kind = KS_KIND_STACK;
-	r->version = KS_VERSION;
-	r->size = size;
-	r->time = s->op.time;
-	r->tgid = s->op.tgid;
-	r->tid = s->op.tid;
-	r->stack = id;
-	r->count = count;
-	r->state = s->op.frame_state;
-	r->runtime = KS_RUNTIME_PYTHON;
-	r->layout = s->layout;
-	KS_OPAQUE(size);
-	if (size > sizeof(s->stack))
-		return;
-	if (ks_ring.ringbuf_output(&s->stack, size, 2 /* FORCE_WAKEUP: symbols are read while they are young */)) {
-		ks_count(s->op.cls, KS_C_STACK_LOST);
-		s->op.frame_state = KS_FRAMES_STACK_LOST;
-		s->op.stack = 0;
-		return;
-	}
-	ks_stacks.update(&id, &one);
-	ks_count(s->op.cls, KS_C_STACKS_SENT);
 }
 
 /* The number in "Task-123", which is how asyncio names a task; 0 for every other name. */

@@ -170,7 +170,7 @@ def traced_together(launches: Sequence[Launch], *, greenlets: bool = False, prof
             for pid in pids:
                 app.select(pid, "target")
             if greenlets:
-                app.processes.look_for_greenlets()
+                app.processes.look_for_flags()
             for program, _ in programs:
                 program.go_on()
             run_until(app, lambda: all(program.started.poll() is not None for program, _ in programs))

@@ -16,7 +16,7 @@ from typing import Any
 
 from kernelspan_agent.probes import bpf, constants
 from kernelspan_agent.probes.build import build
-from kernelspan_agent.probes.loader import Loader
+from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism
 from kernelspan_agent.probes.session import RING_BYTES, Session, modules_of
 from kernelspan_api.plan import Wanted, wanted
@@ -32,7 +32,7 @@ def costs(plan: Wanted, mechanism: Mechanism) -> dict[str, int | str]:
     with Loader({"ks_ring": RING_BYTES}) as loader:
         for name, module in built.modules.items():
             kind = bpf.PROG_RAW_TRACEPOINT if name == "core" else mechanism.program_kind
-            loader.load(({"maps": module["maps"], "programs": {}}, kind))
+            loader.load(Load({"maps": module["maps"], "programs": {}}, kind))
             for program, built_program in module["programs"].items():
                 found[program] = _cost(kind, loader.relocated(program, built_program), program)
     return found

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.libraries.base import Libraries, LibraryContext
-from kernelspan_agent.libraries.rootfs import Root
 from kernelspan_agent.model import Library, Origin
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.process.memory import ProcessMemory
+from kernelspan_agent.process.rootfs import Root
 from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.registry import DetectedRuntime
 

@@ -162,7 +162,7 @@ def _scanner(app: App, profile: TraceProfile, pids: tuple[int, ...]) -> Callable
             app.select(process.pid, select.name_of(process))
         return lambda: not app.processes.alive()
     selector = profile.spec.process_selector
-    scan = _matching(app, select.Selection(selector.executables, needs_runtime=bool(selector.runtimes)))
+    scan = _matching(app, select.Selection(selector.executables, [runtime.value for runtime in selector.runtimes]))
     if not app.processes.alive():
         click.echo("kernelspan: no process matches processSelector yet; waiting for one", err=True)
     return scan

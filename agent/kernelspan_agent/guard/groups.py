@@ -11,7 +11,7 @@ from kernelspan_agent.errors import MachineError
 from kernelspan_agent.guard.checks import Check, State
 from kernelspan_agent.probes import bpf, constants
 from kernelspan_agent.probes.build import Built, Module, build
-from kernelspan_agent.probes.loader import Loader
+from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism, calls_of, has_call
 from kernelspan_agent.probes.session import EVERYTHING, RING_BYTES, modules_of
 from kernelspan_agent.probes.tracefs import Tracefs
@@ -77,7 +77,7 @@ def _load(modules: list[Module], mechanism: Mechanism, environ: Mapping[str, str
                 continue
             kind = bpf.PROG_RAW_TRACEPOINT if module.name == CORE else mechanism.program_kind
             try:
-                loader.load((built.modules[module.name], kind))
+                loader.load(Load(built.modules[module.name], kind))
             except MachineError as error:
                 found.append(_failed(module, mechanism, error))
                 continue

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import struct
 from collections.abc import Callable, Iterator
 
 from kernelspan_agent.errors import MachineError
@@ -25,22 +24,16 @@ _RING_BYTES = 4096
 _EVENT = "sched_process_exit"  # rare, and there on every kernel
 _CALL = "sys_enter_reboot"  # a system call that nobody makes while we look
 _PROBE_READ_KERNEL = 113  # include/uapi/linux/bpf.h: bpf_probe_read_kernel
-_LOAD = "<BBhi"
 _NEWER = "Linux 6.2 or newer has it; nothing else is lost"
 
 
-def _instruction(op: int, to: int = 0, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
-    return struct.pack(_LOAD, op, source << 4 | to, offset, immediate)
-
-
-_NOTHING = _instruction(0xB7) + _instruction(0x95)  # r0 = 0; exit
 _READS = (
-    _instruction(0xBF, 1, 10)  # r1 = r10
-    + _instruction(0x07, 1, immediate=-8)  # r1 += -8
-    + _instruction(0xB7, 2, immediate=8)
-    + _instruction(0xB7, 3)  # address 0 cannot be read: only the permission is asked for
-    + _instruction(0x85, immediate=_PROBE_READ_KERNEL)
-    + _NOTHING
+    bpf.instruction(0xBF, 1, 10)  # r1 = r10
+    + bpf.instruction(0x07, 1, immediate=-8)  # r1 += -8
+    + bpf.instruction(0xB7, 2, immediate=8)
+    + bpf.instruction(0xB7, 3)  # address 0 cannot be read: only the permission is asked for
+    + bpf.instruction(0x85, immediate=_PROBE_READ_KERNEL)
+    + bpf.NOTHING
 )
 
 
@@ -110,7 +103,7 @@ def _map() -> str:
 
 
 def _program() -> str:
-    with _loaded(bpf.PROG_TRACEPOINT, _NOTHING), _loaded(bpf.PROG_RAW_TRACEPOINT, _NOTHING):
+    with _loaded(bpf.PROG_TRACEPOINT, bpf.NOTHING), _loaded(bpf.PROG_RAW_TRACEPOINT, bpf.NOTHING):
         return "loaded"
 
 
@@ -142,14 +135,14 @@ def _ring() -> str:
 
 
 def _raw() -> str:
-    with _loaded(bpf.PROG_RAW_TRACEPOINT, _NOTHING) as fd:
+    with _loaded(bpf.PROG_RAW_TRACEPOINT, bpf.NOTHING) as fd:
         raw_tracepoint(_EVENT, fd).close()
     return "attached, detached"
 
 
 def _single() -> str:
     tracefs = Tracefs.find()
-    with _loaded(bpf.PROG_TRACEPOINT, _NOTHING) as fd:
+    with _loaded(bpf.PROG_TRACEPOINT, bpf.NOTHING) as fd:
         attachment = tracepoint(tracefs, "syscalls", _CALL, fd)
         if attachment is None:
             raise MachineError(

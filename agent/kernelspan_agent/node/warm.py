@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from kernelspan_agent.errors import KernelspanError
 from kernelspan_agent.probes import constants
@@ -60,5 +61,5 @@ class Warm:
 
 def _modules() -> Iterator[tuple[Mechanism, Module]]:
     for mechanism in (RAW_TRACEPOINT, TRACEPOINT):
-        for module in modules_of(EVERYTHING):
+        for module in modules_of(replace(EVERYTHING, runtimes=())):  # the usual walkers
             yield mechanism, module

@@ -114,7 +114,7 @@ def _selection(desired: Desired) -> Selection | None:
     selector = desired.profile.spec.process_selector
     if not selector.executables and not selector.runtimes:
         return None
-    return Selection(selector.executables, needs_runtime=bool(selector.runtimes))
+    return Selection(selector.executables, [runtime.value for runtime in selector.runtimes])
 
 
 def _began_ns(process: Process) -> int:

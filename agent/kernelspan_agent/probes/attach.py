@@ -6,23 +6,12 @@ Source: perf_event_open(2); the numbers of tracepoints are in tracefs.
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import os
-import platform
-import struct
 from dataclasses import dataclass
 
 from kernelspan_agent.errors import MachineError
-from kernelspan_agent.probes import bpf
+from kernelspan_agent.probes import bpf, perf
 from kernelspan_agent.probes.tracefs import Tracefs
-
-_SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}[platform.machine()]
-_PERF_TYPE_TRACEPOINT = 2
-_PERF_FLAG_FD_CLOEXEC = 8
-_IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408
-_ATTR_BYTES = 128
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +31,9 @@ def tracepoint(tracefs: Tracefs, category: str, event: str, program_fd: int) -> 
     number = tracefs.event_id(category, event)
     if number is None:
         return None
-    attributes = struct.pack("<IIQQ", _PERF_TYPE_TRACEPOINT, _ATTR_BYTES, number, 1) + bytes(_ATTR_BYTES - 24)
-    fd = int(_libc.syscall(_SYS_PERF_EVENT_OPEN, attributes, -1, 0, -1, _PERF_FLAG_FD_CLOEXEC))
-    if fd < 0:
-        raise _refused(f"{category}:{event}", ctypes.get_errno())
     try:
-        fcntl.ioctl(fd, _IOC_SET_BPF, program_fd)
-        fcntl.ioctl(fd, _IOC_ENABLE, 0)
+        fd = perf.attached(perf.TRACEPOINT_TYPE, number, program_fd)
     except OSError as error:
-        os.close(fd)
         raise _refused(f"{category}:{event}", error.errno or 0) from error
     return Attachment(f"{category}:{event}", fd)
 

@@ -11,17 +11,43 @@ import os
 import platform
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 _SYS_BPF = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _libc = ctypes.CDLL(None, use_errno=True)
 _ATTR_BYTES = 144
 
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY, PROG_LOAD, PROG_TEST_RUN = 0, 1, 2, 3, 4, 5, 10
-PROG_QUERY_INFO, RAW_TRACEPOINT_OPEN, ENABLE_STATS = 15, 17, 32
+QUERY_INFO, RAW_TRACEPOINT_OPEN, BTF_OPEN, BTF_NEXT, LINK_CREATE, ENABLE_STATS = 15, 17, 19, 23, 28, 32
 
 EXIST = 2  # BPF_EXIST
 MAP_TYPES = {"hash": 1, "array": 2, "prog_array": 3, "percpu_array": 6, "lru_hash": 9, "ringbuf": 27}
-PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TRACEPOINT = 2, 5, 17
+PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TRACEPOINT, PROG_TRACING = 2, 5, 17, 26
+ATTACH_FENTRY, ATTACH_FEXIT, ATTACH_KPROBE_MULTI = 24, 25, 42  # enum bpf_attach_type
+
+
+def instruction(op: int, to: int = 0, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
+    """One instruction of a program: Documentation/bpf/standardization/instruction-set.rst."""
+    return struct.pack("<BBhi", op, source << 4 | to, offset, immediate)
+
+
+NOTHING = instruction(0xB7) + instruction(0x95)  # r0 = 0; exit
+
+
+def counts(map_fd: int) -> bytes:
+    """A program that adds one to the first value, a u64, of an array."""
+    return (
+        instruction(0x62, 10, offset=-4)  # *(u32 *)(r10 - 4) = 0
+        + instruction(0xBF, 2, 10)  # r2 = r10
+        + instruction(0x07, 2, immediate=-4)  # r2 += -4
+        + instruction(0x18, 1, 1, immediate=map_fd)  # r1 = the map
+        + instruction(0)
+        + instruction(0x85, immediate=1)  # bpf_map_lookup_elem
+        + instruction(0x15, 0, offset=2)  # if r0 == 0 goto out
+        + instruction(0xB7, 1, immediate=1)  # r1 = 1
+        + instruction(0xDB, 0, 1)  # lock *(u64 *)r0 += r1
+        + NOTHING
+    )
 
 
 def call(command: int, attributes: bytes) -> int:
@@ -96,33 +122,50 @@ _LOG_BYTES = (1 << 24) - 1  # the most Linux 5.10 takes; a log that does not fit
 _LOG_STEPS, _LOG_STATS = 1, 4
 
 
-def prog_load(kind: int, instructions: bytes, name: str) -> int:
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a program is loaded for, beyond its kind: ATTACH_*, and for fentry and fexit the function.
+
+    `function`: its number in BTF; `module_fd`: of the BTF it is in, 0 for the kernel's own.
+    """
+
+    attach_type: int = 0
+    function: int = 0
+    module_fd: int = 0
+
+
+ANYWHERE = Target()
+
+
+def prog_load(kind: int, instructions: bytes, name: str, target: Target = ANYWHERE) -> int:
     """A loaded program's descriptor; VerifierError with the verifier's log where the kernel refuses it."""
     try:
-        return _prog_load(kind, instructions, name, 0, None)
+        return _prog_load(kind, instructions, name, 0, None, target)
     except OSError as first:
         log = ctypes.create_string_buffer(_LOG_BYTES)
         try:
-            return _prog_load(kind, instructions, name, _LOG_STEPS, log)
+            return _prog_load(kind, instructions, name, _LOG_STEPS, log, target)
         except OSError:
             error = VerifierError(first.errno, f"{name}: {first.strerror}")
             error.log = log.value.decode(errors="replace")
             raise error from first
 
 
-def prog_cost(kind: int, instructions: bytes, name: str) -> int:
+def prog_cost(kind: int, instructions: bytes, name: str, target: Target = ANYWHERE) -> int:
     """How many instructions the verifier follows to accept a program, as it says itself (on every kernel)."""
     log = ctypes.create_string_buffer(4096)
-    os.close(_prog_load(kind, instructions, name, _LOG_STATS, log))
+    os.close(_prog_load(kind, instructions, name, _LOG_STATS, log, target))
     return int(log.value.decode().split("processed ")[1].split()[0])
 
 
-def _prog_load(kind: int, instructions: bytes, name: str, level: int, log: ctypes.Array[ctypes.c_char] | None) -> int:
+def _prog_load(
+    kind: int, instructions: bytes, name: str, level: int, log: ctypes.Array[ctypes.c_char] | None, target: Target
+) -> int:
     code = ctypes.create_string_buffer(instructions, len(instructions))
     license_name = ctypes.create_string_buffer(b"Dual BSD/GPL")
     version = [int(part) for part in platform.release().split("-")[0].split(".")[:3] if part.isdigit()]
     attributes = struct.pack(
-        "<IIQQIIQII16s",
+        "<IIQQIIQII16sII32xIII",
         kind,
         len(instructions) // 8,
         ctypes.addressof(code),
@@ -133,14 +176,24 @@ def _prog_load(kind: int, instructions: bytes, name: str, level: int, log: ctype
         (version[0] << 16) + (version[1] << 8) + min([*version, 0][2], 255),
         0,
         name.encode()[:15],
+        0,
+        target.attach_type,
+        0,
+        target.function,
+        target.module_fd,
     )
     return call(PROG_LOAD, attributes)
 
 
-def raw_tracepoint_open(program_fd: int, name: str) -> int:
-    """Attaches a raw tracepoint program; closing the descriptor detaches it."""
+def link_create(program_fd: int, attach_type: int, rest: bytes = b"") -> int:
+    """Attaches a program; closing the descriptor detaches it. `rest`: what this type wants after the flags (Linux 5.7)."""
+    return call(LINK_CREATE, struct.pack("<IIII", program_fd, 0, attach_type, 0) + rest)
+
+
+def raw_tracepoint_open(program_fd: int, name: str = "") -> int:
+    """Attaches a raw tracepoint program, or without a name a tracing program, which knows its function itself."""
     text = ctypes.create_string_buffer(name.encode())
-    return call(RAW_TRACEPOINT_OPEN, struct.pack("<QI", ctypes.addressof(text), program_fd))
+    return call(RAW_TRACEPOINT_OPEN, struct.pack("<QI", ctypes.addressof(text) if name else 0, program_fd))
 
 
 def test_run(program_fd: int, arguments: Sequence[int]) -> int:
@@ -165,7 +218,30 @@ def enable_stats() -> int:
 def prog_info(fd: int) -> dict[str, int]:
     """Run time (ns) and count of a program (only while kernel.bpf_stats_enabled), skipped runs, verified instructions."""
     info = ctypes.create_string_buffer(256)
-    call(PROG_QUERY_INFO, struct.pack("<IIQ", fd, 256, ctypes.addressof(info)))
+    call(QUERY_INFO, struct.pack("<IIQ", fd, 256, ctypes.addressof(info)))
     # struct bpf_prog_info: run_time_ns at 192, run_cnt 200, recursion_misses 208, verified_insns 216
     run_time_ns, run_count, skipped, verified = struct.unpack_from("<QQQI", info.raw, 192)
     return {"run_time_ns": run_time_ns, "run_count": run_count, "skipped": skipped, "verified_instructions": verified}
+
+
+def next_btf(number: int) -> int:
+    """The number of the next object of BTF after this one's (0: the first); FileNotFoundError after the last."""
+    buffer = ctypes.create_string_buffer(struct.pack("<I", number), _ATTR_BYTES)
+    if _libc.syscall(_SYS_BPF, BTF_NEXT, buffer, _ATTR_BYTES) < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return int(struct.unpack_from("<I", buffer, 4)[0])
+
+
+def btf_open(number: int) -> int:
+    """A descriptor of an object of BTF (CAP_SYS_ADMIN)."""
+    return call(BTF_OPEN, struct.pack("<I", number))
+
+
+def btf_name(fd: int) -> str:
+    """What an object of BTF is called: vmlinux, a module's name; empty for a program's."""
+    name = ctypes.create_string_buffer(64)
+    # struct bpf_btf_info: btf, btf_size, id, name, name_len, kernel_btf
+    info = ctypes.create_string_buffer(struct.pack("<QIIQII", 0, 0, 0, ctypes.addressof(name), len(name), 0))
+    call(QUERY_INFO, struct.pack("<IIQ", fd, 32, ctypes.addressof(info)))
+    return name.value.decode(errors="replace")

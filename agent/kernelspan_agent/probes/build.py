@@ -15,15 +15,18 @@ import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import constants, pidns
-from kernelspan_agent.probes.source import WALKER_PROGRAMS, bpf_directory, module_text
+from kernelspan_agent.probes.source import bpf_directory, generated_text, module_text, walkers
+
+if TYPE_CHECKING:
+    from kernelspan_agent.probes.own.prepare import Prepared
 
 COMPILER_PYTHON = "/usr/bin/python3"  # Debian's bcc belongs to Debian's Python
 COMPILE_TIMEOUT_SECONDS = 300  # 2 s of a CPU; an agent may be allowed a tenth of one, or run on an emulated one
@@ -34,10 +37,15 @@ CHILDREN_VARIABLE = "KERNELSPAN_COMPILERS"  # 1 where memory is bounded: an agen
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A C file and the programs in it that are wanted."""
+    """A C file and the programs in it that are wanted; or, with `text`, C that was generated."""
 
     name: str
     programs: tuple[str, ...]
+    text: str = ""
+
+    def whole_text(self) -> str:
+        """All of it, ready for bcc."""
+        return generated_text(self.text) if self.text else module_text(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,7 @@ class Built:
     defines: dict[str, int]
     cached: bool
     seconds: float
+    own: Sequence[Prepared] = ()  # the user's own probes
 
 
 def kernel_version_code(release: str) -> int:
@@ -68,18 +77,22 @@ def cache_directory(environ: Mapping[str, str]) -> Path:
     )
 
 
-def request(modules: Iterable[Module], defines: Mapping[str, int], environ: Mapping[str, str]) -> dict[str, Any]:
+def request(modules: Sequence[Module], defines: Mapping[str, int], environ: Mapping[str, str]) -> dict[str, Any]:
     """What the compiling child reads. KERNELSPAN_READS=Helpers: no plain loads, even where the kernel takes them."""
     bpf = bpf_directory()
+    texts = {module.name: module.whole_text() for module in modules}
+    of_own = {
+        name: paths for name, paths in constants.OWN_OFFSETS.items() if any(name in text for text in texts.values())
+    }
     return {
         "shim": str(bpf / "shim"),
         "kernel_version": kernel_version_code(platform.release()),
         "reads": environ.get("KERNELSPAN_READS", "Auto"),
-        "offsets": constants.OFFSETS,
+        "offsets": {**constants.OFFSETS, **of_own},
         "defines": dict(defines),
         "flags": ["-w", "-I/usr/include", f"-I/usr/include/{_multiarch()}"],
         "tokens": {str(constants.RING_TOKEN): "ks_ring"},
-        "modules": {module.name: {"text": module_text(module.name), "programs": module.programs} for module in modules},
+        "modules": {module.name: {"text": texts[module.name], "programs": module.programs} for module in modules},
     }
 
 
@@ -100,7 +113,7 @@ def _key(wanted: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def build(modules: Iterable[Module], defines: Mapping[str, int], environ: Mapping[str, str]) -> Built:
+def build(modules: Sequence[Module], defines: Mapping[str, int], environ: Mapping[str, str]) -> Built:
     """Compiles (or finds) `modules`.
 
     Raises MachineError: bcc or its Python is missing, the kernel has no BTF, or clang refuses (CompileFailed).
@@ -108,7 +121,7 @@ def build(modules: Iterable[Module], defines: Mapping[str, int], environ: Mappin
     wanted = request(modules, defines, environ)
     kept = {name: cache_directory(environ) / f"{_key(_only(wanted, [name]))}.json" for name in wanted["modules"]}
     found = {name: answer for name, path in kept.items() if (answer := _kept(path, name))}
-    missing = sorted((name for name in kept if name not in found), key=lambda name: name not in WALKER_PROGRAMS)
+    missing = sorted((name for name in kept if name not in found), key=lambda name: name not in walkers())
     seconds = 0.0
     if missing:
         started = time.monotonic()
@@ -141,13 +154,14 @@ def _kept(path: Path, name: str) -> dict[str, Any] | None:
         return None
 
 
-_children: set[subprocess.Popen[bytes]] = set()
+_children: dict[subprocess.Popen[bytes], frozenset[str]] = {}
 
 
-def abandon() -> None:
-    """Whatever is being compiled, in whatever thread, fails at once."""
-    for child in list(_children):
-        child.kill()
+def abandon(*modules: str) -> None:
+    """What is being compiled, in whatever thread, fails at once: these modules alone, or whatever it is."""
+    for child, names in list(_children.items()):
+        if not modules or names <= set(modules):
+            child.kill()
 
 
 def compile_now(wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,12 +170,12 @@ def compile_now(wanted: Mapping[str, Any]) -> dict[str, Any]:
     pipe = subprocess.PIPE
     try:
         with subprocess.Popen([COMPILER_PYTHON, "-I", str(script)], stdin=pipe, stdout=pipe, stderr=pipe) as child:
-            _children.add(child)
+            _children[child] = frozenset(wanted["modules"])
             try:
                 output, said = child.communicate(json.dumps(wanted).encode(), COMPILE_TIMEOUT_SECONDS)
             finally:
                 child.kill()
-                _children.discard(child)
+                _children.pop(child, None)
         answer: dict[str, Any] = json.loads(output)
     except FileNotFoundError as error:
         raise MachineError(f"{COMPILER_PYTHON} is not there", hint=INSTALL) from error

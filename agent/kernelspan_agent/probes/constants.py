@@ -10,12 +10,14 @@ from __future__ import annotations
 import enum
 
 from kernelspan_agent.ring import records
+from kernelspan_agent.runtimes import registry
 from kernelspan_api.operations import OPERATIONS, Group
 
 MAX_CLASSES = records.MAX_CLASSES
 MAX_PORTS = 16
+OWN_WORDS = records.MAX_OWN_PROBES // 64  # of the mask of own probes in a class
 MAX_LAYOUTS = 64
-MAX_RUNTIMES = 16
+LAYOUT_BYTES = 256  # of a runtime's layout at most
 RING_TOKEN = 0x4B530001  # stands for the ring buffer where bcc has no call for it
 CALL_OP_AT, CALL_CLASS_AT = 84, 88  # offsets in struct ks_call
 CAST_TOKEN = 0x4B530002  # stands for the kernel's function in a call of it: see direct.py
@@ -39,9 +41,12 @@ class Counter(enum.IntEnum):
     PATH_UNREADABLE = 12
     PROCESS_LOST = 13
     CODES_SENT = 14
+    THROTTLED = 15  # by the guard
+    ARGUMENTS_LOST = 16  # the ring was full when they were to be sent
+    NOT_TASK = 17  # hits of own probes in an interrupt: nobody's
 
 
-COUNTERS = 16
+COUNTERS = 20
 
 OFFSETS: dict[str, list[str]] = {
     "KS_TASK_FILES": ["task_struct.files"],
@@ -112,6 +117,38 @@ OFFSETS: dict[str, list[str]] = {
     "KS_REGS_SIZE": ["sizeof pt_regs"],
 }
 
+# Of what only some of the user's own probes look at; asked for where a text names it.
+OWN_OFFSETS: dict[str, list[str]] = {
+    "KS_CRED_UID": ["cred.uid"],
+    "KS_CRED_GID": ["cred.gid"],
+    "KS_CRED_EUID": ["cred.euid"],
+    "KS_CRED_EGID": ["cred.egid"],
+    "KS_CRED_EFFECTIVE": ["cred.cap_effective"],
+    "KS_CRED_PERMITTED": ["cred.cap_permitted"],
+    "KS_CRED_INHERITABLE": ["cred.cap_inheritable"],
+    "KS_TASK_CRED": ["task_struct.cred"],
+    "KS_TASK_NSPROXY": ["task_struct.nsproxy"],
+    "KS_NS_CGROUP": ["nsproxy.cgroup_ns"],
+    "KS_NS_IPC": ["nsproxy.ipc_ns"],
+    "KS_NS_MNT": ["nsproxy.mnt_ns"],
+    "KS_NS_NET": ["nsproxy.net_ns"],
+    "KS_NS_TIME": ["nsproxy.time_ns"],
+    "KS_NS_UTS": ["nsproxy.uts_ns"],
+    "KS_CRED_USER": ["cred.user_ns"],
+    "KS_INUM_CGROUP": ["cgroup_namespace.ns.inum"],
+    "KS_INUM_IPC": ["ipc_namespace.ns.inum"],
+    "KS_INUM_MNT": ["mnt_namespace.ns.inum"],
+    "KS_INUM_NET": ["net.ns.inum"],
+    "KS_INUM_TIME": ["time_namespace.ns.inum"],
+    "KS_INUM_UTS": ["uts_namespace.ns.inum"],
+    "KS_INUM_USER": ["user_namespace.ns.inum"],
+    **{
+        f"KS_REGS_{name.upper()}": [f"pt_regs.{name}"]
+        for name in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp", "ip")
+    },
+    **{f"KS_REGS_R{number}": [f"pt_regs.r{number}"] for number in range(11, 16)},
+}
+
 
 def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
     """Name to value of every constant of ours."""
@@ -126,7 +163,8 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_MAX_CLASSES": MAX_CLASSES,
         "KS_MAX_PORTS": MAX_PORTS,
         "KS_MAX_LAYOUTS": MAX_LAYOUTS,
-        "KS_MAX_RUNTIMES": MAX_RUNTIMES,
+        "KS_LAYOUT_BYTES": LAYOUT_BYTES,
+        "KS_MAX_WALKERS": registry.MAX_WALKERS,  # programs of all runtimes' walkers
         "KS_MAX_PROCS": 16384,
         "KS_MAX_CALLS": 16384,  # operations at once that wait for their end by another way than their call's return
         "KS_MAX_ASIDE": 1024,  # threads in the handler of a signal that stopped a call
@@ -134,10 +172,8 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_MAX_STACKS": 16384,
         "KS_MAX_PATHS": 16384,
         "KS_MAX_CODES": 16384,
-        "KS_CODE_CUT": 1,
-        "KS_WALKER_PYTHON_CODES": 2,  # places in the program array: see probes/source.py
-        "KS_WALKER_PYTHON_FIND": 3,
-        "KS_PY_THREAD_SCAN": 512,
+        "KS_OWN_WORDS": OWN_WORDS,
+        "KS_OWN_OPERATION": records.OWN_OPERATION,
         "KS_COUNTERS": COUNTERS,
         "KS_GROUPS": 4,
         "KS_RING_PAGES": 8,  # of the map bcc makes while compiling; the real one is made by the loader
@@ -149,8 +185,6 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_WAKE_SPAN": 4096,  # of the fill level; records that come at once from several CPUs do not step over it
         "KS_WATCH_EXEC": int(watch_exec),
         "KS_RAW": int(raw),
-        "KS_RUNTIME_PYTHON": 1,
-        "KS_RUNTIME_GREENLETS": 1,
         "KS_CLASS_PATHS": 1,
         "KS_SWITCH_NEXT_PID": 56,  # sched_switch: offset of next_pid; see tracefs
         "KS_FRAMES_NONE": records.FrameState.NONE,
@@ -163,6 +197,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_FRAMES_READ_FAILED": records.FrameState.READ_FAILED,
         "KS_FRAMES_STACK_LOST": records.FrameState.STACK_LOST,
         "KS_FRAMES_AMBIGUOUS": records.FrameState.AMBIGUOUS,
+        "KS_FRAMES_NO_TRUE_WALK": records.FrameState.NO_TRUE_WALK,
     }
     for prefix, members in (
         ("KS_KIND", records.RecordKind),
@@ -170,6 +205,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         ("KS_CONTEXT", records.ContextKind),
         ("KS_PATH", records.PathFlag),
         ("KS_OP", records.OperationFlag),
+        ("KS_ARGUMENT", records.ArgumentState),
         ("KS_C", Counter),
     ):
         found.update({f"{prefix}_{member.name}": int(member) for member in members})

@@ -44,10 +44,6 @@ _PRESENT_USER, _HUGE, _FRAME = 5, 0x80, 0x000F_FFFF_FFFF_F000
 _HUGE_LEVELS = {30: 1 << 30, 21: 1 << 21}
 
 
-def _instruction(op: int, target: int, source: int, offset: int, immediate: int) -> bytes:
-    return struct.pack("<BBhi", op, target | source << 4, offset, immediate)
-
-
 @dataclass(frozen=True, slots=True)
 class Cast:
     """What a program calls, and what it says that it wants: numbers in the kernel's BTF."""
@@ -56,17 +52,19 @@ class Cast:
     type: int
 
 
-_SHIFTED = _instruction(0x7F, 0, 6, 0, 0) + _instruction(_EXIT, 0, 0, 0, 0)  # r0 >>= r6, since a run gives 32 bits
+_SHIFTED = bpf.instruction(0x7F, 0, 6, 0, 0) + bpf.instruction(
+    _EXIT, 0, 0, 0, 0
+)  # r0 >>= r6, since a run gives 32 bits
 
 
 def _reader(cast: Cast) -> bytes:
     """r0 = *(u64 *)cast(ctx[0]) >> ctx[1]: what every program that reads directly does."""
     return (
-        _instruction(0x79, 6, 1, 8, 0)
-        + _instruction(0x79, 1, 1, 0, 0)
-        + _instruction(0xB7, 2, 0, 0, cast.type)
-        + _instruction(_CALL, 0, _PSEUDO_KFUNC_CALL, 0, cast.function)
-        + _instruction(0x79, 0, 0, 0, 0)
+        bpf.instruction(0x79, 6, 1, 8, 0)
+        + bpf.instruction(0x79, 1, 1, 0, 0)
+        + bpf.instruction(0xB7, 2, 0, 0, cast.type)
+        + bpf.instruction(_CALL, 0, _PSEUDO_KFUNC_CALL, 0, cast.function)
+        + bpf.instruction(0x79, 0, 0, 0, 0)
         + _SHIFTED
     )
 
@@ -74,20 +72,20 @@ def _reader(cast: Cast) -> bytes:
 def _helped_reader() -> bytes:
     """The same by a helper, on any kernel: bpf_probe_read_kernel(r10 - 8, 8, ctx[0]). What cannot be read is 0."""
     return (
-        _instruction(0x79, 6, 1, 8, 0)
-        + _instruction(0x79, 3, 1, 0, 0)
-        + _instruction(0x7A, 10, 0, -8, 0)
-        + _instruction(0xBF, 1, 10, 0, 0)
-        + _instruction(0x07, 1, 0, 0, -8)
-        + _instruction(0xB7, 2, 0, 0, 8)
-        + _instruction(_CALL, 0, 0, 0, _PROBE_READ_KERNEL)
-        + _instruction(0x79, 0, 10, -8, 0)
+        bpf.instruction(0x79, 6, 1, 8, 0)
+        + bpf.instruction(0x79, 3, 1, 0, 0)
+        + bpf.instruction(0x7A, 10, 0, -8, 0)
+        + bpf.instruction(0xBF, 1, 10, 0, 0)
+        + bpf.instruction(0x07, 1, 0, 0, -8)
+        + bpf.instruction(0xB7, 2, 0, 0, 8)
+        + bpf.instruction(_CALL, 0, 0, 0, _PROBE_READ_KERNEL)
+        + bpf.instruction(0x79, 0, 10, -8, 0)
         + _SHIFTED
     )
 
 
 # r0 = current task >> ctx[1]
-_TASK = _instruction(0x79, 6, 1, 8, 0) + _instruction(_CALL, 0, 0, 0, _GET_CURRENT_TASK) + _SHIFTED
+_TASK = bpf.instruction(0x79, 6, 1, 8, 0) + bpf.instruction(_CALL, 0, 0, 0, _GET_CURRENT_TASK) + _SHIFTED
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import resource
 import struct
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -31,43 +32,76 @@ _READ_REFUSED = re.compile(r"(?:unknown func|cannot use helper) bpf_probe_read_k
 VERIFIERS = 2  # programs in the kernel's verifier at once
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A built module to be loaded.
+
+    `kind`: bpf.PROG_*. `suffix`: goes behind the names of its programs, which may be loaded several times. `maps`: other names
+    of maps, by which it does not share them with every module. `target`: what its programs are loaded for, where their kind does
+    not say it all (functions.Placement); `targets`: of single ones, by name.
+    """
+
+    module: Mapping[str, Any]
+    kind: int
+    suffix: str = ""
+    maps: Mapping[str, str] | None = None
+    target: bpf.Target = bpf.ANYWHERE
+    targets: Mapping[str, bpf.Target] | None = None
+
+    def map_name(self, name: str) -> str:
+        """What a map of the module is called among all."""
+        return (self.maps or {}).get(name, name)
+
+
 class Loader:
     """The maps and programs of one agent."""
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
-        """`sizes`: entries (bytes for the ring) of maps that are not as large as their C text says."""
+        """`sizes`: entries (bytes for the ring) of maps that are not as large as their C text says; of those with any suffix by
+        their name and a dot.
+        """
         self._sizes = sizes
         self.maps: dict[str, int] = {}
         self._shapes: dict[str, Mapping[str, int]] = {}
         self.programs: dict[str, int] = {}
         self._attachments: list[Attachment] = []
 
-    def load(self, *modules: tuple[Mapping[str, Any], int]) -> None:
-        """Loads the programs of built modules, each as its kind (bpf.PROG_*). Raises MachineError with the reason."""
+    def load(self, *loads: Load) -> None:
+        """Loads the programs of built modules. Raises MachineError with the reason; none of them is loaded then."""
         wanted = []
-        for module, kind in modules:
-            for name, shape in module["maps"].items():
-                self._make_map(name, shape)
-            wanted += [(kind, self.relocated(name, program), name) for name, program in module["programs"].items()]
+        for load in loads:
+            for name, shape in load.module["maps"].items():
+                self._make_map(load.map_name(name), shape)
+            for name, program in load.module["programs"].items():
+                target = (load.targets or {}).get(name, load.target)
+                wanted.append((load.kind, self.relocated(name, program, load), name, target, name + load.suffix))
         wanted.sort(key=lambda each: -len(each[1]))  # the verifier's time: a walker's is as long as all the others'
         with ThreadPoolExecutor(VERIFIERS) as pool:
-            loads = [(each[2], pool.submit(self._load_program, *each)) for each in wanted]
-        refused = [failure for _, load in loads if (failure := load.exception())]
-        loaded = {name: load.result() for name, load in loads if not load.exception()}
+            tries = [(each[4], pool.submit(self._load_program, *each[:4])) for each in wanted]
+        refused = [failure for _, done in tries if (failure := done.exception())]
+        loaded = {name: done.result() for name, done in tries if not done.exception()}
         if refused:
             for fd in loaded.values():
                 os.close(fd)
             raise refused[0]
         self.programs.update(loaded)
 
-    def relocated(self, name: str, program: Mapping[str, Any]) -> bytes:
+    def relocated(self, name: str, program: Mapping[str, Any], load: Load | None = None) -> bytes:
         """A built program's instructions with the descriptors of this loader's maps. Raises MachineError."""
         code = bytearray(base64.b64decode(program["instructions"]))
-        for index, map_name in program["relocations"]:
+        for index, plain_name in program["relocations"]:
+            map_name = load.map_name(plain_name) if load else plain_name
             if map_name not in self.maps:
                 raise MachineError(f"{name} uses map {map_name}, which no module declares", reason="CompileFailed")
             struct.pack_into("<i", code, index * _LOAD_MAP_BYTES + 4, self.maps[map_name])
         return bytes(code)
+
+    def unload(self, suffix: str) -> None:
+        """Gives back the programs and maps that were loaded with this suffix; what is attached of them is not."""
+        for found in (self.programs, self.maps):
+            for name in [name for name in found if name.endswith(suffix)]:
+                os.close(found.pop(name))
+                self._shapes.pop(name, None)
 
     def _make_map(self, name: str, shape: Mapping[str, int]) -> None:
         known = self._shapes.get(name)
@@ -75,19 +109,19 @@ class Loader:
             if (known["type"], known["key"], known["value"]) != (shape["type"], shape["key"], shape["value"]):
                 raise MachineError(f"two modules disagree about map {name}", reason="CompileFailed")
             return
-        entries = self._sizes.get(name, shape["entries"])
+        entries = self._sizes.get(name.partition(".")[0] + "." if "." in name else name, shape["entries"])
         create = partial(bpf.map_create, shape["type"], shape["key"], shape["value"], entries, shape["flags"], name)
         try:
-            self.maps[name] = _with_locked_memory(create)
+            self.maps[name] = with_locked_memory(create)
         except PermissionError as error:
             raise _forbidden(f"map {name}") from error
         except OSError as error:
             raise MachineError(f"map {name} ({entries} entries): {error.strerror}") from error
         self._shapes[name] = shape
 
-    def _load_program(self, kind: int, code: bytes, name: str) -> int:
+    def _load_program(self, kind: int, code: bytes, name: str, target: bpf.Target) -> int:
         try:
-            return _with_locked_memory(partial(bpf.prog_load, kind, code, name))
+            return with_locked_memory(partial(bpf.prog_load, kind, code, name, target))
         except OSError as error:
             if error.errno in {errno.EPERM, errno.EACCES} and not getattr(error, "log", ""):
                 raise _forbidden(f"program {name}") from error
@@ -130,7 +164,7 @@ class Loader:
         self.close()
 
 
-def _with_locked_memory(load: Callable[[], int]) -> int:
+def with_locked_memory(load: Callable[[], int]) -> int:
     """What `load` gives. Linux before 5.11 charges maps and programs as locked memory: refused, it is tried with more."""
     try:
         return load()

@@ -58,10 +58,11 @@ def calls_of(group: Group, wanted: Wanted) -> list[str]:
 
 def has_call(tracefs: Tracefs, call: str) -> bool:
     """Whether this kernel has a tracepoint of the system call."""
-    return tracefs.event_id("syscalls", _event("enter", call)) is not None
+    return tracefs.event_id("syscalls", call_tracepoint("enter", call)) is not None
 
 
-def _event(side: str, call: str) -> str:
+def call_tracepoint(side: str, call: str) -> str:
+    """The tracepoint of a system call's `enter` or `exit`."""
     return f"sys_{side}_{CALL_NAMES.get(call, call)}"
 
 
@@ -75,7 +76,7 @@ def _single(wanted: Wanted, programs: Mapping[str, int], _link: Link) -> Iterato
         restarts = [RESTART] if calls else []
         for program, side, names in ((leave, "exit", calls + restarts), (enter, "enter", restarts + calls)):
             for name in names:
-                yield from _some(tracepoint(tracefs, "syscalls", _event(side, name), programs[program]))
+                yield from _some(tracepoint(tracefs, "syscalls", call_tracepoint(side, name), programs[program]))
 
 
 def _raw(wanted: Wanted, programs: Mapping[str, int], link: Link) -> Iterator[Attachment]:

@@ -12,6 +12,7 @@ import struct
 import threading
 from collections import Counter as Sums
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,10 +23,13 @@ from kernelspan_agent.probes import bpf, constants, mechanisms
 from kernelspan_agent.probes.attach import raw_tracepoint
 from kernelspan_agent.probes.build import Built, Module, build
 from kernelspan_agent.probes.constants import Counter
-from kernelspan_agent.probes.loader import Loader
-from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, MAPS_PROGRAM, WALKER_PROGRAMS
+from kernelspan_agent.probes.loader import Load, Loader
+from kernelspan_agent.probes.own.attached import SCRATCH_ENTRIES, SCRATCHES, OwnProbes
+from kernelspan_agent.probes.own.prepare import prepare as prepare_own
+from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, MAPS_PROGRAM, walkers
 from kernelspan_agent.resolve.images import Image
 from kernelspan_agent.ring.records import MAX_DEPTH, OP_SIZE, OPERATION
+from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime
 from kernelspan_agent.selftrace import span
 from kernelspan_api.operations import BY_NAME, OPERATIONS, Group
 from kernelspan_api.plan import Wanted, together
@@ -51,6 +55,7 @@ EVERYTHING = Wanted(
     events_per_second=1,
     spans_per_second=1,
     burst_events=1,
+    runtimes=tuple(walkers()),
 )
 
 
@@ -58,8 +63,13 @@ def modules_of(wanted: Wanted) -> list[Module]:
     """What must be compiled for a plan."""
     found = [Module("core", (*CORE_PROGRAMS, MAPS_PROGRAM) if wanted.max_depth else tuple(CORE_PROGRAMS))]
     if wanted.max_depth:
-        found += [Module(name, programs) for name, programs in WALKER_PROGRAMS.items()]
+        found += [Module(runtime.name, runtime.walker.programs) for runtime in walkers_of(wanted)]
     return found + [_module(group) for group in wanted.groups]
+
+
+def walkers_of(wanted: Wanted) -> list[Runtime]:
+    """The runtimes whose walkers are there from the start: those that are named, else the usual ones. See Walkers."""
+    return [each for each in walkers().values() if each.name in wanted.runtimes or (not wanted.runtimes and each.usual)]
 
 
 def _module(group: Group) -> Module:
@@ -86,11 +96,14 @@ class Session:
         }
         self.ring_bytes = ring_bytes
         self._cpus = possible_cpus()
-        self._layouts: dict[bytes, int] = {}
+        self._layouts: dict[tuple[object, bytes], int] = {}
+        self._walking: set[int] = set()  # numbers of runtimes
+        self.called_for: set[int] = set()  # those whose walker is missing: see Walkers
         self._lock = threading.Lock()
         self.attached: list[str] = []
         self.wanted = wanted  # what is attached
         self._chain = mechanisms.chain_of(wanted)
+        self.own = OwnProbes(loader, mechanism.walkers)
 
     @classmethod
     def open(
@@ -110,14 +123,19 @@ class Session:
         mechanism = mechanism or mechanisms.choose(wanted)
         if built is None:
             built = cls.prepare(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism)
-        loader = Loader({"ks_ring": ring_bytes})
+        loader = Loader({"ks_ring": ring_bytes, SCRATCHES: SCRATCH_ENTRIES})
         try:
             with span("agent.load", modules=len(built.modules)):
                 kinds = {"core": bpf.PROG_RAW_TRACEPOINT}
-                loader.load(*((each, kinds.get(name, mechanism.program_kind)) for name, each in built.modules.items()))
+                modules = built.modules.items()
+                loader.load(*(Load(each, kinds.get(name, mechanism.program_kind)) for name, each in modules))
             session = cls(loader, built, wanted, ring_bytes, mechanism)
             with span("agent.attach", mechanism=mechanism.name):
                 session._attach(wanted)
+                for name, module in built.modules.items():
+                    if name in walkers():
+                        session.own.add_walker(walkers()[name], module)
+                session.own.open(built.own)
         except BaseException:
             loader.close()
             raise
@@ -136,13 +154,13 @@ class Session:
         raw = (mechanism or mechanisms.choose(wanted)).raw
         defines = constants.defines(ring_bytes=ring_bytes, watch_exec=watch_exec, raw=raw)
         with span("agent.compile"):
-            return build(modules_of(wanted), defines, environ)
+            built = build(modules_of(wanted), defines, environ)
+            return replace(built, own=prepare_own(wanted.probes, defines, environ))
 
     def _attach(self, wanted: Wanted) -> None:
         if wanted.max_depth:
-            walkers = [program for programs in WALKER_PROGRAMS.values() for program in programs]
-            for index, program in enumerate(walkers, start=1):
-                self._loader.link(self.mechanism.walkers, index, program)
+            for runtime in walkers_of(wanted):
+                self._link_walker(runtime)
         for program, event in CORE_PROGRAMS.items():
             self._loader.keep(raw_tracepoint(event, self._loader.programs[program]))
             self.attached.append(event)
@@ -153,6 +171,28 @@ class Session:
 
     # --- more than at first -------------------------------------------------------------------------------------------
 
+    def _link_walker(self, runtime: Runtime) -> None:
+        for place, program in runtime.places.items():
+            self._loader.link(self.mechanism.walkers, place, program)
+        self._walking.add(runtime.number)
+
+    def walks(self, number: int) -> bool:
+        """Whether a runtime's processes can be walked; else its walker is called for."""
+        if number in self._walking or not self.wanted.max_depth:
+            return True
+        self.called_for.add(number)
+        return False
+
+    def build_walker(self, runtime: Runtime, environ: Mapping[str, str]) -> Built:
+        """Compiles a runtime's walker. Takes seconds, and may be done in another thread. Raises MachineError."""
+        return build([Module(runtime.name, runtime.walker.programs)], self._defines, environ)
+
+    def add_walker(self, runtime: Runtime, built: Built) -> None:
+        """Loads a runtime's walker: its processes can be walked from now on. Raises MachineError: all is as it was."""
+        self._loader.load(Load(built.modules[runtime.name], self.mechanism.program_kind))
+        self._link_walker(runtime)
+        self.own.add_walker(runtime, built.modules[runtime.name])
+
     def can_see(self, wanted: Wanted) -> bool:
         """Whether `extend` can make this session see what is wanted; else it takes another one."""
         if wanted.max_depth and not self.wanted.max_depth:
@@ -162,20 +202,29 @@ class Session:
     def lacks(self, wanted: Wanted) -> bool:
         """Whether something is wanted that is not attached, or stacks that nobody reads."""
         stacks = bool(wanted.max_depth and not self.wanted.max_depth)
-        return stacks or not wanted.operations <= self.wanted.operations
+        own = any(self.own.get(probe) is None for probe in wanted.probes)
+        return stacks or own or not wanted.operations <= self.wanted.operations
 
     def build_more(self, wanted: Wanted, environ: Mapping[str, str]) -> Built:
         """Compiles what `extend` needs. Takes seconds, and may be done in another thread. Raises MachineError."""
         missing = [group for group in wanted.groups if group not in self.wanted.groups]
-        return build([_module(group) for group in missing], self._defines, environ)
+        built = build([_module(group) for group in missing], self._defines, environ)
+        probes = [probe for probe in wanted.probes if self.own.get(probe) is None]
+        return replace(built, own=prepare_own(probes, self._defines, environ))
 
     def extend(self, wanted: Wanted, more: Built) -> None:
         """Attaches what is wanted and not attached; what is goes on. Raises MachineError: all is as it was."""
-        self._loader.load(*((each, self.mechanism.program_kind) for each in more.modules.values()))
+        self._loader.load(*(Load(each, self.mechanism.program_kind) for each in more.modules.values()))
         for attachment in mechanisms.extend(wanted, self.wanted, self._chain, self._loader.programs, self._loader.link):
             self._loader.keep(attachment)
             self.attached.append(attachment.name)
+        self.own.open(more.own)
         self.wanted = together([self.wanted, wanted])
+
+    @property
+    def defines(self) -> Mapping[str, int]:
+        """The constants that everything of this session is compiled with."""
+        return self._defines
 
     @property
     def ring_fd(self) -> int:
@@ -187,12 +236,14 @@ class Session:
         interval = 1_000_000_000 // max(wanted.events_per_second, 1)
         durations = [wanted.min_duration_ns.get(group, 0) for group in Group]
         ports = wanted.ports if len(wanted.ports) <= constants.MAX_PORTS else ()
+        own = self.own.mask(wanted.probes)
         value = struct.pack(
-            f"<Q4QQQII{constants.MAX_PORTS}HII",
+            f"<Q4QQQ{constants.OWN_WORDS}QII{constants.MAX_PORTS}HII",
             wanted.mask,
             *durations,
             interval,
             interval * wanted.burst_events,
+            *(own >> 64 * word & _U64 for word in range(constants.OWN_WORDS)),
             wanted.max_depth,
             _CLASS_PATHS if wanted.paths else 0,
             *ports,
@@ -239,18 +290,17 @@ class Session:
         value = bpf.map_lookup(self._loader.maps["ks_procs"], struct.pack("<I", tgid), _PROC.size)
         return _PROC.unpack(value)[0] if value else None
 
-    def set_runtime(
-        self, tgid: int, start_ns: int, *, number: int, address: int, layout: np.ndarray | None, greenlets: bool
-    ) -> None:
-        """Tells the kernel what runs a process; `number` 0: nothing that it can walk."""
-        if "ks_py_layouts" not in self._loader.maps:
+    def set_runtime(self, tgid: int, start_ns: int, found: DetectedRuntime | None, flags: int) -> None:
+        """Tells the kernel what runs a process; None: nothing that it can walk. `flags`: the runtime's own."""
+        if not self.wanted.max_depth:
             return  # stacks: None loads no walker
         if self.process_start(tgid) != start_ns:
             return  # another image runs by now, and the kernel may know its runtime already
-        layout_id = self.layout_id(layout) if layout is not None else 0
-        if layout_id is None:
-            number = layout_id = 0  # more kinds of interpreters than the kernel has room for: no frames
-        value = _RUNTIME.pack(start_ns, address, layout_id, number, int(greenlets))
+        layout_id = self.layout_id(found.layout) if found is not None else None
+        if found is None or layout_id is None:  # or more kinds of interpreters than the kernel has room for: no frames
+            value = _RUNTIME.pack(start_ns, 0, 0, 0, 0)
+        else:
+            value = _RUNTIME.pack(start_ns, found.address, layout_id, found.number, flags)
         bpf.map_update(self._loader.maps["ks_runtimes"], struct.pack("<I", tgid), value)
 
     def know_image(self, image: Image, *, number: int, layout: np.ndarray) -> None:
@@ -265,14 +315,15 @@ class Session:
 
     def layout_id(self, layout: np.ndarray) -> int | None:
         """The kernel's number of a layout; None: no room for another (rows are never given away), or no walker at all."""
-        if "ks_py_layouts" not in self._loader.maps:
+        if "ks_layouts" not in self._loader.maps:
             return None
-        row = layout.tobytes()
+        row = layout.tobytes().ljust(constants.LAYOUT_BYTES, b"\0")
+        key = (layout.dtype.names, row)
         with self._lock:
-            number = self._layouts.get(row)
+            number = self._layouts.get(key)
             if number is None and len(self._layouts) < constants.MAX_LAYOUTS:
-                number = self._layouts[row] = len(self._layouts)
-                bpf.map_update(self._loader.maps["ks_py_layouts"], struct.pack("<I", number), row)
+                number = self._layouts[key] = len(self._layouts)
+                bpf.map_update(self._loader.maps["ks_layouts"], struct.pack("<I", number), row)
             return number
 
     def reject_file(self, file: int, path: int, match_class: int) -> None:
@@ -320,7 +371,7 @@ class Session:
                 row = np.frombuffer(kept, OPERATION, 1)[0]
                 if int(row["op"]) != _CLOSE:  # what a close finds at its entry is kept besides its call
                     found[int(row["cls"])] += 1
-        return found
+        return found + self.own.in_flight()
 
     def programs(self) -> dict[str, dict[str, int]]:
         """Name to bpf.prog_info."""
@@ -328,10 +379,12 @@ class Session:
 
     def detach(self) -> None:
         """Nothing is traced any more; what was counted can still be read."""
+        self.own.detach()
         self._loader.detach()
 
     def close(self) -> None:
         """Gives everything back to the kernel."""
+        self.own.detach()
         self._loader.close()
 
     def __enter__(self) -> Self:

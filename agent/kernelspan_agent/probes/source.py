@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kernelspan_agent.ring import records
-from kernelspan_agent.runtimes.python.layout import PY_CODE, PY_LAYOUT
+from kernelspan_agent.runtimes.registry import Runtime, all_runtimes
 from kernelspan_api.operations import BY_NAME, Group, Operation
 
 _C_TYPES = {"<u2": "u16", "<u4": "u32", "<u8": "u64", "<i8": "s64", "|u1": "u8", "<i4": "s32"}
@@ -28,9 +28,6 @@ GROUP_PROGRAMS = {
 }
 CORE_PROGRAMS = {"ks_fork": "sched_process_fork", "ks_exec": "sched_process_exec", "ks_gone": "sched_process_exit"}
 MAPS_PROGRAM = "ks_map_exit"
-WALKER_PROGRAMS = {
-    "python": ("ks_py", "ks_py_codes", "ks_py_find")
-}  # in the order of their places in the program array
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +51,11 @@ def syscalls(group: Group) -> list[Syscall]:
     return [Syscall(name, BY_NAME[group, operation]) for name, operation in _TABLE_LINE.findall(text)]
 
 
+def walkers() -> dict[str, Runtime]:
+    """The runtimes by their names, which are those of their walkers' modules."""
+    return {runtime.name: runtime for runtime in all_runtimes()}
+
+
 def c_struct(name: str, dtype: np.dtype) -> str:
     """A C struct of a dtype that has no padding."""
     members = "".join(f"\t{_C_TYPES[field.str]} {member};\n" for member, (field, *_) in (dtype.fields or {}).items())
@@ -65,8 +67,12 @@ def _inlined(path: Path, seen: set[Path]) -> str:
     if path in seen:
         return ""
     seen.add(path)
+    return _with_includes(path.read_text(), seen)
+
+
+def _with_includes(text: str, seen: set[Path]) -> str:
     lines = []
-    for line in path.read_text().splitlines():
+    for line in text.splitlines():
         if include := _OWN_INCLUDE.match(line):
             at = bpf_directory()
             lines.append(_inlined(at / include[1] if "/" in include[1] else at / "include" / include[1], seen))
@@ -75,14 +81,27 @@ def _inlined(path: Path, seen: set[Path]) -> str:
     return "\n".join(lines)
 
 
+def _declared(runtime: Runtime) -> str:
+    """What a walker's text is compiled with: its constants, the places of its programs, its structs."""
+    walker = runtime.walker
+    defines = {f"KS_RUNTIME_{runtime.name.upper()}": runtime.number, **walker.constants}
+    for place, program in runtime.places.items():
+        defines[f"KS_WALKER_{program.removeprefix('ks_').upper()}"] = place
+    lines = [f"#define {name} {value}\n" for name, value in defines.items()]
+    return "".join(lines + [c_struct(name, dtype) for name, dtype in walker.structs.items()])
+
+
 def module_text(module: str) -> str:
-    """The whole text of a module (core, python, or a group's name), ready for bcc."""
-    body = _inlined(bpf_directory() / f"{module}.bpf.c", set())
+    """The whole text of a module (core, a runtime's name, or a group's), ready for bcc."""
+    return generated_text((bpf_directory() / f"{module}.bpf.c").read_text(), walkers().get(module))
+
+
+def generated_text(body: str, runtime: Runtime | None = None) -> str:
+    """The whole text of a module of which this is the own part; `runtime`: it is that one's walker."""
     return (
         "#include <linux/kconfig.h>\n"
-        + c_struct("ks_py_layout", PY_LAYOUT)
-        + c_struct("ks_code_rec", PY_CODE)
-        + body
+        + (_declared(runtime) if runtime else "")
+        + _with_includes(body, set())
         + "\n/* generated from ring/records.py */\n"
         + records.c_assertions()
     )

@@ -32,6 +32,7 @@ MAX_CANDIDATES = 4096  # places where a wanted name occurs in a string table
 PAGE_BYTES = 4096
 ET_EXEC, ET_DYN = 2, 3
 PT_LOAD = 1
+PF_X = 1
 SHT_SYMTAB, SHT_NOTE, SHT_NOBITS, SHT_DYNSYM = 2, 7, 8, 11
 NT_GNU_BUILD_ID = 3
 
@@ -53,6 +54,12 @@ class Segment:
     address: int
     file_bytes: int
     memory_bytes: int
+    flags: int = 0
+
+    @property
+    def is_code(self) -> bool:
+        """Whether it is loaded to be executed."""
+        return self.kind == PT_LOAD and bool(self.flags & PF_X)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +105,8 @@ def read_elf(fd: int) -> Elf:
     if shnum > MAX_SECTIONS or (shnum and shentsize != _SECTION.size):
         raise ElfError(f"{shnum} section headers of {shentsize} bytes")
     segments = tuple(
-        Segment(p_type, offset, address, file_bytes, memory_bytes)
-        for p_type, _, offset, address, _, file_bytes, memory_bytes, _ in _SEGMENT.iter_unpack(
+        Segment(p_type, offset, address, file_bytes, memory_bytes, flags)
+        for p_type, flags, offset, address, _, file_bytes, memory_bytes, _ in _SEGMENT.iter_unpack(
             read_at(fd, phoff, phnum * _SEGMENT.size)
         )
     )

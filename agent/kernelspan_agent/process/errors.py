@@ -29,3 +29,9 @@ class ElfError(ProcessError):
     """The file is not an ELF file that we can read, or contradicts itself."""
 
     reason = "BinaryNotFound"
+
+
+class SymbolError(ProcessError):
+    """What a user's probe is to be attached to is not in the file, or may not be probed; `reason` says which."""
+
+    reason = "SymbolNotFound"

@@ -12,7 +12,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,33 +25,17 @@ from kernelspan_agent.resolve.glance import Glance, glance, glance_after_exec, g
 from kernelspan_agent.resolve.images import Image, image_of
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent
 from kernelspan_agent.runtimes import registry
+from kernelspan_agent.runtimes.look import FileCache
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Unsupported
 
 if TYPE_CHECKING:
     from kernelspan_agent.libraries.base import Verdict
+    from kernelspan_agent.resolve.kernel import Kernel
     from kernelspan_agent.runtimes.registry import RawFrame
 
 LINGER_NS = 5_000_000_000
 # A loader maps a libpython within milliseconds; a program that embeds one may do so at any time later.
 RETRY_NS = (1_000_000, 2_000_000, 5_000_000, 10_000_000, 50_000_000, 200_000_000, 1_000_000_000, 5_000_000_000)
-
-
-class Kernel(Protocol):
-    """What the kernel's side is told of processes, and asked."""
-
-    def process_start(self, tgid: int) -> int | None:
-        """Which image of a process is traced now; None: none."""
-
-    def set_runtime(
-        self, tgid: int, start_ns: int, *, number: int, address: int, layout: np.ndarray | None, greenlets: bool
-    ) -> None:
-        """What runs the image of `tgid` that began at `start_ns`."""
-
-    def layout_id(self, layout: np.ndarray) -> int | None:
-        """The number by which the kernel's records name a layout."""
-
-    def know_image(self, image: Image, *, number: int, layout: np.ndarray) -> None:
-        """A file that holds a runtime, to be recognised in the next process."""
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +62,7 @@ class TracedProcess:
     memory: ProcessMemory | None = None
     tries: int = 0
     next_try_ns: int = 0
-    greenlets: bool = False
+    flags: int = 0  # see registry.Runtime
     threads: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -134,9 +118,10 @@ class ProcessTable:
         self._pending: dict[TracedProcess, None] = {}
         self._ended: list[TracedProcess] = []
         self._glances = glances or (lambda tgid, _start: glance(tgid, proc_root))
-        self._files = registry.FileCache()
+        self._files = FileCache()
         self._by_layout: dict[int, DetectedRuntime] = {}
         self._known_images: set[Image] = set()
+        self._unwalkable: dict[int, Unsupported] = {}  # by the runtime's number
         self.started: list[TracedProcess] = []  # since the caller last emptied it
         self.finished: list[TracedProcess] = []
         self.gone: list[TracedProcess] = []  # of which nothing comes any more
@@ -185,7 +170,7 @@ class ProcessTable:
     def leave_unwalked(self, traced: TracedProcess) -> None:
         """What runs this image is of no interest: no frames of it."""
         self._pending.pop(traced, None)
-        self._kernel.set_runtime(traced.tgid, traced.start_ns, number=0, address=0, layout=None, greenlets=False)
+        self._kernel.set_runtime(traced.tgid, traced.start_ns, None, 0)
 
     def learn(self, record: bytes) -> None:
         """Takes in a PROCESS record: a fork, an exec or an end."""
@@ -212,7 +197,7 @@ class ProcessTable:
             if parent is not None:
                 child.surroundings = parent.surroundings
             if parent is not None and parent.runtime is not None:
-                self._use(child, parent.runtime, greenlets=parent.greenlets, tell=False)
+                self._use(child, parent.runtime, flags=parent.flags)
         elif event == ProcessEvent.EXEC and not start:
             self.execs.append((tgid, when))
         elif event == ProcessEvent.EXEC:
@@ -291,13 +276,13 @@ class ProcessTable:
             self._pending.pop(traced, None)
             return
         if isinstance(found, DetectedRuntime):
-            self._use(traced, found, greenlets=self._has_greenlets(traced), tell=True)
+            self._use(traced, found, flags=_flags(traced, found))
             self._let_know(traced.process, found)
             return
         traced.looks += found != traced.unsupported
         traced.unsupported = found
         if found is None or not found.waits:
-            self._kernel.set_runtime(traced.tgid, traced.start_ns, number=0, address=0, layout=None, greenlets=False)
+            self._kernel.set_runtime(traced.tgid, traced.start_ns, None, 0)
         if traced.tries >= len(RETRY_NS):
             self._pending.pop(traced, None)
             return
@@ -305,6 +290,8 @@ class ProcessTable:
         traced.tries += 1
 
     def _let_know(self, process: procfs.Process, found: DetectedRuntime) -> None:
+        if found.number in self._unwalkable or not self._kernel.walks(found.number):
+            return
         with contextlib.suppress(ProcessError, OSError):
             image = image_of(process, found)
             if image is not None and image not in self._known_images:
@@ -317,26 +304,32 @@ class ProcessTable:
             traced.next_try_ns = 0
             self._detect(traced, 0)
 
-    @staticmethod
-    def _has_greenlets(traced: TracedProcess) -> bool:
-        assert traced.process is not None
-        with contextlib.suppress(ProcessError):
-            return any("/_greenlet." in mapping.path for mapping in procfs.read_maps(traced.process))
-        return False
-
-    def look_for_greenlets(self) -> None:
-        """Tells the kernel of processes that have begun to use greenlets since they were detected."""
+    def look_for_flags(self) -> None:
+        """Tells the kernel of processes whose flags are others by now: see registry.Runtime."""
         for traced in self.alive():
-            if traced.runtime is not None and not traced.greenlets and traced.process and self._has_greenlets(traced):
-                traced.greenlets = True
+            if traced.runtime is not None and (flags := _flags(traced, traced.runtime)) & ~traced.flags:
+                traced.flags |= flags
                 self._tell(traced, traced.runtime)
 
-    def _use(self, traced: TracedProcess, found: DetectedRuntime, *, greenlets: bool, tell: bool) -> None:
+    def walker_came(self, number: int) -> None:
+        """The processes of a runtime can be walked from now on."""
+        for traced in self.alive():
+            if traced.runtime is not None and traced.runtime.number == number:
+                self._tell(traced, traced.runtime)
+                if traced.process is not None:
+                    self._let_know(traced.process, traced.runtime)
+
+    def walker_failed(self, number: int, why: Unsupported) -> None:
+        """The processes of a runtime cannot be walked by this session."""
+        self._unwalkable[number] = why
+        self.walker_came(number)
+
+    def _use(self, traced: TracedProcess, found: DetectedRuntime, *, flags: int, tell: bool = True) -> None:
         memory: Memory = GONE
         if traced.process is not None:
             with contextlib.suppress(ProcessError):  # it has ended: what the kernel sent of it is all there is
                 memory = traced.memory = ProcessMemory(traced.process)
-        traced.runtime, traced.greenlets, traced.unsupported = found, greenlets, None
+        traced.runtime, traced.flags, traced.unsupported = found, flags, None
         traced.symboliser = registry.symboliser(found, memory)
         version = tuple(int(part) for part in found.version.split(".")[:2] if part.isdigit())
         cwd = traced.seen.cwd if traced.seen else ""
@@ -351,17 +344,15 @@ class ProcessTable:
         """The kernel has walked a process that nobody has looked at yet: its runtime is the one of that layout."""
         self.detect_now(traced)
         if traced.runtime is None and (found := self._by_layout.get(layout)) is not None:
-            self._use(traced, found, greenlets=False, tell=False)
+            self._use(traced, found, flags=0, tell=False)
 
     def _tell(self, traced: TracedProcess, found: DetectedRuntime) -> None:
-        self._kernel.set_runtime(
-            traced.tgid,
-            traced.start_ns,
-            number=found.number,
-            address=found.address,
-            layout=found.layout,
-            greenlets=traced.greenlets,
-        )
+        if found.number in self._unwalkable:
+            traced.unsupported = self._unwalkable[found.number]
+            self._kernel.set_runtime(traced.tgid, traced.start_ns, None, 0)
+        if found.number in self._unwalkable or not self._kernel.walks(found.number):
+            return
+        self._kernel.set_runtime(traced.tgid, traced.start_ns, found, traced.flags)
         if (layout := self._kernel.layout_id(found.layout)) is not None:
             self._by_layout[layout] = found
 
@@ -391,6 +382,13 @@ class ProcessTable:
         for images in self._by_tgid.values():
             for traced in images:
                 traced.close()
+
+
+def _flags(traced: TracedProcess, found: DetectedRuntime) -> int:
+    if traced.process is not None:
+        with contextlib.suppress(ProcessError):
+            return registry.flags(found, traced.process)
+    return 0
 
 
 def _after_exec(tgid: int, before: TracedProcess | None, directories: tuple[int, int]) -> Glance | None:

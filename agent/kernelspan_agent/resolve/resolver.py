@@ -22,7 +22,7 @@ from kernelspan_agent.model import SPAN, VALUE_KEYS, ResolvedBatch, Segment, Sta
 from kernelspan_agent.resolve import segments as seg
 from kernelspan_agent.resolve.paths import Redactor
 from kernelspan_agent.resolve.stacks import NO_FRAMES, as_seen_by
-from kernelspan_agent.ring.records import OperationFlag
+from kernelspan_agent.ring.records import MAX_OWN_PROBES, OWN_OPERATION, OperationFlag
 from kernelspan_api import semconv
 from kernelspan_api.operations import OPERATIONS, Group
 from kernelspan_api.plan import Wanted
@@ -30,18 +30,20 @@ from kernelspan_api.plan import Wanted
 if TYPE_CHECKING:
     from kernelspan_agent.resolve.clock import Clock
     from kernelspan_agent.resolve.infos import Infos
+    from kernelspan_agent.resolve.own import OwnSpans
     from kernelspan_agent.resolve.processes import TracedProcess
     from kernelspan_agent.resolve.tables import Tables, Taken
 
-_GROUP = np.zeros(64, np.uint8)
-_ARGUMENT_KEY, _RESULT_KEY = np.zeros(64, np.uint8), np.zeros(64, np.uint8)
+_NUMBERS = OWN_OPERATION + MAX_OWN_PROBES
+_GROUP = np.zeros(_NUMBERS, np.uint8)
+_ARGUMENT_KEY, _RESULT_KEY = np.zeros(_NUMBERS, np.uint8), np.zeros(_NUMBERS, np.uint8)
 for _operation in OPERATIONS:
     _GROUP[_operation.number] = 1 + list(Group).index(_operation.group)
     _ARGUMENT_KEY[_operation.number] = VALUE_KEYS.index(_operation.argument)
     _RESULT_KEY[_operation.number] = VALUE_KEYS.index(_operation.result)
 _FILES, _NETWORK = 1, 2
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
-SEGMENTS = 5  # name, code, object, error, thread
+SEGMENTS = 5  # name, code, object (or arguments), error, thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +70,30 @@ class Resolver:
         clock: Clock,
         infos: Infos,
         reject: Callable[[int, int], object],
+        own: OwnSpans,
         *,
         shared: bool = False,
     ) -> None:
+        self._own = own
         self._settings, self._clock, self._infos, self._reject = settings, clock, infos, reject
         self.stacks, self.paths = tables.stacks, tables.paths
         self.shared = shared
         wanted = settings.wanted
         self._redactor = Redactor(settings.redact_paths)
-        self._operations = np.zeros(64, bool)
+        self._operations = np.zeros(OWN_OPERATION, bool)
         self._operations[list(wanted.operations)] = True
         self._min_duration_ns = np.array([0, *(wanted.min_duration_ns.get(group, 0) for group in Group)], np.uint64)
         self._views = seg.Cache(
             lambda stack: as_seen_by(stack, wanted.max_depth, settings.app_paths, settings.library_paths)
         )
         self._networks = [ipaddress.ip_network(each, strict=False) for each in wanted.cidrs]
-        self._names = seg.Cache(lambda key: seg.operation_segment(key[0], seg.transport_of(key[1], key[2])))
+        self._names = seg.Cache(
+            lambda key: (
+                own.name_segment(key[0])
+                if key[0] >= OWN_OPERATION
+                else seg.operation_segment(key[0], seg.transport_of(key[1], key[2]))
+            )
+        )
         self._codes = seg.Cache(self._code_segment)
         self._refusals = seg.Cache(lambda reason: Stack((), StackState.UNRESOLVED, reason))
         self._errors = seg.Cache(lambda key: seg.error_segment(key[0], -key[1]))
@@ -99,6 +109,7 @@ class Resolver:
     def resolve(self, taken: Taken) -> ResolvedBatch | None:
         """A batch of what the profile wants of these, in their order; None: nothing."""
         wanted = self._filter(taken.ops)
+        wanted &= self._own.accepts(taken.ops, taken.traced)
         if not wanted.all():
             self.filtered += int((~wanted).sum())
             taken = taken.of(wanted)
@@ -106,7 +117,7 @@ class Resolver:
 
     def _filter(self, ops: np.ndarray) -> np.ndarray:
         """Which operations the profile wants, as far as the kernel has not decided it."""
-        groups = _GROUP[ops["op"] & 63]
+        groups = _GROUP[ops["op"]]
         wanted = self._filter_as_kernel(ops, groups) if self.shared else np.ones(len(ops), bool)
         if self._settings.wanted.paths:
             rows = np.flatnonzero(wanted & (groups == _FILES))
@@ -121,7 +132,9 @@ class Resolver:
 
     def _filter_as_kernel(self, ops: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """What bpf/include/calls.h and bpf/network.bpf.c decide where the profile has a process for itself."""
-        wanted: np.ndarray = self._operations[ops["op"] & 63]
+        numbers = ops["op"]
+        is_own = numbers >= OWN_OPERATION
+        wanted: np.ndarray = np.where(is_own, self._own.wanted(numbers), self._operations[numbers & OWN_OPERATION - 1])
         wanted &= ops["time"] - ops["start"] >= self._min_duration_ns[groups]
         if ports := self._settings.wanted.ports:
             other = ~np.isin(ops["peer_port"], ports) & ~np.isin(ops["local_port"], ports)
@@ -153,6 +166,7 @@ class Resolver:
         parts[:, 2] = self._object_segments(ops)
         parts[:, 3] = self._error_segments(ops)
         parts[:, 4] = self._thread_segments(ops, traced)
+        self._own.describe(ops, parts)
         return ResolvedBatch(
             ops=ops,
             start_ns=(ops["start"].astype(np.int64) + offset).astype(np.uint64),
@@ -201,7 +215,7 @@ class Resolver:
 
     def _error_segments(self, ops: np.ndarray) -> list[Segment | None]:
         out: list[Segment | None] = [None] * len(ops)
-        rows = np.flatnonzero((ops["ret"] < 0) & (ops["ret"] > -4096))
+        rows = np.flatnonzero((ops["ret"] < 0) & (ops["ret"] > -4096) & (ops["op"] < OWN_OPERATION))
         for row, number, code in zip(rows.tolist(), ops["op"][rows].tolist(), ops["ret"][rows].tolist(), strict=True):
             out[row] = self._errors[number, code]
         return out
@@ -256,7 +270,7 @@ def _thread_segment(traced: TracedProcess, tid: int) -> Segment | None:
 def _rows(ops: np.ndarray) -> np.ndarray:
     """SPAN rows with the integer attributes that the table of operations names."""
     rows = np.zeros(len(ops), SPAN)
-    numbers = ops["op"] & 63
+    numbers = ops["op"]
     rows["values"][:, 0] = ops["arg"].astype(np.int64)
     rows["value_keys"][:, 0] = np.where(ops["flags"] & OperationFlag.NO_ARGUMENT, 0, _ARGUMENT_KEY[numbers])
     rows["values"][:, 1] = ops["ret"]

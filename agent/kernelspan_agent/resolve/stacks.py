@@ -34,6 +34,7 @@ _STATES = {
     FrameState.READ_FAILED: Stack((), StackState.UNRESOLVED, "ReadFailed"),
     FrameState.STACK_LOST: Stack((), StackState.UNRESOLVED, "StackLost"),
     FrameState.AMBIGUOUS: Stack((), StackState.UNRESOLVED, "AmbiguousInterpreter"),
+    FrameState.NO_TRUE_WALK: Stack((), StackState.UNRESOLVED, "OutsideSystemCall"),
 }
 _FORGOTTEN = Stack((), StackState.UNRESOLVED, "StackUnknown")
 _TRUNCATED = {FrameState.TRUNCATED_DEPTH: "TruncatedDepth", FrameState.TRUNCATED_READ: "NotResident"}

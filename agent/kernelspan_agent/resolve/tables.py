@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from kernelspan_agent.model import Origin
+from kernelspan_agent.resolve.arguments import ArgumentTable
 from kernelspan_agent.resolve.paths import PathTable
 from kernelspan_agent.resolve.stacks import StackTable
-from kernelspan_agent.ring.records import HEADER, RecordKind
+from kernelspan_agent.ring.records import (
+    CODE_HEADER,
+    HEADER,
+    MAX_OWN_PROBES,
+    OWN_OPERATION,
+    STACK_HEADER,
+    RecordKind,
+)
 from kernelspan_agent.ring.sound import is_sound, sound_operations
 from kernelspan_api.operations import OPERATIONS
 
@@ -25,10 +33,11 @@ if TYPE_CHECKING:
     from kernelspan_agent.resolve.clock import Clock
     from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
 
-_KNOWN = np.zeros(64, bool)
+_KNOWN = np.zeros(OWN_OPERATION + MAX_OWN_PROBES, bool)
 _KNOWN[[operation.number for operation in OPERATIONS]] = True
+_KNOWN[OWN_OPERATION:] = True
 _EXEC = next(operation.number for operation in OPERATIONS if operation.name == "Exec")
-_LAYOUT_AT = {RecordKind.STACK: 36, RecordKind.CODE: 60}  # the last word of each one's header: the layout's number
+_NAMES_LAYOUT = {RecordKind.STACK: STACK_HEADER, RecordKind.CODE: CODE_HEADER}
 
 
 class Kernel(Protocol):
@@ -59,6 +68,7 @@ class Tables:
         self.processes, self._clock = processes, clock
         self.stacks = StackTable(lambda ids: kernel.forget_ids(stacks=ids))
         self.paths = PathTable(lambda ids: kernel.forget_ids(paths=ids))
+        self.arguments = ArgumentTable()
         self.dropped: dict[str, Counter[int]] = {}  # operations by reason, then by class
         self.unsound = 0  # records, no operations, that are none of ours
 
@@ -80,6 +90,8 @@ class Tables:
         for kind, record in rest:
             if kind == RecordKind.PATH:
                 self.paths.learn(record)
+            elif kind == RecordKind.ARGUMENTS:
+                self.arguments.learn(record)
             elif kind == RecordKind.CODE:
                 self._learn_code(record)
             elif kind == RecordKind.STACK:
@@ -95,8 +107,8 @@ class Tables:
         header = np.frombuffer(record, HEADER, 1)[0]
         traced = self.processes.find(int(header["tgid"]), int(header["time"]))
         if traced is not None and traced.symboliser is None:  # the kernel knew the program before we looked
-            at = _LAYOUT_AT[RecordKind(int(header["kind"]))]
-            self.processes.walked(traced, int.from_bytes(record[at : at + 4], "little"))
+            named = np.frombuffer(record, _NAMES_LAYOUT[RecordKind(int(header["kind"]))], 1)[0]
+            self.processes.walked(traced, int(named["layout"]))
         return traced
 
     def _learn_stack(self, record: bytes) -> None:

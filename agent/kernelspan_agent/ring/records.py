@@ -23,6 +23,8 @@ MAX_CLASSES = 256  # sets of profiles that want a process, at once
 MAX_DEPTH = 127  # Python frames a stack; the profile's maxDepth is at most this
 MAX_PATH_BYTES = 4096
 MAX_COMPONENTS = 48
+OWN_OPERATION = 64  # OPERATION["op"] of the user's own probe number 0; below it are the built-in operations
+MAX_OWN_PROBES = 256  # of all profiles of a node, at once
 
 
 class RecordKind(enum.IntEnum):
@@ -32,7 +34,8 @@ class RecordKind(enum.IntEnum):
     STACK = 2
     PATH = 3
     PROCESS = 4
-    CODE = 5  # what names a code object: its runtime's own layout
+    CODE = 5  # what names a code object: see CODE_HEADER
+    ARGUMENTS = 6  # what one of the user's own probes read: its generated program's own layout
 
 
 class ProcessEvent(enum.IntEnum):
@@ -56,6 +59,15 @@ class FrameState(enum.IntEnum):
     READ_FAILED = 7  # the runtime's own structures could not be read
     STACK_LOST = 8  # the ring was full when the stack was to be sent
     AMBIGUOUS = 9  # several sub-interpreters claim the thread
+    NO_TRUE_WALK = 10  # the runtime's own record of its frames does not hold outside a system call
+
+
+class ArgumentState(enum.IntEnum):
+    """ARGUMENT["state"]."""
+
+    WHOLE = 0
+    CUT = 1  # longer than was asked for
+    UNREADABLE = 2  # not resident, or no address at all
 
 
 class ContextKind(enum.IntEnum):
@@ -81,6 +93,7 @@ class OperationFlag(enum.IntFlag):
     INTERRUPTED = 1  # a signal ended the call, and the thread went on with something else
     NO_ARGUMENT = 2  # `arg` says nothing
     NO_RESULT = 4  # `ret` is not what the operation's result attribute means
+    INSTANT = 8  # no end of its own: mode Event
 
 
 HEADER_FIELDS = [
@@ -145,6 +158,8 @@ STACK_HEADER = np.dtype(
     ]
 )
 
+CODE_HEADER = np.dtype([*HEADER_FIELDS, ("layout", "<u4")])  # what follows is the runtime's own
+
 PATH_HEADER = np.dtype(
     [
         *HEADER_FIELDS,
@@ -153,6 +168,25 @@ PATH_HEADER = np.dtype(
         ("count", "<u2"),  # names
         ("flags", "<u2"),
         ("reserved", "<u2"),
+    ]
+)
+
+ARGUMENTS_HEADER = np.dtype(
+    [
+        *HEADER_FIELDS,
+        ("id", "<u8"),  # OPERATION["arg"] of the operation whose arguments these are
+        ("probe", "<u2"),  # number of the user's own probe
+        ("count", "<u2"),  # ARGUMENT rows that follow, then their data
+        ("reserved", "<u4"),
+    ]
+)
+
+ARGUMENT = np.dtype(
+    [
+        ("value", "<u8"),  # the number itself, or the id of a PATH record
+        ("length", "<u4"),  # bytes of data
+        ("state", "u1"),  # ArgumentState
+        ("pad", "u1", (3,)),
     ]
 )
 
@@ -175,6 +209,8 @@ C_STRUCTS = {
     "ks_stack_rec": STACK_HEADER,
     "ks_path_rec": PATH_HEADER,
     "ks_proc_rec": PROCESS,
+    "ks_own_rec": ARGUMENTS_HEADER,
+    "ks_own_arg": ARGUMENT,
 }
 
 

@@ -12,9 +12,13 @@ import struct
 import numpy as np
 
 from kernelspan_agent.ring.records import (
+    ARGUMENT,
+    ARGUMENTS_HEADER,
+    CODE_HEADER,
     FRAME_SIZE,
     MAX_CLASSES,
     MAX_DEPTH,
+    MAX_OWN_PROBES,
     OP_SIZE,
     PATH_HEADER,
     STACK_HEADER,
@@ -29,6 +33,7 @@ from kernelspan_agent.ring.records import (
 MAX_TIME_NS = 1 << 62  # a sum of two such times is still an int64's
 _HEADER = struct.Struct("<HHIQII")
 _STACK = struct.Struct("<QHBB")  # after the header: stack, count, state, runtime
+_ARGUMENTS = struct.Struct("<QHHI")  # id, probe, count, reserved
 _PATH = struct.Struct("<QHHH")  # file, length, count, flags
 _PROCESS = struct.Struct("<IIiIQ")  # event, parent, exit code, pad, start
 _ALL_FLAGS = sum(PathFlag)
@@ -48,7 +53,10 @@ def is_sound(kind: int, record: bytes) -> bool:
         return _is_path(record)
     if kind == RecordKind.PROCESS:
         return _is_process(record)
-    return kind == RecordKind.CODE  # its runtime reads it, and passes over what makes no sense
+    if kind == RecordKind.ARGUMENTS:
+        return _is_arguments(record)
+    # Its runtime reads the rest, and passes over what makes no sense.
+    return kind == RecordKind.CODE and len(record) >= CODE_HEADER.itemsize
 
 
 def _is_stack(record: bytes) -> bool:
@@ -65,6 +73,14 @@ def _is_path(record: bytes) -> bool:
     return PATH_HEADER.itemsize + length <= len(record) and not flags & ~_ALL_FLAGS
 
 
+def _is_arguments(record: bytes) -> bool:
+    if len(record) < ARGUMENTS_HEADER.itemsize:
+        return False
+    _, probe, count, _ = _ARGUMENTS.unpack_from(record, _HEADER.size)
+    rows_end = ARGUMENTS_HEADER.itemsize + count * ARGUMENT.itemsize
+    return bool(probe < MAX_OWN_PROBES and rows_end <= len(record))
+
+
 def _is_process(record: bytes) -> bool:
     if len(record) != OP_SIZE:
         return False
@@ -75,7 +91,7 @@ def _is_process(record: bytes) -> bool:
 def sound_operations(operations: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Which rows can be taken on: a mask of shape (n,).
 
-    `operations`: OPERATION, shape (n,). `known`: which numbers are operations, bool, shape (64,).
+    `operations`: OPERATION, shape (n,). `known`: which numbers are operations, bool, shape (k,).
     """
     numbers = operations["op"]
     found: np.ndarray = (
@@ -83,7 +99,7 @@ def sound_operations(operations: np.ndarray, known: np.ndarray) -> np.ndarray:
         & (operations["time"] < MAX_TIME_NS)
         & (operations["start"] <= operations["time"])
         & (numbers < len(known))
-        & known[numbers & (len(known) - 1)]
+        & known[np.minimum(numbers, len(known) - 1)]
         & (operations["frame_state"] <= max(FrameState))
         & (operations["context_kind"] <= max(ContextKind))
         & (operations["cls"] < MAX_CLASSES)

@@ -1,30 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which runtime runs a process, and what a runtime must offer.
 
-A runtime is one folder beside this file whose package has a `RUNTIME`; nothing else names it. What is learnt from a
-file is cached by the file's identity in a mapping that the caller keeps, so the second process of a program costs a
-look at its mappings.
+A runtime is one folder beside this file whose package has a `RUNTIME`; nothing else names it. What its walker in the
+kernel is compiled of, its constants, structs and programs, is declared there too (`Walker`); the text is
+bpf/<name>.bpf.c. What is learnt from a file is cached by the file's identity in a mapping that the caller keeps, so the
+second process of a program costs a look at its mappings.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kernelspan_agent import runtimes
+from kernelspan_agent.runtimes.look import FileCache, Look
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from kernelspan_agent.process.files import FileKey
     from kernelspan_agent.process.memory import Memory
     from kernelspan_agent.process.procfs import Process
 
-MAX_CACHED_FILES = 256
+MAX_RUNTIMES = 16  # numbers from 1 on
+MAX_WALKERS = 4 * MAX_RUNTIMES  # programs
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,52 +113,78 @@ class LiveStack:
     state: str
 
 
-class FileCache(OrderedDict["FileKey", Any]):
-    """What was learnt from files, by identity; the file least recently used goes first."""
+@dataclass(frozen=True, slots=True)
+class Walker:
+    """What the kernel's part of a runtime, bpf/<name>.bpf.c, is compiled of."""
 
-    def __setitem__(self, key: FileKey, value: Any) -> None:
-        super().__setitem__(key, value)
-        self.move_to_end(key)
-        while len(self) > MAX_CACHED_FILES:
-            self.popitem(last=False)
+    programs: tuple[str, ...]  # a walk begins with the first; the others are reached from there by tail calls
+    structs: Mapping[str, np.dtype]  # C structs by name: of the layout, of the CODE record
+    constants: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What one folder offers. `number` is FRAME["runtime"], never used again."""
+    """What one folder offers. `number` is FRAME["runtime"], never used again.
+
+    `usual`: its walker is loaded with the first programs, whoever is traced; else at the first sight of such a process.
+    `flags`: what the kernel is told of a process that may change while it runs; it is asked again and again.
+    """
 
     name: str
     number: int
-    detect: Callable[[Process, MutableMapping[FileKey, Any]], Detection] = field(repr=False)
+    walker: Walker = field(repr=False)
+    detect: Callable[[Look], Detection] = field(repr=False)
     symboliser: Callable[[DetectedRuntime, Memory], Symboliser] = field(repr=False)
     walk: Callable[[DetectedRuntime, Memory], list[LiveStack]] = field(repr=False)
+    usual: bool = False
+    flags: Callable[[Process], int] | None = field(default=None, repr=False)
+
+    @property
+    def places(self) -> Mapping[int, str]:
+        """Its programs by their places in the kernel's array of walkers: the first one's is the runtime's number."""
+        return {self.number + index * MAX_RUNTIMES: program for index, program in enumerate(self.walker.programs)}
 
 
+@functools.cache
 def all_runtimes() -> Sequence[Runtime]:
     """Every runtime there is a folder for, by name."""
     names = sorted(module.name for module in pkgutil.iter_modules(runtimes.__path__) if module.ispkg)
-    return [importlib.import_module(f"{runtimes.__name__}.{name}").RUNTIME for name in names]
+    return tuple(importlib.import_module(f"{runtimes.__name__}.{name}").RUNTIME for name in names)
 
 
 def symboliser(found: DetectedRuntime, memory: Memory) -> Symboliser:
     """The symboliser of a process whose runtime was detected; `memory` must stay open as long as it is used."""
-    return _runtime(found).symboliser(found, memory)
+    return runtime_of(found).symboliser(found, memory)
 
 
 def walk(found: DetectedRuntime, memory: Memory) -> list[LiveStack]:
     """The stacks of all threads of a process as they are now. Raises MemoryReadError where there is no reading them."""
-    return _runtime(found).walk(found, memory)
+    return runtime_of(found).walk(found, memory)
 
 
-def _runtime(found: DetectedRuntime) -> Runtime:
+def flags(found: DetectedRuntime, process: Process) -> int:
+    """What the kernel is to be told of the process besides. Raises ProcessError."""
+    ask = runtime_of(found).flags
+    return ask(process) if ask is not None else 0
+
+
+def runtime_of(found: DetectedRuntime) -> Runtime:
+    """The runtime that was detected."""
     return next(runtime for runtime in all_runtimes() if runtime.name == found.runtime)
 
 
-def detect(process: Process, cache: MutableMapping[FileKey, Any] | None = None) -> Detection:
-    """The first runtime that claims the process; None where none does. Raises ProcessError where it cannot be read."""
-    files = FileCache() if cache is None else cache
+def detect(process: Process, cache: FileCache | None = None) -> Detection:
+    """The first runtime that can be walked, else the first that claims the process; None: there is none, though a program
+    may yet load one (dlopen). Raises ProcessError where the process cannot be read.
+    """
+    look = Look(process, FileCache() if cache is None else cache)
+    if not look.own:  # its image is put in place step by step during exec
+        return Unsupported("RuntimePending", "the program is still being loaded")
+    refusal: Unsupported | None = None
     for runtime in all_runtimes():
-        found = runtime.detect(process, files)
-        if found is not None:
+        found = runtime.detect(look)
+        if isinstance(found, DetectedRuntime):
             return replace(found, runtime=runtime.name)
-    return None
+        if found is not None and refusal is None:
+            refusal = replace(found, runtime=runtime.name)
+    return refusal

@@ -12,6 +12,7 @@ from kernelspan_agent.errors import UsageError
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.runtimes import registry
+from kernelspan_agent.runtimes.look import FileCache
 
 MAX_REFUSED = 65536
 
@@ -101,11 +102,11 @@ def matches(path: str, executables: Sequence[str]) -> bool:
 class Selection:
     """What a processSelector means by all processes that match; remembers whom it has refused, until they exec."""
 
-    def __init__(self, executables: Sequence[str], *, needs_runtime: bool) -> None:
-        """`executables` empty: any. `needs_runtime`: only programs of a runtime that can be walked."""
-        self._executables, self._needs_runtime = executables, needs_runtime
+    def __init__(self, executables: Sequence[str], runtimes: Sequence[str]) -> None:
+        """`executables` empty: any. `runtimes`: names; empty: any, or none that can be walked."""
+        self._executables, self._runtimes = executables, [name.lower() for name in runtimes]
         self._refused: set[tuple[int, int, str]] = set()
-        self._files = registry.FileCache()
+        self._files = FileCache()
 
     def wants(self, process: procfs.Process) -> bool:
         """Whether the process is one of them now."""
@@ -121,10 +122,11 @@ class Selection:
                 self._refused.clear()
             self._refused.add(key)
             return False
-        return not self._needs_runtime or self._has_runtime(process)
+        return not self._runtimes or self._has_runtime(process)
 
     def _has_runtime(self, process: procfs.Process) -> bool:
         try:
-            return isinstance(registry.detect(process, self._files), registry.DetectedRuntime)
+            found = registry.detect(process, self._files)
         except ProcessError:
             return False
+        return isinstance(found, registry.DetectedRuntime) and found.runtime in self._runtimes

@@ -14,8 +14,8 @@ from kernelspan_agent.libraries.pip import indexes as caching
 from kernelspan_agent.libraries.pip.index import build_index
 from kernelspan_agent.libraries.pip.indexes import COST_FACTOR, RECHECK_NS, SETTLE_NS, Indexes
 from kernelspan_agent.libraries.pip.trees import DirectoryTree
-from kernelspan_agent.libraries.rootfs import Entry, Root
 from kernelspan_agent.model import Library, Origin
+from kernelspan_agent.process.rootfs import Entry, Root
 from tests.unit.libraries.making import LATER_NS, SECOND_NS, SITE, Clock, Container, open_descriptors
 
 

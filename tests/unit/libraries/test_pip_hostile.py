@@ -16,8 +16,8 @@ from kernelspan_agent.libraries.pip import index as index_module
 from kernelspan_agent.libraries.pip import trees
 from kernelspan_agent.libraries.pip.metadata import MAX_LIST_BYTES
 from kernelspan_agent.libraries.pip.trees import Budget
-from kernelspan_agent.libraries.rootfs import MAX_DEPTH
 from kernelspan_agent.model import Origin
+from kernelspan_agent.process.rootfs import MAX_DEPTH
 from tests.unit.libraries.making import SITE, Container
 
 INFO = f"{SITE}/one-1.dist-info"

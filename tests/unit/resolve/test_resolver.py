@@ -52,6 +52,9 @@ class Kernel:
 
     know_image = set_runtime
 
+    def walks(self, _number: int) -> bool:
+        return True
+
 
 EVERYTHING = Wanted("all", frozenset(NUMBER.values()), {}, (), (), (), 64, 10_000, 10_000, 20_000)
 
@@ -65,7 +68,7 @@ class Stage:
         self.processes = table
         self.tables = Tables(table, clock, kernel)
         infos = Infos(ResourceSettings())
-        self.resolver = Resolver(ResolveSettings(wanted), self.tables, clock, infos, kernel.reject_file)
+        self.resolver = Resolver(ResolveSettings(wanted), self.tables, clock, infos, kernel.reject_file, NO_OWN)
         self.learn = self.tables.learn
 
     def resolve(self, rows: np.ndarray) -> ResolvedBatch | None:

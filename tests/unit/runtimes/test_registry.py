@@ -5,11 +5,18 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 
+import pytest
+
+from kernelspan_agent.probes.constants import LAYOUT_BYTES
+from kernelspan_agent.probes.source import module_text
 from kernelspan_agent.process.files import FileKey
 from kernelspan_agent.process.procfs import open_process
+from kernelspan_agent.ring.records import CODE_HEADER
 from kernelspan_agent.runtimes import registry
+from kernelspan_agent.runtimes.look import MAX_CACHED_FILES, FileCache
 
 
 def test_every_folder_is_a_runtime() -> None:
@@ -17,6 +24,32 @@ def test_every_folder_is_a_runtime() -> None:
     found = registry.all_runtimes()
     assert "python" in {runtime.name for runtime in found}
     assert len({runtime.number for runtime in found}) == len(found)
+
+
+def test_every_walker_has_a_place_of_its_own() -> None:
+    """Programs of all runtimes stand in one array of the kernel's, the first of each at its runtime's number."""
+    found = registry.all_runtimes()
+    places = [place for runtime in found for place in runtime.places]
+    assert len(set(places)) == len(places)
+    assert max(places) < registry.MAX_WALKERS
+    for runtime in found:
+        assert 0 < runtime.number < registry.MAX_RUNTIMES
+        assert runtime.places[runtime.number] == runtime.walker.programs[0]
+
+
+@pytest.mark.parametrize("runtime", registry.all_runtimes(), ids=lambda runtime: runtime.name)
+def test_a_walker_is_all_that_is_compiled_for_it(runtime: registry.Runtime) -> None:
+    """Its constants, structs and programs are in its own module's text, and in no other's; a layout has room in the kernel."""
+    text = module_text(runtime.name)
+    for program in runtime.walker.programs:
+        assert re.search(rf"^int {program}\(void \*ctx\)", text, re.MULTILINE)
+    for name in runtime.walker.structs:
+        assert f"struct {name} {{" in text
+        assert f"struct {name} {{" not in module_text("files")
+    layout, code, *_ = runtime.walker.structs.values()
+    assert layout.itemsize <= LAYOUT_BYTES
+    fields, wanted = dict(code.fields or {}), dict(CODE_HEADER.fields or {})
+    assert {name: fields[name][:2] for name in wanted} == {name: value[:2] for name, value in wanted.items()}
 
 
 def test_this_process_is_python() -> None:
@@ -28,7 +61,7 @@ def test_this_process_is_python() -> None:
 
 def test_another_program_is_none() -> None:
     """What holds no runtime is nothing, and is not asked again."""
-    cache = registry.FileCache()
+    cache = FileCache()
     with subprocess.Popen(["sleep", "60"]) as child:
         try:
             process = open_process(child.pid)
@@ -45,8 +78,8 @@ def test_another_program_is_none() -> None:
 
 def test_the_cache_is_bounded() -> None:
     """The file least recently learnt goes first."""
-    cache = registry.FileCache()
-    for inode in range(2 * registry.MAX_CACHED_FILES):
-        cache[FileKey(1, inode, 1, 1)] = inode
-    assert len(cache) == registry.MAX_CACHED_FILES
-    assert FileKey(1, 0, 1, 1) not in cache
+    cache = FileCache()
+    for inode in range(2 * MAX_CACHED_FILES):
+        cache["python", FileKey(1, inode, 1, 1)] = inode
+    assert len(cache) == MAX_CACHED_FILES
+    assert ("python", FileKey(1, 0, 1, 1)) not in cache

@@ -14,8 +14,8 @@ from kernelspan_agent.libraries.base import Clock, LibraryContext, Verdict
 from kernelspan_agent.libraries.pip.claims import Claim
 from kernelspan_agent.libraries.pip.indexes import RECHECK_NS, Indexes
 from kernelspan_agent.libraries.pip.places import Place, find_place
-from kernelspan_agent.libraries.rootfs import MAX_PATH_BYTES, Root
 from kernelspan_agent.model import Library, Origin
+from kernelspan_agent.process.rootfs import MAX_PATH_BYTES, Root
 
 RUNTIMES = ("python",)
 MAX_PLACES = 1024  # directories remembered for one process; a large application has some hundreds

@@ -18,7 +18,7 @@ from kernelspan_agent.libraries.pip.claims import ArchiveIndex
 from kernelspan_agent.libraries.pip.index import build_index
 from kernelspan_agent.libraries.pip.metadata import read_library
 from kernelspan_agent.libraries.pip.trees import Budget, bounded_lines
-from kernelspan_agent.libraries.rootfs import Root
+from kernelspan_agent.process.rootfs import Root
 
 MAX_SITES = 512  # a pex has one a wheel
 MAX_ARCHIVE_INDEX_BYTES = 2 * 1024 * 1024  # some 20,000 members of about 100 bytes

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from kernelspan_agent.libraries.pip.metadata import MAX_LINE_BYTES, MAX_LIST_BYTES, source_path
 from kernelspan_agent.libraries.pip.trees import DirectoryTree
-from kernelspan_agent.libraries.rootfs import Root
+from kernelspan_agent.process.rootfs import Root
 
 SITE_DIRECTORY = "/usr/lib/python3/dist-packages"
 _INFO = "/var/lib/dpkg/info"

@@ -22,8 +22,8 @@ from kernelspan_agent.libraries.pip.metadata import (
     top_levels,
 )
 from kernelspan_agent.libraries.pip.trees import Tree
-from kernelspan_agent.libraries.rootfs import MAX_DEPTH
 from kernelspan_agent.model import Library
+from kernelspan_agent.process.rootfs import MAX_DEPTH
 
 MAX_DISTRIBUTIONS = 2048
 MAX_CLAIMS = 100_000  # entries of one index; what is beyond them belongs to nobody known

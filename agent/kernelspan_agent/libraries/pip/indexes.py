@@ -18,7 +18,7 @@ from kernelspan_agent.libraries.pip.claims import ArchiveIndex, SiteIndex
 from kernelspan_agent.libraries.pip.dpkg import SITE_DIRECTORY, debian_lists
 from kernelspan_agent.libraries.pip.index import build_index, no_lists
 from kernelspan_agent.libraries.pip.trees import DirectoryTree
-from kernelspan_agent.libraries.rootfs import Entry, Root
+from kernelspan_agent.process.rootfs import Entry, Root
 
 SITE_NAMES = frozenset({"site-packages", "dist-packages"})
 RECHECK_NS = 5_000_000_000  # how long an answer about a changing directory may be old

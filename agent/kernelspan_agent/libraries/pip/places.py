@@ -20,8 +20,8 @@ from kernelspan_agent.libraries.pip.claims import ArchiveIndex, Claim, Owner, Si
 from kernelspan_agent.libraries.pip.indexes import SITE_NAMES, Indexes
 from kernelspan_agent.libraries.pip.metadata import read_library, source_path
 from kernelspan_agent.libraries.pip.trees import DirectoryTree
-from kernelspan_agent.libraries.rootfs import Entry, Root
 from kernelspan_agent.model import Library, Origin
+from kernelspan_agent.process.rootfs import Entry, Root
 
 LANDMARKS = ("os.py", "os.pyc")
 _STDLIB = re.compile(r"python(3)\.([0-9]{1,3})t?", re.ASCII)

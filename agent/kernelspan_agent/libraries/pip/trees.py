@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Protocol
 
-from kernelspan_agent.libraries.rootfs import Root
+from kernelspan_agent.process.rootfs import Root
 
 MAX_NAMES = 20_000  # in one directory; the largest site directories have some thousands
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime
+from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime, Walker
 
-from .detect import NAME, NUMBER, detect
+from .detect import GREENLETS, NAME, NUMBER, detect, flags
+from .layout import PY_CODE, PY_LAYOUT
 from .symbolise import PythonSymboliser
 from .walk import read_stacks
 
@@ -19,4 +20,9 @@ def _symboliser(found: DetectedRuntime, memory: Memory) -> PythonSymboliser:
     return PythonSymboliser(memory, found.details.offsets, found.details.types)
 
 
-RUNTIME = Runtime(NAME, NUMBER, detect, _symboliser, read_stacks)
+WALKER = Walker(
+    ("ks_py", "ks_py_codes", "ks_py_find"),
+    {"ks_py_layout": PY_LAYOUT, "ks_code_rec": PY_CODE},
+    {"KS_RUNTIME_GREENLETS": GREENLETS, "KS_PY_THREAD_SCAN": 512, "KS_CODE_CUT": 1},
+)
+RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, read_stacks, usual=True, flags=flags)

@@ -9,12 +9,10 @@ unsupported by that name.
 from __future__ import annotations
 
 import re
-from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kernelspan_agent.process import files, procfs
-from kernelspan_agent.process.elf import load_bias, read_elf
+from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ElfError
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Detection, Unsupported
 
@@ -22,13 +20,14 @@ from .build import PythonBuild, inspect_file, needs_libpython
 from .layout import Offsets, Types, interp_head_address, kernel_row
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from kernelspan_agent.runtimes.look import Look, MappedFile
 
 NAME, NUMBER = "python", 1
+GREENLETS = 1  # KS_RUNTIME_GREENLETS
 _LIBRARY = re.compile(r"libpython3\.(\d+)[a-z]*\.so")
 _OLD = re.compile(r"(?:libpython|python)(2\.\d|3\.[0-6])[a-z]*(?:\.so.*)?")
 _PYPY = re.compile(r"(?:libpypy[\w.]*-c\.so|pypy[\d.]*(?:-c)?)(?:\..*)?")
-_NEEDS_LIBRARY = "needs libpython"  # in the cache: a program that is nothing without its libpython
+_NEEDS_LIBRARY = Unsupported("RuntimePending", "the program's libpython is not mapped yet", "CPython")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,76 +38,47 @@ class PythonDetails:
     types: Types
 
 
-def detect(process: procfs.Process, cache: MutableMapping[files.FileKey, Any]) -> Detection:
-    """The process's CPython. None: there is none, though a program may yet load one (dlopen). Raises ProcessError where the process cannot be read."""
-    mappings = procfs.read_maps(process)
-    executable, _ = procfs.read_executable(process)
-    groups = _by_file(mapping for mapping in mappings if mapping.is_file)
-    own = [group for group in groups if group[0].path == executable]
-    if not own:  # its image is put in place step by step during exec
-        return Unsupported("RuntimePending", "the program is still being loaded")
-    libraries = [group for group in groups if _LIBRARY.match(_base_name(group[0]))]
+def detect(look: Look) -> Detection:
+    """The process's CPython. Raises ProcessError where the process cannot be read."""
+    libraries = [file for file in look.files if _LIBRARY.match(file.name)]
     refusal: Unsupported | None = None
-    for group in own + libraries:
-        found = _ask(process, group, cache)
+    for file in look.own + libraries:
+        found = file.ask(NAME, _inspect)
         if isinstance(found, PythonBuild):
-            return _detected(process, group, found)
-        if isinstance(found, Unsupported) and (refusal is None or group not in own):
+            return _detected(file, found)
+        if found is not None and (refusal is None or file not in look.own):
             refusal = found
-    return _by_name(groups) or refusal
+    return _by_name(look.files) or refusal
 
 
-def _by_file(mappings: Any) -> list[list[procfs.Mapping]]:
-    groups: dict[tuple[Any, ...], list[procfs.Mapping]] = {}
-    for mapping in mappings:
-        groups.setdefault((mapping.device, mapping.inode, mapping.path), []).append(mapping)
-    return list(groups.values())
+def flags(process: procfs.Process) -> int:
+    """Whether it has begun to use greenlets: a thread may then have one stack after another."""
+    found = any("/_greenlet." in mapping.path for mapping in procfs.read_maps(process))
+    return GREENLETS if found else 0
 
 
-def _ask(
-    process: procfs.Process, group: Sequence[procfs.Mapping], cache: MutableMapping[files.FileKey, Any]
-) -> PythonBuild | Unsupported | None:
-    with files.open_mapping(process, group[0]) as fd:
-        key = files.file_key(fd)
-        if key not in cache:
-            try:
-                cache[key] = inspect_file(fd, _base_name(group[0])) or (_NEEDS_LIBRARY if needs_libpython(fd) else None)
-            except ElfError as error:
-                message = f"{procfs.printable(group[0].path)}: {error}"
-                # A file that is no ELF file of ours is only a matter where its name claims to be Python's.
-                claims = "python" in _base_name(group[0])
-                cache[key] = Unsupported("RuntimeUnsupported", message, "CPython") if claims else None
-        found = cache[key]
-    if found == _NEEDS_LIBRARY:
-        return Unsupported("RuntimePending", "the program's libpython is not mapped yet", "CPython")
-    if isinstance(found, Unsupported | PythonBuild):
-        return found
-    return None
+def _inspect(fd: int, name: str) -> PythonBuild | Unsupported | None:
+    try:
+        return inspect_file(fd, name) or (_NEEDS_LIBRARY if needs_libpython(fd) else None)
+    except ElfError as error:
+        # A file that is no ELF file of ours is only a matter where its name claims to be Python's.
+        message = f"{procfs.printable(name)}: {error}"
+        return Unsupported("RuntimeUnsupported", message, "CPython") if "python" in name else None
 
 
-def _detected(
-    process: procfs.Process,
-    group: Sequence[procfs.Mapping],
-    build: PythonBuild,
-) -> DetectedRuntime:
-    with files.open_mapping(process, group[0]) as fd:
-        bias = load_bias(read_elf(fd), group)
+def _detected(file: MappedFile, build: PythonBuild) -> DetectedRuntime:
+    bias = file.load_bias()
     head = interp_head_address(build.runtime_address + bias, build.offsets)
     types = build.types.moved(bias)
     layout = kernel_row(build.offsets, types, head)
     details = PythonDetails(build.offsets, types)
-    return DetectedRuntime(NAME, NUMBER, "CPython", build.version, group[0].path, layout, head, details)
+    return DetectedRuntime(NAME, NUMBER, "CPython", build.version, file.path, layout, head, details)
 
 
-def _by_name(groups: list[list[procfs.Mapping]]) -> Unsupported | None:
-    for group in groups:
-        name = _base_name(group[0])
-        if _PYPY.fullmatch(name):
+def _by_name(found: list[MappedFile]) -> Unsupported | None:
+    for file in found:
+        if _PYPY.fullmatch(file.name):
             return Unsupported("RuntimeUnsupported", "PyPy keeps its frames otherwise than CPython", "PyPy")
-        if match := _OLD.fullmatch(name):
+        if match := _OLD.fullmatch(file.name):
             return Unsupported("RuntimeUnsupported", f"CPython {match[1]} is older than 3.8", "CPython", match[1])
     return None
-
-
-def _base_name(mapping: procfs.Mapping) -> str:
-    return mapping.path.rpartition("/")[2]

@@ -97,10 +97,12 @@ PY_CODE = np.dtype(
         ("time", "<u8"),
         ("tgid", "<u4"),
         ("tid", "<u4"),
+        ("layout", "<u4"),  # number of the layout in the kernel
+        ("check", "<u4"),  # as FRAME["check"]
         ("code", "<u8"),
         ("globals", "<u8"),
-        ("check", "<u4"),  # as FRAME["check"]
         ("first_line", "<i4"),
+        ("first_traceable", "<u4"),  # code units before which a frame is not complete; 0 before 3.11
         ("name_bytes", "<u2"),
         ("module_bytes", "<u2"),  # 0: not known
         ("file_bytes", "<u2"),
@@ -109,10 +111,8 @@ PY_CODE = np.dtype(
         ("module_width", "u1"),
         ("file_width", "u1"),
         ("flags", "u1"),  # which text was too long and is cut: 1 name, 2 module, 4 file
-        ("layout", "<u4"),  # number of the layout in the kernel
         ("tag", "<u2"),  # as FRAME["tag"]
         ("unused", "<u2"),
-        ("first_traceable", "<u4"),  # code units before which a frame is not complete; 0 before 3.11
     ]
 )
 assert PY_LAYOUT.itemsize % 8 == 0, PY_LAYOUT.itemsize

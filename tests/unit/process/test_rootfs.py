@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelspan_agent.libraries.rootfs import MAX_DEPTH, Root
+from kernelspan_agent.process.rootfs import MAX_DEPTH, Root
 from tests.unit.libraries.making import open_descriptors
 
 

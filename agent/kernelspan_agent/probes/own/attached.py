@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The user's own probes of one session: each loaded and attached by itself, so that one that fails takes no other with it.
+
+A probe has a number, by which match classes want it and its operations are told apart. The same probe of two profiles, alike
+in everything, is one.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter as Sums
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kernelspan_agent.errors import BudgetError, KernelspanError
+from kernelspan_agent.probes import bpf
+from kernelspan_agent.probes.attach import Attachment
+from kernelspan_agent.probes.loader import Load, Loader
+from kernelspan_agent.probes.own.codegen import Generated
+from kernelspan_agent.probes.own.machine import Plan
+from kernelspan_agent.probes.own.prepare import Prepared
+from kernelspan_agent.resolve.arguments import Captured
+from kernelspan_agent.ring.records import MAX_OWN_PROBES
+from kernelspan_agent.runtimes.registry import Runtime
+from kernelspan_api.plan import key_of
+from kernelspan_api.userprobes import RateScope, UserProbe
+
+EVERY = 0xFFFFFFFF  # of the guard's share: nothing is thrown away
+SCRATCHES = "ks_scratches."  # the loader's name for those of own probes
+SCRATCH_ENTRIES = 2  # KS_OWN_SCRATCH_* in bpf/include/own.h
+_CONFIG = struct.Struct("<QQQIIII")
+_KEY_BYTES = 16
+MAX_PARTS = 16  # of one probe
+_CALL = struct.Struct("<QQQIIII")  # struct ks_own_call
+_CLASS_AT = 5
+_OWN_MAPS = ("ks_own_calls", "ks_own_blank", "ks_own_config", "ks_own_rates", "ks_own_nothing")
+# Walkers and scratches that programs of one kind share, of which no two run on a CPU at once: the kernel enters none of
+# these while another is at work (bpf_prog_active), and what comes in an interrupt touches no scratch.
+_SHARED = {bpf.PROG_KPROBE: ".k", bpf.PROG_TRACEPOINT: ".t", bpf.PROG_RAW_TRACEPOINT: ".r"}
+_SCOPES = {RateScope.PROCESS: 0, RateScope.POD: 1, RateScope.NODE: 2}
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """Programs of one text that are loaded for a probe, and what they are attached to.
+
+    A probe of the kernel's has one; a probe on user code one for each way in which files pass its arguments.
+    """
+
+    text: str
+    load: Load
+    generated: Generated
+    walkers: str = ""  # behind the names of those it can go on to; empty: it never walks
+    attachments: list[Attachment] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class OwnProbe:
+    """A probe of the user's. `problem`: why it is not attached; `files`: of a probe on user code, where it is."""
+
+    spec: UserProbe
+    number: int
+    mechanism: str = ""
+    captured: tuple[Captured, ...] = ()
+    problem: KernelspanError | None = None
+    parts: list[Part] = field(default_factory=list)
+    files: set[tuple[int, int]] = field(default_factory=set)
+    waits: bool = False  # for a process that has the file
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether something of it can be seen."""
+        return any(part.attachments for part in self.parts)
+
+
+class OwnProbes:
+    """Those of one session. Not for several threads."""
+
+    def __init__(self, loader: Loader, array: str) -> None:
+        """`array`: the program array that walkers are called by."""
+        self._loader, self._array = loader, array
+        self._walkers: dict[str, tuple[Runtime, Any]] = {}  # each with its built module
+        self._probes: dict[bytes, OwnProbe] = {}
+        self._sets: dict[str, Load] = {}  # walkers by their suffix
+
+    def add_walker(self, runtime: Runtime, module: Mapping[str, Any]) -> None:
+        """From now on processes of this runtime can be walked, wherever a probe's program may walk. Raises MachineError."""
+        self._walkers[runtime.name] = runtime, module
+        for suffix, like in self._sets.items():
+            self._load_walker(suffix, like, runtime, module)
+
+    def _load_walker(self, suffix: str, like: Load, runtime: Runtime, module: Mapping[str, Any]) -> None:
+        self._loader.load(replace(like, module=module, suffix=suffix, targets=None))
+        for place, program in runtime.places.items():
+            self._loader.link(self._array + suffix, place, program + suffix)
+
+    def __iter__(self) -> Iterator[OwnProbe]:
+        return iter(self._probes.values())
+
+    def get(self, spec: UserProbe) -> OwnProbe | None:
+        """The probe of that spec; None: it was never asked for."""
+        return self._probes.get(key_of(spec))
+
+    def mask(self, specs: Sequence[UserProbe]) -> int:
+        """Bits by the numbers of these, of those that are attached, or may come to be."""
+        found = (self.get(spec) for spec in specs)
+        return sum(1 << own.number for own in found if own is not None and (own.problem is None or own.is_attached))
+
+    def open(self, prepared: Sequence[Prepared]) -> None:
+        """Loads and attaches; what cannot be says why (`OwnProbe.problem`). Raises BudgetError: too many."""
+        for each in prepared:
+            key = key_of(each.spec)
+            if key not in self._probes:
+                own = self._probes[key] = OwnProbe(each.spec, self._free())
+                own.waits = each.plan is None and each.problem is None
+                self.attach(own, each)
+
+    def attach(self, own: OwnProbe, prepared: Prepared) -> None:
+        """Loads what is not loaded, and attaches; closes the plan. `own.problem` says why not."""
+        if prepared.problem is not None:
+            own.problem = prepared.problem
+            return
+        if prepared.plan is None or prepared.generated is None:
+            return
+        plan, generated = prepared.plan, prepared.generated
+        own.mechanism, own.captured = plan.mechanism, generated.captured
+        part = next((each for each in own.parts if each.text == generated.text), None)
+        try:
+            if part is None:
+                part = self._loaded(own, prepared, plan, generated)
+            self._attach(part, plan)
+        except KernelspanError as error:
+            own.problem = error
+            if part is not None and not part.attachments:
+                own.parts.remove(part)
+                self._unload(part)
+        finally:
+            plan.close()
+
+    def remove(self, own: OwnProbe) -> None:
+        """Detaches a probe and gives back what it has."""
+        for part in own.parts:
+            while part.attachments:
+                part.attachments.pop().close()
+            self._unload(part)
+        own.parts.clear()
+        self._probes.pop(key_of(own.spec), None)
+
+    def _unload(self, part: Part) -> None:
+        self._loader.unload(part.load.suffix)
+        if part.walkers == part.load.suffix:  # nobody else's
+            self._sets.pop(part.walkers, None)
+
+    def _free(self) -> int:
+        taken = {own.number for own in self}
+        number = next((each for each in range(MAX_OWN_PROBES) if each not in taken), None)
+        if number is None:
+            raise BudgetError(f"a node has at most {MAX_OWN_PROBES} own probes at once", reason="TooManyProbes")
+        return number
+
+    def _loaded(self, own: OwnProbe, prepared: Prepared, plan: Plan, generated: Generated) -> Part:
+        source = plan.places.enters[0]
+        if len(own.parts) >= MAX_PARTS:
+            raise BudgetError(f"{own.spec.name}: files pass its arguments in more than {MAX_PARTS} ways")
+        suffix = f".{own.number}" + (f"x{len(own.parts)}" if own.parts else "")
+        ends = plan.exit if generated.exits else plan.entry  # where a walk begins
+        targets = dict.fromkeys(generated.enters, plan.entry)
+        walkers = (
+            "" if source.is_user else (plan.alone and suffix) or _SHARED[source.kind] + str(ends.attach_type or "")
+        )
+        maps = {name: name + suffix for name in _OWN_MAPS}
+        maps |= {name: name + (walkers or suffix) for name in ("ks_scratches", self._array)}
+        load = Load(prepared.module, source.kind, suffix, maps, ends, targets)
+        self._loader.load(load)
+        part = Part(generated.text, load, generated, walkers)
+        own.parts.append(part)
+        if walkers and walkers not in self._sets:
+            self._sets[walkers] = load
+            for runtime, module in self._walkers.values():
+                self._load_walker(walkers, load, runtime, module)
+        self.configure(own)
+        return part
+
+    def _attach(self, part: Part, plan: Plan) -> None:
+        before = len(part.attachments)
+        try:
+            # returns first: an entry without its return would stay in flight
+            for names, attaches in ((part.generated.exits, plan.exits), (part.generated.enters, plan.enters)):
+                for name, attach in zip(names, attaches, strict=True):
+                    part.attachments += attach(self._loader.programs[name + part.load.suffix])
+        except BaseException:
+            while len(part.attachments) > before:
+                part.attachments.pop().close()
+            raise
+
+    def configure(self, own: OwnProbe, keep: int = EVERY) -> None:
+        """Tells the kernel a probe's limits. `keep`: of 2^32 hits, how many are not thrown away."""
+        limit = own.spec.rate_limit
+        interval = 1_000_000_000 // limit.events_per_second if limit else 0
+        burst = (limit.burst or limit.events_per_second) if limit else 0
+        value = _CONFIG.pack(
+            own.spec.min_duration_microseconds * 1000,
+            interval,
+            interval * burst,
+            own.number,
+            keep,
+            _SCOPES[limit.scope] if limit else 0,
+            0,
+        )
+        for part in own.parts:
+            bpf.map_update(self._loader.maps["ks_own_config" + part.load.suffix], bytes(4), value)
+
+    def tell(self, about: int, number: int, of: int, mask: int) -> None:
+        """Tells the kernel which conditions of a probe can hold: see bpf/include/own.h."""
+        if "ks_own_verdicts" in self._loader.maps:
+            question = struct.pack("<QII", about, number, of)
+            bpf.map_update(self._loader.maps["ks_own_verdicts"], question, struct.pack("<I", mask))
+
+    def in_flight(self) -> Sums[int]:
+        """Calls that have begun and not ended, by class."""
+        found = Sums[int]()
+        for name in [name for name in self._loader.maps if name.startswith("ks_own_calls.")]:
+            calls, size = self._loader.maps[name], self._loader.value_bytes(name)
+            for key in bpf.map_keys(calls, _KEY_BYTES):
+                if (value := bpf.map_lookup(calls, key, size)) is not None:
+                    found[_CALL.unpack_from(value)[_CLASS_AT]] += 1
+        return found
+
+    def detach(self) -> None:
+        """Detaches all; what they counted stays."""
+        for own in self:
+            for part in own.parts:
+                while part.attachments:  # entries first
+                    part.attachments.pop().close()

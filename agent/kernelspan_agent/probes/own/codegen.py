@@ -1,0 +1,466 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C text of one of the user's own probes, made of its profile's entry and of where its arguments lie.
+
+Everything that is the same for all probes is in bpf/include/own.h and own_calls.h. What may change while a program runs (its
+number, its limits) is in its configuration map; what the text has is the shape: arguments, conditions, program kind. So
+probes that differ in name, attributes or limits only are one compiled object.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from kernelspan_agent.probes.ktypes import Leaf, Resolved
+from kernelspan_agent.probes.own.conditions import (
+    SUFFIX_ROOM,
+    Subject,
+    has_capabilities,
+    holds,
+    in_namespaces,
+)
+from kernelspan_agent.probes.own.paths import along
+from kernelspan_agent.probes.own.sources import ArgumentError, Raw, Source
+from kernelspan_agent.probes.own.values import NUMBERS, data_bytes, laid_out, number, read
+from kernelspan_agent.resolve.arguments import Captured, Slot
+from kernelspan_agent.resolve.judging import judged
+from kernelspan_agent.ring.records import ARGUMENT, ARGUMENTS_HEADER, RING_HEADER, SLOT
+from kernelspan_api.conditions import ArgumentType, NamespaceType
+from kernelspan_api.userprobes import Argument, Match, Mode, UserProbe
+
+MAX_CALL_BYTES = 4 << 20  # of the kernel's memory, for calls of one probe that have begun
+MIN_CALLS, MAX_CALLS = 256, 8192
+_LATER = {ArgumentType.STRING, ArgumentType.BYTES, ArgumentType.SOCK_ADDR}
+_FEW_CALLS = 256  # of mode Event: as many as programs that run at this moment
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A probe's text. `enters`, `exits`: names of programs, one for each source, in their order."""
+
+    text: str
+    enters: tuple[str, ...]
+    exits: tuple[str, ...]
+    captured: tuple[Captured, ...]
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.enters + self.exits
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What a probe is attached to: at entry (or for an event), and at return; several where arguments lie differently.
+
+    `type_of`: what the kernel says of an argument; None: nothing.
+    """
+
+    enters: Sequence[Source]
+    exits: Sequence[Source] = ()
+    type_of: Callable[[Argument], Leaf | None] = lambda _: None
+
+
+class Generator:
+    """Makes the text of one probe. Raises ArgumentError where something in it cannot be had."""
+
+    def __init__(
+        self,
+        probe: UserProbe,
+        places: Places,
+        host: Callable[[NamespaceType], int],
+        resolve: Callable[[Leaf, str], Resolved],
+    ) -> None:
+        """`host`: the inode number of the host's namespace of a kind. `resolve`: the way from a value along a path."""
+        self._probe, self._places, self._host, self._resolve = probe, places, host, resolve
+        wanted = [(each.type, each.max_bytes) for each in probe.args]
+        returned = probe.returns
+        self._returns_data = returned is not None and data_bytes(returned.type, 0) > 0
+        if returned is not None and self._returns_data:
+            wanted.append((returned.type, 0))
+        self._slots = laid_out(wanted)
+        self._is_span = probe.mode is Mode.SPAN
+        self._has_arguments = bool(self._slots)
+
+    def generate(self) -> Generated:
+        """The text with the names of its programs."""
+        enters, exits = list(self._places.enters), list(self._places.exits)
+        parts = [self._declarations(), '#include "own_calls.h"\n']
+        names: list[str] = []
+        for index, source in enumerate(enters):
+            names.append(_name("ks_own_enter", index, len(enters)))
+            parts.append(self._enter(names[-1], source))
+        ends: list[str] = []
+        for index, source in enumerate(exits):
+            ends.append(_name("ks_own_exit", index, len(exits)))
+            parts.append(self._exit(ends[-1], source))
+        captured = [
+            Captured(slot, argument.attribute) for slot, argument in zip(self._slots, self._probe.args, strict=False)
+        ]
+        if self._returns_data and self._probe.returns is not None:
+            captured.append(Captured(self._slots[-1], self._probe.returns.attribute))
+        return Generated("\n".join(parts), tuple(names), tuple(ends), tuple(captured))
+
+    # --- maps ---------------------------------------------------------------------------------------------------------
+
+    def _declarations(self) -> str:
+        count = len(self._slots)
+        data = sum((slot.data_bytes + 7) & ~7 for slot in self._slots)
+        record = ARGUMENTS_HEADER.itemsize + count * ARGUMENT.itemsize + data
+        slots = -(-(record + RING_HEADER) // SLOT)
+        sent = slots * SLOT - RING_HEADER
+        room = sent - record + (self._suffix_room() if data else 0)
+        value = 64 + record + room
+        calls = min(max(MAX_CALL_BYTES // value, MIN_CALLS), MAX_CALLS) if self._is_span else _FEW_CALLS
+        lines = [
+            f"#define KS_OWN_ARGUMENTS {count}",
+            f"#define KS_OWN_RECORD {sent}",
+            f"#define KS_OWN_ENTRIES {calls}",
+            '#include "own.h"',
+            "struct ks_own_value {",
+            "\tstruct ks_own_call call;",
+            "\tstruct ks_own_rec record;",
+        ]
+        if count:
+            lines.append(f"\tstruct ks_own_arg arguments[{count}];")
+        lines.append(f"\tu8 data[{data + room + 8 & ~7}];")
+        return "\n".join([*lines, "};\n"])
+
+    def _suffix_room(self) -> int:
+        largest = max(slot.data_bytes for slot in self._slots)
+        return SUFFIX_ROOM + (1 << largest.bit_length())
+
+    # --- programs -----------------------------------------------------------------------------------------------------
+
+    def _begin(self, name: str, source: Source, *, returning: bool) -> list[str]:
+        lines = [
+            f"int {name}(void *ctx)",
+            "{",
+            "\tu64 id = ks_ids();",
+            "\tu32 tgid = id >> 32;",
+            "\tstruct ks_proc *p = ks_procs.lookup(&tgid);",
+            "\tstruct ks_own_config *config;",
+            "\tstruct ks_own_key key = {};",
+            "\tstruct ks_own_value *v;",
+            "",
+            "\tif (!p)",
+            "\t\treturn 0;",
+        ]
+        if not returning:
+            lines += [
+                "\tconfig = ks_own_config_of();",
+                "\tif (!config) {",
+                "\t\tks_own_nothing.call(ctx, 0);",
+                "\t\treturn 0;",
+                "\t}",
+                "\tif (!ks_own_wants(p, config->number))",
+                "\t\treturn 0;",
+            ]
+            if not source.is_user:
+                lines += ["\tif (!ks_own_is_task()) {", "\t\tks_count(p->cls, KS_C_NOT_TASK);", "\t\treturn 0;", "\t}"]
+        key = source.key(returning=returning)
+        lines += [f"\tkey.frame = {key.frame};", f"\tkey.thread = {key.thread};", f"\tkey.space = {key.space};"]
+        return lines
+
+    def _enter(self, name: str, source: Source) -> str:
+        raws = [self._raw(source, argument) for argument in self._probe.args]
+        values = [number(argument.type, raw) for argument, raw in zip(self._probe.args, raws, strict=True)]
+        lines = self._begin(name, source, returning=False)
+        lines += [
+            "\tks_count(p->cls, KS_C_SEEN);",
+            "\tif (ks_own_throttled(config)) {",
+            "\t\tks_own_put_out(&key);",
+            "\t\tks_count(p->cls, KS_C_THROTTLED);",
+            "\t\treturn 0;",
+            "\t}",
+        ]
+        lines += [f"\tu64 a{index} = {value};" for index, value in enumerate(values)]
+        early, late = self._split()
+        lines += ["\tu32 groups = " + (_mask(early) if self._probe.match else "1") + ";"]
+        if self._probe.match:
+            if judged(self._probe).image:
+                lines.append("\tgroups &= ks_own_verdict(p->start, config->number, KS_OWN_IMAGE | tgid);")
+            lines += [
+                "\tif (!groups) {",
+                "\t\tks_own_put_out(&key);",
+                "\t\tks_count(p->cls, KS_C_FILTERED);",
+                "\t\treturn 0;",
+                "\t}",
+            ]
+        lines += [
+            "\tv = ks_own_place(&key);",
+            "\tif (!v) {",
+            "\t\tks_count(p->cls, KS_C_INFLIGHT_FULL);",
+            "\t\treturn 0;",
+            "\t}",
+            "\tv->call.start = bpf_ktime_get_ns();",
+            "\tv->call.image = p->start;",
+            "\tv->call.tgid = tgid;",
+            "\tv->call.tid = id;",
+            "\tv->call.cls = p->cls;",
+        ]
+        reads = self._reads(source, raws)
+        if not source.is_user and (not self._is_span or any(_USES_SCRATCH.search(line) for line in reads)):
+            lines += self._scratch("KS_OWN_SCRATCH_ENTER" if self._is_span else "KS_OWN_SCRATCH_EXIT")
+        lines += ["\t" + line for line in reads]
+        lines += self._note_unreadable()
+        paths = judged(self._probe).arguments
+        if paths:
+            asked = [f"ks_own_verdict(v->arguments[{at}].value, config->number, {at})" for at in paths]
+            lines += [
+                f"\tif (!(groups &= {' & '.join(asked)})) {{",
+                "\t\tks_own_calls.delete(&key);",
+                "\t\tks_count(p->cls, KS_C_FILTERED);",
+                "\t\treturn 0;",
+                "\t}",
+            ]
+        if any(late):
+            lines += [
+                f"\tif (!v->call.again && !(groups &= {_mask(late)})) {{",
+                "\t\tks_own_calls.delete(&key);",
+                "\t\tks_count(p->cls, KS_C_FILTERED);",
+                "\t\treturn 0;",
+                "\t}",
+            ]
+        lines.append("\tv->call.groups = groups;")
+        if not self._is_span:
+            lines += self._finish(source, instant=True)
+        return "\n".join([*lines, "\treturn 0;", "}", ""])
+
+    def _readable_later(self) -> list[Slot]:
+        """Slots of what may not be in memory at a call's entry, and is when it returns, having been used."""
+        return [slot for slot in self._slots[: len(self._probe.args)] if slot.type in _LATER] if self._is_span else []
+
+    def _note_unreadable(self) -> list[str]:
+        lines = ["\tv->call.again = 0;"]
+        for slot in self._readable_later():
+            arg = f"v->arguments[{slot.number}]"
+            lines += [
+                f"\tif ({arg}.state == KS_ARGUMENT_UNREADABLE && {arg}.value)",
+                f"\t\tv->call.again |= {1 << slot.number};",
+            ]
+        return lines
+
+    def _read_again(self, source: Source) -> list[str]:
+        """At the return: what could not be read, and the conditions that waited for it."""
+        slots = self._readable_later()
+        if not slots:
+            return []
+        lines = ["\tif (v->call.again) {"]
+        for slot in slots:
+            arg = f"v->arguments[{slot.number}]"
+            (statement,) = read(slot, Raw(""), f"{arg}.value", _nothing_follows, is_user=source.is_user)
+            lines += [f"\t\tif (v->call.again & {1 << slot.number})", f"\t\t\t{statement}"]
+        _, late = self._split()
+        if any(late):
+            lines += [
+                f"\t\tif (!(v->call.groups &= {_mask(late)})) {{",
+                "\t\t\tks_count(v->call.cls, KS_C_FILTERED);",
+                "\t\t\tks_own_calls.delete(&key);",
+                "\t\t\treturn 0;",
+                "\t\t}",
+            ]
+        return [*lines, "\t}"]
+
+    def _reads(self, source: Source, raws: list[Raw]) -> list[str]:
+        lines: list[str] = []
+        for index, (slot, raw) in enumerate(zip(self._slots, raws, strict=False)):
+            argument = self._probe.args[index]
+
+            def following(distance: int, argument: Argument = argument) -> str:
+                if argument.index is None:
+                    raise ArgumentError(f"{argument.type.value} takes two arguments: give the index of the first")
+                return source.argument(argument.index + distance).c
+
+            lines += read(slot, raw, f"a{index}", following, is_user=source.is_user)
+        return lines
+
+    def _raw(self, source: Source, argument: Argument) -> Raw:
+        raw = source.named(argument.field) if argument.field is not None else source.argument(argument.index or 0)
+        if not argument.resolve:
+            return raw
+        start = self._places.type_of(argument)
+        if start is None:
+            raise ArgumentError(f"resolve {argument.resolve}: the kernel says nothing of this argument's type")
+        return along(raw, self._resolve(start, argument.resolve))
+
+    def _exit(self, name: str, source: Source) -> str:
+        lines = self._begin(name, source, returning=True)
+        lines += [
+            "\tv = ks_own_calls.lookup(&key);",
+            "\tif (!v)",
+            "\t\treturn 0;",
+            "\tKS_OPAQUE(v);",
+            "\tconfig = ks_own_config_of();",
+            "\tif (!config)",
+            "\t\treturn 0;",
+            "\tif (v->call.image != p->start) {",
+            "\t\tks_count(v->call.cls, KS_C_TARGET_GONE); /* exec came between */",
+            "\t\tks_own_calls.delete(&key);",
+            "\t\treturn 0;",
+            "\t}",
+        ]
+        lines += self._read_again(source)
+        return "\n".join([*lines, *self._finish(source, instant=False), "\treturn 0;", "}", ""])
+
+    def _finish(self, source: Source, *, instant: bool) -> list[str]:
+        """From a call whose arguments are read to its operation."""
+        lines = [
+            "\tu32 cls = v->call.cls;",
+            "\tstruct ks_class *c = ks_classes.lookup(&cls);",
+            "\tKS_OPAQUE(c);",
+            "\tif (!c)",
+            "\t\treturn 0;",
+            "\tu64 now = " + ("v->call.start;" if instant else "bpf_ktime_get_ns();"),
+        ]
+        filters = []
+        if not instant:
+            if self._result_is_read():
+                returned = self._probe.returns.type if self._probe.returns else ArgumentType.INT64
+                lines.append(f"\tu64 result = {number(returned, Raw(source.result()))};")
+            lines.append("\tif (now - v->call.start < config->min_duration_ns)")
+            lines += _end_as("KS_C_FILTERED")
+            filters = [self._result_condition(match) for match in self._probe.match]
+            if any(filters):
+                lines.append(f"\tif (!(v->call.groups &= {_mask(filters)}))")
+                lines += _end_as("KS_C_FILTERED")
+        lines += [
+            "\tif (!ks_own_within_limits(config, c, p, v, now)) {",
+            "\t\tks_own_calls.delete(&key);",
+            "\t\treturn 0;",
+            "\t}",
+        ]
+        if not instant and self._returns_data:
+            raw = Raw(source.result())
+            reads = read(self._slots[-1], raw, "result", _nothing_follows, is_user=source.is_user)
+            lines += ["\t" + line for line in reads]
+        lines.append("\tu64 arguments = ks_own_send(v, config->number, now);")
+        result = "result" if not instant and self._result_is_read() else "0"
+        flags = (
+            " | ".join((["KS_OP_INSTANT"] if instant else []) + (["KS_OP_NO_RESULT"] if result == "0" else [])) or "0"
+        )
+        if source.is_user:
+            lines += [
+                "\tstruct ks_op op;",
+                "\tks_own_operation(&op, &v->call, config->number, arguments, now);",
+                f"\top.ret = {result};",
+                "\top.child = v->call.groups;",
+                f"\top.flags |= {flags};",
+                "\top.frame_state = c->max_depth ? KS_FRAMES_NO_TRUE_WALK : KS_FRAMES_NONE;",
+                "\tks_own_calls.delete(&key);",
+                "\tks_count(op.cls, ks_ring.ringbuf_output(&op, sizeof(op), ks_wake()) ? KS_C_RING_FULL : KS_C_SENT);",
+            ]
+            return lines
+        if not instant:
+            lines += self._scratch("KS_OWN_SCRATCH_EXIT")
+        lines += [
+            "\tks_own_operation(&s->op, &v->call, config->number, arguments, now);",
+            f"\ts->op.ret = {result};",
+            "\ts->op.child = v->call.groups;",
+            f"\ts->op.flags |= {flags};",
+            "\ts->proc_start = v->call.image;",
+            "\ts->stash = 0;",
+            "\tks_own_calls.delete(&key);",
+            "\tif (ks_in_system_call()) {",
+            "\t\tks_walk(ctx, s, c);",
+            "\t} else {",
+            "\t\ts->op.frame_state = c->max_depth ? KS_FRAMES_NO_TRUE_WALK : KS_FRAMES_NONE;",
+            "\t\tks_finish(s);",
+            "\t}",
+        ]
+        return lines
+
+    @staticmethod
+    def _scratch(which: str) -> list[str]:
+        return [
+            f"\tstruct ks_scratch *s = ks_scratch({which});",
+            "\tif (!s)",
+            "\t\treturn 0;",
+            "\ts->op.cls = v->call.cls;",
+            "\ts->op.tgid = v->call.tgid;",
+            "\ts->op.tid = v->call.tid;",
+        ]
+
+    # --- conditions ---------------------------------------------------------------------------------------------------
+
+    def _split(self) -> tuple[list[str], list[str]]:
+        """For each match entry what is decided before anything is read, and what after. Empty: it holds."""
+        early, late = [], []
+        for match in self._probe.match:
+            first: list[str] = []
+            second: list[str] = []
+            for condition in match.args:
+                if condition.index in self._judged_positions():
+                    continue
+                subject = self._subject(condition.index)
+                (first if subject.type in NUMBERS else second).append(
+                    holds(subject, condition.operator, condition.values)
+                )
+            first += [has_capabilities(each) for each in match.capabilities]
+            first += [in_namespaces(each, self._host) for each in match.namespaces]
+            early.append(" && ".join(first))
+            late.append(" && ".join(second))
+        return early, late
+
+    def _subject(self, index: int) -> Subject:
+        for at, argument in enumerate(self._probe.args):
+            if self._position(argument) == index:
+                return Subject(argument.type, f"a{at}", self._slots[at])
+        raise ArgumentError(f"match compares argument {index}, which args does not have: add it there with its type")
+
+    def _judged_positions(self) -> set[int]:
+        return {self._position(self._probe.args[at]) for at in judged(self._probe).arguments}
+
+    def _position(self, argument: Argument) -> int:
+        if argument.index is not None:
+            return argument.index
+        fields = getattr(self._places.enters[0], "fields", ())
+        return next((at for at, each in enumerate(fields) if each.name == argument.field), -1)
+
+    def _result_is_read(self) -> bool:
+        conditions = any(match.returns for match in self._probe.match)
+        return self._probe.returns is not None or self._probe.error_when is not None or conditions
+
+    def _result_condition(self, match: Match) -> str:
+        kind = self._probe.returns.type if self._probe.returns else ArgumentType.INT64
+        if kind not in NUMBERS and match.returns:
+            raise ArgumentError(f"a returned {kind.value} cannot be compared in the kernel")
+        subject = Subject(kind, "result")
+        return " && ".join(holds(subject, each.operator, each.values) for each in match.returns)
+
+
+def _nothing_follows(_distance: int) -> str:
+    raise ArgumentError("a Go type cannot be returned: its parts lie in several registers")
+
+
+def _name(base: str, index: int, count: int) -> str:
+    return base if count == 1 else f"{base}{index}"
+
+
+def _mask(conditions: Sequence[str]) -> str:
+    """A u32 expression: a bit for each entry whose condition holds."""
+    return "(" + " | ".join(f"(({each or '1'}) ? {1 << at}U : 0)" for at, each in enumerate(conditions)) + ")"
+
+
+def _end_as(counter: str) -> list[str]:
+    return [
+        "\t{",
+        "\t\tks_own_calls.delete(&key);",
+        f"\t\tks_count(cls, {counter});",
+        "\t\treturn 0;",
+        "\t}",
+    ]
+
+
+_USES_SCRATCH = re.compile(r"\((s),|ks_path_id\(s")
+_PLAIN = re.compile(r"[\x20-\x7e\t\n]*")
+
+
+def checked(generated: Generated) -> Generated:
+    """The same; refuses a text with anything in it that no template of ours has."""
+    if not _PLAIN.fullmatch(generated.text) or '"' in generated.text.replace('#include "own.h"', "").replace(
+        '#include "own_calls.h"', ""
+    ):
+        raise AssertionError("a generated text holds what no template has")
+    return replace(generated)

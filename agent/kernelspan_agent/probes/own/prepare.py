@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From probes of a profile to compiled modules: everything that takes time and changes nothing in the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kernelspan_agent.errors import KernelspanError
+from kernelspan_agent.probes.build import Module, build
+from kernelspan_agent.probes.memberpath import resolve
+from kernelspan_agent.probes.own.codegen import Generated, Generator, checked
+from kernelspan_agent.probes.own.machine import Machine, Plan, host_namespace, plan_of
+from kernelspan_api.userprobes import UserProbe
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A probe that can be loaded; or, with `problem`, why it cannot. Without a plan it waits for the file it is in."""
+
+    spec: UserProbe
+    plan: Plan | None = None
+    generated: Generated | None = None
+    module: Any = None  # as the compiling child gives it
+    problem: KernelspanError | None = None
+
+
+def planned(specs: Sequence[UserProbe]) -> list[Prepared]:
+    """The probes with their text; nothing is compiled."""
+    machine = Machine()
+    try:
+        return [_planned(spec, machine) for spec in specs]
+    finally:
+        machine.close()
+
+
+def _planned(spec: UserProbe, machine: Machine) -> Prepared:
+    if spec.uprobe is not None or spec.usdt is not None:
+        return Prepared(spec)  # the file is known with the first process that has it: see files
+    try:
+        plan = plan_of(spec, machine)
+        return Prepared(spec, plan, text_of(spec, plan, machine))
+    except KernelspanError as error:
+        return Prepared(spec, problem=error)
+
+
+def text_of(spec: UserProbe, plan: Plan, machine: Machine) -> Generated:
+    """The C text of a probe that attaches as the plan says. Raises ArgumentError; the plan is closed then."""
+    try:
+        generator = Generator(spec, plan.places, host_namespace, lambda leaf, path: resolve(machine.types, leaf, path))
+        return checked(generator.generate())
+    except KernelspanError:
+        plan.close()
+        raise
+
+
+def prepare(specs: Sequence[UserProbe], defines: Mapping[str, int], environ: Mapping[str, str]) -> list[Prepared]:
+    """The probes with their modules; a text that does not compile fails alone."""
+    found = planned(specs)
+    wanted = {each.generated.text: each.generated for each in found if each.generated is not None}
+    built = _build(list(wanted.values()), defines, environ)
+    done = []
+    for each in found:
+        module = built[each.generated.text] if each.generated is not None else None
+        if isinstance(module, KernelspanError):
+            done.append(replace(each, problem=module))
+        else:
+            done.append(replace(each, module=module))
+    return done
+
+
+def _build(texts: Sequence[Generated], defines: Mapping[str, int], environ: Mapping[str, str]) -> dict[str, Any]:
+    """By text the built module, or the error that its own compile gave."""
+    modules = [Module(f"own{index}", each.programs, each.text) for index, each in enumerate(texts)]
+    if not modules:
+        return {}
+    try:
+        built = build(modules, defines, environ)
+    except KernelspanError as error:
+        if len(texts) == 1:
+            return {texts[0].text: error}
+        return {text: module for each in texts for text, module in _build([each], defines, environ).items()}
+    return {each.text: built.modules[module.name] for each, module in zip(texts, modules, strict=True)}
+
+
+def compiled(prepared: Prepared, defines: Mapping[str, int], environ: Mapping[str, str]) -> Prepared:
+    """The same with its module. Raises KernelspanError."""
+    assert prepared.generated is not None
+    made = prepared.generated
+    return replace(prepared, module=build([Module("own", made.programs, made.text)], defines, environ).modules["own"])

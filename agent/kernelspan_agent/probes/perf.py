@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attaching by perf_event_open(2): tracepoints, and what the kernel's dynamic PMUs `kprobe` and `uprobe` make.
+
+A probe made so has no name and belongs to its descriptor alone: nothing is written to tracefs, and it is gone with the
+process. Source: perf_event_open(2); Documentation/ABI/testing/sysfs-bus-event_source-devices-format.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import platform
+import struct
+from pathlib import Path
+
+from kernelspan_agent.errors import MachineError
+
+TRACEPOINT_TYPE = 2  # PERF_TYPE_TRACEPOINT
+PMUS = Path("/sys/bus/event_source/devices")
+EVERY_PROCESS = -1
+
+_SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}[platform.machine()]
+_FLAG_FD_CLOEXEC = 8
+_IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408
+_ATTR_BYTES = 128
+# type, size, config, sample_period (at 16), config1 (at 56), config2 (at 64)
+_ATTR = struct.Struct("<IIQQ32xQQ")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def pmu_type(name: str, root: Path = PMUS) -> int:
+    """The number of a PMU. Raises MachineError (MechanismUnsupported) where the kernel has none of that name."""
+    try:
+        return int((root / name / "type").read_text())
+    except (OSError, ValueError) as error:
+        hint = {"kprobe": "a kernel with CONFIG_KPROBE_EVENTS=y", "uprobe": "a kernel with CONFIG_UPROBE_EVENTS=y"}
+        raise MachineError(f"this kernel has no {name} events", hint=hint.get(name, "")) from error
+
+
+def first_bit(pmu: str, field: str, root: Path = PMUS) -> int | None:
+    """The first bit of a field of a PMU's `config`, from its format such as config:32-63; None where it has no such field."""
+    try:
+        word, _, bits = (root / pmu / "format" / field).read_text().strip().partition(":")
+        return int(bits.split("-")[0]) if word == "config" else None
+    except (OSError, ValueError):
+        return None
+
+
+def attached(
+    kind: int, config: int, program_fd: int, *, words: tuple[int, int] = (0, 0), pid: int = EVERY_PROCESS
+) -> int:
+    """A descriptor that keeps a program attached. `words`: config1 and config2. Raises OSError as the kernel does.
+
+    A program runs for every process on every CPU, whatever CPU the event is of; a user probe with a pid in that one alone.
+    """
+    attributes = _ATTR.pack(kind, _ATTR_BYTES, config, 1, *words).ljust(_ATTR_BYTES, b"\0")
+    cpu = 0 if pid == EVERY_PROCESS else -1
+    fd = int(_libc.syscall(_SYS_PERF_EVENT_OPEN, attributes, pid, cpu, -1, _FLAG_FD_CLOEXEC))
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    try:
+        fcntl.ioctl(fd, _IOC_SET_BPF, program_fd)
+        fcntl.ioctl(fd, _IOC_ENABLE, 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names and addresses of functions as arrays: what every kind of symbol table comes down to, and how it is searched.
+
+A table is batches of columns beside one region of NUL-ended names. A search reads the names that a batch refers to in
+windows of a megabyte and makes a name of those alone that hold a wanted piece: a browser's 500,000 symbols cost a few
+arrays at a time. What a crafted file could make us read is bounded in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernelspan_agent.process.elf import (
+    MAX_STRINGS_BYTES,
+    SHT_NOBITS,
+    Elf,
+    Section,
+    read_at,
+)
+from kernelspan_agent.process.errors import ElfError
+
+MAX_FUNCTIONS = 8 << 20  # of one table; a browser with all its symbols has half a million
+MAX_NAME_BYTES = 64 << 10  # longer names are never matched; templates reach some 10,000 bytes
+BATCH = 1 << 18
+WINDOW_BYTES = 1 << 20
+MAX_READ_BYTES = (
+    4 << 30
+)  # of names for one table: a string table is read once, unless it is crafted to be read for each batch
+STT_FUNC, STT_GNU_IFUNC = 2, 10
+
+_SYMBOL = np.dtype(
+    [("name", "<u4"), ("info", "u1"), ("other", "u1"), ("section", "<u2"), ("value", "<u8"), ("size", "<u8")]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Functions of a part of a table, all arrays of one length. `indirect`: the address is that of an IFUNC's resolver."""
+
+    names: NDArray[np.uint32]  # offsets among the table's names
+    addresses: NDArray[np.uint64]
+    sizes: NDArray[np.uint64]
+    indirect: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of functions. `fd` belongs to the caller; the names lie at `offset` of the file for `size` bytes."""
+
+    source: str
+    fd: int
+    offset: int
+    size: int
+    batches: Callable[[], Iterator[Columns]]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A function as its table has it."""
+
+    name: bytes
+    address: int
+    size: int
+    indirect: bool
+
+
+def elf_table(elf: Elf, kind: int, source: str) -> Table | None:
+    """The first symbol table of that kind (SHT_SYMTAB, SHT_DYNSYM); None: the file has none. Raises ElfError."""
+    section = next((section for section in elf.sections if section.kind == kind and section.size), None)
+    if section is None:
+        return None
+    if section.link >= len(elf.sections):
+        raise ElfError(f"symbol table {section.name!r} names no string table")
+    strings = elf.sections[section.link]
+    if strings.kind == SHT_NOBITS:
+        return None
+    if section.size > MAX_FUNCTIONS * _SYMBOL.itemsize:
+        raise ElfError(f"symbol table {section.name!r} of {section.size} bytes")
+    if strings.size > MAX_STRINGS_BYTES:
+        raise ElfError(f"section {strings.name!r} of {strings.size} bytes")
+    return Table(source, elf.fd, strings.offset, strings.size, lambda: _symbols(elf, section))
+
+
+def search(table: Table, needles: Sequence[bytes]) -> Iterator[list[Entry]]:
+    """Functions whose name holds one of `needles` (an empty one: every name), in lists that follow the table's batches.
+
+    No wanted name is left out; others may be among them only where a needle is all that was asked. Raises ElfError.
+    """
+    remaining = MAX_READ_BYTES
+    for columns in table.batches():
+        order = np.argsort(columns.names, kind="stable")
+        names = columns.names[order].astype(np.int64)
+        names = names[: np.searchsorted(names, table.size)]
+        at = 0
+        while at < len(names):
+            start = int(names[at])
+            size = min(WINDOW_BYTES, table.size - start)
+            remaining -= size
+            if remaining < 0:
+                raise ElfError(f"the names of {table.source} are scattered over too many bytes")
+            window = read_at(table.fd, table.offset + start, size)
+            ends = np.flatnonzero(np.frombuffer(window, np.uint8) == 0)
+            if not len(ends):  # a name without an end, or longer than any that is matched
+                at = int(np.searchsorted(names, start + size))
+                continue
+            until = int(np.searchsorted(names, start + int(ends[-1]), side="right"))
+            found = _matching(window, names[at:until] - start, ends, needles)
+            if found:
+                rows = order[at:until]
+                yield [
+                    Entry(
+                        name,
+                        int(columns.addresses[rows[index]]),
+                        int(columns.sizes[rows[index]]),
+                        bool(columns.indirect[rows[index]]),
+                    )
+                    for index, name in found
+                ]
+            at = until
+
+
+def _matching(
+    window: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64], needles: Sequence[bytes]
+) -> list[tuple[int, bytes]]:
+    stops = ends[np.searchsorted(ends, starts)]
+    wanted = np.zeros(len(starts), np.bool_)
+    for needle in needles:
+        if not needle:
+            wanted[:] = True
+            break
+        places = _places(window, needle)
+        if len(places):
+            following = np.searchsorted(places, starts)
+            inside = following < len(places)
+            wanted[inside] |= places[following[inside]] + len(needle) <= stops[inside]
+    wanted &= stops - starts <= MAX_NAME_BYTES
+    return [(int(index), window[starts[index] : stops[index]]) for index in np.flatnonzero(wanted)]
+
+
+def _places(window: bytes, needle: bytes) -> NDArray[np.int64]:
+    found = []
+    at = window.find(needle)
+    while at >= 0:
+        found.append(at)
+        at = window.find(needle, at + 1)
+    return np.array(found, np.int64)
+
+
+def _symbols(elf: Elf, section: Section) -> Iterator[Columns]:
+    total = section.size // _SYMBOL.itemsize
+    for first in range(0, total, BATCH):
+        count = min(BATCH, total - first)
+        data = read_at(elf.fd, section.offset + first * _SYMBOL.itemsize, count * _SYMBOL.itemsize)
+        rows = np.frombuffer(data, _SYMBOL)
+        kinds = rows["info"] & 15
+        rows = rows[((kinds == STT_FUNC) | (kinds == STT_GNU_IFUNC)) & (rows["section"] != 0) & (rows["value"] != 0)]
+        yield Columns(rows["name"], rows["value"], rows["size"], (rows["info"] & 15) == STT_GNU_IFUNC)

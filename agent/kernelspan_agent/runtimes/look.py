@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One look at a process for all runtimes: the files that it has mapped, each of which a runtime is asked once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kernelspan_agent.process import files, procfs
+from kernelspan_agent.process.elf import load_bias, read_elf
+
+if TYPE_CHECKING:
+    from kernelspan_agent.process.files import FileKey
+    from kernelspan_agent.process.procfs import Mapping, Process
+
+MAX_CACHED_FILES = 256
+_Found = TypeVar("_Found")
+
+
+class FileCache(OrderedDict[tuple[str, "FileKey"], Any]):
+    """What runtimes have learnt from files, by their names and identities; what was learnt first goes first."""
+
+    def __setitem__(self, key: tuple[str, FileKey], value: Any) -> None:
+        super().__setitem__(key, value)
+        self.move_to_end(key)
+        while len(self) > MAX_CACHED_FILES:
+            self.popitem(last=False)
+
+
+class MappedFile:
+    """A file that a process has mapped, once or in parts."""
+
+    __slots__ = ("_cache", "_process", "mappings", "path")
+
+    def __init__(self, process: Process, mappings: Sequence[Mapping], cache: FileCache) -> None:
+        self._process, self.mappings, self._cache = process, mappings, cache
+        self.path = mappings[0].path
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rpartition("/")[2]
+
+    def ask(self, runtime: str, inspect: Callable[[int, str], _Found]) -> _Found:
+        """What `inspect` makes of the open file and its name, kept by the file's identity. Raises ProcessError."""
+        with files.open_mapping(self._process, self.mappings[0]) as fd:
+            key = (runtime, files.file_key(fd))
+            if key not in self._cache:
+                self._cache[key] = inspect(fd, self.name)
+            found: _Found = self._cache[key]
+        return found
+
+    def load_bias(self) -> int:
+        """What to add to the file's addresses in this process. Raises ProcessError, ElfError."""
+        with files.open_mapping(self._process, self.mappings[0]) as fd:
+            return load_bias(read_elf(fd), self.mappings)
+
+
+class Look:
+    """The files that a process has mapped now, in the order of their addresses."""
+
+    def __init__(self, process: Process, cache: FileCache) -> None:
+        """Raises ProcessError where the process cannot be read."""
+        self.process = process
+        mappings = procfs.read_maps(process)
+        executable, _ = procfs.read_executable(process)
+        groups: dict[tuple[Any, ...], list[Mapping]] = {}
+        for mapping in mappings:
+            if mapping.is_file:
+                groups.setdefault((mapping.device, mapping.inode, mapping.path), []).append(mapping)
+        self.files = [MappedFile(process, group, cache) for group in groups.values()]
+        self.own = [file for file in self.files if file.path == executable]  # none: it is still being loaded
