@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `kernelspan run | agent | check | render | explain | completion`.
+"""The command line: `kernelspan run | agent | check | render | explain | list | completion`.
 
 Each command is a module of this folder, imported when it is called: `--help` needs neither numpy nor grpc.
 
@@ -27,6 +27,7 @@ COMMANDS = {
     "check": "What this machine can do, and why not.",
     "render": "Print the C that would be compiled.",
     "explain": "What is known of a process, or why a pod is not traced.",
+    "list": "What a profile's own probes can name.",
     "completion": "Print a shell's completion script.",
 }
 

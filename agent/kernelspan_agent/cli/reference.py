@@ -81,6 +81,15 @@ _KEYS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
         ("notRead[]", "what, why"),
         ("advice[]", "lines: what to do, with the profile to apply where none selects the pod"),
     ),
+    ("list symbols", "Keys of `--json`:"): (
+        ("files[]", "path, matched: how many functions match, go (null: no Go program; version, abi), functions[]"),
+        ("files[].functions[]", "name, demangled (null: not mangled), offset (in the file), size (null: not known), source"),
+    ),
+    ("list usdt", "Keys of `--json`:"): (
+        ("files[]", "path, matched: how many probes match, probes[] (provider, name, sites[])"),
+        ("files[].probes[].sites[]", "offset, semaphoreOffset (null: none), arguments[], each in the file"),
+        ("files[].probes[].sites[].arguments[]", "text, size, signed, place (`register` `memory` `constant` `unknown`), problem"),
+    ),
 }  # fmt: skip
 
 _METRICS = """## /metrics, /healthz, /readyz
@@ -107,23 +116,27 @@ def page() -> str:
         *(f"| [{name}](#{PROGRAM}-{name}) | {text} |" for name, text in COMMANDS.items()),
     ]
     for name in COMMANDS:
-        lines += ["", *_section(name, parent)]
+        command = cli.get_command(parent, name)
+        assert command is not None
+        lines += ["", *_section(name, command, parent)]
     return "\n".join([*lines, "", _METRICS])
 
 
-def _section(name: str, parent: click.Context) -> Iterator[str]:
-    command = cli.get_command(parent, name)
-    assert command is not None
+def _section(name: str, command: click.Command, parent: click.Context) -> Iterator[str]:
     context = click.Context(command, info_name=name, parent=parent)
-    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
-    yield from (f"## {PROGRAM} {name}", "", f"`{usage}`", "", _help(command))
+    path = context.command_path
+    usage = " ".join([path, *command.collect_usage_pieces(context)])
+    yield from (f"## {path}", "", f"`{usage}`", "", _help(command))
     if options := list(_options(command, context)):
         yield from ("", *options)
     for (of, heading), keys in _KEYS.items():
-        if of != name:
+        if f"{PROGRAM} {of}" != path:
             continue
         yield from ("", heading, "", "| Key | Is |", "| --- | --- |")
         yield from (f"| {', '.join(f'`{each}`' for each in key.split(', '))} | {text} |" for key, text in keys)
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            yield from ("", *_section(each.name or "", each, context))
 
 
 def _help(command: click.Command) -> str:
