@@ -207,7 +207,9 @@ class _Search:
                 self._take_demangled(entry, readable(entry.name, shown), source)
 
     def _take_demangled(self, entry: Entry, shown: str, source: str) -> None:
-        forms = [form for form in (shown, qualified(shown)) if form]
+        # A thunk (_ZTh) or a guard (_ZGV) is not the function that it is named after.
+        own = "" if entry.name.startswith((b"_ZT", b"_ZG")) else qualified(shown)
+        forms = [form for form in (shown, own) if form]
         for wanted in self.wanted:
             if wanted.pattern.is_demangled(*forms):
                 self._add(wanted.demangled, entry, shown, source)
