@@ -19,8 +19,8 @@ _SUFFIX = re.compile(r"(?: const| volatile| ?&&?| noexcept|\[abi:[^\]]*\])\Z")
 def readable(mangled: bytes, demangled: str) -> str:
     """The demangled name as its language writes it."""
     if mangled.startswith(b"_ZN") and _RUST_HASH.search(demangled):
-        name = _RUST_HASH.sub("", demangled)
-        return re.sub(r"(^|::)_(?=<)", r"\1", _RUST_ESCAPE.sub(_rust_sign, name))
+        name = re.sub(r"(^|::)_(?=\$)", r"\1", _RUST_HASH.sub("", demangled))  # no name begins with a sign
+        return _RUST_ESCAPE.sub(_rust_sign, name)
     return demangled
 
 
