@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from kernelspan_agent.process.elf import SHT_DYNSYM, SHT_SYMTAB, Elf, build_id, read_elf
+from kernelspan_agent.process.elf import SHT_DYNSYM, SHT_SYMTAB, Elf, build_id, file_offset, read_elf
 from kernelspan_agent.process.errors import ElfError, SymbolError
 from kernelspan_agent.process.procfs import printable
 
@@ -153,10 +153,7 @@ class _Search:
 
     def offset_of(self, address: int) -> int | None:
         """Where in the file the code at `address` lies; None: no code is loaded there."""
-        for segment in self._elf.segments:
-            if segment.is_code and segment.address <= address < segment.address + segment.file_bytes:
-                return segment.offset + address - segment.address
-        return None
+        return file_offset(self._elf, address, code=True)
 
     @property
     def identity(self) -> str:
