@@ -20,7 +20,7 @@ from kernelspan_agent.process.errors import ElfError, SymbolError
 from kernelspan_agent.process.procfs import printable
 
 from .debugfiles import debug_file, mini_debug_info
-from .demangling import qualified, readable
+from .demangling import qualified, readable, written
 from .gopclntab import functions as go_functions
 from .gopclntab import go_table
 from .patterns import Pattern, decode, encode, without_version
@@ -204,9 +204,7 @@ class _Search:
                 self._take_demangled(entry, readable(entry.name, shown), source)
 
     def _take_demangled(self, entry: Entry, shown: str, source: str) -> None:
-        # A thunk (_ZTh) or a guard (_ZGV) is not the function that it is named after.
-        own = "" if entry.name.startswith((b"_ZT", b"_ZG")) else qualified(shown)
-        forms = [form for form in (shown, own) if form]
+        forms = written(entry.name, shown)
         for wanted in self.wanted:
             if wanted.pattern.is_demangled(*forms):
                 self._add(wanted.demangled, entry, shown, source)

@@ -94,6 +94,15 @@ def test_names_of_cpp_and_rust_as_they_are_written() -> None:
         ("_ZN7mycrate3net4send17h0123456789abcdefE", 40, FUNC),
         ("quote", 48, FUNC),
         ("_Z5twiceIiET_S0_", 56, FUNC),
+        # of rustc 1.95, by both schemes
+        ("_RNvMNtCskK7mfDs1mzF_1m7pricingINtB2_6EnginelE5quoteB4_", 64, FUNC),
+        ("_RNvXs_NtCskK7mfDs1mzF_1m7pricingINtB4_6EnginelENtB4_5Price5price", 72, FUNC),
+        ("_ZN1m7pricing15Engine$LT$T$GT$5quote17h24509fb0e35dfd4cE", 80, FUNC),
+        (
+            "_ZN67_$LT$m..pricing..Engine$LT$i32$GT$$u20$as$u20$m..pricing..Price$GT$5price17h9b86e8f42f09e50cE",
+            88,
+            FUNC,
+        ),
     ]
     cases = {
         "ns::Engine::quote": [0, 8],
@@ -105,6 +114,10 @@ def test_names_of_cpp_and_rust_as_they_are_written() -> None:
         "quote": [48],
         "twice<int>": [56],
         "int twice<int>(int)": [56],
+        "m::pricing::Engine<i32>::quote": [64],
+        "<m::pricing::Engine<i32>>::quote": [64],
+        "m::pricing::Engine<T>::quote": [80],
+        "<m::pricing::Engine<i32> as m::pricing::Price>::price": [72, 88],
     }
     found = dict(zip(cases, find(file_of(names), *cases), strict=True))
     assert {text: places(each) for text, each in found.items()} == cases
