@@ -97,6 +97,15 @@ _KEYS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
         ("fields[].place", "`record`; `__data_loc`, `__rel_loc`: four bytes there say where the value is, and its length"),
         ("rawArguments[]", "name, and type, kind, size, signed, pointsTo; null: there is no raw tracepoint, or it is not described"),
     ),
+    ("list symbols", "Keys of `--json`:"): (
+        ("files[]", "path, matched: how many functions match, go (null: no Go program; version, abi), functions[]"),
+        ("files[].functions[]", "name, demangled (null: not mangled), offset (in the file), size (null: not known), source"),
+    ),
+    ("list usdt", "Keys of `--json`:"): (
+        ("files[]", "path, matched: how many probes match, probes[] (provider, name, sites[])"),
+        ("files[].probes[].sites[]", "offset, semaphoreOffset (null: none), arguments[], each in the file"),
+        ("files[].probes[].sites[].arguments[]", "text, size, signed, place (`register` `memory` `constant` `unknown`), problem"),
+    ),
 }  # fmt: skip
 
 _METRICS = """## /metrics, /healthz, /readyz
