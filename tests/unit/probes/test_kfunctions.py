@@ -33,7 +33,11 @@ ffffffffc0000100 t init_once\t[overlay]
 ffffffffc0100000 t bpf_prog_6deef7357e7b4530_x\t[bpf]
 """
 TRACEABLE = "vfs_read\nweak_one\novl_open [overlay]\n\ncopied.isra.0\n"
-BLACKLIST = "0xffffffff81000900-0xffffffff81000950\tget_kprobe\n0x1-0x2\n\n"
+BLACKLIST = (
+    "0xffffffff81000900-0xffffffff81000950\tget_kprobe\n0x1-0x2\n\n"
+    "0xffffffff81000f00-0xffffffff81000f50\tvfs_read\n"  # another of that name
+    "0xffffffff81000800-0xffffffff81000810\talias_of_weak_one\n"
+)
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def test_one_and_several(functions: KernelFunctions) -> None:
         "vfs_read": True, "init_once": False, "ovl_open": True, "weak_one": True, "copied.isra.0": True,
     }  # fmt: skip
     assert functions.find(["get_kprobe"])["get_kprobe"].blacklisted is True
-    assert found["vfs_read"].blacklisted is False
+    assert (found["vfs_read"].blacklisted, found["weak_one"].blacklisted) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +104,10 @@ def test_what_the_kernel_does_not_show_is_not_known(tmp_path: Path) -> None:
     (tmp_path / "kallsyms").write_text("0000000000000000 T vfs_read\n0000000000000000 t vfs_read\n")
     found = KernelFunctions(tmp_path / "kallsyms", (tmp_path,), tmp_path / "blacklist").function("vfs_read")
     assert (found.addresses, found.traceable, found.blacklisted) == ((0, 0), None, None)
+    (tmp_path / "blacklist").write_text("0x0000000000000000-0x0000000000000000\tvfs_read\n")
+    functions = KernelFunctions(tmp_path / "kallsyms", (tmp_path,), tmp_path / "blacklist")
+    with pytest.raises(MachineError, match="run it themselves"):
+        functions.function("vfs_read")
     with pytest.raises(MachineError, match="No such file"):
         KernelFunctions(tmp_path / "missing").find(["x"])
 
