@@ -7,8 +7,8 @@
         found.steps   # where to read: see Step
         found.leaf    # what is there: see Leaf
 
-Opening takes 30-60 ms and 0.6 MB (6 MB before Linux 6.16, which cannot map BTF), given back by `close`: open it, ask all that
-a plan needs, close it. Answers are values and stay good. Types are those of the running kernel only; modules' BTF is
+Opening takes 40 ms and 0.5 MB (6 MB where BTF cannot be mapped), given back by `close`: open it, ask all that a plan needs,
+close it. Answers are values and stay good. Types are those of the running kernel only; modules' BTF is
 read where a function or a type is a module's (Linux 5.11).
 """
 
