@@ -34,6 +34,7 @@ _NO_FUNCTION = (
     "__ksymtab",
     "__UNIQUE_ID",
 )  # beside or in place of one
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")  # labels of assembler code begin with a dot
 _MADE_LATER = frozenset(
     (b"bpf", b"__builtin__ftrace", b"__builtin__kprobes")
 )  # code that comes and goes (kernel/kallsyms.c)
@@ -148,7 +149,8 @@ class KernelFunctions:
         """Names of functions that a glob selects, each once, sorted; without those of parts of functions."""
         pick = re.compile(fnmatch.translate(pattern)).match
         listed = (symbol.decode(errors="replace") for _, symbol, _ in self._symbols())
-        return sorted({name for name in listed if pick(name) and not name.startswith(_NO_FUNCTION) and is_whole(name)})
+        named = (name for name in listed if pick(name) and _NAME.fullmatch(name))
+        return sorted({name for name in named if not name.startswith(_NO_FUNCTION) and is_whole(name)})
 
     def _symbols(self) -> Iterator[tuple[bytes, bytes, bytes]]:
         """Address, name and module of every function, as they stand there, without those that are gone since the start."""
