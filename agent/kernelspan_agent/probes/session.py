@@ -256,9 +256,13 @@ class Session:
         if "ks_tat" in self._loader.maps:  # how far ahead of its limit the number's last set was
             bpf.map_update(self._loader.maps["ks_tat"], key, bytes(8))
 
-    def trace(self, tgid: int, start_ns: int, match_class: int) -> None:
-        """Traces a process from now on; `start_ns` (CLOCK_MONOTONIC) names its image. Class 0 wants nothing of it."""
-        bpf.map_update(self._loader.maps["ks_procs"], struct.pack("<I", tgid), _PROC.pack(start_ns, match_class, 0))
+    def trace(self, tgid: int, start_ns: int, match_class: int, pod: int = 0) -> None:
+        """Traces a process from now on; `start_ns` (CLOCK_MONOTONIC) names its image. Class 0 wants nothing of it.
+
+        `pod`: a number that its pod's processes have in common; its children inherit it.
+        """
+        value = _PROC.pack(start_ns, match_class, pod)
+        bpf.map_update(self._loader.maps["ks_procs"], struct.pack("<I", tgid), value)
 
     def assign(self, tgid: int, start_ns: int, match_class: int) -> None:
         """Changes the class of an image that is traced. Of one that has ended, or is another by now, nothing changes.
@@ -269,10 +273,10 @@ class Session:
         value = bpf.map_lookup(procs, key, _PROC.size)
         if value is None:
             return
-        start, now, flags = _PROC.unpack(value)
+        start, now, pod = _PROC.unpack(value)
         if start <= start_ns and (start, now) != (start_ns, match_class):
             with contextlib.suppress(FileNotFoundError):  # it has ended
-                bpf.map_update(procs, key, _PROC.pack(start_ns, match_class, flags), bpf.EXIST)
+                bpf.map_update(procs, key, _PROC.pack(start_ns, match_class, pod), bpf.EXIST)
 
     def leave(self, tgid: int, start_ns: int) -> None:
         """Traces an image no more, of which the kernel will not say that it has ended: it had before."""

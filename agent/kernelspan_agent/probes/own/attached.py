@@ -8,6 +8,7 @@ in everything, is one.
 from __future__ import annotations
 
 import struct
+import time
 from collections import Counter as Sums
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,8 @@ SCRATCH_ENTRIES = 2  # KS_OWN_SCRATCH_* in bpf/include/own.h
 _CONFIG = struct.Struct("<QQQIIII")
 _KEY_BYTES = 16
 MAX_PARTS = 16  # of one probe
+REST_SECONDS = 60.0  # of a number that was given back
+_QUESTION = struct.Struct("<QII")  # struct ks_own_question
 _CALL = struct.Struct("<QQQIIII")  # struct ks_own_call
 _CLASS_AT = 5
 _OWN_MAPS = ("ks_own_calls", "ks_own_blank", "ks_own_config", "ks_own_rates", "ks_own_nothing")
@@ -83,6 +86,7 @@ class OwnProbes:
         self._loader, self._array = loader, array
         self._walkers: dict[str, tuple[Runtime, Any]] = {}  # each with its built module
         self._probes: dict[bytes, OwnProbe] = {}
+        self._rest: dict[int, float] = {}  # numbers that were given back, and when
         self._sets: dict[str, Load] = {}  # walkers by their suffix
 
     def add_walker(self, runtime: Runtime, module: Mapping[str, Any]) -> None:
@@ -134,8 +138,7 @@ class OwnProbes:
         except KernelspanError as error:
             own.problem = error
             if part is not None and not part.attachments:
-                own.parts.remove(part)
-                self._unload(part)
+                self._unload(own, part)
         finally:
             plan.close()
 
@@ -144,21 +147,34 @@ class OwnProbes:
         for part in own.parts:
             while part.attachments:
                 part.attachments.pop().close()
-            self._unload(part)
-        own.parts.clear()
+        for part in list(own.parts):
+            self._unload(own, part)
         self._probes.pop(key_of(own.spec), None)
+        self._rest[own.number] = time.monotonic()
 
-    def _unload(self, part: Part) -> None:
+    def _unload(self, own: OwnProbe, part: Part) -> None:
+        own.parts.remove(part)
         self._loader.unload(part.load.suffix)
         if part.walkers == part.load.suffix:  # nobody else's
             self._sets.pop(part.walkers, None)
 
     def _free(self) -> int:
-        taken = {own.number for own in self}
+        """A number that means nothing: what still bears one that was given back is read before it means something else."""
+        now = time.monotonic()
+        self._rest = {number: since for number, since in self._rest.items() if now - since < REST_SECONDS}
+        taken = {own.number for own in self} | self._rest.keys()
         number = next((each for each in range(MAX_OWN_PROBES) if each not in taken), None)
         if number is None:
             raise BudgetError(f"a node has at most {MAX_OWN_PROBES} own probes at once", reason="TooManyProbes")
+        self._forget_verdicts(number)
         return number
+
+    def _forget_verdicts(self, number: int) -> None:
+        verdicts = self._loader.maps.get("ks_own_verdicts")
+        if verdicts is not None:
+            for key in bpf.map_keys(verdicts, _QUESTION.size):
+                if _QUESTION.unpack(key)[1] == number:
+                    bpf.map_delete(verdicts, key)
 
     def _loaded(self, own: OwnProbe, prepared: Prepared, plan: Plan, generated: Generated) -> Part:
         source = plan.places.enters[0]
@@ -173,14 +189,18 @@ class OwnProbes:
         maps = {name: name + suffix for name in _OWN_MAPS}
         maps |= {name: name + (walkers or suffix) for name in ("ks_scratches", self._array)}
         load = Load(prepared.module, source.kind, suffix, maps, ends, targets)
-        self._loader.load(load)
         part = Part(generated.text, load, generated, walkers)
         own.parts.append(part)
-        if walkers and walkers not in self._sets:
-            self._sets[walkers] = load
-            for runtime, module in self._walkers.values():
-                self._load_walker(walkers, load, runtime, module)
-        self.configure(own)
+        try:
+            self._loader.load(load)
+            if walkers and walkers not in self._sets:
+                for runtime, module in self._walkers.values():
+                    self._load_walker(walkers, load, runtime, module)
+                self._sets[walkers] = load
+            self.configure(own)
+        except BaseException:
+            self._unload(own, part)
+            raise
         return part
 
     def _attach(self, part: Part, plan: Plan) -> None:
@@ -215,8 +235,8 @@ class OwnProbes:
     def tell(self, about: int, number: int, of: int, mask: int) -> None:
         """Tells the kernel which conditions of a probe can hold: see bpf/include/own.h."""
         if "ks_own_verdicts" in self._loader.maps:
-            question = struct.pack("<QII", about, number, of)
-            bpf.map_update(self._loader.maps["ks_own_verdicts"], question, struct.pack("<I", mask))
+            question = _QUESTION.pack(about, number, of)
+            bpf.map_update(self._loader.maps["ks_own_verdicts"], question, struct.pack("<I", mask & EVERY))
 
     def in_flight(self) -> Sums[int]:
         """Calls that have begun and not ended, by class."""
