@@ -124,12 +124,14 @@ def test_any_list_is_read(tmp_path_factory: pytest.TempPathFactory, content: byt
 
 def test_a_line_may_lie_across_what_is_read_at_once(tmp_path: Path) -> None:
     """Every name of many, and every address."""
-    names = [f"function_{number}" for number in range(60_000)]
-    (tmp_path / "kallsyms").write_text("".join(f"{number:016x} t {name}\n" for number, name in enumerate(names)))
+    names, first = [f"function_{number}" for number in range(60_000)], 0xFFFFFFFF81000000
+    (tmp_path / "kallsyms").write_text(
+        "".join(f"{first + number:016x} t {name}\n" for number, name in enumerate(names))
+    )
     functions = KernelFunctions(tmp_path / "kallsyms", (), tmp_path)
     assert functions.names() == sorted(names)
     found = functions.find(names)
-    assert [found[name].addresses for name in names] == [(number,) for number in range(len(names))]
+    assert [found[name].addresses for name in names] == [(first + number,) for number in range(len(names))]
 
 
 @pytest.mark.parametrize(
