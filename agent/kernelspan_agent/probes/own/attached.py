@@ -21,6 +21,7 @@ from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own.codegen import Generated
 from kernelspan_agent.probes.own.machine import Plan
 from kernelspan_agent.probes.own.prepare import Prepared
+from kernelspan_agent.process.symbols.identity import Identity
 from kernelspan_agent.resolve.arguments import Captured
 from kernelspan_agent.ring.records import MAX_OWN_PROBES
 from kernelspan_agent.runtimes.registry import Runtime
@@ -68,7 +69,7 @@ class OwnProbe:
     captured: tuple[Captured, ...] = ()
     problem: KernelspanError | None = None
     parts: list[Part] = field(default_factory=list)
-    files: set[tuple[int, int]] = field(default_factory=set)
+    files: set[Identity] = field(default_factory=set)
     waits: bool = False  # for a process that has the file
 
     @property

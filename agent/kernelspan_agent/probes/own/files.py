@@ -24,6 +24,7 @@ from kernelspan_agent.probes.own.prepare import Prepared, compiled, text_of
 from kernelspan_agent.probes.own.user_functions import plan_in
 from kernelspan_agent.process.errors import ProcessEndedError
 from kernelspan_agent.process.procfs import Process
+from kernelspan_agent.process.symbols.identity import Identity
 from kernelspan_agent.process.symbols.usdt import find_probe
 from kernelspan_agent.process.symbols.where import AUTO, Binary, mapped_binaries, open_binary, open_mapped, open_path
 from kernelspan_api.userprobes import UserProbe
@@ -49,7 +50,7 @@ class _Found:
     """What a look came to."""
 
     look: _Look
-    identity: tuple[int, int] | None = None
+    identity: Identity | None = None
     prepared: Prepared | None = None
     problem: KernelspanError | None = None
 
@@ -64,7 +65,7 @@ class UserFiles:
     _due: queue.SimpleQueue[_Look | None] = field(default_factory=queue.SimpleQueue)
     _done: queue.SimpleQueue[_Found] = field(default_factory=queue.SimpleQueue)
     _later: list[tuple[float, _Look]] = field(default_factory=list)
-    _known: set[tuple[int, tuple[int, int]]] = field(default_factory=set)  # probes by number, in files
+    _known: set[tuple[int, Identity]] = field(default_factory=set)  # probes by number, in files
     _thread: threading.Thread | None = None
     _open: int = 0  # looks whose answer has not come
 

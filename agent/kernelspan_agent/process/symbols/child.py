@@ -16,8 +16,8 @@ import struct
 import sys
 from typing import Any
 
-MEMORY_BYTES = 1 << 30  # of addresses; what is used is some 30 MB
-CPU_SECONDS = 10
+MEMORY_BYTES = 128 << 20  # of addresses; what is used is some 30 MB, 60 with the disassembler
+CPU_SECONDS = 3  # 20,000 names of a C++ library take 0.1
 MAX_SHOWN_BYTES = 16 << 10  # of one name
 MAX_ANSWER_BYTES = 16 << 20  # then it ends, and another one goes on
 MAX_CHECK_BYTES = 64  # of the longest check, for a large frame, some 40

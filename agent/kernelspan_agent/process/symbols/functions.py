@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from kernelspan_agent.process.elf import SHT_DYNSYM, SHT_SYMTAB, Elf, build_id, read_elf
+from kernelspan_agent.process.elf import SHT_DYNSYM, SHT_SYMTAB, Elf, build_id, file_offset, read_elf
 from kernelspan_agent.process.errors import ElfError, SymbolError
 from kernelspan_agent.process.procfs import printable
 
 from .debugfiles import debug_file, mini_debug_info
-from .demangling import qualified, readable
+from .demangling import qualified, readable, written
 from .gopclntab import functions as go_functions
 from .gopclntab import go_table
 from .patterns import Pattern, decode, encode, without_version
@@ -31,7 +31,7 @@ from .where import Binary
 MAX_MATCHES = 256  # functions of one text
 MAX_PLACES = 4 << 20  # that are counted beyond those
 MAX_DEMANGLED = 2 << 20  # names of one file
-_NEAR_NAMES, _MAX_NEAR_CANDIDATES, _NEAR_PIECE = 3, 4000, 4
+_NEAR_NAMES, _MAX_NEAR_CANDIDATES, _NEAR_PIECE = 3, 20_000, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,28 +135,27 @@ class _Search:
     def near(self, wanted: _Wanted) -> list[str]:
         """Names of the file's functions that look like the one that was not found."""
         text = without_version(wanted.pattern.text).strip("*?")
-        words = re.findall(r"[^\W\d]\w{2,}", text) or [text]
-        word = words[-1]
-        head, tail = encode(word[:_NEAR_PIECE]), encode(word[-_NEAR_PIECE:])
-        needles = sorted({piece for piece in (head, tail) if piece})
-        names: dict[str, str] = {}
+        word = (re.findall(r"[^\W\d]\w{2,}", text) or [text])[-1]
+        piece = _NEAR_PIECE if len(word) > 2 * _NEAR_PIECE else 1
+        needles = sorted({end for end in (encode(word[:piece]), encode(word[-piece:])) if end})
+        plain: set[str] = set()
+        mangled: list[bytes] = []
         for table in self.sources if needles else ():
-            for entries in search(table, needles):
-                for name, shown in zip(entries, demangled([entry.name for entry in entries[:2000]]), strict=False):
-                    form = qualified(readable(name.name, shown)) if shown else decode(name.name).split("@")[0]
-                    if form and abs(len(form) - len(text)) <= max(4, len(text)):
-                        names[form.lower()] = form
-                if len(names) > _MAX_NEAR_CANDIDATES:
-                    break
-        close = difflib.get_close_matches(text.lower(), names, _NEAR_NAMES, 0.6)
-        return [names[form] for form in close]
+            for entry in (entry for entries in search(table, needles) for entry in entries):
+                name = entry.name.split(b"@")[0]
+                if is_mangled(name):
+                    if len(mangled) < _MAX_NEAR_CANDIDATES:
+                        mangled.append(name)
+                elif abs(len(name) - len(text)) <= len(text) // 3 + 1 and len(plain) < _MAX_NEAR_CANDIDATES:
+                    plain.add(decode(name))
+        shown = (qualified(readable(name, form)) for name, form in zip(mangled, demangled(mangled), strict=True))
+        by_lower = {name.lower(): name for name in (*shown, *plain) if name}
+        close = difflib.get_close_matches(text.lower(), by_lower, _NEAR_NAMES, 0.6)
+        return [by_lower[name] for name in close]
 
     def offset_of(self, address: int) -> int | None:
         """Where in the file the code at `address` lies; None: no code is loaded there."""
-        for segment in self._elf.segments:
-            if segment.is_code and segment.address <= address < segment.address + segment.file_bytes:
-                return segment.offset + address - segment.address
-        return None
+        return file_offset(self._elf, address, code=True)
 
     @property
     def identity(self) -> str:
@@ -207,7 +206,7 @@ class _Search:
                 self._take_demangled(entry, readable(entry.name, shown), source)
 
     def _take_demangled(self, entry: Entry, shown: str, source: str) -> None:
-        forms = [form for form in (shown, qualified(shown)) if form]
+        forms = written(entry.name, shown)
         for wanted in self.wanted:
             if wanted.pattern.is_demangled(*forms):
                 self._add(wanted.demangled, entry, shown, source)

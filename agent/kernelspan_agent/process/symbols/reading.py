@@ -18,7 +18,7 @@ from kernelspan_agent.process.errors import SymbolError
 
 NAMES_AT_ONCE = 20_000
 MAX_MANGLED_BYTES = 16 << 10
-MAX_DEATHS = 8  # of one call
+MAX_DEATHS = 3  # of one call: a file made to kill costs 12 s of the CPU, of a child
 TIMEOUT_SECONDS = 60.0  # of the clock: an agent may be allowed a tenth of a CPU
 _CHILD = str(Path(__file__).with_name("child.py"))
 

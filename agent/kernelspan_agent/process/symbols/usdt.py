@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kernelspan_agent.process.elf import PT_LOAD, SHT_NOTE, Elf, read_at, read_elf, symbol_addresses
+from kernelspan_agent.process.elf import SHT_NOTE, Elf, file_offset, read_at, read_elf, symbol_addresses
 from kernelspan_agent.process.errors import ElfError, SymbolError
 from kernelspan_agent.process.procfs import printable
 
@@ -149,23 +149,15 @@ def _probe(elf: Elf, notes: list[_Note]) -> StaticProbe:
     symbols = symbol_addresses(elf, sorted(names)) if names else {}
     sites = {}
     for note in notes:
-        offset = _offset(elf, note.address, code=True)
+        offset = file_offset(elf, note.address, code=True)
         if offset is None:
             raise ElfError(f"a site of {decode(note.name)} lies at {note.address:#x}, where no code is loaded")
-        semaphore = _offset(elf, note.semaphore, code=False) if note.semaphore else 0
+        semaphore = file_offset(elf, note.semaphore, code=False) if note.semaphore else 0
         if semaphore is None:
             raise ElfError(f"the semaphore of {decode(note.name)} lies at {note.semaphore:#x}, where nothing is loaded")
         text = texts[note.text]
         sites[offset] = Site(offset, note.address, semaphore, parse_arguments(text, elf.machine, symbols), text)
     return StaticProbe(decode(notes[0].provider), decode(notes[0].name), tuple(sites[each] for each in sorted(sites)))
-
-
-def _offset(elf: Elf, address: int, *, code: bool) -> int | None:
-    for segment in elf.segments:
-        inside = segment.address <= address < segment.address + segment.file_bytes
-        if inside and segment.kind == PT_LOAD and (segment.is_code or not code):
-            return segment.offset + address - segment.address
-    return None
 
 
 def _near(others: set[str], provider: str, name: str) -> str:
