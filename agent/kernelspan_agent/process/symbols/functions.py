@@ -8,7 +8,6 @@ name (static ones) are all found; one place is one function, however many names 
 
 from __future__ import annotations
 
-import difflib
 import re
 from array import array
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from .debugfiles import debug_file, mini_debug_info
 from .demangling import qualified, readable, written
 from .gopclntab import functions as go_functions
 from .gopclntab import go_table
+from .nearest import nearest
 from .patterns import Pattern, decode, encode, without_version
 from .reading import demangled, is_mangled
 from .tables import Entry, Table, elf_table, search
@@ -149,9 +149,7 @@ class _Search:
                 elif abs(len(name) - len(text)) <= len(text) // 3 + 1 and len(plain) < _MAX_NEAR_CANDIDATES:
                     plain.add(decode(name))
         shown = (qualified(readable(name, form)) for name, form in zip(mangled, demangled(mangled), strict=True))
-        by_lower = {name.lower(): name for name in (*shown, *plain) if name}
-        close = difflib.get_close_matches(text.lower(), by_lower, _NEAR_NAMES, 0.6)
-        return [by_lower[name] for name in close]
+        return nearest(text, [name for name in (*shown, *plain) if name], _NEAR_NAMES)
 
     def offset_of(self, address: int) -> int | None:
         """Where in the file the code at `address` lies; None: no code is loaded there."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +59,7 @@ class Table:
     batches: Callable[[], Iterator[Columns]]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A function as its table has it."""
 
     name: bytes
@@ -103,51 +103,46 @@ def search(table: Table, needles: Sequence[bytes]) -> Iterator[list[Entry]]:
             if remaining < 0:
                 raise ElfError(f"the names of {table.source} are scattered over too many bytes")
             window = read_at(table.fd, table.offset + start, size)
-            ends = np.flatnonzero(np.frombuffer(window, np.uint8) == 0)
+            letters = np.frombuffer(window, np.uint8)
+            ends = np.flatnonzero(letters == 0)
             if not len(ends):  # a name without an end, or longer than any that is matched
                 at = int(np.searchsorted(names, start + size))
                 continue
             until = int(np.searchsorted(names, start + int(ends[-1]), side="right"))
-            found = _matching(window, names[at:until] - start, ends, needles)
-            if found:
-                rows = order[at:until]
-                yield [
-                    Entry(
-                        name,
-                        int(columns.addresses[rows[index]]),
-                        int(columns.sizes[rows[index]]),
-                        bool(columns.indirect[rows[index]]),
-                    )
-                    for index, name in found
-                ]
+            firsts = names[at:until] - start
+            stops = ends[np.searchsorted(ends, firsts)]
+            matching = _matching(letters, firsts, stops, needles)
+            if len(matching):
+                rows = order[at:until][matching]
+                columns_of = (columns.addresses, columns.sizes, columns.indirect)
+                places = zip(firsts[matching].tolist(), stops[matching].tolist(), strict=True)
+                found = [window[first:stop] for first, stop in places]
+                yield list(map(Entry, found, *(column[rows].tolist() for column in columns_of)))
             at = until
 
 
 def _matching(
-    window: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64], needles: Sequence[bytes]
-) -> list[tuple[int, bytes]]:
-    stops = ends[np.searchsorted(ends, starts)]
-    wanted = np.zeros(len(starts), np.bool_)
+    letters: NDArray[np.uint8], firsts: NDArray[np.int64], stops: NDArray[np.int64], needles: Sequence[bytes]
+) -> NDArray[np.int64]:
+    """Which of the names, each from its `firsts` to its `stops`, hold a needle."""
+    wanted = np.zeros(len(firsts), np.bool_)
     for needle in needles:
         if not needle:
             wanted[:] = True
             break
-        places = _places(window, needle)
+        places = _places(letters, needle)
         if len(places):
-            following = np.searchsorted(places, starts)
+            following = np.searchsorted(places, firsts)
             inside = following < len(places)
             wanted[inside] |= places[following[inside]] + len(needle) <= stops[inside]
-    wanted &= stops - starts <= MAX_NAME_BYTES
-    return [(int(index), window[starts[index] : stops[index]]) for index in np.flatnonzero(wanted)]
+    return np.flatnonzero(wanted & (stops - firsts <= MAX_NAME_BYTES))
 
 
-def _places(window: bytes, needle: bytes) -> NDArray[np.int64]:
-    found = []
-    at = window.find(needle)
-    while at >= 0:
-        found.append(at)
-        at = window.find(needle, at + 1)
-    return np.array(found, np.int64)
+def _places(letters: NDArray[np.uint8], needle: bytes) -> NDArray[np.int64]:
+    found = np.flatnonzero(letters[: max(len(letters) - len(needle) + 1, 0)] == needle[0])
+    for index in range(1, len(needle)):
+        found = found[letters[found + index] == needle[index]]
+    return found
 
 
 def _symbols(elf: Elf, section: Section) -> Iterator[Columns]:

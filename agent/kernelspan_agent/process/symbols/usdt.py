@@ -8,7 +8,6 @@ SystemTap's wiki, "User-space probe implementation", and <sys/sdt.h> for the lay
 
 from __future__ import annotations
 
-import difflib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from kernelspan_agent.process.elf import SHT_NOTE, Elf, file_offset, read_at, re
 from kernelspan_agent.process.errors import ElfError, SymbolError
 from kernelspan_agent.process.procfs import printable
 
+from .nearest import nearest
 from .patterns import Pattern, decode, encode
 from .usdt_arguments import Argument, parse_arguments, symbols_of
 from .where import Binary
@@ -161,5 +161,5 @@ def _probe(elf: Elf, notes: list[_Note]) -> StaticProbe:
 
 
 def _near(others: set[str], provider: str, name: str) -> str:
-    close = difflib.get_close_matches(f"{provider}:{name}", others, _NEAR_NAMES, 0.6)
+    close = nearest(f"{provider}:{name}", others, _NEAR_NAMES)
     return f"; it has {', '.join(map(printable, close))}" if close else ""
