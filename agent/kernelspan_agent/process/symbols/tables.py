@@ -26,7 +26,7 @@ from kernelspan_agent.process.errors import ElfError
 
 MAX_FUNCTIONS = 8 << 20  # of one table; a browser with all its symbols has half a million
 MAX_NAME_BYTES = 64 << 10  # longer names are never matched; templates reach some 10,000 bytes
-BATCH = 1 << 18
+BATCH = 1 << 16  # symbols looked at together: some 10 MB of arrays
 WINDOW_BYTES = 1 << 20
 MAX_READ_BYTES = (
     4 << 30
@@ -68,8 +68,11 @@ class Entry(NamedTuple):
     indirect: bool
 
 
-def elf_table(elf: Elf, kind: int, source: str) -> Table | None:
-    """The first symbol table of that kind (SHT_SYMTAB, SHT_DYNSYM); None: the file has none. Raises ElfError."""
+def elf_table(elf: Elf, kind: int, source: str, *, imported: bool = False) -> Table | None:
+    """Functions of the first symbol table of that kind (SHT_SYMTAB, SHT_DYNSYM), or what it takes from other files.
+
+    None: the file has none. Raises ElfError.
+    """
     section = next((section for section in elf.sections if section.kind == kind and section.size), None)
     if section is None:
         return None
@@ -82,7 +85,7 @@ def elf_table(elf: Elf, kind: int, source: str) -> Table | None:
         raise ElfError(f"symbol table {section.name!r} of {section.size} bytes")
     if strings.size > MAX_STRINGS_BYTES:
         raise ElfError(f"section {strings.name!r} of {strings.size} bytes")
-    return Table(source, elf.fd, strings.offset, strings.size, lambda: _symbols(elf, section))
+    return Table(source, elf.fd, strings.offset, strings.size, lambda: _symbols(elf, section, imported))
 
 
 def search(table: Table, needles: Sequence[bytes]) -> Iterator[list[Entry]]:
@@ -145,12 +148,16 @@ def _places(letters: NDArray[np.uint8], needle: bytes) -> NDArray[np.int64]:
     return found
 
 
-def _symbols(elf: Elf, section: Section) -> Iterator[Columns]:
+def _symbols(elf: Elf, section: Section, imported: bool) -> Iterator[Columns]:
     total = section.size // _SYMBOL.itemsize
     for first in range(0, total, BATCH):
         count = min(BATCH, total - first)
         data = read_at(elf.fd, section.offset + first * _SYMBOL.itemsize, count * _SYMBOL.itemsize)
         rows = np.frombuffer(data, _SYMBOL)
         kinds = rows["info"] & 15
-        rows = rows[((kinds == STT_FUNC) | (kinds == STT_GNU_IFUNC)) & (rows["section"] != 0) & (rows["value"] != 0)]
+        if imported:
+            rows = rows[(rows["section"] == 0) & (rows["name"] != 0)]
+        else:
+            function = (kinds == STT_FUNC) | (kinds == STT_GNU_IFUNC)
+            rows = rows[function & (rows["section"] != 0) & (rows["value"] != 0)]
         yield Columns(rows["name"], rows["value"], rows["size"], (rows["info"] & 15) == STT_GNU_IFUNC)
