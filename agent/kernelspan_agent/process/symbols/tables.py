@@ -24,13 +24,13 @@ from kernelspan_agent.process.elf import (
 )
 from kernelspan_agent.process.errors import ElfError
 
-MAX_FUNCTIONS = 8 << 20  # of one table; a browser with all its symbols has half a million
+MAX_FUNCTIONS = 4 << 20  # of one table; a browser with all its symbols has a million and a half
 MAX_NAME_BYTES = 64 << 10  # longer names are never matched; templates reach some 10,000 bytes
 BATCH = 1 << 16  # symbols looked at together: some 10 MB of arrays
 WINDOW_BYTES = 1 << 20
-MAX_READ_BYTES = (
-    4 << 30
-)  # of names for one table: a string table is read once, unless it is crafted to be read for each batch
+MAX_BATCHES = 8  # of larger tables: a linker that merges names scatters those of every batch over all of them
+MAX_READ_BYTES = 4 << 30  # of names for one table, all batches together
+MAX_ENTRIES = 2 << 20  # that one search may give
 STT_FUNC, STT_GNU_IFUNC = 2, 10
 
 _SYMBOL = np.dtype(
@@ -93,7 +93,7 @@ def search(table: Table, needles: Sequence[bytes]) -> Iterator[list[Entry]]:
 
     No wanted name is left out; others may be among them only where a needle is all that was asked. Raises ElfError.
     """
-    remaining = MAX_READ_BYTES
+    remaining, given = MAX_READ_BYTES, 0
     for columns in table.batches():
         order = np.argsort(columns.names, kind="stable")
         names = columns.names[order].astype(np.int64)
@@ -116,6 +116,9 @@ def search(table: Table, needles: Sequence[bytes]) -> Iterator[list[Entry]]:
             stops = ends[np.searchsorted(ends, firsts)]
             matching = _matching(letters, firsts, stops, needles)
             if len(matching):
+                given += len(matching)
+                if given > MAX_ENTRIES:
+                    raise ElfError(f"more than {MAX_ENTRIES} functions of {table.source} have such names")
                 rows = order[at:until][matching]
                 columns_of = (columns.addresses, columns.sizes, columns.indirect)
                 places = zip(firsts[matching].tolist(), stops[matching].tolist(), strict=True)
@@ -141,6 +144,11 @@ def _matching(
     return np.flatnonzero(wanted & (stops - firsts <= MAX_NAME_BYTES))
 
 
+def batch_of(total: int) -> int:
+    """How many of a table's functions are looked at together."""
+    return max(BATCH, -(-total // MAX_BATCHES))
+
+
 def _places(letters: NDArray[np.uint8], needle: bytes) -> NDArray[np.int64]:
     found = np.flatnonzero(letters[: max(len(letters) - len(needle) + 1, 0)] == needle[0])
     for index in range(1, len(needle)):
@@ -150,8 +158,9 @@ def _places(letters: NDArray[np.uint8], needle: bytes) -> NDArray[np.int64]:
 
 def _symbols(elf: Elf, section: Section, imported: bool) -> Iterator[Columns]:
     total = section.size // _SYMBOL.itemsize
-    for first in range(0, total, BATCH):
-        count = min(BATCH, total - first)
+    batch = batch_of(total)
+    for first in range(0, total, batch):
+        count = min(batch, total - first)
         data = read_at(elf.fd, section.offset + first * _SYMBOL.itemsize, count * _SYMBOL.itemsize)
         rows = np.frombuffer(data, _SYMBOL)
         kinds = rows["info"] & 15

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from kernelspan_agent.process.elf import SHT_NOTE, Elf, file_offset, read_at, read_elf, symbol_addresses
-from kernelspan_agent.process.errors import ElfError, SymbolError
-from kernelspan_agent.process.procfs import printable
+from kernelspan_agent.process.errors import ElfError, ProcessEndedError, ProcessError, SymbolError
+from kernelspan_agent.process.procfs import Process, printable
 
+from .identity import Identity
 from .nearest import nearest
 from .patterns import Pattern, decode, encode
 from .usdt_arguments import Argument, parse_arguments, symbols_of
-from .where import Binary
+from .where import AUTO, Binary, mapped_binaries, open_binary, open_mapped
 
 MAX_NOTES_BYTES = 32 << 20
 MAX_NOTES = 1 << 17
@@ -93,6 +95,38 @@ def list_probes(binary: Binary, pattern: str = "*", limit: int = 4096) -> tuple[
             if len(sites) < MAX_SITES:
                 sites.append(note)
     return [_probe(elf, notes) for _, notes in sorted(found.items())], len(names)
+
+
+def probes_of(process: Process, path: str, provider: str, name: str) -> Iterator[tuple[Binary, StaticProbe]]:
+    """Each file of the process that has the probe, open until the next is asked for.
+
+    `path`, or with `Auto` its executable and whatever else it may run code of now. Raises SymbolError (UsdtNotFound) where
+    none has it, ElfError, ProcessEndedError.
+    """
+    missing: ProcessError | None = None
+    seen: set[Identity] = set()
+    found = False
+    for opened in _files(process, path):
+        try:
+            with opened as binary:
+                if binary.identity in seen:
+                    continue
+                seen.add(binary.identity)
+                probe = find_probe(binary, provider, name)
+                found = True
+                yield binary, probe
+        except ProcessError as error:
+            if path != AUTO or isinstance(error, ProcessEndedError):
+                raise
+            missing = missing or error  # the executable's
+    if missing and not found:
+        raise missing
+
+
+def _files(process: Process, path: str) -> Iterator[AbstractContextManager[Binary]]:
+    yield open_binary(process, path)
+    if path == AUTO:
+        yield from (open_mapped(process, mapping) for mapping in mapped_binaries(process))
 
 
 @dataclass(frozen=True, slots=True)
