@@ -10,7 +10,6 @@ import base64
 import contextlib
 import errno
 import os
-import re
 import resource
 import struct
 from collections.abc import Callable, Mapping
@@ -23,10 +22,10 @@ from typing import Any, Self
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment
+from kernelspan_agent.probes.refusals import READ_REFUSED
 from kernelspan_agent.selftrace import span
 
 _LOAD_MAP_BYTES = 8
-_READ_REFUSED = re.compile(r"(?:unknown func|cannot use helper) bpf_probe_read_kernel")  # kernel/bpf/verifier.c
 
 
 VERIFIERS = 2  # programs in the kernel's verifier at once
@@ -193,7 +192,7 @@ def _forbidden(what: str) -> MachineError:
 
 def _rejected(name: str, error: OSError) -> MachineError:
     log = getattr(error, "log", "")
-    if _READ_REFUSED.search(log):
+    if READ_REFUSED.search(log):
         return MachineError(
             f"program {name}: the kernel's lockdown forbids programs to read kernel memory",
             reason="LockdownActive",
