@@ -23,9 +23,12 @@ from typing import Any, Self
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment
+from kernelspan_agent.probes.verdicts import verdict
 from kernelspan_agent.selftrace import span
+from kernelspan_api.reasons import Reason
 
 _LOAD_MAP_BYTES = 8
+_LOG_HINT = "--log-level debug shows the verifier's whole log."
 _READ_REFUSED = re.compile(r"(?:unknown func|cannot use helper) bpf_probe_read_kernel")  # kernel/bpf/verifier.c
 
 
@@ -199,7 +202,8 @@ def _rejected(name: str, error: OSError) -> MachineError:
             reason="LockdownActive",
             hint="boot without lockdown=confidentiality; lockdown=integrity is fine",
         )
-    lines = [line for line in log.strip().splitlines() if line and not line.startswith("processed ")]
-    failure = MachineError(f"program {name}: {error.strerror}: {' / '.join(lines[-2:])}", reason="VerifierRejected")
+    words = ": ".join(filter(None, (f"program {name}", os.strerror(error.errno or 0), verdict(log))))
+    hint = f"{Reason.VERIFIER_REJECTED.remedy} {_LOG_HINT}" if log else Reason.VERIFIER_REJECTED.remedy
+    failure = MachineError(words, reason="VerifierRejected", hint=hint)
     failure.details = log
     return failure

@@ -83,10 +83,10 @@ class OwnSpans:
         self._known: dict[int, OwnProbe] = {}
 
     def _mine(self) -> dict[int, OwnProbe]:
-        """By number; a probe may come to be attached later."""
+        """By number, whether it is attached or may come to be."""
         if len(self._known) < len(self._specs):
             found = [self._probes.get(spec) for spec in self._specs]
-            self._known = {own.number: own for own in found if own is not None and own.problem is None}
+            self._known = {own.number: own for own in found if own is not None and own.number >= 0}
         return self._known
 
     def wanted(self, numbers: np.ndarray) -> np.ndarray:

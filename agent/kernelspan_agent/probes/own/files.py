@@ -30,6 +30,7 @@ from kernelspan_api.userprobes import UserProbe
 
 MAX_WAITING = 4096  # looks that are due
 RETRIES_SECONDS = (0.02, 0.1, 0.5, 2.0, 10.0, 60.0)  # for code that a process has not loaded yet
+PATIENCE = 4  # retries, 2.6 s together, after which a process is said not to have the code
 MAX_FILES = 256  # of one probe
 
 _log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class UserFiles:
     _due: queue.SimpleQueue[_Look | None] = field(default_factory=queue.SimpleQueue)
     _done: queue.SimpleQueue[_Found] = field(default_factory=queue.SimpleQueue)
     _later: list[tuple[float, _Look]] = field(default_factory=list)
-    _known: set[tuple[int, tuple[int, int]]] = field(default_factory=set)  # probes by number, in files
+    _known: set[tuple[OwnProbe, tuple[int, int]]] = field(default_factory=set)  # probes in files
     _thread: threading.Thread | None = None
     _open: int = 0  # looks whose answer has not come
 
@@ -85,6 +86,11 @@ class UserFiles:
             self._thread.start()
         self._open += 1
         self._due.put(look)
+
+    def forget(self, own: OwnProbe) -> None:
+        """A probe that is removed; what its looks come to is not attached any more."""
+        self._later = [each for each in self._later if each[1].own is not own]
+        self._known = {each for each in self._known.copy() if each[0] is not own}
 
     def wait(self, timeout_seconds: float) -> None:
         """Until every look so far is answered, for at most so long."""
@@ -110,22 +116,45 @@ class UserFiles:
 
     def _take(self, found: _Found) -> None:
         own = found.look.own
+        if self.own.get(own.spec) is not own:  # it has been removed meanwhile
+            if found.prepared is not None:
+                found.prepared.close()
+            return
         if found.problem is not None:
-            if not own.is_attached:
-                own.problem = found.problem
-            retries = RETRIES_SECONDS if found.look.process is not None else ()
-            if found.look.tries < len(retries) and found.problem.reason in _MAY_COME:
-                self._later.append((time.monotonic() + retries[found.look.tries], found.look))
-                found.look.tries += 1
-            return
-        if found.identity is None:  # known already, or the process has ended
-            return
-        if found.prepared is not None and len(own.files) < MAX_FILES:
-            own.problem = None
-            self.own.attach(own, found.prepared)
-            if own.problem is None:
+            self._miss(found.look, found.problem)
+        elif found.identity is not None and found.prepared is not None:  # else known already, or the process has ended
+            if found.identity in own.files or len(own.files) >= MAX_FILES:
+                found.prepared.close()
+                if found.identity not in own.files:
+                    _log.warning("probe.file.skipped probe=%s reason=TooManyProbes", own.spec.name)
+                return
+            problem = self._attach(own, found.prepared)
+            if problem is None:
                 own.files.add(found.identity)
                 own.waits = False
+            else:
+                _tell(own, problem)
+
+    def _attach(self, own: OwnProbe, prepared: Prepared) -> KernelspanError | None:
+        own.problem = None
+        self.own.attach(own, prepared)
+        return own.problem
+
+    def _miss(self, look: _Look, problem: KernelspanError) -> None:
+        """What is not there may come: a library is loaded late, and this machine's files are not those of a container."""
+        own = look.own
+        retries = RETRIES_SECONDS if look.process is not None else ()
+        if look.tries < len(retries) and problem.reason in _MAY_COME:
+            self._later.append((time.monotonic() + retries[look.tries], look))
+            look.tries += 1
+        if not own.is_attached:
+            awaits = look.tries <= PATIENCE if look.process is not None else problem.reason == "BinaryNotFound"
+            if awaits and problem.reason in _MAY_COME:
+                own.awaits = problem
+            else:
+                own.problem = problem
+        elif problem.reason not in _MAY_COME:
+            _tell(own, problem)
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
@@ -137,7 +166,7 @@ class UserFiles:
         found = _Found(look)
         try:
             with _binary(look.own.spec, look.process) as binary:
-                key = (look.own.number, binary.identity)
+                key = (look.own, binary.identity)
                 if key in self._known:
                     return found
                 found.identity = binary.identity
@@ -172,8 +201,12 @@ class UserFiles:
                 found = self._done.get_nowait()
             except queue.Empty:
                 break
-            if found.prepared is not None and found.prepared.plan is not None:
-                found.prepared.plan.close()
+            if found.prepared is not None:
+                found.prepared.close()
+
+
+def _tell(own: OwnProbe, problem: KernelspanError) -> None:
+    _log.warning("probe.file.failed probe=%s reason=%s message=%s", own.spec.name, problem.reason, problem)
 
 
 _MAY_COME = {"BinaryNotFound", "SymbolNotFound", "UsdtNotFound"}
