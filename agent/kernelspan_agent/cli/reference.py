@@ -35,6 +35,8 @@ _KEYS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("run", "Keys of `--report`:"): (
         ("profile", "the profile's name"),
         ("operations", "seen, exported, filtered, sampledOut, rateLimited, inFlight, dropped (by reason), unaccounted"),
+        ("probes[]", "the profile's own: name, mode, state (`Attached` `Pending` `Failed`), mechanism, reason, message, hint, durations[]"),
+        ("probes[].durations[]", "fromNs, belowNs, count: of mode Span, before sampling"),
         ("spans", "exported, dropped (by reason)"),
         ("stacks", "operations by the state of their stack"),
         ("frames", "frames of new stacks: resolved, or why not"),
