@@ -39,21 +39,21 @@ VERIFIERS = 2  # programs in the kernel's verifier at once
 class Load:
     """A built module to be loaded.
 
-    `kind`: bpf.PROG_*. `suffix`: goes behind the names of its programs, which may be loaded several times. `own_maps`: maps
-    that it does not share with modules of another suffix. `target`: what its programs are loaded for, where their kind does
+    `kind`: bpf.PROG_*. `suffix`: goes behind the names of its programs, which may be loaded several times. `maps`: other names
+    of maps, by which it does not share them with every module. `target`: what its programs are loaded for, where their kind does
     not say it all (functions.Placement); `targets`: of single ones, by name.
     """
 
     module: Mapping[str, Any]
     kind: int
     suffix: str = ""
-    own_maps: frozenset[str] = frozenset()
+    maps: Mapping[str, str] | None = None
     target: bpf.Target = bpf.ANYWHERE
     targets: Mapping[str, bpf.Target] | None = None
 
     def map_name(self, name: str) -> str:
         """What a map of the module is called among all."""
-        return name + self.suffix if name in self.own_maps else name
+        return (self.maps or {}).get(name, name)
 
 
 class Loader:

@@ -35,7 +35,10 @@ _KEY_BYTES = 16
 MAX_PARTS = 16  # of one probe
 _CALL = struct.Struct("<QQQIIII")  # struct ks_own_call
 _CLASS_AT = 5
-_OWN_MAPS = frozenset({"ks_own_calls", "ks_own_blank", "ks_own_config", "ks_own_rates", "ks_scratches"})
+_OWN_MAPS = ("ks_own_calls", "ks_own_blank", "ks_own_config", "ks_own_rates")
+# Walkers and scratches that programs of one kind share, of which no two run on a CPU at once: the kernel enters none of
+# these while another is at work (bpf_prog_active), and what comes in an interrupt touches no scratch.
+_SHARED = {bpf.PROG_KPROBE: ".k", bpf.PROG_TRACEPOINT: ".t", bpf.PROG_RAW_TRACEPOINT: ".r"}
 UNNUMBERED = -1  # of a probe that there was no number left for
 _SCOPES = {RateScope.PROCESS: 0, RateScope.POD: 1, RateScope.NODE: 2}
 
@@ -50,7 +53,7 @@ class Part:
     text: str
     load: Load
     generated: Generated
-    walks: bool = False
+    walkers: str = ""  # behind the names of those it can go on to; empty: it never walks
     attachments: list[Attachment] = field(default_factory=list)
 
 
@@ -107,20 +110,18 @@ class OwnProbes:
         self._walkers: dict[str, tuple[Runtime, Any]] = {}  # each with its built module
         self._probes: dict[bytes, OwnProbe] = {}
         self._removed: list[OwnProbe] = []  # detached, and not given back yet
+        self._sets: dict[str, Load] = {}  # walkers by their suffix
 
     def add_walker(self, runtime: Runtime, module: Mapping[str, Any]) -> None:
         """From now on processes of this runtime can be walked, wherever a probe's program may walk. Raises MachineError."""
         self._walkers[runtime.name] = runtime, module
-        for own in self:
-            for part in own.parts:
-                if part.walks:
-                    self._load_walker(part, runtime, module)
+        for suffix, like in self._sets.items():
+            self._load_walker(suffix, like, runtime, module)
 
-    def _load_walker(self, part: Part, runtime: Runtime, module: Mapping[str, Any]) -> None:
-        own_maps = frozenset({"ks_scratches", self._array})
-        self._loader.load(replace(part.load, module=module, own_maps=own_maps, targets=None))
+    def _load_walker(self, suffix: str, like: Load, runtime: Runtime, module: Mapping[str, Any]) -> None:
+        self._loader.load(replace(like, module=module, suffix=suffix, targets=None))
         for place, program in runtime.places.items():
-            self._loader.link(self._array + part.load.suffix, place, program + part.load.suffix)
+            self._loader.link(self._array + suffix, place, program + suffix)
 
     def __iter__(self) -> Iterator[OwnProbe]:
         return iter(self._probes.values())
@@ -166,9 +167,9 @@ class OwnProbes:
             self._attach(own, part, plan)
         except KernelspanError as error:
             own.problem = error
-            if part is not None and not part.attachments:
-                own.parts.remove(part)
-                self._loader.unload(part.load.suffix)
+            for each in [each for each in own.parts if not each.attachments]:
+                own.parts.remove(each)
+                self._unload(each)
         finally:
             plan.close()
 
@@ -188,8 +189,13 @@ class OwnProbes:
         while self._removed:
             for part in self._removed.pop().parts:
                 lost += self._calls(part)
-                self._loader.unload(part.load.suffix)
+                self._unload(part)
         return lost
+
+    def _unload(self, part: Part) -> None:
+        self._loader.unload(part.load.suffix)
+        if part.walkers == part.load.suffix:  # nobody else's
+            self._sets.pop(part.walkers, None)
 
     def _free(self) -> int:
         taken = {own.number for own in (*self, *self._removed)}
@@ -202,13 +208,21 @@ class OwnProbes:
         suffix = f".{own.number}" + (f"x{len(own.parts)}" if own.parts else "")
         ends = plan.exit if generated.exits else plan.entry  # where a walk begins
         targets = dict.fromkeys(generated.enters, plan.entry)
-        load = Load(prepared.module, source.kind, suffix, _OWN_MAPS | {self._array}, ends, targets)
-        self._loader.load(load)
-        part = Part(generated.text, load, generated, walks=not source.is_user)
+        walkers = "" if source.is_user else (plan.alone and suffix) or _SHARED[source.kind] + str(ends.attach_type or "")
+        maps = {name: name + suffix for name in _OWN_MAPS}
+        maps |= {name: name + (walkers or suffix) for name in ("ks_scratches", self._array)}
+        load = Load(prepared.module, source.kind, suffix, maps, ends, targets)
+        try:
+            self._loader.load(load)
+        except BaseException:
+            self._loader.unload(suffix)  # its maps
+            raise
+        part = Part(generated.text, load, generated, walkers)
         own.parts.append(part)
-        if part.walks:
+        if walkers and walkers not in self._sets:
+            self._sets[walkers] = load
             for runtime, module in self._walkers.values():
-                self._load_walker(part, runtime, module)
+                self._load_walker(walkers, load, runtime, module)
         self.configure(own)
         return part
 

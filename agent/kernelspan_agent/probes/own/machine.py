@@ -47,7 +47,9 @@ _PARAMETER_BYTES = 8
 class Plan:
     """How a probe gets to see its calls. `enters`, `exits`: how each program is attached, as `places` has them.
 
-    `entry`, `exit`: what programs are loaded for, beyond their kind. Holds descriptors until `close`.
+    `entry`, `exit`: what programs are loaded for, beyond their kind. `alone`: another program may begin on the CPU while one
+    of these is at work (fentry's and, since 6.13, those of system calls' tracepoints can be preempted). Holds descriptors
+    until `close`.
     """
 
     mechanism: str
@@ -56,6 +58,7 @@ class Plan:
     exits: Sequence[Attach] = ()
     entry: bpf.Target = bpf.ANYWHERE
     exit: bpf.Target = bpf.ANYWHERE
+    alone: bool = False
     close: Callable[[], None] = field(default=lambda: None, repr=False)
 
 
@@ -133,12 +136,12 @@ def _tracepoint(probe: UserProbe, wanted: TracepointSpec, machine: Machine) -> P
     def type_of(argument: Argument) -> Leaf | None:
         return typed(machine.types, enter.field(argument).type)
 
-    attach = [_attach(machine, wanted.category, wanted.event)]
+    attach, alone = [_attach(machine, wanted.category, wanted.event)], wanted.category == "syscalls"
     if probe.mode is Mode.EVENT:
-        return Plan("Tracepoint", Places([enter], type_of=type_of), attach)
+        return Plan("Tracepoint", Places([enter], type_of=type_of), attach, alone=alone)
     leave: list[Source] = [TracepointRecord(machine.tracefs.tracepoint(wanted.category, wanted.exit_event))]
     places = Places([enter], leave, type_of)
-    return Plan("Tracepoint", places, attach, [_attach(machine, wanted.category, wanted.exit_event)])
+    return Plan("Tracepoint", places, attach, [_attach(machine, wanted.category, wanted.exit_event)], alone=alone)
 
 
 def _raw(wanted: TracepointSpec, machine: Machine) -> Plan:
@@ -165,9 +168,9 @@ def _call_events(probe: UserProbe, call: SystemCall, machine: Machine) -> Plan:
     enter = TracepointRecord(machine.tracefs.tracepoint("syscalls", f"sys_enter_{call.event}"), is_call=True)
     attach = [_attach(machine, "syscalls", f"sys_{side}_{call.event}") for side in ("enter", "exit")]
     if probe.mode is Mode.EVENT:
-        return Plan("Tracepoint", Places([enter], type_of=_of_call(call)), attach[:1])
+        return Plan("Tracepoint", Places([enter], type_of=_of_call(call)), attach[:1], alone=True)
     leave = TracepointRecord(machine.tracefs.tracepoint("syscalls", f"sys_exit_{call.event}"), is_call=True)
-    return Plan("Tracepoint", Places([enter], [leave], _of_call(call)), attach[:1], attach[1:])
+    return Plan("Tracepoint", Places([enter], [leave], _of_call(call)), attach[:1], attach[1:], alone=True)
 
 
 def _of_call(call: SystemCall) -> Callable[[Argument], Leaf | None]:
@@ -208,6 +211,7 @@ def _function(probe: UserProbe, wanted: Kprobe, machine: Machine, call: SystemCa
         [lambda program: placement.attach(program, returns=True)] if is_span else [],
         placement.target(),
         placement.target(returns=True) if is_span else bpf.ANYWHERE,
+        placement.mechanism is Mechanism.FENTRY,
         placement.close,
     )
 
