@@ -179,16 +179,11 @@ class UserFiles:
         return found
 
     def _prepared(self, spec: UserProbe, binary: Binary) -> Prepared:
-        machine = Machine()
+        found = _planned(spec, binary)
         try:
-            plan = plan_in(spec, binary)
-            generated = text_of(spec, plan, machine)
-        finally:
-            machine.close()
-        try:
-            return compiled(Prepared(spec, plan, generated), self.defines, self.environ)
+            return compiled(found, self.defines, self.environ)
         except BaseException:
-            plan.close()
+            found.close()
             raise
 
     def close(self) -> None:
@@ -203,6 +198,23 @@ class UserFiles:
                 break
             if found.prepared is not None:
                 found.prepared.close()
+
+
+def planned_here(spec: UserProbe) -> Prepared:
+    """The probe as it would be in this machine's own file; without a plan where it names none. Raises KernelspanError."""
+    if _path(spec) == AUTO:
+        return Prepared(spec)
+    with _binary(spec, None) as binary:
+        return _planned(spec, binary)
+
+
+def _planned(spec: UserProbe, binary: Binary) -> Prepared:
+    machine = Machine()
+    try:
+        plan = plan_in(spec, binary)
+        return Prepared(spec, plan, text_of(spec, plan, machine))
+    finally:
+        machine.close()
 
 
 def _tell(own: OwnProbe, problem: KernelspanError) -> None:
