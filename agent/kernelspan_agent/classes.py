@@ -106,7 +106,11 @@ class Classes:
         waits = self._intake.counts()[1]
         for number in set(retired) - in_use:
             counted, one = self._counted(number), self._classes[number]
-            if unfinished(counted.kernel) != self._unseen[number] or counted.kernel[Counter.SENT] != counted.received or waits[number]:
+            if (
+                unfinished(counted.kernel) != self._unseen[number]
+                or counted.kernel[Counter.SENT] != counted.received
+                or waits[number]
+            ):
                 continue
             counted.add(one.before, -1)
             for uid in one.uids:

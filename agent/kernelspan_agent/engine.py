@@ -29,6 +29,7 @@ from kernelspan_agent.profile_run import ProfileRun, rows_of
 from kernelspan_agent.resolve.clock import Clock
 from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
 from kernelspan_agent.resolve.tables import Tables
+from kernelspan_api import semconv
 from kernelspan_api.plan import Wanted, key_of
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Engine:
         )
         self.tables = Tables(self.processes, self.clock, self.session)
         self.profiles: dict[str, ProfileRun] = {}
+        self._pods: dict[str, int] = {}  # numbers by uid
         self._classes = Classes(self.session, self._intake, self.tables)
         self.on_exec: Callable[[int, int], object] = max  # told of programs that start, and when; nothing by itself
         self._next_tick = self._next_look = 0.0
@@ -180,7 +182,9 @@ class Engine:
                 self._tell_started()
                 return known
         start = self.clock.monotonic_now_ns()
-        self.session.trace(pid, start, number)  # first: the kernel is told of runtimes of images that it knows
+        self.session.trace(
+            pid, start, number, self._pod_number(surroundings)
+        )  # first: the kernel is told of runtimes of images that it knows
         traced = self.processes.add(pid, start, name=name, from_start=held, wanted_by=uids)
         traced.surroundings = surroundings or {}
         if not procfs.runs(pid):  # it ended before the kernel knew it, which would keep it for whoever is given its pid
@@ -191,6 +195,10 @@ class Engine:
         self._tell_started()
         self.processes.detect_pending(self.clock.monotonic_now_ns())
         return traced
+
+    def _pod_number(self, surroundings: Mapping[str, AttributeValue] | None) -> int:
+        uid = str((surroundings or {}).get(semconv.K8S_POD_UID, ""))
+        return self._pods.setdefault(uid, len(self._pods) + 1) if uid else 0
 
     def _class(self, uids: frozenset[str]) -> int:
         number = self._classes.known(uids)

@@ -92,7 +92,7 @@ struct ks_own_arg {
 struct ks_proc {
 	u64 start;
 	u32 cls;
-	u32 flags;
+	u32 pod; /* a number of ours; 0: of none */
 };
 
 /* What user space found out about a process's runtime; valid only while `start` is that of ks_proc. */

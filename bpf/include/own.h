@@ -40,7 +40,7 @@ struct ks_own_key {
 /* What is kept of a call between its entry and its return; the generated struct begins with it. */
 struct ks_own_call {
 	u64 start, image;
-	u64 unused;
+	u64 again; /* bits of the arguments that could not be read yet */
 	u32 tgid, tid;
 	u32 cls;
 	u32 groups; /* of the conditions, those that hold so far */
@@ -57,7 +57,30 @@ struct ks_own_call {
 	})
 
 BPF_ARRAY(ks_own_config, struct ks_own_config, 1);
+BPF_PROG_ARRAY(ks_own_nothing, 1); /* see ks_own_is_task */
 BPF_TABLE("lru_hash", u32, u64, ks_own_rates, 4096);
+
+/*
+ * What only user space can decide, of a process's image or of a path: a mask of the probe's conditions that can hold still.
+ * Until it has decided all can, and it decides about the operation itself.
+ */
+struct ks_own_question {
+	u64 about; /* the image's start, or the path's id */
+	u32 number; /* of the probe */
+	u32 of; /* the process, with the highest bit; or which argument */
+};
+
+#define KS_OWN_IMAGE 0x80000000U
+
+BPF_TABLE("lru_hash", struct ks_own_question, u32, ks_own_verdicts, 16384);
+
+static __always_inline u32 ks_own_verdict(u64 about, u32 number, u32 of)
+{
+	struct ks_own_question question = { .about = about, .number = number, .of = of };
+	u32 *mask = ks_own_verdicts.lookup(&question);
+
+	return mask ? *mask : ~0U;
+}
 
 static __always_inline struct ks_own_config *ks_own_config_of(void)
 {

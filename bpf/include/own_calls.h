@@ -37,7 +37,7 @@ static __always_inline u32 ks_own_scope(struct ks_own_config *config, struct ks_
 {
 	if (config->scope == KS_OWN_SCOPE_PROCESS)
 		return tgid;
-	return config->scope == KS_OWN_SCOPE_POD ? p->flags : 0;
+	return config->scope == KS_OWN_SCOPE_POD ? p->pod : 0;
 }
 
 /* Whether the limits let a call through that has ended; counted where they do not. */

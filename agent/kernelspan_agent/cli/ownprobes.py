@@ -119,4 +119,4 @@ def _bars(buckets: Sequence[Mapping[str, int]]) -> Iterator[str]:
 def _shown(ns: int) -> str:
     name, unit = next(((name, unit) for name, unit in _UNITS if ns >= unit), _UNITS[-1])
     value = ns / unit
-    return f"{value:.0f} {name}" if unit == 1 or value >= 100 else f"{value:.3g} {name}"  # noqa: PLR2004, three digits
+    return f"{value:.0f} {name}" if unit == 1 or value >= 100 else f"{value:.3g} {name}"

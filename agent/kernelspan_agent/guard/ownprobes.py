@@ -147,4 +147,3 @@ def _function(kprobe: Kprobe, machine: Machine) -> kallsyms.Function:
     if kprobe.syscall:
         name = system_call(name, machine.types, machine.tracefs).function
     return kallsyms.require([name])[name]
-

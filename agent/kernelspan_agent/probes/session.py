@@ -37,6 +37,15 @@ from kernelspan_api.plan import Wanted, together
 RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
 _PROC = struct.Struct("<QII")
 _RUNTIME = struct.Struct("<QQIHH")
+_CLASS = struct.Struct(f"<Q4QQQ{constants.OWN_WORDS}QII{constants.MAX_PORTS}HII")
+# There from the start: of a profile whose only probes wait for their files no program has been loaded that names it.
+_CLASSES = {
+    "type": bpf.MAP_TYPES["array"],
+    "key": 4,
+    "value": _CLASS.size,
+    "entries": constants.MAX_CLASSES,
+    "flags": 0,
+}
 _CLASS_PATHS = 1
 _CALL_OP = slice(constants.CALL_OP_AT, constants.CALL_OP_AT + 2)  # of a struct ks_call
 _CALL_CLASS = slice(constants.CALL_CLASS_AT, constants.CALL_CLASS_AT + 2)
@@ -125,6 +134,7 @@ class Session:
             built = cls.prepare(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism)
         loader = Loader({"ks_ring": ring_bytes, SCRATCHES: SCRATCH_ENTRIES})
         try:
+            loader.declare("ks_classes", _CLASSES)
             with span("agent.load", modules=len(built.modules)):
                 kinds = {"core": bpf.PROG_RAW_TRACEPOINT}
                 modules = built.modules.items()
@@ -237,8 +247,7 @@ class Session:
         durations = [wanted.min_duration_ns.get(group, 0) for group in Group]
         ports = wanted.ports if len(wanted.ports) <= constants.MAX_PORTS else ()
         own = self.own.mask(wanted.probes)
-        value = struct.pack(
-            f"<Q4QQQ{constants.OWN_WORDS}QII{constants.MAX_PORTS}HII",
+        value = _CLASS.pack(
             wanted.mask,
             *durations,
             interval,
@@ -256,9 +265,13 @@ class Session:
         if "ks_tat" in self._loader.maps:  # how far ahead of its limit the number's last set was
             bpf.map_update(self._loader.maps["ks_tat"], key, bytes(8))
 
-    def trace(self, tgid: int, start_ns: int, match_class: int) -> None:
-        """Traces a process from now on; `start_ns` (CLOCK_MONOTONIC) names its image. Class 0 wants nothing of it."""
-        bpf.map_update(self._loader.maps["ks_procs"], struct.pack("<I", tgid), _PROC.pack(start_ns, match_class, 0))
+    def trace(self, tgid: int, start_ns: int, match_class: int, pod: int = 0) -> None:
+        """Traces a process from now on; `start_ns` (CLOCK_MONOTONIC) names its image. Class 0 wants nothing of it.
+
+        `pod`: a number that its pod's processes have in common; its children inherit it.
+        """
+        value = _PROC.pack(start_ns, match_class, pod)
+        bpf.map_update(self._loader.maps["ks_procs"], struct.pack("<I", tgid), value)
 
     def assign(self, tgid: int, start_ns: int, match_class: int) -> None:
         """Changes the class of an image that is traced. Of one that has ended, or is another by now, nothing changes.
@@ -269,10 +282,10 @@ class Session:
         value = bpf.map_lookup(procs, key, _PROC.size)
         if value is None:
             return
-        start, now, flags = _PROC.unpack(value)
+        start, now, pod = _PROC.unpack(value)
         if start <= start_ns and (start, now) != (start_ns, match_class):
             with contextlib.suppress(FileNotFoundError):  # it has ended
-                bpf.map_update(procs, key, _PROC.pack(start_ns, match_class, flags), bpf.EXIST)
+                bpf.map_update(procs, key, _PROC.pack(start_ns, match_class, pod), bpf.EXIST)
 
     def leave(self, tgid: int, start_ns: int) -> None:
         """Traces an image no more, of which the kernel will not say that it has ended: it had before."""

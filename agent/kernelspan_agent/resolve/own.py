@@ -17,6 +17,7 @@ import numpy as np
 
 from kernelspan_agent.model import AttributeValue, Kind, Segment
 from kernelspan_agent.process.procfs import printable
+from kernelspan_agent.resolve.judging import Judge, judged
 from kernelspan_agent.resolve.paths import REDACTED, Redactor
 from kernelspan_agent.resolve.segments import address_text, socket_segment
 from kernelspan_agent.ring.records import MAX_OWN_PROBES, OWN_OPERATION, ArgumentState, OperationFlag
@@ -27,6 +28,7 @@ from kernelspan_api.userprobes import SpanKind, UserProbe
 if TYPE_CHECKING:
     from kernelspan_agent.errors import KernelspanError
     from kernelspan_agent.resolve.arguments import Arguments, Captured
+    from kernelspan_agent.resolve.processes import TracedProcess
     from kernelspan_agent.resolve.tables import Tables
     from kernelspan_api.handling import Redaction
 
@@ -59,6 +61,9 @@ class OwnProbes(Protocol):
     def get(self, spec: UserProbe) -> OwnProbe | None:
         """The probe of that spec; None: it was never asked for."""
 
+    def tell(self, about: int, number: int, of: int, mask: int) -> None:
+        """Tells the kernel which conditions of a probe can hold for an image or a path."""
+
 
 def as_number(kind: ArgumentType, value: int) -> AttributeValue:
     """A number as it is shown; OTLP has no unsigned 64 bits: what does not fit is its decimal text, an address hexadecimal."""
@@ -81,6 +86,31 @@ class OwnSpans:
             re.compile("|".join(f"(?:{each})" for each in redaction.arguments)) if redaction.arguments else None
         )
         self._known: dict[int, OwnProbe] = {}
+        self._judge = Judge(specs, probes.tell)
+
+    def accepts(self, ops: np.ndarray, traced: Sequence[TracedProcess]) -> np.ndarray:
+        """Which operations meet the conditions that the kernel leaves to user space: bool, shape (n,)."""
+        found = np.ones(len(ops), bool)
+        if not self._judge.is_needed:
+            return found
+        for row in np.flatnonzero(ops["op"] >= OWN_OPERATION).tolist():
+            own = self._mine().get(int(ops["op"][row]) - OWN_OPERATION)
+            if own is not None and judged(own.spec).any:
+                mask = int(ops["child"][row])
+                mask &= self._judge.image(own.spec, own.number, traced[row])
+                for at in judged(own.spec).arguments:
+                    mask &= self._path_mask(own, at, ops[row])
+                found[row] = bool(mask)
+        return found
+
+    def _path_mask(self, own: OwnProbe, at: int, op: np.void) -> int:
+        arguments = self._tables.arguments.get(int(op["arg"]))
+        if arguments is None or at >= len(arguments.rows):
+            return self._judge.path(own.spec, own.number, at, 0, "")
+        number = int(arguments.rows["value"][at])
+        return self._judge.path(
+            own.spec, own.number, at, number, self._tables.paths.resolve(number, 0) if number else ""
+        )
 
     def _mine(self) -> dict[int, OwnProbe]:
         """By number, whether it is attached or may come to be."""

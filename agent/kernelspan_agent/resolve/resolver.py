@@ -109,6 +109,7 @@ class Resolver:
     def resolve(self, taken: Taken) -> ResolvedBatch | None:
         """A batch of what the profile wants of these, in their order; None: nothing."""
         wanted = self._filter(taken.ops)
+        wanted &= self._own.accepts(taken.ops, taken.traced)
         if not wanted.all():
             self.filtered += int((~wanted).sum())
             taken = taken.of(wanted)

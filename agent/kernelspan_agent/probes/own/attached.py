@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import struct
+import time
 from collections import Counter as Sums
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,9 +34,11 @@ SCRATCH_ENTRIES = 2  # KS_OWN_SCRATCH_* in bpf/include/own.h
 _CONFIG = struct.Struct("<QQQIIII")
 _KEY_BYTES = 16
 MAX_PARTS = 16  # of one probe
+REST_SECONDS = 60.0  # of a number that was given back
+_QUESTION = struct.Struct("<QII")  # struct ks_own_question
 _CALL = struct.Struct("<QQQIIII")  # struct ks_own_call
 _CLASS_AT = 5
-_OWN_MAPS = ("ks_own_calls", "ks_own_blank", "ks_own_config", "ks_own_rates")
+_OWN_MAPS = ("ks_own_calls", "ks_own_blank", "ks_own_config", "ks_own_rates", "ks_own_nothing")
 # Walkers and scratches that programs of one kind share, of which no two run on a CPU at once: the kernel enters none of
 # these while another is at work (bpf_prog_active), and what comes in an interrupt touches no scratch.
 _SHARED = {bpf.PROG_KPROBE: ".k", bpf.PROG_TRACEPOINT: ".t", bpf.PROG_RAW_TRACEPOINT: ".r"}
@@ -110,6 +113,7 @@ class OwnProbes:
         self._walkers: dict[str, tuple[Runtime, Any]] = {}  # each with its built module
         self._probes: dict[bytes, OwnProbe] = {}
         self._removed: list[OwnProbe] = []  # detached, and not given back yet
+        self._rest: dict[int, float] = {}  # numbers that were given back, and when
         self._sets: dict[str, Load] = {}  # walkers by their suffix
 
     def add_walker(self, runtime: Runtime, module: Mapping[str, Any]) -> None:
@@ -145,7 +149,9 @@ class OwnProbes:
             own = self._probes[key] = OwnProbe(each.spec, self._free())
             if own.number == UNNUMBERED:
                 message = f"a node has at most {MAX_OWN_PROBES} own probes at once"
-                own.problem = BudgetError(message, reason="TooManyProbes", hint="let profiles share probes, or have fewer")
+                own.problem = BudgetError(
+                    message, reason="TooManyProbes", hint="let profiles share probes, or have fewer"
+                )
                 each.close()
                 continue
             own.waits = each.plan is None and each.problem is None
@@ -167,9 +173,8 @@ class OwnProbes:
             self._attach(own, part, plan)
         except KernelspanError as error:
             own.problem = error
-            for each in [each for each in own.parts if not each.attachments]:
-                own.parts.remove(each)
-                self._unload(each)
+            if part is not None and not part.attachments:
+                self._unload(own, part)
         finally:
             plan.close()
 
@@ -187,19 +192,34 @@ class OwnProbes:
         """
         lost = Sums[int]()
         while self._removed:
-            for part in self._removed.pop().parts:
+            own = self._removed.pop()
+            for part in list(own.parts):
                 lost += self._calls(part)
-                self._unload(part)
+                self._unload(own, part)
+            self._rest[own.number] = time.monotonic()
         return lost
 
-    def _unload(self, part: Part) -> None:
+    def _unload(self, own: OwnProbe, part: Part) -> None:
+        own.parts.remove(part)
         self._loader.unload(part.load.suffix)
         if part.walkers == part.load.suffix:  # nobody else's
             self._sets.pop(part.walkers, None)
 
     def _free(self) -> int:
-        taken = {own.number for own in (*self, *self._removed)}
-        return next((each for each in range(MAX_OWN_PROBES) if each not in taken), UNNUMBERED)
+        """A number that means nothing: what still bears one that was given back is read before it means something else."""
+        now = time.monotonic()
+        self._rest = {number: since for number, since in self._rest.items() if now - since < REST_SECONDS}
+        taken = {own.number for own in (*self, *self._removed)} | self._rest.keys()
+        number = next((each for each in range(MAX_OWN_PROBES) if each not in taken), UNNUMBERED)
+        self._forget_verdicts(number)
+        return number
+
+    def _forget_verdicts(self, number: int) -> None:
+        verdicts = self._loader.maps.get("ks_own_verdicts")
+        if verdicts is not None:
+            for key in bpf.map_keys(verdicts, _QUESTION.size):
+                if _QUESTION.unpack(key)[1] == number:
+                    bpf.map_delete(verdicts, key)
 
     def _loaded(self, own: OwnProbe, prepared: Prepared, plan: Plan, generated: Generated) -> Part:
         source = plan.places.enters[0]
@@ -208,22 +228,24 @@ class OwnProbes:
         suffix = f".{own.number}" + (f"x{len(own.parts)}" if own.parts else "")
         ends = plan.exit if generated.exits else plan.entry  # where a walk begins
         targets = dict.fromkeys(generated.enters, plan.entry)
-        walkers = "" if source.is_user else (plan.alone and suffix) or _SHARED[source.kind] + str(ends.attach_type or "")
+        walkers = (
+            "" if source.is_user else (plan.alone and suffix) or _SHARED[source.kind] + str(ends.attach_type or "")
+        )
         maps = {name: name + suffix for name in _OWN_MAPS}
         maps |= {name: name + (walkers or suffix) for name in ("ks_scratches", self._array)}
         load = Load(prepared.module, source.kind, suffix, maps, ends, targets)
-        try:
-            self._loader.load(load)
-        except BaseException:
-            self._loader.unload(suffix)  # its maps
-            raise
         part = Part(generated.text, load, generated, walkers)
         own.parts.append(part)
-        if walkers and walkers not in self._sets:
-            self._sets[walkers] = load
-            for runtime, module in self._walkers.values():
-                self._load_walker(walkers, load, runtime, module)
-        self.configure(own)
+        try:
+            self._loader.load(load)
+            if walkers and walkers not in self._sets:
+                for runtime, module in self._walkers.values():
+                    self._load_walker(walkers, load, runtime, module)
+                self._sets[walkers] = load
+            self.configure(own)
+        except BaseException:
+            self._unload(own, part)
+            raise
         return part
 
     def _attach(self, own: OwnProbe, part: Part, plan: Plan) -> None:
@@ -255,6 +277,12 @@ class OwnProbes:
         )
         for part in own.parts:
             bpf.map_update(self._loader.maps["ks_own_config" + part.load.suffix], bytes(4), value)
+
+    def tell(self, about: int, number: int, of: int, mask: int) -> None:
+        """Tells the kernel which conditions of a probe can hold: see bpf/include/own.h."""
+        if "ks_own_verdicts" in self._loader.maps:
+            question = _QUESTION.pack(about, number, of)
+            bpf.map_update(self._loader.maps["ks_own_verdicts"], question, struct.pack("<I", mask & EVERY))
 
     def in_flight(self) -> Sums[int]:
         """Calls that have begun and not ended, by class."""

@@ -95,11 +95,15 @@ class Machine:
 def plan_of(probe: UserProbe, machine: Machine) -> Plan:
     """A probe of the kernel's. Raises MachineError, ArgumentError: this machine has nothing to attach it to."""
     if probe.tracepoint is not None:
+        event = probe.tracepoint.category, probe.tracepoint.event
+        is_one = event in _IN_INTERRUPTS or (probe.tracepoint.raw and event[1] in {name for _, name in _IN_INTERRUPTS})
+        _refuse_interrupts(f"tracepoint {event[0]}:{event[1]}", is_one=is_one)
         return (
             _raw(probe.tracepoint, machine) if probe.tracepoint.raw else _tracepoint(probe, probe.tracepoint, machine)
         )
     assert probe.kprobe is not None
     if not probe.kprobe.syscall:
+        _refuse_interrupts(f"function {probe.kprobe.call}", is_one=probe.kprobe.call in _FUNCTIONS_IN_INTERRUPTS)
         return _function(probe, probe.kprobe, machine)
     call = system_call(probe.kprobe.call, machine.types, _tracefs(machine))
     try:
@@ -108,6 +112,31 @@ def plan_of(probe: UserProbe, machine: Machine) -> Plan:
         if probe.kprobe.mechanism is not Mechanism.AUTO or error.reason not in _INSTEAD:
             raise
         return _call_events(probe, call, machine)
+
+
+# What the kernel does on nobody's behalf, in timers and in the work behind interrupts. What only sometimes runs there is probed,
+# and its hits there are counted apart (KS_C_NOT_TASK).
+_IN_INTERRUPTS = {
+    ("tcp", "tcp_retransmit_skb"),
+    ("tcp", "tcp_retransmit_synack"),
+    *(("irq", event) for event in ("irq_handler_entry", "irq_handler_exit", "softirq_entry", "softirq_exit")),
+    *(("timer", event) for event in ("timer_expire_entry", "timer_expire_exit", "hrtimer_expire_entry")),
+    *(("net", event) for event in ("netif_receive_skb", "napi_gro_receive_entry", "netif_rx")),
+    ("napi", "napi_poll"),
+}
+_FUNCTIONS_IN_INTERRUPTS = {
+    *("tcp_retransmit_skb", "__tcp_retransmit_skb", "tcp_retransmit_timer", "tcp_write_timer_handler"),
+    *("__netif_receive_skb_core", "tcp_v4_rcv", "tcp_v6_rcv", "udp_rcv", "ip_rcv", "net_rx_action"),
+}
+
+
+def _refuse_interrupts(what: str, *, is_one: bool) -> None:
+    if is_one:
+        raise MachineError(
+            f"{what} happens in timers and interrupts: the process that runs then is not the one it concerns",
+            reason="SoftirqContext",
+            hint="probe the call that begins it, such as tcp_sendmsg, which the process makes itself",
+        )
 
 
 def _tracefs(machine: Machine) -> Tracefs | None:
