@@ -113,9 +113,12 @@ class Engine:
         )
         return run
 
-    def look_here(self, uid: str) -> None:
-        """Probes on user code that name a path are attached to this machine's own file of that path, now."""
-        self._files.saw(None, self.profiles[uid].wanted.probes)
+    def look_here(self, uid: str, executable: str = "") -> None:
+        """Probes on user code that name a path are attached to this machine's own file of that path, now.
+
+        `executable`: a program that is going to be run, for those that name none.
+        """
+        self._files.saw(None, self.profiles[uid].wanted.probes, executable)
         self._files.wait(FILES_SECONDS)
 
     def remove(self, uid: str) -> ProfileRun:

@@ -123,6 +123,7 @@ def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) 
                 os.environ,
                 resource=resource_settings(profile, os.environ),
                 watch_exec=child is None and not options["pids"],
+                executable=child.program if child is not None else "",
             )
         stack.callback(app.close)
         _say_probes(app, options, has_command=child is not None)

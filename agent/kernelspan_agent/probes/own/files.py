@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from kernelspan_agent.errors import KernelspanError
+from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.probes.own.attached import OwnProbe, OwnProbes
 from kernelspan_agent.probes.own.machine import Machine
 from kernelspan_agent.probes.own.prepare import Prepared, compiled, text_of
@@ -38,10 +38,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Look:
-    """A probe to be looked for: in a process's files, or (None) in this machine's."""
+    """A probe to be looked for: in a process's files, or (None) in this machine's file `path`."""
 
     own: OwnProbe
     process: Process | None
+    path: str = ""
     tries: int = 0
 
 
@@ -69,13 +70,18 @@ class UserFiles:
     _thread: threading.Thread | None = None
     _open: int = 0  # looks whose answer has not come
 
-    def saw(self, process: Process | None, specs: Sequence[UserProbe]) -> None:
-        """A process that these probes are wanted of; None: whatever this machine itself has by their paths."""
+    def saw(self, process: Process | None, specs: Sequence[UserProbe], executable: str = "") -> None:
+        """A process that these probes are wanted of; None: whatever this machine itself has by their paths.
+
+        `executable`: of a program that is going to be run, for probes that name no path.
+        """
         for spec in specs:
             own = self.own.get(spec)
-            if own is None or not _is_user(spec) or (process is None and _path(spec) == AUTO):
+            if own is None or not _is_user(spec):
                 continue
-            self._look(_Look(own, process))
+            path = _path(spec) if _path(spec) != AUTO else executable
+            if process is not None or path:
+                self._look(_Look(own, process, path))
 
     def _look(self, look: _Look) -> None:
         if self._open >= MAX_WAITING:
@@ -148,7 +154,9 @@ class UserFiles:
             self._later.append((time.monotonic() + retries[look.tries], look))
             look.tries += 1
         if not own.is_attached:
-            awaits = look.tries <= PATIENCE if look.process is not None else problem.reason == "BinaryNotFound"
+            # of a program that is named a library or another one that it starts may have the code
+            is_guess = problem.reason == "BinaryNotFound" or _path(own.spec) == AUTO
+            awaits = look.tries <= PATIENCE if look.process is not None else is_guess
             if awaits and problem.reason in _MAY_COME:
                 own.awaits = problem
             else:
@@ -165,7 +173,7 @@ class UserFiles:
     def _looked(self, look: _Look) -> _Found:
         found = _Found(look)
         try:
-            with _binary(look.own.spec, look.process) as binary:
+            with _binary(look.own.spec, look.process, look.path) as binary:
                 key = (look.own, binary.identity)
                 if key in self._known:
                     return found
@@ -176,6 +184,8 @@ class UserFiles:
             pass
         except KernelspanError as error:
             found.problem = error
+        except Exception as error:  # noqa: BLE001 - files are hostile, and the next look is to be answered too
+            found.problem = MachineError(f"its file cannot be read: {error!r}", reason="BinaryNotFound")
         return found
 
     def _prepared(self, spec: UserProbe, binary: Binary) -> Prepared:
@@ -204,7 +214,7 @@ def planned_here(spec: UserProbe) -> Prepared:
     """The probe as it would be in this machine's own file; without a plan where it names none. Raises KernelspanError."""
     if _path(spec) == AUTO:
         return Prepared(spec)
-    with _binary(spec, None) as binary:
+    with _binary(spec, None, _path(spec)) as binary:
         return _planned(spec, binary)
 
 
@@ -235,15 +245,14 @@ def _path(spec: UserProbe) -> str:
 
 
 @contextmanager
-def _binary(spec: UserProbe, process: Process | None) -> Iterator[Binary]:
+def _binary(spec: UserProbe, process: Process | None, path: str) -> Iterator[Binary]:
     """The file that has the code. Raises SymbolError, ProcessError."""
-    path = _path(spec)
     if process is None:
         with open_path(path) as found:
             yield found
         return
-    if spec.usdt is None or path != AUTO:
-        with open_binary(process, path) as found:
+    if spec.usdt is None or _path(spec) != AUTO:
+        with open_binary(process, _path(spec)) as found:
             yield found
         return
     problem: KernelspanError | None = None
