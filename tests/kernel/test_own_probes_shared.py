@@ -172,7 +172,7 @@ def test_a_call_under_way_when_its_probe_goes(program: Begin, engine: Make) -> N
     runs.do("look before")
     made.settle()
     runs.say("sleep 1")
-    made.until(lambda: made.engine.session.own.in_flight(), "the sleep has begun")
+    made.until(made.engine.session.own.in_flight, "the sleep has begun")
     made.remove("a")
     assert runs.answer() == "done"
     runs.do("look after")

@@ -8,6 +8,7 @@ in everything, is one.
 from __future__ import annotations
 
 import enum
+import logging
 import struct
 import time
 from collections import Counter as Sums
@@ -43,6 +44,7 @@ _OWN_MAPS = ("ks_own_calls", "ks_own_blank", "ks_own_config", "ks_own_rates", "k
 # these while another is at work (bpf_prog_active), and what comes in an interrupt touches no scratch.
 _SHARED = {bpf.PROG_KPROBE: ".k", bpf.PROG_TRACEPOINT: ".t", bpf.PROG_RAW_TRACEPOINT: ".r"}
 UNNUMBERED = -1  # of a probe that there was no number left for
+_log = logging.getLogger(__name__)
 _SCOPES = {RateScope.PROCESS: 0, RateScope.POD: 1, RateScope.NODE: 2}
 
 
@@ -161,6 +163,7 @@ class OwnProbes:
         """Loads what is not loaded, and attaches; closes the plan. `own.problem` says why not."""
         if prepared.problem is not None:
             own.problem = prepared.problem
+            _log.info("probe.failed probe=%s reason=%s message=%s", own.spec.name, own.problem.reason, own.problem)
             return
         if prepared.plan is None or prepared.generated is None:
             return
@@ -171,8 +174,11 @@ class OwnProbes:
             if part is None:
                 part = self._loaded(own, prepared, plan, generated)
             self._attach(own, part, plan)
+            places = sum(len(each.attachments) for each in own.parts)
+            _log.info("probe.attached probe=%s mechanism=%s places=%d", own.spec.name, own.mechanism, places)
         except KernelspanError as error:
             own.problem = error
+            _log.info("probe.failed probe=%s reason=%s message=%s", own.spec.name, error.reason, error)
             if part is not None and not part.attachments:
                 self._unload(own, part)
         finally:
@@ -184,6 +190,7 @@ class OwnProbes:
             del self._probes[key_of(own.spec)]
             self._removed.append(own)
         _detach(own)
+        _log.info("probe.detached probe=%s", own.spec.name)
 
     def reap(self) -> Sums[int]:
         """Gives back what removed probes have, long enough after for no program to run any more.
