@@ -225,9 +225,10 @@ class Session:
     def extend(self, wanted: Wanted, more: Built) -> None:
         """Attaches what is wanted and not attached; what is goes on. Raises MachineError: all is as it was."""
         self._loader.load(*(Load(each, self.mechanism.program_kind) for each in more.modules.values()))
-        for attachment in mechanisms.extend(wanted, self.wanted, self._chain, self._loader.programs, self._loader.link):
-            self._loader.keep(attachment)
-            self.attached.append(attachment.name)
+        if self.mechanism.raw:  # else nothing but own probes is new: see can_see
+            for each in mechanisms.extend(wanted, self.wanted, self._chain, self._loader.programs, self._loader.link):
+                self._loader.keep(each)
+                self.attached.append(each.name)
         self.own.open(more.own)
         self.wanted = together([self.wanted, wanted])
 
