@@ -137,8 +137,10 @@ class OwnSpans:
 
     def describe(self, ops: np.ndarray, parts: np.ndarray) -> None:
         """Fills arguments and errors of own operations in. `ops`: OPERATION, (n,). `parts`: Segments, (n, 5), as Resolver's."""
-        for row in np.flatnonzero(ops["op"] >= OWN_OPERATION).tolist():
-            own = self._mine().get(int(ops["op"][row]) - OWN_OPERATION)
+        rows = np.flatnonzero(ops["op"] >= OWN_OPERATION).tolist()
+        mine = self._mine() if rows else {}
+        for row in rows:
+            own = mine.get(int(ops["op"][row]) - OWN_OPERATION)
             if own is None:
                 continue
             op = ops[row]
