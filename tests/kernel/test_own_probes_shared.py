@@ -32,6 +32,7 @@ LOOK = {
 }
 SLEEP = {"name": "sleep", "kprobe": {"call": "clock_nanosleep", "syscall": True}}
 LIBRARY = "/usr/lib/x86_64-linux-gnu/libm.so.6"
+ANOTHER = "/usr/lib/x86_64-linux-gnu/libc.so.6"
 # Loads the library that a line names, and calls a function of it so often.
 LOADER = """
 import ctypes, sys
@@ -199,17 +200,22 @@ def test_more_probes_than_there_are_numbers(engine: Make) -> None:
     assert made.engine.session.own.mask(wanted.probes) == (1 << MAX_OWN_PROBES) - 2
 
 
-def test_code_that_is_loaded_late(engine: Make, tmp_path: Path) -> None:
-    """A library that is not there when the probe is opened, and not loaded when its process is: once it is, it is seen."""
+@pytest.mark.parametrize("before", ["BinaryNotFound", "SymbolNotFound"])
+def test_code_that_is_loaded_late(engine: Make, tmp_path: Path, before: str) -> None:
+    """A library that is not there (or another) when the probe is opened, and not loaded when its process is: once it is,
+    it is seen.
+    """
     library = tmp_path / "libown.so"
+    if before == "SymbolNotFound":
+        shutil.copyfile(ANOTHER, library)
     spec = {"probes": [{"name": "ilogb", "uprobe": {"path": str(library), "symbols": ["ilogb"]}, "mode": "Event"}]}
     made = engine(spec)
     made.add("a", spec)
     made.engine.look_here("a")
     (probe,) = own(made)
-    assert probe.standing is Standing.PENDING
+    assert probe.standing is (Standing.PENDING if before == "BinaryNotFound" else Standing.FAILED)
     assert probe.trouble is not None
-    assert probe.trouble.reason == "BinaryNotFound"
+    assert probe.trouble.reason == before
     with subprocess.Popen(
         [SYSTEM_PYTHON, "-S", "-c", LOADER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     ) as runs:
@@ -218,6 +224,7 @@ def test_code_that_is_loaded_late(engine: Make, tmp_path: Path) -> None:
         assert runs.stdout.readline() == b"ready\n"
         made.engine.trace(runs.pid, "program", frozenset({"a"}))
         made.settle()
+        library.unlink(missing_ok=True)
         shutil.copyfile(LIBRARY, library)
         made.until(lambda: probe.is_attached, "attached")
         assert (probe.standing, probe.trouble) == (Standing.ATTACHED, None)
@@ -241,6 +248,32 @@ def test_code_that_is_loaded_late(engine: Make, tmp_path: Path) -> None:
         runs.stdin.close()
     made.settle()
     assert len(made.seen["a"].spans) == 7
+    made.end()
+
+
+def test_user_code_of_a_process_that_is_traced_already(engine: Make) -> None:
+    """A profile that comes later is looked at for the files of the processes that it is given."""
+    probe = {"name": "ilogb", "uprobe": {"path": LIBRARY, "symbols": ["ilogb"]}, "mode": "Event"}
+    made = engine(STATS)
+    made.add("a", STATS)
+    with subprocess.Popen(
+        [SYSTEM_PYTHON, "-S", "-c", LOADER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as runs:
+        assert runs.stdin is not None
+        assert runs.stdout is not None
+        assert runs.stdout.readline() == b"ready\n"
+        traced = made.engine.trace(runs.pid, "program", frozenset({"a"}))
+        made.settle()
+        extend(made, {"probes": [probe]})
+        made.add("b", {"probes": [probe]})
+        assert [each.standing for each in own(made)] == [Standing.PENDING]
+        made.engine.want(traced, frozenset({"a", "b"}))
+        made.until(lambda: own(made)[0].is_attached, "attached")
+        runs.stdin.write(f"{LIBRARY} 5\n".encode())
+        assert runs.stdout.readline() == b"done\n"
+        runs.stdin.close()
+    made.settle()
+    assert [name for name, _ in made.seen["b"].spans] == ["ilogb"] * 5
     made.end()
 
 
