@@ -243,8 +243,9 @@ class RawTracepoint(_Indexed):
 
 @dataclass(frozen=True, slots=True)
 class UserFunction(_Indexed):
-    """uprobe and uretprobe of a function that takes its arguments as C does."""
+    """A function that takes its arguments as C does. `at_ret`: it is seen at its RET instructions, not by a uretprobe."""
 
+    at_ret: bool = False
     kind: int = bpf.PROG_KPROBE
     is_user: bool = True
 
@@ -259,8 +260,8 @@ class UserFunction(_Indexed):
         return _register("AX")
 
     def key(self, *, returning: bool) -> Key:
-        """Where the return address lies; a return has taken it off."""
-        return Key(f"{_register('SP')} - 8" if returning else _register("SP"))
+        """Where the return address lies; a return has taken it off, a RET has not yet."""
+        return Key(f"{_register('SP')} - 8" if returning and not self.at_ret else _register("SP"))
 
 
 @dataclass(frozen=True, slots=True)
