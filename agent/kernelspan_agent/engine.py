@@ -273,6 +273,7 @@ class Engine:
             for run in self.profiles.values():
                 run.infos.forget(traced)
         self.processes.gone.clear()
+        self.session.own.sweep(now)
         self.cost.tick(now)
         if now >= self._next_look:
             self._next_look = now + FLAGS_LOOK_SECONDS
@@ -317,6 +318,7 @@ class Engine:
         """
         end = time.monotonic() + within_seconds
         self.session.detach()
+        self.session.own.sweep()
         self._ended = True
         self._intake.stop(rest=True)
         while time.monotonic() < end and (drained := self._intake.next(0.0)) is not None:

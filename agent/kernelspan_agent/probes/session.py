@@ -103,7 +103,7 @@ class Session:
         self.attached: list[str] = []
         self.wanted = wanted  # what is attached
         self._chain = mechanisms.chain_of(wanted)
-        self.own = OwnProbes(loader, mechanism.walkers)
+        self.own = OwnProbes(loader, mechanism.walkers, self.process_start)
 
     @classmethod
     def open(
@@ -354,6 +354,7 @@ class Session:
             key = struct.pack("<I", match_class * constants.COUNTERS + counter)
             value = bpf.map_lookup(self._loader.maps["ks_counts"], key, 8 * self._cpus)
             found[counter] = sum(struct.unpack(f"<{self._cpus}Q", value)) if value else 0
+        found[Counter.TARGET_GONE] += self.own.sweeper.gone[match_class]
         return found
 
     def lost_processes(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import time
 from collections import Counter as Sums
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from kernelspan_agent.probes.own.codegen import Generated
 from kernelspan_agent.probes.own.machine import Plan
 from kernelspan_agent.probes.own.prepare import Prepared
 from kernelspan_agent.process.symbols.identity import Identity
+from kernelspan_agent.probes.own.sweep import KEY, Sweeper, call_of
 from kernelspan_agent.resolve.arguments import Captured
 from kernelspan_agent.ring.records import MAX_OWN_PROBES
 from kernelspan_agent.runtimes.registry import Runtime
@@ -32,12 +33,9 @@ EVERY = 0xFFFFFFFF  # of the guard's share: nothing is thrown away
 SCRATCHES = "ks_scratches."  # the loader's name for those of own probes
 SCRATCH_ENTRIES = 2  # KS_OWN_SCRATCH_* in bpf/include/own.h
 _CONFIG = struct.Struct("<QQQIIII")
-_KEY_BYTES = 16
 MAX_PARTS = 16  # of one probe
 REST_SECONDS = 60.0  # of a number that was given back
 _QUESTION = struct.Struct("<QII")  # struct ks_own_question
-_CALL = struct.Struct("<QQQIIII")  # struct ks_own_call
-_CLASS_AT = 5
 _OWN_MAPS = ("ks_own_calls", "ks_own_blank", "ks_own_config", "ks_own_rates", "ks_own_nothing")
 # Walkers and scratches that programs of one kind share, of which no two run on a CPU at once: the kernel enters none of
 # these while another is at work (bpf_prog_active), and what comes in an interrupt touches no scratch.
@@ -81,8 +79,9 @@ class OwnProbe:
 class OwnProbes:
     """Those of one session. Not for several threads."""
 
-    def __init__(self, loader: Loader, array: str) -> None:
-        """`array`: the program array that walkers are called by."""
+    def __init__(self, loader: Loader, array: str, process_start: Callable[[int], int | None]) -> None:
+        """`array`: the program array that walkers are called by. `process_start`: see Sweeper."""
+        self.sweeper = Sweeper(process_start)
         self._loader, self._array = loader, array
         self._walkers: dict[str, tuple[Runtime, Any]] = {}  # each with its built module
         self._probes: dict[bytes, OwnProbe] = {}
@@ -154,6 +153,10 @@ class OwnProbes:
 
     def _unload(self, own: OwnProbe, part: Part) -> None:
         own.parts.remove(part)
+        for calls, size in self._calls(part.load.suffix):  # nobody will see how these end
+            for key in bpf.map_keys(calls, KEY.size):
+                if (value := bpf.map_lookup(calls, key, size)) is not None:
+                    self.sweeper.gone[call_of(key, value).cls] += 1
         self._loader.unload(part.load.suffix)
         if part.walkers == part.load.suffix:  # nobody else's
             self._sets.pop(part.walkers, None)
@@ -241,12 +244,24 @@ class OwnProbes:
     def in_flight(self) -> Sums[int]:
         """Calls that have begun and not ended, by class."""
         found = Sums[int]()
-        for name in [name for name in self._loader.maps if name.startswith("ks_own_calls.")]:
-            calls, size = self._loader.maps[name], self._loader.value_bytes(name)
-            for key in bpf.map_keys(calls, _KEY_BYTES):
+        for calls, size in self._calls():
+            for key in bpf.map_keys(calls, KEY.size):
                 if (value := bpf.map_lookup(calls, key, size)) is not None:
-                    found[_CALL.unpack_from(value)[_CLASS_AT]] += 1
+                    found[call_of(key, value).cls] += 1
         return found
+
+    def _calls(self, suffix: str = "") -> list[tuple[int, int]]:
+        """Maps of calls that have begun, each with its values' size; with `suffix` of one part."""
+        maps, prefix = self._loader.maps, "ks_own_calls."
+        names = [name for name in maps if name.startswith(prefix) and (not suffix or name == f"ks_own_calls{suffix}")]
+        return [(maps[name], self._loader.value_bytes(name)) for name in names]
+
+    def sweep(self, now: float | None = None) -> None:
+        """Takes out calls that can never end, where it is time for it, or (None) all of them at once."""
+        if now is None:
+            self.sweeper.sweep(self._calls(), EVERY)
+        else:
+            self.sweeper.tick(now, self._calls())
 
     def detach(self) -> None:
         """Detaches all; what they counted stays."""
