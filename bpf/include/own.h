@@ -140,7 +140,7 @@ static __always_inline int ks_own_rate_limited(struct ks_own_config *config, u32
 		return 0;
 	}
 	next = *tat > now ? *tat : now;
-	if (next - now > config->burst_ns)
+	if (next - now + config->interval_ns > config->burst_ns)
 		return 1;
 	*tat = next + config->interval_ns;
 	return 0;
@@ -176,14 +176,17 @@ static __always_inline u64 ks_own_word(u64 address)
 	return word;
 }
 
-/* A text that ends with NUL, of `most` bytes at most (a constant). */
+/*
+ * A text that ends with NUL. `most` (a constant): its bytes with the NUL and one more, so that what just fits is told from
+ * what is longer.
+ */
 static __always_inline void ks_own_text(struct ks_own_arg *arg, void *to, u32 most, u64 address)
 {
 	long n = (s64)address < 0 ? ks_read_kernel_str(to, most, (void *)address) :
 				    ks_read_user_str(to, most, (void *)address);
 
 	arg->value = address;
-	arg->length = n > 0 ? n - 1 : 0;
+	arg->length = n == most ? most - 2 : n > 0 ? n - 1 : 0;
 	arg->state = n < 0 || !address ? KS_ARGUMENT_UNREADABLE : n == most ? KS_ARGUMENT_CUT : KS_ARGUMENT_WHOLE;
 }
 

@@ -86,6 +86,8 @@ class Generator:
     def generate(self) -> Generated:
         """The text with the names of its programs."""
         enters, exits = list(self._places.enters), list(self._places.exits)
+        if self._probe.error_when is not None:  # decided in user space, by the same rules
+            holds(Subject(self._compared(), "result"), self._probe.error_when.operator, self._probe.error_when.values)
         parts = [self._declarations(), '#include "own_calls.h"\n']
         names: list[str] = []
         for index, source in enumerate(enters):
@@ -318,6 +320,8 @@ class Generator:
         if not instant:
             if self._result_is_read():
                 returned = self._probe.returns.type if self._probe.returns else ArgumentType.INT64
+                if returned in (ArgumentType.FILE, ArgumentType.PATH):
+                    raise ArgumentError(f"a returned {returned.value} cannot be read")
                 lines.append(f"\tu64 result = {number(returned, Raw(source.result()))};")
             lines.append("\tif (now - v->call.start < config->min_duration_ns)")
             lines += _end_as("KS_C_FILTERED")
@@ -421,6 +425,10 @@ class Generator:
     def _result_is_read(self) -> bool:
         conditions = any(match.returns for match in self._probe.match)
         return self._probe.returns is not None or self._probe.error_when is not None or conditions
+
+    def _compared(self) -> ArgumentType:
+        kind = self._probe.returns.type if self._probe.returns else ArgumentType.INT64
+        return kind if kind in NUMBERS else ArgumentType.INT64
 
     def _result_condition(self, match: Match) -> str:
         kind = self._probe.returns.type if self._probe.returns else ArgumentType.INT64
