@@ -259,7 +259,7 @@ class OwnProbes:
     def sweep(self, now: float | None = None) -> None:
         """Takes out calls that can never end, where it is time for it, or (None) all of them at once."""
         if now is None:
-            self.sweeper.sweep(self._calls(), EVERY)
+            self.sweeper.sweep(self._calls(), EVERY, 0)
         else:
             self.sweeper.tick(now, self._calls())
 

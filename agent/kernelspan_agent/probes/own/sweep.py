@@ -60,7 +60,7 @@ class Sweeper:
             self._next = now + INTERVAL_SECONDS
             self.sweep(maps)
 
-    def sweep(self, maps: Sequence[tuple[int, int]], most: int = MAX_LOOKS) -> None:
+    def sweep(self, maps: Sequence[tuple[int, int]], most: int = MAX_LOOKS, min_age_ns: int = MIN_AGE_NS) -> None:
         """Takes out what cannot end, of `most` calls at the most; the next sweep goes on behind them."""
         lives: dict[tuple[int, int], int | None] = {}
         ends: dict[int, int | None] = {}
@@ -69,7 +69,7 @@ class Sweeper:
             calls, size = maps[(self._after + turn) % len(maps)]
             for key, found in _calls(calls, size, most):
                 most -= 1
-                if found.start == 0 or now - found.start < MIN_AGE_NS:
+                if found.start == 0 or now - found.start < min_age_ns:
                     continue
                 if self._can_end(found, lives, ends):
                     continue
