@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from kernelspan_agent.errors import MachineError
+from kernelspan_agent.probes.own.user_functions import plan_in
+from kernelspan_agent.process.symbols.where import open_path
+from kernelspan_api.userprobes import UserProbe
 from tests.support import own
 from tests.support.generators import compiled_cxx, compiled_go
 from tests.support.own import argument, function, returned
@@ -54,28 +60,19 @@ def test_exceptions_pass_what_is_probed(cxx: Path, tmp_path: Path) -> None:
 
 def test_exceptions_are_not_risked(cxx: Path, tmp_path: Path) -> None:
     """Where a return can be had by a uretprobe alone, a program that has exceptions is left in peace."""
-    stripped = tmp_path / "stripped"
-    stripped.write_bytes(cxx.read_bytes())
-    stripped.chmod(0o755)
-    offset = next(
-        int(line.split()[0], 16) for line in _symbols(cxx) if line.endswith(" T thrower")
-    )  # nobody knows its size
-    probe = {
-        "name": "by-offset",
-        "uprobe": {"path": str(stripped), "offsets": [offset]},
-        "args": [argument(0, "Int64")],
-        "returns": returned(),
-    }
-    ran = own.run(tmp_path, [probe], stripped, str(N))
+    offset = next(int(line.split()[0], 16) for line in _symbols(cxx) if line.endswith(" T thrower"))
+    target = {"path": str(cxx), "offsets": [offset]}  # nobody says how long the function is
+    probe = {"name": "by-offset", "uprobe": target, "args": [argument(0, "Int64")], "returns": returned()}
+    ran = own.run(tmp_path, [probe], cxx, str(N))
     assert ran.status == 0, ran.stderr
     assert int(ran.stdout) == len(range(2, N, 3))
     assert own.by_probe(ran) == {}
-    assert "UretprobeUnsafe" in ran.stderr
+    with open_path(str(cxx)) as binary, pytest.raises(MachineError, match="exception") as refused:
+        plan_in(msgspec.convert(probe, UserProbe), binary)
+    assert refused.value.reason == "UretprobeUnsafe"
 
 
 def _symbols(path: Path) -> list[str]:
-    import subprocess
-
     return subprocess.run(["nm", path], check=True, capture_output=True, text=True).stdout.splitlines()
 
 

@@ -70,7 +70,7 @@ class Loader:
         wanted = []
         for load in loads:
             for name, shape in load.module["maps"].items():
-                self._make_map(load.map_name(name), shape)
+                self.make_map(load.map_name(name), shape)
             for name, program in load.module["programs"].items():
                 target = (load.targets or {}).get(name, load.target)
                 wanted.append((load.kind, self.relocated(name, program, load), name, target, name + load.suffix))
@@ -102,7 +102,8 @@ class Loader:
                 os.close(found.pop(name))
                 self._shapes.pop(name, None)
 
-    def _make_map(self, name: str, shape: Mapping[str, int]) -> None:
+    def make_map(self, name: str, shape: Mapping[str, int]) -> None:
+        """Makes a map, unless it is there. Raises MachineError: it cannot be made, or is there with another shape."""
         known = self._shapes.get(name)
         if known is not None:
             if (known["type"], known["key"], known["value"]) != (shape["type"], shape["key"], shape["value"]):

@@ -26,7 +26,7 @@ long Engine::quote(long n, const char *who)
 {
 	std::vector<long> room(n + 1); // has a destructor: an exception runs code here
 	room[n] = thrower(n);
-	return room[n] + (who ? 0 : 1);
+	return room[n] + (*who ? 0 : 1);
 }
 
 template <typename T> T Engine::total(T n)
