@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 0.2
 STEP_SECONDS = 0.05
-FILES_SECONDS = 30.0  # the largest binaries take some, and so does a compile
+FILES_SECONDS = 120.0  # the largest binaries take some, and so do compiles of many probes
 FLAGS_LOOK_SECONDS = 1.0
 
 

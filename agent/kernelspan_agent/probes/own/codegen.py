@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.ktypes import Leaf, Resolved
 from kernelspan_agent.probes.own.conditions import (
     SUFFIX_ROOM,
@@ -21,7 +22,7 @@ from kernelspan_agent.probes.own.conditions import (
     in_namespaces,
 )
 from kernelspan_agent.probes.own.paths import along
-from kernelspan_agent.probes.own.sources import ArgumentError, Raw, Source
+from kernelspan_agent.probes.own.sources import ArgumentError, Raw, Source, SystemCallFunction
 from kernelspan_agent.probes.own.values import NUMBERS, data_bytes, laid_out, number, read
 from kernelspan_agent.resolve.arguments import Captured, Slot
 from kernelspan_agent.resolve.judging import judged
@@ -252,7 +253,7 @@ class Generator:
         lines = ["\tif (v->call.again) {"]
         for slot in slots:
             arg = f"v->arguments[{slot.number}]"
-            (statement,) = read(slot, Raw(""), f"{arg}.value", _nothing_follows, is_user=source.is_user)
+            (statement,) = read(slot, Raw("", user=self._user(slot)), f"{arg}.value", _nothing_follows, is_user=source.is_user)
             lines += [f"\t\tif (v->call.again & {1 << slot.number})", f"\t\t\t{statement}"]
         _, late = self._split()
         if any(late):
@@ -264,6 +265,9 @@ class Generator:
                 "\t\t}",
             ]
         return [*lines, "\t}"]
+
+    def _user(self, slot: Slot) -> bool:
+        return self._raw(self._places.enters[0], self._probe.args[slot.number]).user
 
     def _reads(self, source: Source, raws: list[Raw]) -> list[str]:
         lines: list[str] = []
@@ -280,9 +284,12 @@ class Generator:
 
     def _raw(self, source: Source, argument: Argument) -> Raw:
         raw = source.named(argument.field) if argument.field is not None else source.argument(argument.index or 0)
-        if not argument.resolve:
+        settled = raw.user or raw.inline or argument.type in NUMBERS or source.kind == bpf.PROG_TRACEPOINT
+        if not argument.resolve and settled:
             return raw
         start = self._places.type_of(argument)
+        if not argument.resolve:
+            return replace(raw, user=start is not None and start.user)
         if start is None:
             raise ArgumentError(f"resolve {argument.resolve}: the kernel says nothing of this argument's type")
         return along(raw, self._resolve(start, argument.resolve))
@@ -336,7 +343,7 @@ class Generator:
             "\t}",
         ]
         if not instant and self._returns_data:
-            raw = Raw(source.result())
+            raw = Raw(source.result(), user=_of_program(source))
             reads = read(self._slots[-1], raw, "result", _nothing_follows, is_user=source.is_user)
             lines += ["\t" + line for line in reads]
         lines.append("\tu64 arguments = ks_own_send(v, config->number, now);")
@@ -436,6 +443,11 @@ class Generator:
             raise ArgumentError(f"a returned {kind.value} cannot be compared in the kernel")
         subject = Subject(kind, "result")
         return " && ".join(holds(subject, each.operator, each.values) for each in match.returns)
+
+
+def _of_program(source: Source) -> bool:
+    """Whether what returns there is the program's own, and may be any address."""
+    return source.is_user or isinstance(source, SystemCallFunction) or getattr(source, "is_call", False)
 
 
 def _nothing_follows(_distance: int) -> str:

@@ -53,6 +53,7 @@ SIGNED = {_T.INT8, _T.INT16, _T.INT32, _T.INT64, _T.FD}
 NUMBERS = set(CASTS)  # compared as numbers
 TEXTS = {_T.STRING, _T.BYTES, _T.GO_STRING, _T.GO_SLICE, _T.IO_VEC}  # compared as bytes
 PATHS = {_T.FILE, _T.PATH, _T.FD}  # told by the id of a path
+KERNELS = {_T.FILE, _T.PATH, _T.SOCK, _T.CRED}
 SOCKETS = {_T.SOCK, _T.SOCK_ADDR}
 
 
@@ -91,25 +92,26 @@ def read(slot: Slot, raw: Raw, value: str, following: Callable[[int], str], *, i
     """
     kind, size = slot.type, slot.data_bytes
     arg, data = f"&v->arguments[{slot.number}]", f"v->data + {slot.at}"
+    if raw.user and kind in KERNELS:
+        raise ArgumentError(f"{kind.value} is a struct of the kernel: what a program passes is none")
     if kind is _T.FD:
         return _descriptor(arg, value, is_user=is_user)
     if kind in NUMBERS:
         return [f"ks_own_number({arg}, {value});"]
     if kind in (_T.FILE, _T.PATH):
-        if is_user:
-            raise ArgumentError(f"{kind.value} is a struct of the kernel: a user function has none")
         place = f"{value} + KS_FILE_PATH" if kind is _T.FILE else value
         return [f"ks_own_number({arg}, {value} ? ks_path_id(s, {place}) : 0);"]
+    user = int(raw.user)
     reader, rest = {
-        _T.STRING: ("ks_own_text", f"{size}, {value}"),
-        _T.BYTES: ("ks_own_bytes", f"{size}, {value}, {raw.length or size}"),
-        _T.IO_VEC: ("ks_own_bytes", f"{size}, ks_own_word({value}), ks_own_word({value} + 8)"),
-        _T.SOCK_ADDR: ("ks_own_address", value),
+        _T.STRING: ("ks_own_text", f"{size}, {value}, {user}"),
+        _T.BYTES: ("ks_own_bytes", f"{size}, {value}, {raw.length or size}, {user}"),
+        _T.IO_VEC: ("ks_own_bytes", f"{size}, ks_own_word({value}, {user}), ks_own_word({value} + 8, {user}), {user}"),
+        _T.SOCK_ADDR: ("ks_own_address", f"{value}, {user}"),
         _T.SOCK: ("ks_own_socket", value),
         _T.CRED: ("ks_own_credentials", value),
     }.get(kind, ("ks_own_bytes", ""))
     if not rest:  # a Go string or slice
-        rest = f"{size}, {value}, {following(1)}"
+        rest = f"{size}, {value}, {following(1)}, {user}"
     return [f"{reader}({arg}, (void *)({data}), {rest});"]
 
 
