@@ -177,14 +177,6 @@ static __always_inline long ks_own_read_str(void *to, u32 most, u64 address, int
 					   ks_read_user_str(to, most, (void *)address);
 }
 
-static __always_inline u64 ks_own_word(u64 address, int user)
-{
-	u64 word = 0;
-
-	ks_own_read(&word, 8, address, user);
-	return word;
-}
-
 /*
  * A text that ends with NUL. `most` (a constant): its bytes with the NUL and one more, so that what just fits is told from
  * what is longer.
@@ -213,6 +205,20 @@ static __always_inline void ks_own_bytes(struct ks_own_arg *arg, void *to, u32 m
 		take = 0;
 	}
 	arg->length = take;
+}
+
+/* The first part of an array of struct iovec. */
+static __always_inline void ks_own_vector(struct ks_own_arg *arg, void *to, u32 most, u64 address, int user)
+{
+	u64 part[2] = {};
+
+	if (!address || ks_own_read(part, sizeof(part), address, user)) {
+		arg->value = address;
+		arg->length = 0;
+		arg->state = KS_ARGUMENT_UNREADABLE;
+		return;
+	}
+	ks_own_bytes(arg, to, most, part[0], part[1], user);
 }
 
 static __always_inline void ks_own_number(struct ks_own_arg *arg, u64 value)

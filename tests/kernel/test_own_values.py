@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ TEXTS = {
     5: "/etc/ssl/certs/ca.pem",
     6: "one",
     8: "\\xff\\xfe\\x01 ok é",
-    13: "%s%n${jndi:x}`id`;\\n\"'\\\\",
+    13: "%s%n${jndi:x}`id`;\\n\"'\\",
 }
 
 
@@ -56,6 +57,11 @@ def _condition(operator: str, *values: str, index: int = 0) -> dict[str, Any]:
 
 def _on_result(operator: str, *values: str) -> dict[str, Any]:
     return {"operator": operator, "values": list(values)}
+
+
+def _here(kind: str) -> str:
+    """Our own namespace, which the traced program shares."""
+    return str(Path("/proc/self/ns", kind.lower()).stat().st_ino)
 
 
 # Name, type of the word, match, which words it is to fire on.
@@ -92,8 +98,13 @@ ON_WORDS: list[tuple[str, str, list[dict[str, Any]], Callable[[int], bool]]] = [
         [{"capabilities": [{"set": "Permitted", "operator": "NotIn", "values": ["CAP_CHOWN", "CAP_SYS_ADMIN"]}]}],
         lambda _: False,
     ),
-    ("host", "UInt64", [{"namespaces": [{"type": kind, "operator": "Equal", "values": ["Host"]} for kind in ("Pid", "Net")]}], bool),
-    ("no-host", "UInt64", [{"namespaces": [{"type": "User", "operator": "NotIn", "values": ["Host", "1"]}]}], lambda _: False),
+    (
+        "here",
+        "UInt64",
+        [{"namespaces": [{"type": kind, "operator": "Equal", "values": [_here(kind)]} for kind in ("Pid", "Net", "Mnt", "User")]}],
+        bool,
+    ),
+    ("elsewhere", "UInt64", [{"namespaces": [{"type": "User", "operator": "NotIn", "values": [_here("User"), "1"]}]}], lambda _: False),
 ]
 
 
@@ -184,7 +195,7 @@ def test_results(kind: str, spans: dict[str, list[ReceivedSpan]]) -> None:
 @pytest.mark.parametrize(("name", "holds"), [(name, holds) for name, _, _, holds in ON_WORDS])
 def test_conditions_on_numbers(name: str, holds: Callable[[int], bool], spans: dict[str, list[ReceivedSpan]]) -> None:
     """Fires on these words and on no other."""
-    wanted = EDGES if name in ("rooted", "host") else [value for value in EDGES if holds(value)]
+    wanted = EDGES if name in ("rooted", "here") else [value for value in EDGES if holds(value)]
     assert own.values(spans[f"word-{name}"], "r") == [_unsigned(64)(value) for value in wanted]
 
 

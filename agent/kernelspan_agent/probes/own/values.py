@@ -105,7 +105,7 @@ def read(slot: Slot, raw: Raw, value: str, following: Callable[[int], str], *, i
     reader, rest = {
         _T.STRING: ("ks_own_text", f"{size}, {value}, {user}"),
         _T.BYTES: ("ks_own_bytes", f"{size}, {value}, {raw.length or size}, {user}"),
-        _T.IO_VEC: ("ks_own_bytes", f"{size}, ks_own_word({value}, {user}), ks_own_word({value} + 8, {user}), {user}"),
+        _T.IO_VEC: ("ks_own_vector", f"{size}, {value}, {user}"),
         _T.SOCK_ADDR: ("ks_own_address", f"{value}, {user}"),
         _T.SOCK: ("ks_own_socket", value),
         _T.CRED: ("ks_own_credentials", value),
