@@ -15,7 +15,7 @@ from tests.support.generators import compiled
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.own import argument, function, returned
 
-MAX_PROBES = 32  # of one profile
+PROBES_AT_ONCE = 13  # of one run: each has to be compiled
 EDGES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1]
 TEXTS = {
     0: "",
@@ -164,8 +164,8 @@ def spans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[ReceivedSp
         *(matching(name, "address", "SockAddr", condition) for name, condition, _ in ON_ADDRESSES),
     ]
     found: dict[str, list[ReceivedSpan]] = {}
-    for at in range(0, len(probes), MAX_PROBES):
-        part = probes[at : at + MAX_PROBES]
+    for at in range(0, len(probes), PROBES_AT_ONCE):
+        part = probes[at : at + PROBES_AT_ONCE]
         ran = own.run(tmp_path_factory.mktemp("values"), part, program, f"{_banner():x}")
         assert ran.status == 0, ran.stderr
         mine = own.by_probe(ran)
