@@ -341,6 +341,26 @@ static void system_calls(int n)
 	}
 }
 
+static void says_semaphore(int number)
+{
+	(void)number;
+	dprintf(1, "semaphore %d\n", shop_order_semaphore);
+}
+
+/* Until it is killed. */
+static void for_ever(void)
+{
+	signal(SIGUSR2, says_semaphore);
+	printf("ready\n");
+	for (long i = 0;; i++) {
+		if (shop_order_semaphore)
+			USDT("order", "shop_order_semaphore", "8@%0", "r"(i));
+		hidden(i);
+		if (i % 64 == 0)
+			usleep(1000);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	int n = argc > 2 ? atoi(argv[2]) : 0;
@@ -361,6 +381,8 @@ int main(int argc, char **argv)
 		static_probes(n);
 		system_calls(n);
 	}
+	if (!strcmp(what, "for-ever"))
+		for_ever();
 	if (!strcmp(what, "threads"))
 		threads(n);
 	fflush(stdout);

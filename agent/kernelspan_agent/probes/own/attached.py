@@ -135,9 +135,9 @@ class OwnProbes:
                 part = self._loaded(own, prepared, plan, generated)
             self._attach(part, plan)
         except KernelspanError as error:
-            own.problem = error
             if part is not None and not part.attachments:
                 self._unload(own, part)
+            own.problem = None if own.is_attached else error  # elsewhere it may be seen
         finally:
             plan.close()
 
