@@ -76,7 +76,7 @@ BPF_TABLE("lru_hash", struct ks_own_question, u32, ks_own_verdicts, 16384);
 
 static __always_inline u32 ks_own_verdict(u64 about, u32 number, u32 of)
 {
-	struct ks_own_question question = { .about = about, .number = number, .of = of };
+	struct ks_own_question question = {.about = about, .number = number, .of = of};
 	u32 *mask = ks_own_verdicts.lookup(&question);
 
 	return mask ? *mask : ~0U;
@@ -115,7 +115,8 @@ static __always_inline int ks_own_is_task(void)
 	volatile u64 here = (u64)&here;
 	u64 at = 0;
 
-	ks_read_kernel(&at, sizeof(at), (void *)&here); /* the verifier does not subtract from an address of the stack */
+	ks_read_kernel(&at, sizeof(at),
+		       (void *)&here); /* the verifier does not subtract from an address of the stack */
 	return at - KS_KREAD(u64, bpf_get_current_task() + KS_TASK_STACK) < KS_THREAD_SIZE;
 }
 

@@ -38,7 +38,11 @@ def test_what_generated_programs_call() -> None:
 @pytest.mark.parametrize("number", [36, 58, 109, 117, 9, 11, 44, 54])
 def test_a_forbidden_call_is_seen(number: int) -> None:
     """bpf_probe_write_user, bpf_override_return, bpf_send_signal, writers of packets: where one is, it is found."""
-    code = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x85, 0, 0, number) + struct.pack("<BBhi", 0x95, 0, 0, 0)
+    code = (
+        struct.pack("<BBhi", 0xB7, 0, 0, 0)
+        + struct.pack("<BBhi", 0x85, 0, 0, number)
+        + struct.pack("<BBhi", 0x95, 0, 0, 0)
+    )
     found = own_generation.calls({"instructions": base64.b64encode(code).decode()})
     assert found == {("helper", number)}
     assert number not in own_generation.HELPERS

@@ -11,14 +11,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
-
 from kernelspan_agent.engine import Engine
 from kernelspan_agent.errors import KernelspanError
 from kernelspan_agent.probes.mechanisms import RAW_TRACEPOINT
 from kernelspan_api.plan import together
 from kernelspan_api.plan import wanted as wanted_by
-from tests.support import leftovers, own, runs
+from tests.support import leftovers, runs
 from tests.support.engines import Made, profile
 from tests.support.generators import compiled
 from tests.support.own import argument, function, returned
@@ -134,7 +132,12 @@ def test_256_probes_and_one_more() -> None:
     before = leftovers.mounts()
     program = compiled("own_targets", "-foptimize-sibling-calls")
     specs = [
-        {"probes": [function(f"hidden-{at + each}", program, symbols=("hidden",), mode="Event") for each in range(OF_ONE_PROFILE)]}
+        {
+            "probes": [
+                function(f"hidden-{at + each}", program, symbols=("hidden",), mode="Event")
+                for each in range(OF_ONE_PROFILE)
+            ]
+        }
         for at in range(0, MANY, OF_ONE_PROFILE)
     ]
     with _engine(*specs) as made:
@@ -142,7 +145,9 @@ def test_256_probes_and_one_more() -> None:
         uids = frozenset(made.engine.profiles)
         with subprocess.Popen([program, "in-order", "13"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as _:
             pass
-        held = subprocess.Popen(["/bin/sh", "-c", f"read x; exec {program} in-order 13"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        held = subprocess.Popen(
+            ["/bin/sh", "-c", f"read x; exec {program} in-order 13"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
         with held as target:
             made.engine.trace(target.pid, "x", uids)
             made.settle()
@@ -173,12 +178,14 @@ def test_removed_while_it_is_hit() -> None:
     leftovers.check(before)
 
 
-def test_calls_whose_thread_has_ended_are_given_back(tmp_path: Any) -> None:
+def test_calls_whose_thread_has_ended_are_given_back() -> None:
     """Without a new call at their place, within seconds, while the agent runs on."""
     program = compiled("own_targets", "-foptimize-sibling-calls")
     spec = {"probes": [function("ends", program, argument(0, "Int64"), symbols=("ends_inside",))]}
     with _engine(spec) as made:
-        held = subprocess.Popen(["/bin/sh", "-c", f"read x; exec {program} all 13"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        held = subprocess.Popen(
+            ["/bin/sh", "-c", f"read x; exec {program} all 13"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
         with held as target:
             made.engine.trace(target.pid, "x", frozenset({"p0"}))
             made.settle()

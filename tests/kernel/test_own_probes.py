@@ -7,6 +7,7 @@ one call's beginning and another one's end. N is prime: no buffer, batch or ring
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,11 @@ def _probes(program: Path) -> list[dict[str, Any]]:
         function("parity", program, first, symbols=("even", "odd"), **result),
         function("deep", program, first, **result),
         function(
-            "jumper", program, first, match=[{"args": [{"index": 0, "operator": "GreaterThan", "values": ["0"]}]}], **result
+            "jumper",
+            program,
+            first,
+            match=[{"args": [{"index": 0, "operator": "GreaterThan", "values": ["0"]}]}],
+            **result,
         ),
         function("signalled", program, first, **result),
         function("ends-inside", program, first, symbols=("ends_inside",), **result),
@@ -135,7 +140,7 @@ def test_recursion(spans: dict[str, list[ReceivedSpan]]) -> None:
     """Each call of two functions that call one another has its own result, and lies within the one it was called by."""
     found = spans["parity"]
     assert own.values(found, "a0") == [n for _ in range(3) for n in range(50, -1, -1)]
-    for outer, inner in zip(found, found[1:], strict=False):
+    for outer, inner in itertools.pairwise(found):
         n = outer.attributes["a0"]
         assert isinstance(n, int)
         assert outer.attributes["r"] == n * 1000

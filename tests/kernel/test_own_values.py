@@ -16,7 +16,23 @@ from tests.support.otlp_json import ReceivedSpan
 from tests.support.own import argument, function, returned
 
 PROBES_AT_ONCE = 13  # of one run: each has to be compiled
-EDGES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1]
+EDGES = [
+    0,
+    1,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**32,
+    2**63 - 1,
+    2**63,
+    2**64 - 1,
+]
 TEXTS = {
     0: "",
     1: "a",
@@ -70,7 +86,12 @@ ON_WORDS: list[tuple[str, str, list[dict[str, Any]], Callable[[int], bool]]] = [
     ("gt-unsigned", "UInt64", [{"args": [_condition("GreaterThan", "0x7fffffffffffffff")]}], lambda v: v > 2**63 - 1),
     ("lt", "Int64", [{"args": [_condition("LessThan", "0")]}], lambda v: v >> 63 == 1),
     ("not-in", "UInt8", [{"args": [_condition("NotIn", "255", "0x7f")]}], lambda v: v & 255 not in (255, 127)),
-    ("range", "Int16", [{"args": [_condition("InRange", "-32768:-1", "127:128")]}], lambda v: _in_ranges(_signed(16)(v))),
+    (
+        "range",
+        "Int16",
+        [{"args": [_condition("InRange", "-32768:-1", "127:128")]}],
+        lambda v: _in_ranges(_signed(16)(v)),
+    ),
     ("mask", "UInt64", [{"args": [_condition("Mask", "0x8000000000000000")]}], lambda v: v >> 63 == 1),
     (
         "any-of",
@@ -91,7 +112,12 @@ ON_WORDS: list[tuple[str, str, list[dict[str, Any]], Callable[[int], bool]]] = [
         ],
         lambda v: 126 < v < 256 or v == 2**32,
     ),
-    ("rooted", "UInt64", [{"capabilities": [{"set": "Effective", "operator": "In", "values": ["CAP_SYS_ADMIN"]}]}], bool),
+    (
+        "rooted",
+        "UInt64",
+        [{"capabilities": [{"set": "Effective", "operator": "In", "values": ["CAP_SYS_ADMIN"]}]}],
+        bool,
+    ),
     (
         "not-rooted",
         "UInt64",
@@ -101,10 +127,22 @@ ON_WORDS: list[tuple[str, str, list[dict[str, Any]], Callable[[int], bool]]] = [
     (
         "here",
         "UInt64",
-        [{"namespaces": [{"type": kind, "operator": "Equal", "values": [_here(kind)]} for kind in ("Pid", "Net", "Mnt", "User")]}],
+        [
+            {
+                "namespaces": [
+                    {"type": kind, "operator": "Equal", "values": [_here(kind)]}
+                    for kind in ("Pid", "Net", "Mnt", "User")
+                ]
+            }
+        ],
         bool,
     ),
-    ("elsewhere", "UInt64", [{"namespaces": [{"type": "User", "operator": "NotIn", "values": [_here("User"), "1"]}]}], lambda _: False),
+    (
+        "elsewhere",
+        "UInt64",
+        [{"namespaces": [{"type": "User", "operator": "NotIn", "values": [_here("User"), "1"]}]}],
+        lambda _: False,
+    ),
 ]
 
 
@@ -149,9 +187,13 @@ def spans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[ReceivedSp
         return event(f"{symbol}-{name}", symbol, number, argument(1, kind), match=[{"args": [on_second]}])
 
     probes = [event(f"arg-{kind.lower()}", "word", argument(0, kind)) for kind in NUMBERS]
-    probes += [function(f"ret-{kind.lower()}", program, symbols=("word",), returns=returned(kind)) for kind in _RETURNED]
+    probes += [
+        function(f"ret-{kind.lower()}", program, symbols=("word",), returns=returned(kind)) for kind in _RETURNED
+    ]
     for name, kind, match, _ in ON_WORDS:
-        probe = function(f"word-{name}", program, argument(0, kind), symbols=("word",), match=match, returns=returned("UInt64"))
+        probe = function(
+            f"word-{name}", program, argument(0, kind), symbols=("word",), match=match, returns=returned("UInt64")
+        )
         probes.append(probe)
     probes += [
         event("text", "text", number, argument(1, "String")),

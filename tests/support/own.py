@@ -17,9 +17,16 @@ def argument(index: int, kind: str, attribute: str = "", **more: Any) -> dict[st
     return {"index": index, "type": kind, "attribute": attribute or f"a{index}", **more}
 
 
-def function(name: str, path: Path, *args: dict[str, Any], symbols: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
+def function(
+    name: str, path: Path, *args: dict[str, Any], symbols: tuple[str, ...] = (), **more: Any
+) -> dict[str, Any]:
     """A probe on a user function of that name, a span unless it says otherwise."""
-    return {"name": name, "uprobe": {"path": str(path), "symbols": list(symbols or (name,))}, "args": list(args), **more}
+    return {
+        "name": name,
+        "uprobe": {"path": str(path), "symbols": list(symbols or (name,))},
+        "args": list(args),
+        **more,
+    }
 
 
 def returned(kind: str = "Int64") -> dict[str, Any]:

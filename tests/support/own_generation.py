@@ -13,7 +13,7 @@ import random
 import struct
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -138,7 +138,13 @@ def random_probe(chance: random.Random) -> dict[str, Any]:
     args = []
     for index in range(chance.randint(0, 8)):
         if record and chance.random() < 0.3:
-            args.append({"field": chance.choice(fields()).name, "type": chance.choice(["String", "Bytes"]), "attribute": f"a{index}"})
+            args.append(
+                {
+                    "field": chance.choice(fields()).name,
+                    "type": chance.choice(["String", "Bytes"]),
+                    "attribute": f"a{index}",
+                }
+            )
             continue
         argument = {"index": index, "type": chance.choice(types).value, "attribute": f"a{index}"}
         if chance.random() < 0.4:
@@ -170,10 +176,14 @@ def _match(chance: random.Random, args: list[dict[str, Any]], mode: str) -> dict
     if chance.random() < 0.2:
         names = chance.sample(["CAP_CHOWN", "CAP_BPF", "SYS_ADMIN", "cap_checkpoint_restore"], 2)
         operator = chance.choice(["In", "NotIn"])
-        found["capabilities"] = [{"set": chance.choice(list(CapabilitySet)).value, "operator": operator, "values": names}]
+        found["capabilities"] = [
+            {"set": chance.choice(list(CapabilitySet)).value, "operator": operator, "values": names}
+        ]
     if chance.random() < 0.2 or not found:
         kind, operator = chance.choice(list(NamespaceType)), chance.choice(["Equal", "NotEqual"])
-        found["namespaces"] = [{"type": kind.value, "operator": operator, "values": ["Host", str(chance.randrange(2**32))]}]
+        found["namespaces"] = [
+            {"type": kind.value, "operator": operator, "values": ["Host", str(chance.randrange(2**32))]}
+        ]
     return found
 
 
@@ -181,10 +191,17 @@ def _compared(chance: random.Random, argument: Mapping[str, Any]) -> dict[str, A
     kind = _T(argument["type"])
     if kind in _TEXTS:
         room = argument.get("maxBytes") or 64
-        values = ["".join(chance.choices(_LETTERS, k=chance.randint(0, min(room, 40)))) for _ in range(chance.randint(1, 4))]
-        return {"operator": chance.choice(_ON_TEXTS).value, "values": [each for each in values if len(each.encode()) <= room] or ["x"]}
+        values = [
+            "".join(chance.choices(_LETTERS, k=chance.randint(0, min(room, 40)))) for _ in range(chance.randint(1, 4))
+        ]
+        return {
+            "operator": chance.choice(_ON_TEXTS).value,
+            "values": [each for each in values if len(each.encode()) <= room] or ["x"],
+        }
     if kind in _SOCKETS:
-        operator = chance.choice(_ON_SOCKETS if kind is _T.SOCK else (_O.DESTINATION_CIDR, _O.DESTINATION_PORT, _O.FAMILY))
+        operator = chance.choice(
+            _ON_SOCKETS if kind is _T.SOCK else (_O.DESTINATION_CIDR, _O.DESTINATION_PORT, _O.FAMILY)
+        )
         values = {
             _O.FAMILY: ["AF_INET", "AF_INET6", "1"],
             _O.PROTOCOL: ["IPPROTO_TCP", "17"],
@@ -279,7 +296,11 @@ def main(count: int) -> int:
             if index % 10 == 0 and places.enters[0].kind != bpf.PROG_TRACING:
                 load(places, made, module)
                 loaded += 1
-        print(f"\r{at + len(part)} made, {loaded} loaded, seed {seed}, {time.monotonic() - started:.0f} s", end="", flush=True)
+        print(
+            f"\r{at + len(part)} made, {loaded} loaded, seed {seed}, {time.monotonic() - started:.0f} s",
+            end="",
+            flush=True,
+        )
     print(f"; helpers {sorted(number for kind, number in helpers if kind == 'helper')}")
     return 0
 

@@ -106,7 +106,9 @@ class Session:
         self.wanted = wanted  # what is attached
         self._chain = mechanisms.chain_of(wanted)
         for name, size in (("ks_classes", _CLASS.size), ("ks_tat", 8)):  # own probes may come later, or none be loaded
-            loader.make_map(name, {"type": _ARRAY, "key": 4, "value": size, "entries": constants.MAX_CLASSES, "flags": 0})
+            loader.make_map(
+                name, {"type": _ARRAY, "key": 4, "value": size, "entries": constants.MAX_CLASSES, "flags": 0}
+            )
         self.own = OwnProbes(loader, mechanism.walkers, self.process_start)
 
     @classmethod
@@ -256,7 +258,9 @@ class Session:
         )
         key = struct.pack("<I", number)
         bpf.map_update(self._loader.maps["ks_classes"], key, value)
-        bpf.map_update(self._loader.maps["ks_tat"], key, bytes(8))  # how far ahead of its limit the number's last set was
+        bpf.map_update(
+            self._loader.maps["ks_tat"], key, bytes(8)
+        )  # how far ahead of its limit the number's last set was
 
     def trace(self, tgid: int, start_ns: int, match_class: int, pod: int = 0) -> None:
         """Traces a process from now on; `start_ns` (CLOCK_MONOTONIC) names its image. Class 0 wants nothing of it.

@@ -148,7 +148,9 @@ class OwnSpans:
             error = ""
             if has_result:
                 result = int(op["ret"])
-                is_data = len(own.captured) > len(own.spec.args)  # a text, or what else lies at the address that was returned
+                is_data = len(own.captured) > len(
+                    own.spec.args
+                )  # a text, or what else lies at the address that was returned
                 if own.spec.returns is not None and not is_data:
                     attributes[own.spec.returns.attribute] = as_number(own.spec.returns.type, result & (1 << 64) - 1)
                 if own.spec.error_when is not None and is_error(own.spec.error_when, _compared(own.spec, result)):

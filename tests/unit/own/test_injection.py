@@ -15,6 +15,7 @@ import pytest
 from msgspec import inspect
 
 from kernelspan_agent.errors import KernelspanError
+from kernelspan_agent.probes.own.codegen import Generated, checked
 from kernelspan_api.problems import ProfileError
 from kernelspan_api.profile import load
 from kernelspan_api.schema import members, struct_type, unwrap
@@ -53,7 +54,10 @@ _BASE: dict[str, Any] = {
     "returns": {"type": "Int64", "attribute": "result"},
     "match": [
         {
-            "args": [{"index": 0, "operator": "Equal", "values": ["5"]}, {"index": 1, "operator": "Equal", "values": ["text"]}],
+            "args": [
+                {"index": 0, "operator": "Equal", "values": ["5"]},
+                {"index": 1, "operator": "Equal", "values": ["text"]},
+            ],
             "returns": [{"operator": "Equal", "values": ["5"]}],
             "binaries": [{"operator": "Equal", "values": ["/usr/bin/shop"]}],
             "capabilities": [{"set": "Effective", "operator": "In", "values": ["CAP_BPF"]}],
@@ -71,7 +75,10 @@ _ENDS: dict[str, dict[str, Any]] = {
 # Of strings that only one kind of probe has, or that the others replace: what the probe has besides.
 _ELSEWHERE: dict[str, tuple[str, dict[str, Any]]] = {
     "args[].field": ("tracepoint", {"args": [{"field": "name", "type": "String", "attribute": "text"}], "match": []}),
-    "args[].resolve": ("kprobe", {"args": [{"index": 0, "type": "Int64", "attribute": "n", "resolve": "sk"}], "match": []}),
+    "args[].resolve": (
+        "kprobe",
+        {"args": [{"index": 0, "type": "Int64", "attribute": "n", "resolve": "sk"}], "match": []},
+    ),
 }
 
 
@@ -104,7 +111,8 @@ STRINGS = sorted(set(_strings(UserProbe)))
 
 def _document(path: str, text: str | None) -> dict[str, Any]:
     """A probe with that text at that place; None: as it is without a trick."""
-    kind, more = _ELSEWHERE.get(path, (path.split(".")[0] if path.split(".")[0] in _ENDS else "uprobe", {}))
+    head = path.partition(".")[0]
+    kind, more = _ELSEWHERE.get(path, (head if head in _ENDS else "uprobe", {}))
     probe = copy.deepcopy({**_BASE, kind: _ENDS[kind], **more})
     if kind == "usdt":
         probe.pop("returns")
@@ -171,7 +179,9 @@ def test_tricks(path: str, trick: str) -> None:
         assert _shape(text) == _shape(base)
 
 
-@pytest.mark.parametrize("path", ["span.name", "span.attributes{value}", "match[].args[].values[]", "match[].binaries[].values[]"])
+@pytest.mark.parametrize(
+    "path", ["span.name", "span.attributes{value}", "match[].args[].values[]", "match[].binaries[].values[]"]
+)
 def test_strings_of_one_length_differ_in_numbers(path: str) -> None:
     """Two probes that differ in what a text says are programs that differ in numbers alone."""
     one, other = _text(_document(path, '";\\x(){}')), _text(_document(path, "/usr/x12"))
@@ -182,6 +192,4 @@ def test_strings_of_one_length_differ_in_numbers(path: str) -> None:
 def test_a_quote_in_a_text_is_no_program() -> None:
     """The check behind all of this is one."""
     with pytest.raises(AssertionError):
-        from kernelspan_agent.probes.own.codegen import Generated, checked
-
         checked(Generated('int x = "evil";', (), (), ()))

@@ -253,7 +253,9 @@ class Generator:
         lines = ["\tif (v->call.again) {"]
         for slot in slots:
             arg = f"v->arguments[{slot.number}]"
-            (statement,) = read(slot, Raw("", user=self._user(slot)), f"{arg}.value", _nothing_follows, is_user=source.is_user)
+            (statement,) = read(
+                slot, Raw("", user=self._user(slot)), f"{arg}.value", _nothing_follows, is_user=source.is_user
+            )
             lines += [f"\t\tif (v->call.again & {1 << slot.number})", f"\t\t\t{statement}"]
         _, late = self._split()
         if any(late):

@@ -73,6 +73,13 @@ def _c(value: int) -> str:
     return f"{value & _U64:#x}ULL"
 
 
+def _range(value: str) -> tuple[str, str]:
+    low, colon, high = value.partition(":")
+    if not colon:
+        raise ArgumentError(f"{value!r} is no range: write LOW:HIGH, both included")
+    return low, high
+
+
 def _number(subject: Subject, operator: Operator, values: Sequence[str]) -> str:
     signed = subject.type in SIGNED
     cast = "(s64)" if signed else ""
@@ -95,13 +102,8 @@ def _number(subject: Subject, operator: Operator, values: Sequence[str]) -> str:
     if operator is _O.MASK:
         return _any([f"(({subject.c}) & {_c(whole(value))})" for value in values])
     if operator is _O.IN_RANGE:
-        ranges = []
-        for value in values:
-            low, colon, high = value.partition(":")
-            if not colon:
-                raise ArgumentError(f"{value!r} is no range: write LOW:HIGH, both included")
-            ranges.append(f"({compared('>=', within(low))} && {compared('<=', within(high))})")
-        return _any(ranges)
+        ends = [_range(value) for value in values]
+        return _any([f"({compared('>=', within(low))} && {compared('<=', within(high))})" for low, high in ends])
     raise ArgumentError(f"{subject.type.value} is a number: it cannot be compared by {operator.value}")
 
 

@@ -66,17 +66,15 @@ def returns_of(functions: Sequence[Sequence[tuple[int, bytes]]]) -> list[tuple[l
             asked += struct.pack("<QQ", address, len(code)) + code
     data, status = _run("returns", bytes(asked))
     try:
-        answers = json.loads(data)
-        if len(answers) != len(functions):
-            raise ValueError(len(answers))
-        return [
+        answers = [
             str(each["problem"])
             if each.get("problem")
             else ([int(address) for address in each["returns"]], int(each["body"]))
-            for each in answers
+            for each in json.loads(data)
         ]
     except (ValueError, TypeError, KeyError, AttributeError):
-        return [f"the disassembler ended with {status}"] * len(functions)
+        answers = []
+    return answers if len(answers) == len(functions) else [f"the disassembler ended with {status}"] * len(functions)
 
 
 def _demangle(names: list[bytes]) -> tuple[list[str], bool]:

@@ -24,7 +24,12 @@ _MAX_ALL_CODE_BYTES = 16 << 20  # of the functions of one probe
 _MAX_PARTS = 8  # of static functions of one name
 COLD = ".cold"  # how compilers call what they put aside of a function
 _TABLES = (".dynstr", ".strtab")
-_UNWINDERS = (b"\0__gxx_personality_v0\0", b"\0_Unwind_Resume\0", b"\0_Unwind_RaiseException\0", b"\0rust_eh_personality\0")
+_UNWINDERS = (
+    b"\0__gxx_personality_v0\0",
+    b"\0_Unwind_Resume\0",
+    b"\0_Unwind_RaiseException\0",
+    b"\0rust_eh_personality\0",
+)
 
 
 def plain_returns(binary: Binary, functions: Iterable[Function]) -> dict[int, tuple[int, ...]]:
