@@ -21,8 +21,8 @@ from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own.codegen import Generated
 from kernelspan_agent.probes.own.machine import Plan
 from kernelspan_agent.probes.own.prepare import Prepared
-from kernelspan_agent.process.symbols.identity import Identity
 from kernelspan_agent.probes.own.sweep import KEY, Sweeper, call_of
+from kernelspan_agent.process.symbols.identity import Identity
 from kernelspan_agent.resolve.arguments import Captured
 from kernelspan_agent.ring.records import MAX_OWN_PROBES
 from kernelspan_agent.runtimes.registry import Runtime

@@ -180,7 +180,8 @@ class UserFiles:
                     if each.prepared.plan is not None:
                         each.prepared.plan.close()
                     each.problem, each.prepared = module, None
-                    self._known.discard((each.look.own.number, each.identity or (0, 0)))
+                    if each.identity is not None:
+                        self._known.discard((each.look.own.number, each.identity))
                 else:
                     each.prepared = replace(each.prepared, module=module)
             yield each
