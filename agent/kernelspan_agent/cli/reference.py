@@ -36,6 +36,8 @@ _KEYS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("run", "Keys of `--report`:"): (
         ("profile", "the profile's name"),
         ("operations", "seen, exported, filtered, sampledOut, rateLimited, inFlight, dropped (by reason), unaccounted"),
+        ("probes[]", "the profile's own: name, mode, state (`Attached` `Pending` `Failed`), mechanism, reason, message, hint, durations[]"),
+        ("probes[].durations[]", "fromNs, belowNs, count: of mode Span, before sampling"),
         ("spans", "exported, dropped (by reason)"),
         ("stacks", "operations by the state of their stack"),
         ("frames", "frames of new stacks: resolved, or why not"),
@@ -54,8 +56,10 @@ _KEYS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
         ("checks[]", "name, state (`ok` `no` `unknown` `untried`), required, detail, reason, hint"),
         ("programs[]", "module, mechanism, state, programs, verifiedInstructions (null: the kernel does not say), detail, reason, hint"),
         ("notVisible[]", "what, why"),
-        ("profile", "null without -f; path, name, problems[] (path, value, message, line), ignored[], plan"),
+        ("profile", "null without -f; path, name, problems[] (path, value, message, line), ignored[], plan, probes[]"),
         ("profile.plan", "null for a bad profile; mechanism, groups[] (group, operations, systemCalls), absentSystemCalls (null: not known)"),
+        ("profile.probes[]", "name, kind, state (`Attached` `Pending` `Failed` `Untried`), mechanism, programs, verifiedInstructions, places, reason, message, hint"),
+        ("profile.probes[].others[]", "of a function of the kernel, mechanism and why: those that were not taken"),
     ),
     ("explain", "Keys of `--json` with `--pid`:"): (
         ("pid, namespacePid", "as seen here, and in its own PID namespace"),
@@ -96,6 +100,15 @@ _KEYS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
         ("fields[]", "name, type, kind, offset and size (bytes), signed, elements (0: no array, or of no fixed number), place"),
         ("fields[].place", "`record`; `__data_loc`, `__rel_loc`: four bytes there say where the value is, and its length"),
         ("rawArguments[]", "name, and type, kind, size, signed, pointsTo; null: there is no raw tracepoint, or it is not described"),
+    ),
+    ("list symbols", "Keys of `--json`:"): (
+        ("files[]", "path, matched: how many functions match, go (null: no Go program; version, abi), functions[]"),
+        ("files[].functions[]", "name, demangled (null: not mangled), offset (in the file), size (null: not known), source"),
+    ),
+    ("list usdt", "Keys of `--json`:"): (
+        ("files[]", "path, matched: how many probes match, probes[] (provider, name, sites[])"),
+        ("files[].probes[].sites[]", "offset, semaphoreOffset (null: none), arguments[], each in the file"),
+        ("files[].probes[].sites[].arguments[]", "text, size, signed, place (`register` `memory` `constant` `unknown`), problem"),
     ),
 }  # fmt: skip
 

@@ -2,9 +2,9 @@
 """The types of the running kernel and of its modules, from BTF (Documentation/bpf/btf.rst, include/uapi/linux/btf.h).
 
 Types are not turned into objects: one pass notes where each starts, names are found by the C library's search, and only
-what is asked for is read. The file itself is mapped where the kernel allows that (Linux 6.16), else read into memory of
-its own that `close` gives back whole. Measured on 127,000 types: 160 ms for the pass, 0.6 MB while it is open, 5.5 MB more
-where it cannot be mapped, nothing after `close`.
+what is asked for is read. The file itself is mapped where the kernel allows that (6.18 does), else read into memory of
+its own that `close` gives back whole. Measured on 127,000 types: 40 ms, 0.5 MB while it is open, 5.5 MB more where it cannot
+be mapped (docs/design/kernel-types.md).
 
 BTF that contradicts itself gives BtfError, never a read outside of it, and no loop that it has no end for.
 

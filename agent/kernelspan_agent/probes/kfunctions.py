@@ -8,6 +8,7 @@ not show it: tracefs or debugfs is not mounted, or may not be read.
 
 from __future__ import annotations
 
+import bisect
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator
@@ -33,6 +34,7 @@ _NO_FUNCTION = (
     "__ksymtab",
     "__UNIQUE_ID",
 )  # beside or in place of one
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")  # labels of assembler code begin with a dot
 _MADE_LATER = frozenset(
     (b"bpf", b"__builtin__ftrace", b"__builtin__kprobes")
 )  # code that comes and goes (kernel/kallsyms.c)
@@ -65,6 +67,23 @@ class _Found:
     clones: set[str] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """What kprobes may not be put on: by address, as names may be shared; by name where the kernel hides addresses."""
+
+    ranges: list[tuple[int, int]]
+    names: set[str]
+
+    def holds(self, name: str, addresses: list[int]) -> bool:
+        if not any(addresses) or not self.ranges or not self.ranges[-1][1]:
+            return name in self.names
+        return any(self._in_range(address) for address in addresses)
+
+    def _in_range(self, address: int) -> bool:
+        at = bisect.bisect_right(self.ranges, (address, 1 << 64)) - 1
+        return at >= 0 and self.ranges[at][0] <= address < self.ranges[at][1]
+
+
 class KernelFunctions:
     """The functions of the running kernel."""
 
@@ -86,7 +105,7 @@ class KernelFunctions:
             elif b"." in symbol and (base := symbol.partition(b".")[0]) in spelled:
                 found.setdefault(base.decode(), _Found()).clones.add(symbol.decode(errors="replace"))
         traceable = self._traceable(wanted)
-        refused = self._refused(wanted)
+        refused = self._refused()
         return {
             name: KernelFunction(
                 name,
@@ -94,7 +113,7 @@ class KernelFunctions:
                 tuple(entry.addresses),
                 tuple(sorted(entry.clones)),
                 None if traceable is None else name in traceable,
-                None if refused is None else name in refused,
+                None if refused is None else refused.holds(name, entry.addresses),
             )
             for name, entry in found.items()
         }
@@ -130,7 +149,8 @@ class KernelFunctions:
         """Names of functions that a glob selects, each once, sorted; without those of parts of functions."""
         pick = re.compile(fnmatch.translate(pattern)).match
         listed = (symbol.decode(errors="replace") for _, symbol, _ in self._symbols())
-        return sorted({name for name in listed if pick(name) and not name.startswith(_NO_FUNCTION) and is_whole(name)})
+        named = (name for name in listed if pick(name) and _NAME.fullmatch(name))
+        return sorted({name for name in named if not name.startswith(_NO_FUNCTION) and is_whole(name)})
 
     def _symbols(self) -> Iterator[tuple[bytes, bytes, bytes]]:
         """Address, name and module of every function, as they stand there, without those that are gone since the start."""
@@ -154,11 +174,16 @@ class KernelFunctions:
                 return wanted.intersection(parts[0].decode(errors="replace") for parts in lines if parts)
         return None
 
-    def _refused(self, wanted: set[str]) -> set[str] | None:
+    def _refused(self) -> _Refused | None:
         if not _readable(self._blacklist):
             return None
-        parts = (line.split() for line in _lines(self._blacklist))
-        return wanted.intersection(part[1].decode(errors="replace") for part in parts if len(part) > 1)
+        ranges, names = [], set()
+        for line in _lines(self._blacklist):  # 0xffffffff81a00000-0xffffffff81a00123<tab>name
+            where, _, name = line.partition(b"\t")
+            begin, _, end = where.partition(b"-")
+            ranges.append((_number(begin), _number(end)))
+            names.add(name.decode(errors="replace"))
+        return _Refused(sorted(ranges), names)
 
 
 def _number(address: bytes) -> int:

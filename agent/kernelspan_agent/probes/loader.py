@@ -23,9 +23,12 @@ from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment
 from kernelspan_agent.probes.refusals import READ_REFUSED
+from kernelspan_agent.probes.verdicts import verdict
 from kernelspan_agent.selftrace import span
+from kernelspan_api.reasons import Reason
 
 _LOAD_MAP_BYTES = 8
+_LOG_HINT = "--log-level debug shows the verifier's whole log."
 
 
 VERIFIERS = 2  # programs in the kernel's verifier at once
@@ -70,7 +73,7 @@ class Loader:
         wanted = []
         for load in loads:
             for name, shape in load.module["maps"].items():
-                self._make_map(load.map_name(name), shape)
+                self.make_map(load.map_name(name), shape)
             for name, program in load.module["programs"].items():
                 target = (load.targets or {}).get(name, load.target)
                 wanted.append((load.kind, self.relocated(name, program, load), name, target, name + load.suffix))
@@ -102,7 +105,8 @@ class Loader:
                 os.close(found.pop(name))
                 self._shapes.pop(name, None)
 
-    def _make_map(self, name: str, shape: Mapping[str, int]) -> None:
+    def make_map(self, name: str, shape: Mapping[str, int]) -> None:
+        """Makes a map, unless it is there. Raises MachineError: it cannot be made, or is there with another shape."""
         known = self._shapes.get(name)
         if known is not None:
             if (known["type"], known["key"], known["value"]) != (shape["type"], shape["key"], shape["value"]):
@@ -198,7 +202,8 @@ def _rejected(name: str, error: OSError) -> MachineError:
             reason="LockdownActive",
             hint="boot without lockdown=confidentiality; lockdown=integrity is fine",
         )
-    lines = [line for line in log.strip().splitlines() if line and not line.startswith("processed ")]
-    failure = MachineError(f"program {name}: {error.strerror}: {' / '.join(lines[-2:])}", reason="VerifierRejected")
+    words = ": ".join(filter(None, (f"program {name}", os.strerror(error.errno or 0), verdict(log))))
+    hint = f"{Reason.VERIFIER_REJECTED.remedy} {_LOG_HINT}" if log else Reason.VERIFIER_REJECTED.remedy
+    failure = MachineError(words, reason="VerifierRejected", hint=hint)
     failure.details = log
     return failure

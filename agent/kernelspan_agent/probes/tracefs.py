@@ -138,6 +138,8 @@ class Tracefs:
 
     def event_id(self, category: str, event: str) -> int | None:
         """A tracepoint's number; None where this kernel has no such tracepoint."""
+        if not (_NAME.fullmatch(category) and _NAME.fullmatch(event)):  # no path to elsewhere
+            return None
         try:
             text = self._text(f"events/{category}/{event}/id", 64)
         except FileNotFoundError:
@@ -157,8 +159,6 @@ class Tracefs:
         Raises MachineError: TracepointNotFound with the nearest names, or ArgumentUnsupported where its description
         cannot be read.
         """
-        if not (_NAME.fullmatch(category) and _NAME.fullmatch(event)):
-            raise self._missing(category, event)
         number = self.event_id(category, event)
         if number is None:
             raise self._missing(category, event)
@@ -205,22 +205,19 @@ class Tracefs:
 
 def parse_format(of: str, text: str) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
     """Common fields and those of its own, from the text of a `format`. Raises MachineError (ArgumentUnsupported)."""
-    _, _, after = text.partition("\nformat:\n")
-    parts: list[list[Field]] = [[]]
-    for line in after.split("\n"):
+    found: list[Field] = []
+    for line in text.partition("\nformat:\n")[2].split("\n"):
         if line.startswith("print fmt:"):
             break
         if not line:
-            parts.append([])
-        elif len(parts) > _MAX_FIELDS or sum(map(len, parts)) == _MAX_FIELDS:
+            continue
+        if len(found) == _MAX_FIELDS:
             raise _unreadable(of, "too many fields")
-        else:
-            parts[-1].append(_field(of, line))
-    common = [each for part in parts for each in part if each.offset < HIDDEN_BYTES]
-    fields = [each for part in parts for each in part if each.offset >= HIDDEN_BYTES]
-    if not common and not fields:
+        found.append(_field(of, line))
+    if not found:
         raise _unreadable(of, "no field")
-    return tuple(common), tuple(fields)
+    common = tuple(each for each in found if each.offset < HIDDEN_BYTES)
+    return common, tuple(each for each in found if each.offset >= HIDDEN_BYTES)
 
 
 def _field(of: str, line: str) -> Field:

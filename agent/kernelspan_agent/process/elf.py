@@ -147,6 +147,16 @@ def read_address(elf: Elf, address: int, size: int) -> bytes:
     raise ElfError(f"no segment of the file holds {size} bytes at {address:#x}")
 
 
+def file_offset(elf: Elf, address: int, *, code: bool) -> int | None:
+    """Where in the file what is loaded at (unrelocated) `address` lies; None: nowhere, or not in code where that is asked."""
+    for segment in elf.segments:
+        inside = segment.address <= address < segment.address + segment.file_bytes
+        if inside and segment.kind == PT_LOAD and (segment.is_code or not code):
+            offset = segment.offset + address - segment.address
+            return offset if offset < os.fstat(elf.fd).st_size else None
+    return None
+
+
 def section_chunks(elf: Elf, section: Section, overlap: int) -> Iterator[tuple[int, bytes]]:
     """(offset in the section, bytes) of consecutive pieces that overlap by `overlap` bytes. Raises ElfError."""
     if section.size > MAX_STRINGS_BYTES:

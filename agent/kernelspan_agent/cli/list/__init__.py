@@ -10,6 +10,8 @@ from kernelspan_agent.cli.lazy import Lazy
 KINDS = {
     "functions": "Functions of the kernel.",
     "tracepoints": "Tracepoints of the kernel.",
+    "symbols": "Functions of a program or library.",
+    "usdt": "Static probes of a program or library.",
 }
 
 

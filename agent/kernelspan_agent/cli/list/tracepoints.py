@@ -39,7 +39,8 @@ def command(pattern: str, as_json: bool) -> int:
         raise _nothing(tracefs, pattern)
     types = _types()
     try:
-        rows = ((tracefs.tracepoint(*each), types.raw_tracepoint(each[1]) if types else None) for each in found)
+        raw = types.raw_tracepoints(name for _, name in found) if types is not None else {}
+        rows = ((tracefs.tracepoint(*each), raw.get(each[1])) for each in found)
         if as_json:
             pages.write_json("tracepoints", (_as_json(*row) for row in rows))
             return 0
