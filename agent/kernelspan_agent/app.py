@@ -34,14 +34,18 @@ class App(Engine):
         mechanism: Mechanism | None = None,
         ring_bytes: int = RING_BYTES,
         watch_exec: bool = False,
+        executable: str = "",
     ) -> None:
-        """Builds, loads and attaches. Raises MachineError; nothing is left behind then."""
+        """Builds, loads and attaches. Raises MachineError; nothing is left behind then.
+
+        `executable`: of the program that is going to be traced first.
+        """
         wanted = wanted_by(profile.metadata.name, profile.spec)
         super().__init__(wanted, environ, mechanism=mechanism, ring_bytes=ring_bytes, watch_exec=watch_exec)
         self.profile, self.exporter = profile, exporter
         (uid,) = _ONLY
         self.only = self.add(uid, profile, exporter, resource)
-        self.look_here(uid)
+        self.look_here(uid, executable)
 
     @property
     def engine(self) -> Engine:

@@ -68,6 +68,7 @@ class Classes:
         self._rejected: OrderedDict[tuple[int, int, int], set[str]] = OrderedDict()
         self._spare: list[int] = []  # numbers that mean nothing any more
         self._next_look = 0.0
+        self._unseen = Sums[int]()  # calls whose end nobody sees, by class
 
     def known(self, uids: frozenset[str]) -> int | None:
         """The class of a set of profiles; None: it must be made."""
@@ -105,7 +106,11 @@ class Classes:
         waits = self._intake.counts()[1]
         for number in set(retired) - in_use:
             counted, one = self._counted(number), self._classes[number]
-            if unfinished(counted.kernel) or counted.kernel[Counter.SENT] != counted.received or waits[number]:
+            if (
+                unfinished(counted.kernel) != self._unseen[number]
+                or counted.kernel[Counter.SENT] != counted.received
+                or waits[number]
+            ):
                 continue
             counted.add(one.before, -1)
             for uid in one.uids:
@@ -122,7 +127,7 @@ class Classes:
     def cease(self) -> None:
         """No operation begins any more, whoever wants whom; those under way end as they would."""
         for number, one in self._classes.items():
-            self._session.set_class(number, replace(one.wanted, operations=frozenset()))
+            self._session.set_class(number, replace(one.wanted, operations=frozenset(), probes=()))
 
     def retire(self, uid: str) -> None:
         """The profile is no more: no process is to be of its classes."""
@@ -135,6 +140,10 @@ class Classes:
         self._next_look = 0.0
         self._masks.pop(uid, None)
         self._past.pop(uid, None)
+
+    def lose(self, calls: Mapping[int, int]) -> None:
+        """Calls that had begun, by class, of probes that were taken away."""
+        self._unseen.update(calls)
 
     def is_shared(self, uid: str) -> bool:
         """Whether the kernel's filters and limits are wider than this profile's: it has others beside it, or two classes."""
@@ -169,7 +178,7 @@ class Classes:
     def _counted(self, number: int, drained: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None) -> _Counts:
         """Of one number so far. `drained`: what the intake counts, where it is known."""
         received, _, queue_full = drained or self._intake.counts()
-        dropped = Sums({"QueueFull": int(queue_full[number])})
+        dropped = Sums({"QueueFull": int(queue_full[number]), "ProbeRemoved": self._unseen[number]})
         for reason, by_class in self._tables.dropped.items():
             dropped[reason] = by_class[number]
         return _Counts(Sums(self._session.counts(number)), int(received[number]), dropped)

@@ -30,6 +30,7 @@ from kernelspan_agent.resolve.clock import Clock
 from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
 from kernelspan_agent.resolve.tables import Tables
 from kernelspan_api import semconv
+from kernelspan_api.plan import Wanted, key_of
 
 if TYPE_CHECKING:
     from kernelspan_agent.export.base import Exporter
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from kernelspan_agent.probes.mechanisms import Mechanism
     from kernelspan_agent.resolve.resource import ResourceSettings
     from kernelspan_agent.ring.reader import Drained
-    from kernelspan_api.plan import Wanted
     from kernelspan_api.profile import TraceProfile
 
 TICK_SECONDS = 0.2
@@ -113,9 +113,12 @@ class Engine:
         )
         return run
 
-    def look_here(self, uid: str) -> None:
-        """Probes on user code that name a path are attached to this machine's own file of that path, now."""
-        self._files.saw(None, self.profiles[uid].wanted.probes)
+    def look_here(self, uid: str, executable: str = "") -> None:
+        """Probes on user code that name a path are attached to this machine's own file of that path, now.
+
+        `executable`: a program that is going to be run, for those that name none.
+        """
+        self._files.saw(None, self.profiles[uid].wanted.probes, executable)
         self._files.wait(FILES_SECONDS)
 
     def remove(self, uid: str) -> ProfileRun:
@@ -127,7 +130,15 @@ class Engine:
         run = self.profiles.pop(uid)
         self._classes.retire(uid)
         run.close_spans()
+        self.prune()
         return run
+
+    def prune(self) -> None:
+        """Detaches the own probes that no profile here wants."""
+        wanted = {key_of(probe) for run in self.profiles.values() for probe in run.wanted.probes}
+        for own in [own for own in self.session.own if key_of(own.spec) not in wanted]:
+            self._files.forget(own)
+            self.session.own.remove(own)
 
     def want(self, traced: TracedProcess, uids: frozenset[str]) -> None:
         """Who wants a traced process from now on; its children begin with the same.
@@ -143,8 +154,14 @@ class Engine:
                 traced.wanted_by = frozenset()
                 self.session.assign(traced.tgid, traced.start_ns, NOBODY)
             raise
-        traced.wanted_by = uids
+        before, traced.wanted_by = traced.wanted_by, uids
         self.session.assign(traced.tgid, traced.start_ns, number)
+        self._saw(traced, uids - before)
+
+    def _saw(self, traced: TracedProcess, uids: frozenset[str]) -> None:
+        if traced.process is not None:
+            for uid in uids:
+                self._files.saw(traced.process, self.profiles[uid].wanted.probes)
 
     def trace(
         self,
@@ -240,8 +257,7 @@ class Engine:
             self._settle(traced)
             for uid in traced.wanted_by:
                 self.profiles[uid].started(traced)
-                if traced.process is not None:
-                    self._files.saw(traced.process, self.profiles[uid].wanted.probes)
+            self._saw(traced, traced.wanted_by)
         self.processes.started.clear()
 
     def _settle(self, traced: TracedProcess) -> None:
@@ -267,6 +283,7 @@ class Engine:
         for run in self.profiles.values():
             # what is still in the ring or the queue may be as old as the last drain
             run.tick(monotonic + self.clock.offset_ns - int(TICK_SECONDS * 1e9))
+        self._classes.lose(self.session.own.reap())  # of what was removed before the last time
         self._catch_up(monotonic)
         self.processes.sweep(monotonic)
         for traced in self.processes.gone:

@@ -8,19 +8,23 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kernelspan_agent.process import procfs
+from kernelspan_agent.process.errors import SymbolError
 from kernelspan_agent.process.symbols import where
 from kernelspan_agent.process.symbols.functions import Found, find_functions
-from kernelspan_agent.process.symbols.usdt import StaticProbe, find_probe, list_probes
+from kernelspan_agent.process.symbols.usdt import StaticProbe, find_probe, list_probes, probes_of
 from kernelspan_agent.process.symbols.usdt_arguments import Place
 from tests.support.compiled import compiled, nm, run
 from tests.support.uprobes import counted
 
 CALLS = 97
+HEADERS = f"-I{Path(__file__).resolve().parents[1] / 'support' / 'programs'}"
 PROGRAM = """
 #include <stdio.h>
 static __attribute__((noinline)) int helper(int x) { __asm__ volatile(""); return x + 1; }
@@ -253,6 +257,73 @@ def test_a_static_probe_is_raised_and_passed(tmp_path: Path) -> None:
         with counted(binary.attach_path, site.offset) as counter:
             subprocess.run(command, check=True)
             assert counter.count() == 0  # without the semaphore the program goes round it
+
+
+OPERANDS = """
+#include "static_probe.h"
+static volatile int total; static long many[64];
+static inline __attribute__((always_inline)) int step(int x, long *p) {
+  PROBE("step", "-4@%0 8@%1 -4@%2 -8@%3", "nor"(x), "nor"(p[x & 7]), "nor"(total), "nor"(7L));
+  return x + (int)p[x & 7];
+}
+int main(int count, char **v) {
+  long here[8] = {count}; int sum = 0;
+  for (int i = 0; i < 97; i++) sum += step(i, many + i % 50) + step(sum, here);
+  return sum == 1;
+}
+"""
+LIBRARY = """
+#include "static_probe.h"
+int passed(int x) { PROBE("loaded", "-4@%0", "nor"(x)); return x; }
+"""
+LOADS = """
+#include <dlfcn.h>
+#include <stdio.h>
+int main(int count, char **arguments) {
+  getchar();
+  int (*passed)(int) = (int (*)(int))dlsym(dlopen(arguments[1], RTLD_NOW), "passed");
+  puts("loaded"); fflush(stdout); getchar();
+  for (int i = 0; i < 97; i++) passed(i);
+}
+"""
+
+
+@pytest.mark.parametrize("level", ["-O0", "-O1", "-O2", "-O3", "-Os"])
+@pytest.mark.parametrize("kind", ["-no-pie", "-pie"])
+def test_operands_of_a_compiler(tmp_path: Path, level: str, kind: str) -> None:
+    """Whatever places it chose, each is understood; every site is passed."""
+    program = compiled(tmp_path, OPERANDS, level, kind, HEADERS)
+    with where.open_path(str(program)) as binary, ExitStack() as stack:
+        probe = find_probe(binary, "mine", "step")
+        assert len(probe.sites) >= 2
+        for site in probe.sites:
+            assert len(site.arguments) == 4
+            assert [(each.text, each.problem) for each in site.arguments if each.problem] == []
+            assert (site.arguments[3].place, site.arguments[3].value) == (Place.CONSTANT, 7)
+        counters = [stack.enter_context(counted(binary.attach_path, site.offset)) for site in probe.sites]
+        run(str(program))
+        assert sum(counter.count() for counter in counters) == 2 * CALLS
+
+
+def test_a_probe_of_a_library_that_is_loaded_later(tmp_path: Path) -> None:
+    """Auto: the executable, then what is loaded by now."""
+    library = compiled(tmp_path, LIBRARY, "-shared", "-fPIC", "-O1", HEADERS, name="late.so")
+    program = compiled(tmp_path, LOADS, "-O1", "-ldl")
+    with subprocess.Popen([program, library], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        process = procfs.open_process(child.pid)
+        with pytest.raises(SymbolError, match="no static probe mine:loaded"):
+            list(probes_of(process, where.AUTO, "mine", "loaded"))
+        child.stdin.write("x")
+        child.stdin.flush()
+        assert child.stdout.readline() == "loaded\n"
+        for count, (binary, probe) in enumerate(probes_of(process, where.AUTO, "mine", "loaded")):
+            assert (count, binary.path) == (0, str(library))
+            with counted(binary.attach_path, probe.sites[0].offset) as counter:
+                child.stdin.close()
+                child.wait()
+                assert counter.count() == CALLS
 
 
 def _probes(path: str) -> list[StaticProbe]:

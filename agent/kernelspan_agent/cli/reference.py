@@ -36,6 +36,8 @@ _KEYS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("run", "Keys of `--report`:"): (
         ("profile", "the profile's name"),
         ("operations", "seen, exported, filtered, sampledOut, rateLimited, inFlight, dropped (by reason), unaccounted"),
+        ("probes[]", "the profile's own: name, mode, state (`Attached` `Pending` `Failed`), mechanism, reason, message, hint, durations[]"),
+        ("probes[].durations[]", "fromNs, belowNs, count: of mode Span, before sampling"),
         ("spans", "exported, dropped (by reason)"),
         ("stacks", "operations by the state of their stack"),
         ("frames", "frames of new stacks: resolved, or why not"),
@@ -54,8 +56,10 @@ _KEYS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
         ("checks[]", "name, state (`ok` `no` `unknown` `untried`), required, detail, reason, hint"),
         ("programs[]", "module, mechanism, state, programs, verifiedInstructions (null: the kernel does not say), detail, reason, hint"),
         ("notVisible[]", "what, why"),
-        ("profile", "null without -f; path, name, problems[] (path, value, message, line), ignored[], plan"),
+        ("profile", "null without -f; path, name, problems[] (path, value, message, line), ignored[], plan, probes[]"),
         ("profile.plan", "null for a bad profile; mechanism, groups[] (group, operations, systemCalls), absentSystemCalls (null: not known)"),
+        ("profile.probes[]", "name, kind, state (`Attached` `Pending` `Failed` `Untried`), mechanism, programs, verifiedInstructions, places, reason, message, hint"),
+        ("profile.probes[].others[]", "of a function of the kernel, mechanism and why: those that were not taken"),
     ),
     ("explain", "Keys of `--json` with `--pid`:"): (
         ("pid, namespacePid", "as seen here, and in its own PID namespace"),

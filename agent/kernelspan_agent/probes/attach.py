@@ -21,6 +21,10 @@ class Attachment:
     name: str
     fd: int
 
+    def missed(self) -> int | None:
+        """Calls that the kernel left out, as more of them were under way than it keeps; None where it does not tell."""
+        return bpf.link_missed(self.fd)
+
     def close(self) -> None:
         """Detaches."""
         os.close(self.fd)

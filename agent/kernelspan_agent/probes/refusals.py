@@ -5,11 +5,23 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from kernelspan_agent.errors import MachineError
+from kernelspan_agent.probes import bpf
 
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
+READ_REFUSED = re.compile(r"(?:unknown func|cannot use helper) bpf_probe_read_kernel")  # kernel/bpf/verifier.c
+_PROBE_READ_KERNEL = 113  # include/uapi/linux/bpf.h: bpf_probe_read_kernel
+READS = (
+    bpf.instruction(0xBF, 1, 10)  # r1 = r10
+    + bpf.instruction(0x07, 1, immediate=-8)  # r1 += -8
+    + bpf.instruction(0xB7, 2, immediate=8)
+    + bpf.instruction(0xB7, 3)  # address 0 cannot be read: only the permission is asked for
+    + bpf.instruction(0x85, immediate=_PROBE_READ_KERNEL)
+    + bpf.NOTHING
+)
 _NOT_PERMITTED = (errno.EPERM, errno.EACCES)
 _NOT_THERE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV, 524)  # 524: ENOTSUPP, which has no name outside the kernel
 
@@ -35,11 +47,18 @@ def refused(what: str, error: OSError, *, lockdown: Path = LOCKDOWN) -> MachineE
 
 
 def locked_down(path: Path = LOCKDOWN) -> bool:
-    """Whether the kernel says that nobody may read its memory; False where it does not say."""
+    """Whether nobody may read the kernel's memory: as securityfs says, or as a program that would read it is refused."""
     try:
         return "[confidentiality]" in path.read_text("ascii", "replace")
     except OSError:
+        pass
+    try:
+        os.close(bpf.prog_load(bpf.PROG_RAW_TRACEPOINT, READS, "ks_try"))
+    except bpf.VerifierError as error:
+        return READ_REFUSED.search(error.log) is not None
+    except OSError:
         return False
+    return False
 
 
 def _holds_all(status: Path = Path("/proc/self/status")) -> bool:

@@ -37,6 +37,15 @@ from kernelspan_api.plan import Wanted, together
 RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
 _PROC = struct.Struct("<QII")
 _RUNTIME = struct.Struct("<QQIHH")
+_CLASS = struct.Struct(f"<Q4QQQ{constants.OWN_WORDS}QII{constants.MAX_PORTS}HII")
+# There from the start: of a profile whose only probes wait for their files no program has been loaded that names it.
+_CLASSES = {
+    "type": bpf.MAP_TYPES["array"],
+    "key": 4,
+    "value": _CLASS.size,
+    "entries": constants.MAX_CLASSES,
+    "flags": 0,
+}
 _CLASS_PATHS = 1
 _CALL_OP = slice(constants.CALL_OP_AT, constants.CALL_OP_AT + 2)  # of a struct ks_call
 _CALL_CLASS = slice(constants.CALL_CLASS_AT, constants.CALL_CLASS_AT + 2)
@@ -125,6 +134,7 @@ class Session:
             built = cls.prepare(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism)
         loader = Loader({"ks_ring": ring_bytes, SCRATCHES: SCRATCH_ENTRIES})
         try:
+            loader.declare("ks_classes", _CLASSES)
             with span("agent.load", modules=len(built.modules)):
                 kinds = {"core": bpf.PROG_RAW_TRACEPOINT}
                 modules = built.modules.items()
@@ -215,9 +225,10 @@ class Session:
     def extend(self, wanted: Wanted, more: Built) -> None:
         """Attaches what is wanted and not attached; what is goes on. Raises MachineError: all is as it was."""
         self._loader.load(*(Load(each, self.mechanism.program_kind) for each in more.modules.values()))
-        for attachment in mechanisms.extend(wanted, self.wanted, self._chain, self._loader.programs, self._loader.link):
-            self._loader.keep(attachment)
-            self.attached.append(attachment.name)
+        if self.mechanism.raw:  # else nothing but own probes is new: see can_see
+            for each in mechanisms.extend(wanted, self.wanted, self._chain, self._loader.programs, self._loader.link):
+                self._loader.keep(each)
+                self.attached.append(each.name)
         self.own.open(more.own)
         self.wanted = together([self.wanted, wanted])
 
@@ -237,8 +248,7 @@ class Session:
         durations = [wanted.min_duration_ns.get(group, 0) for group in Group]
         ports = wanted.ports if len(wanted.ports) <= constants.MAX_PORTS else ()
         own = self.own.mask(wanted.probes)
-        value = struct.pack(
-            f"<Q4QQQ{constants.OWN_WORDS}QII{constants.MAX_PORTS}HII",
+        value = _CLASS.pack(
             wanted.mask,
             *durations,
             interval,

@@ -113,10 +113,10 @@ class OwnSpans:
         )
 
     def _mine(self) -> dict[int, OwnProbe]:
-        """By number; a probe may come to be attached later."""
+        """By number, whether it is attached or may come to be."""
         if len(self._known) < len(self._specs):
             found = [self._probes.get(spec) for spec in self._specs]
-            self._known = {own.number: own for own in found if own is not None and own.problem is None}
+            self._known = {own.number: own for own in found if own is not None and own.number >= 0}
         return self._known
 
     def wanted(self, numbers: np.ndarray) -> np.ndarray:
@@ -137,8 +137,10 @@ class OwnSpans:
 
     def describe(self, ops: np.ndarray, parts: np.ndarray) -> None:
         """Fills arguments and errors of own operations in. `ops`: OPERATION, (n,). `parts`: Segments, (n, 5), as Resolver's."""
-        for row in np.flatnonzero(ops["op"] >= OWN_OPERATION).tolist():
-            own = self._mine().get(int(ops["op"][row]) - OWN_OPERATION)
+        rows = np.flatnonzero(ops["op"] >= OWN_OPERATION).tolist()
+        mine = self._mine() if rows else {}
+        for row in rows:
+            own = mine.get(int(ops["op"][row]) - OWN_OPERATION)
             if own is None:
                 continue
             op = ops[row]

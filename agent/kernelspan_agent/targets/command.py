@@ -28,6 +28,7 @@ class Command:
         if program is None:
             raise UsageError(f"{arguments[0]}: no such program", hint="give a path, or a name that is in PATH")
         self.arguments = tuple(arguments)
+        self.program = os.path.realpath(program)
         held, self._go = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:

@@ -88,7 +88,7 @@ def test_a_process_and_its_libraries() -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason", "words"),
     [
-        (["symbols", "--path", "PROGRAM", "mian"], "SymbolNotFound", "it has main"),
+        (["symbols", "--path", "PROGRAM", "mainn"], "SymbolNotFound", "it has main"),
         (["symbols", "--path", "/no/such/file", "f"], "BinaryNotFound", "no file"),
         (["symbols", "--path", "/", "f"], "BinaryNotFound", "a directory"),
         (["symbols", "--path", "/etc/passwd", "f"], "BinaryNotFound", "not an ELF file"),

@@ -7,6 +7,8 @@ in everything, is one.
 
 from __future__ import annotations
 
+import enum
+import logging
 import struct
 import time
 from collections import Counter as Sums
@@ -42,6 +44,8 @@ _OWN_MAPS = ("ks_own_calls", "ks_own_blank", "ks_own_config", "ks_own_rates", "k
 # Walkers and scratches that programs of one kind share, of which no two run on a CPU at once: the kernel enters none of
 # these while another is at work (bpf_prog_active), and what comes in an interrupt touches no scratch.
 _SHARED = {bpf.PROG_KPROBE: ".k", bpf.PROG_TRACEPOINT: ".t", bpf.PROG_RAW_TRACEPOINT: ".r"}
+UNNUMBERED = -1  # of a probe that there was no number left for
+_log = logging.getLogger(__name__)
 _SCOPES = {RateScope.PROCESS: 0, RateScope.POD: 1, RateScope.NODE: 2}
 
 
@@ -59,9 +63,20 @@ class Part:
     attachments: list[Attachment] = field(default_factory=list)
 
 
+class Standing(enum.Enum):
+    """Where a probe stands, as a profile's status says it."""
+
+    ATTACHED = "Attached"
+    PENDING = "Pending"  # on user code: no process that has the file has come yet
+    FAILED = "Failed"
+
+
 @dataclass(slots=True, eq=False)
 class OwnProbe:
-    """A probe of the user's. `problem`: why it is not attached; `files`: of a probe on user code, where it is."""
+    """A probe of the user's. `problem`: why it is not attached; `files`: of a probe on user code, where it is.
+
+    `awaits`: of a probe on user code that is attached nowhere yet, what was last found instead.
+    """
 
     spec: UserProbe
     number: int
@@ -71,11 +86,25 @@ class OwnProbe:
     parts: list[Part] = field(default_factory=list)
     files: set[Identity] = field(default_factory=set)
     waits: bool = False  # for a process that has the file
+    awaits: KernelspanError | None = None
+    was_attached: bool = False  # at some time
 
     @property
     def is_attached(self) -> bool:
         """Whether something of it can be seen."""
         return any(part.attachments for part in self.parts)
+
+    @property
+    def standing(self) -> Standing:
+        """Attached if it is anywhere: what one file of several refuses is logged."""
+        if self.is_attached:
+            return Standing.ATTACHED
+        return Standing.FAILED if self.problem is not None or not self.waits else Standing.PENDING
+
+    @property
+    def trouble(self) -> KernelspanError | None:
+        """Why it is not attached, or not yet; None: it is, or nothing is known."""
+        return None if self.is_attached else self.problem or self.awaits
 
 
 class OwnProbes:
@@ -86,6 +115,7 @@ class OwnProbes:
         self._loader, self._array = loader, array
         self._walkers: dict[str, tuple[Runtime, Any]] = {}  # each with its built module
         self._probes: dict[bytes, OwnProbe] = {}
+        self._removed: list[OwnProbe] = []  # detached, and not given back yet
         self._rest: dict[int, float] = {}  # numbers that were given back, and when
         self._sets: dict[str, Load] = {}  # walkers by their suffix
 
@@ -108,23 +138,33 @@ class OwnProbes:
         return self._probes.get(key_of(spec))
 
     def mask(self, specs: Sequence[UserProbe]) -> int:
-        """Bits by the numbers of these, of those that are attached, or may come to be."""
+        """Bits by the numbers of these: what is not attached is not seen, and may come to be when the bits are set already."""
         found = (self.get(spec) for spec in specs)
-        return sum(1 << own.number for own in found if own is not None and (own.problem is None or own.is_attached))
+        return sum(1 << own.number for own in found if own is not None and own.number != UNNUMBERED)
 
     def open(self, prepared: Sequence[Prepared]) -> None:
-        """Loads and attaches; what cannot be says why (`OwnProbe.problem`). Raises BudgetError: too many."""
+        """Loads and attaches; what cannot be says why (`OwnProbe.problem`)."""
         for each in prepared:
             key = key_of(each.spec)
-            if key not in self._probes:
-                own = self._probes[key] = OwnProbe(each.spec, self._free())
-                own.waits = each.plan is None and each.problem is None
-                self.attach(own, each)
+            if key in self._probes:
+                each.close()
+                continue
+            own = self._probes[key] = OwnProbe(each.spec, self._free())
+            if own.number == UNNUMBERED:
+                message = f"a node has at most {MAX_OWN_PROBES} own probes at once"
+                own.problem = BudgetError(
+                    message, reason="TooManyProbes", hint="let profiles share probes, or have fewer"
+                )
+                each.close()
+                continue
+            own.waits = each.plan is None and each.problem is None
+            self.attach(own, each)
 
     def attach(self, own: OwnProbe, prepared: Prepared) -> None:
         """Loads what is not loaded, and attaches; closes the plan. `own.problem` says why not."""
         if prepared.problem is not None:
             own.problem = prepared.problem
+            _log.info("probe.failed probe=%s reason=%s message=%s", own.spec.name, own.problem.reason, own.problem)
             return
         if prepared.plan is None or prepared.generated is None:
             return
@@ -134,23 +174,38 @@ class OwnProbes:
         try:
             if part is None:
                 part = self._loaded(own, prepared, plan, generated)
-            self._attach(part, plan)
+            self._attach(own, part, plan)
+            places = sum(len(each.attachments) for each in own.parts)
+            _log.info("probe.attached probe=%s mechanism=%s places=%d", own.spec.name, own.mechanism, places)
         except KernelspanError as error:
             own.problem = error
+            _log.info("probe.failed probe=%s reason=%s message=%s", own.spec.name, error.reason, error)
             if part is not None and not part.attachments:
                 self._unload(own, part)
         finally:
             plan.close()
 
     def remove(self, own: OwnProbe) -> None:
-        """Detaches a probe and gives back what it has."""
-        for part in own.parts:
-            while part.attachments:
-                part.attachments.pop().close()
-        for part in list(own.parts):
-            self._unload(own, part)
-        self._probes.pop(key_of(own.spec), None)
-        self._rest[own.number] = time.monotonic()
+        """Detaches a probe. What it has is given back by `reap`, and its number then."""
+        if self._probes.get(key_of(own.spec)) is own:
+            del self._probes[key_of(own.spec)]
+            self._removed.append(own)
+        _detach(own)
+        _log.info("probe.detached probe=%s", own.spec.name)
+
+    def reap(self) -> Sums[int]:
+        """Gives back what removed probes have, long enough after for no program to run any more.
+
+        Their calls that have begun, by class: nobody will see how they end.
+        """
+        lost = Sums[int]()
+        while self._removed:
+            own = self._removed.pop()
+            for part in list(own.parts):
+                lost += self._calls(part)
+                self._unload(own, part)
+            self._rest[own.number] = time.monotonic()
+        return lost
 
     def _unload(self, own: OwnProbe, part: Part) -> None:
         own.parts.remove(part)
@@ -162,10 +217,8 @@ class OwnProbes:
         """A number that means nothing: what still bears one that was given back is read before it means something else."""
         now = time.monotonic()
         self._rest = {number: since for number, since in self._rest.items() if now - since < REST_SECONDS}
-        taken = {own.number for own in self} | self._rest.keys()
-        number = next((each for each in range(MAX_OWN_PROBES) if each not in taken), None)
-        if number is None:
-            raise BudgetError(f"a node has at most {MAX_OWN_PROBES} own probes at once", reason="TooManyProbes")
+        taken = {own.number for own in (*self, *self._removed)} | self._rest.keys()
+        number = next((each for each in range(MAX_OWN_PROBES) if each not in taken), UNNUMBERED)
         self._forget_verdicts(number)
         return number
 
@@ -203,13 +256,14 @@ class OwnProbes:
             raise
         return part
 
-    def _attach(self, part: Part, plan: Plan) -> None:
+    def _attach(self, own: OwnProbe, part: Part, plan: Plan) -> None:
         before = len(part.attachments)
         try:
             # returns first: an entry without its return would stay in flight
             for names, attaches in ((part.generated.exits, plan.exits), (part.generated.enters, plan.enters)):
                 for name, attach in zip(names, attaches, strict=True):
                     part.attachments += attach(self._loader.programs[name + part.load.suffix])
+            own.was_attached = True
         except BaseException:
             while len(part.attachments) > before:
                 part.attachments.pop().close()
@@ -240,17 +294,22 @@ class OwnProbes:
 
     def in_flight(self) -> Sums[int]:
         """Calls that have begun and not ended, by class."""
-        found = Sums[int]()
-        for name in [name for name in self._loader.maps if name.startswith("ks_own_calls.")]:
-            calls, size = self._loader.maps[name], self._loader.value_bytes(name)
-            for key in bpf.map_keys(calls, _KEY_BYTES):
-                if (value := bpf.map_lookup(calls, key, size)) is not None:
-                    found[_CALL.unpack_from(value)[_CLASS_AT]] += 1
-        return found
+        parts = [part for own in (*self, *self._removed) for part in own.parts]
+        return sum((self._calls(part) for part in parts), Sums[int]())
+
+    def _calls(self, part: Part) -> Sums[int]:
+        name = "ks_own_calls" + part.load.suffix
+        calls, size = self._loader.maps[name], self._loader.value_bytes(name)
+        values = (bpf.map_lookup(calls, key, size) for key in bpf.map_keys(calls, _KEY_BYTES))
+        return Sums(_CALL.unpack_from(value)[_CLASS_AT] for value in values if value is not None)
 
     def detach(self) -> None:
         """Detaches all; what they counted stays."""
         for own in self:
-            for part in own.parts:
-                while part.attachments:  # entries first
-                    part.attachments.pop().close()
+            _detach(own)
+
+
+def _detach(own: OwnProbe) -> None:
+    for part in own.parts:
+        while part.attachments:  # entries first
+            part.attachments.pop().close()

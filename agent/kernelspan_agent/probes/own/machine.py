@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 
 from kernelspan_agent.errors import MachineError
-from kernelspan_agent.probes import bpf, functions, kallsyms
+from kernelspan_agent.probes import bpf, functions
 from kernelspan_agent.probes.attach import Attachment, raw_tracepoint, tracepoint
+from kernelspan_agent.probes.kfunctions import KernelFunctions
 from kernelspan_agent.probes.ktypes import KernelTypes, Leaf
 from kernelspan_agent.probes.own.codegen import Places
 from kernelspan_agent.probes.own.sources import (
@@ -83,7 +84,7 @@ class Machine:
     @cached_property
     def return_slot(self) -> int:
         """See RETURN_SLOT."""
-        return RETURN_SLOT if kallsyms.find(_NEW_TRAMPOLINES) else OLD_RETURN_SLOT
+        return RETURN_SLOT if KernelFunctions().find(_NEW_TRAMPOLINES) else OLD_RETURN_SLOT
 
     def close(self) -> None:
         """Gives the types' memory back."""
@@ -215,9 +216,9 @@ def _of_call(call: SystemCall) -> Callable[[Argument], Leaf | None]:
 
 def _function(probe: UserProbe, wanted: Kprobe, machine: Machine, call: SystemCall | None = None) -> Plan:
     name = call.function if call else wanted.call
-    function = kallsyms.require([name])[name]
+    function = KernelFunctions().function(name)
     is_span = probe.mode is Mode.SPAN
-    placement = functions.place(function, wanted.mechanism, returns=is_span, btf=machine.types.kernel)
+    placement = functions.place(function, wanted.mechanism, returns=is_span, types=machine.types)
     described = machine.types.function(name)
 
     def type_of(argument: Argument) -> Leaf | None:

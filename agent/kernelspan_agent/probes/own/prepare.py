@@ -25,6 +25,11 @@ class Prepared:
     module: Any = None  # as the compiling child gives it
     problem: KernelspanError | None = None
 
+    def close(self) -> None:
+        """Gives back what its plan holds; `OwnProbes.attach` does it too."""
+        if self.plan is not None:
+            self.plan.close()
+
 
 def planned(specs: Sequence[UserProbe]) -> list[Prepared]:
     """The probes with their text; nothing is compiled."""

@@ -22,7 +22,7 @@ from kernelspan_agent.probes.own.sources import (
     StaticProbe,
     UserFunction,
 )
-from kernelspan_agent.probes.uprobe import open_file, uprobe
+from kernelspan_agent.probes.uprobe import open_file, target, uprobe
 from kernelspan_agent.probes.uretprobe import require_safe
 from kernelspan_agent.process.errors import ElfError
 from kernelspan_agent.process.symbols.functions import find_functions
@@ -50,6 +50,7 @@ def plan_in(probe: UserProbe, binary: Binary) -> Plan:
     except KernelspanError:
         os.close(file)
         raise
+    found.entry = found.exit = target()
     found.close = lambda: os.close(file)
     return found
 
@@ -95,7 +96,7 @@ def _functions(probe: UserProbe, wanted: Uprobe, binary: Binary, file: int) -> P
         enter = _at(file, places, binary.path)
         if probe.mode is Mode.EVENT:
             return Plan("Uprobe", Places([source]), [enter])
-        require_safe(binary.attach_path)
+        require_safe(file)
         return Plan("Uprobe", Places([source], [source]), [enter], [_at(file, places, binary.path, returns=True)])
     if program is None or program.abi is Abi.UNKNOWN:
         raise ArgumentError(f"{binary.path} does not say which Go made it: how it passes arguments is not known")

@@ -8,12 +8,14 @@ name (static ones) are all found; one place is one function, however many names 
 
 from __future__ import annotations
 
-import difflib
+import os
 import re
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from kernelspan_agent.process.elf import SHT_DYNSYM, SHT_SYMTAB, Elf, build_id, file_offset, read_elf
 from kernelspan_agent.process.errors import ElfError, SymbolError
@@ -23,6 +25,7 @@ from .debugfiles import debug_file, mini_debug_info
 from .demangling import qualified, readable, written
 from .gopclntab import functions as go_functions
 from .gopclntab import go_table
+from .nearest import nearest
 from .patterns import Pattern, decode, encode, without_version
 from .reading import demangled, is_mangled
 from .tables import Entry, Table, elf_table, search
@@ -73,6 +76,17 @@ def find_functions(binary: Binary, texts: Sequence[str], limit: int = MAX_MATCHE
         return [_answer(searched, wanted) for wanted in searched.wanted]
 
 
+def check_offset(binary: Binary, offset: int) -> None:
+    """Raises SymbolError where no code lies at the offset of the file; ElfError for a file that is none.
+
+    Whether an instruction begins there nobody can tell: whoever gives an offset must know.
+    """
+    elf = read_elf(binary.fd)
+    inside = any(each.is_code and each.offset <= offset < each.offset + each.file_bytes for each in elf.segments)
+    if not inside or offset >= os.fstat(binary.fd).st_size:
+        raise SymbolError(f"{printable(binary.path)} has no code at offset {offset:#x}")
+
+
 @dataclass(slots=True)
 class _Hits:
     """Places of one kind for one text."""
@@ -83,7 +97,7 @@ class _Hits:
 
     @property
     def matched(self) -> int:
-        return len(set(self.places)) if len(self.places) > len(self.functions) else len(self.places)
+        return len(np.unique(np.frombuffer(self.places, np.uint64))) if self.places else 0
 
 
 @dataclass(slots=True)
@@ -149,9 +163,13 @@ class _Search:
                 elif abs(len(name) - len(text)) <= len(text) // 3 + 1 and len(plain) < _MAX_NEAR_CANDIDATES:
                     plain.add(decode(name))
         shown = (qualified(readable(name, form)) for name, form in zip(mangled, demangled(mangled), strict=True))
-        by_lower = {name.lower(): name for name in (*shown, *plain) if name}
-        close = difflib.get_close_matches(text.lower(), by_lower, _NEAR_NAMES, 0.6)
-        return [by_lower[name] for name in close]
+        return nearest(text, [name for name in (*shown, *plain) if name], _NEAR_NAMES)
+
+    def imports(self, wanted: _Wanted) -> bool:
+        """Whether it is a function of another file that this one calls."""
+        table = elf_table(self._elf, SHT_DYNSYM, "dynsym", imported=True)
+        found = search(table, [wanted.pattern.needle]) if table is not None and wanted.pattern.name else ()
+        return any(wanted.pattern.is_name(entry.name) for entries in found for entry in entries)
 
     def offset_of(self, address: int) -> int | None:
         """Where in the file the code at `address` lies; None: no code is loaded there."""
@@ -260,6 +278,10 @@ def _problem(searched: _Search, wanted: _Wanted) -> SymbolError:
         return SymbolError(
             f"{text} of {path} is chosen among several functions when the program is loaded (IFUNC)",
             hint=f"probe the function that is chosen, one of {text}'s variants in the library's symbols",
+        )
+    if searched.imports(wanted):
+        return SymbolError(
+            f"{path} calls {text}, which is a function of a library", hint="give the path of the library that has it"
         )
     near = searched.near(wanted)
     if near:

@@ -19,7 +19,7 @@ from kernelspan_agent.process.elf import MAX_STRINGS_BYTES, PT_LOAD, SHT_NOBITS,
 from kernelspan_agent.process.errors import ElfError
 
 from .gomodule import text_start
-from .tables import BATCH, MAX_FUNCTIONS, WINDOW_BYTES, Columns, Table
+from .tables import MAX_FUNCTIONS, WINDOW_BYTES, Columns, Table, batch_of
 
 GO_1_2, GO_1_16, GO_1_18, GO_1_20 = 0xFFFFFFFB, 0xFFFFFFFA, 0xFFFFFFF0, 0xFFFFFFF1
 SECTIONS = (".gopclntab", ".data.rel.ro.gopclntab")
@@ -97,8 +97,9 @@ def _table(elf: Elf, offset: int, size: int) -> GoTable:
 
 def _batches(table: GoTable) -> Iterator[Columns]:
     word = np.dtype("<u8") if table.wide else np.dtype("<u4")
-    for first in range(0, table.count, BATCH):
-        count = min(BATCH, table.count - first)
+    batch = batch_of(table.count)
+    for first in range(0, table.count, batch):
+        count = min(batch, table.count - first)
         # One word more: the next function's entry, or the end of the text.
         data = read_at(table.fd, table.functions + first * 2 * word.itemsize, (2 * count + 1) * word.itemsize)
         words = np.frombuffer(data, word).astype(np.uint64)

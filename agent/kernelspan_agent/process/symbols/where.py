@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from kernelspan_agent.process.errors import ProcessError, SymbolError
+from kernelspan_agent.process.errors import ProcessEndedError, ProcessError, SymbolError
 from kernelspan_agent.process.files import FileKey, file_key, open_executable, open_mapping
 from kernelspan_agent.process.procfs import Mapping, Process, printable, read_executable, read_maps
 from kernelspan_agent.process.rootfs import Root
@@ -86,6 +86,8 @@ def _opened(root: str, path: str, whose: str) -> Iterator[Binary]:
         raise SymbolError(f"{shown!r} is no absolute path", reason="BinaryNotFound")
     try:
         tree = Root(root)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise ProcessEndedError(f"{whose} is gone") from error
     except OSError as error:
         raise ProcessError(f"{whose} cannot be opened: {error.strerror}") from error
     with tree, ExitStack() as stack:

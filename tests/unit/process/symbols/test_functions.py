@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelspan_agent.process.errors import ProcessError, SymbolError
-from kernelspan_agent.process.symbols.functions import Found, find_functions
+from kernelspan_agent.process.symbols import tables
+from kernelspan_agent.process.symbols.functions import Found, check_offset, find_functions
 from kernelspan_agent.process.symbols.where import open_path
 from tests.unit.process.symbols import crafting
 
@@ -140,6 +143,65 @@ def test_an_indirect_function_is_refused() -> None:
     first, second = find(content, "memcpy", "memcpy*")
     assert "IFUNC" in str(problem(first))
     assert places(second) == [8]
+
+
+def test_what_is_called_of_a_library_says_so() -> None:
+    """A probe on it belongs to the library's file."""
+    strings = b"\0malloc@GLIBC_2.2.5\0here\0"
+    made = crafting.File()
+    made.section(".text", b"\x90" * 64)
+    link = made.section(".dynstr", strings, crafting.SHT_STRTAB)
+    rows = bytearray(crafting.symbols([(1, 0, 0, 0), (20, CODE, 8, FUNC)]))
+    rows[24 + 6 : 24 + 8] = b"\0\0"  # of no section
+    made.section(".dynsym", bytes(rows), crafting.SHT_DYNSYM, link)
+    first, second = find(made.content(), "malloc", "here")
+    assert "a function of a library" in str(problem(first))
+    assert places(second) == [0]
+
+
+def test_an_offset_must_lie_in_code() -> None:
+    """Not in the headers of another segment, nor behind the file."""
+    with crafting.opened(file_of([("f", 0, FUNC)])) as binary:
+        check_offset(binary, 64)
+        for offset in (-1, 1 << 20, 1 << 63):
+            with pytest.raises(SymbolError, match="no code at offset"):
+                check_offset(binary, offset)
+
+
+_MANY = 200_000
+_LOOKS = """
+import re, sys
+from kernelspan_agent.process.symbols.functions import find_functions
+from kernelspan_agent.process.symbols.where import open_path
+def highest():  # of this program alone: getrusage has that of the one that started it
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+with open_path(sys.argv[1]) as binary:
+    find_functions(binary, ["nothing"])
+before = highest()
+with open_path(sys.argv[2]) as binary:
+    found = find_functions(binary, ["function_with_a_long_name_199999", "*_name_1*", "nearly_anything"])
+print(found[0].matched, found[1].matched, (highest() - before) >> 10)
+"""
+
+
+def test_a_file_of_very_many_symbols_costs_little_memory(tmp_path: Path) -> None:
+    """As many as a browser has: some arrays, and no object for a symbol that nobody asked for."""
+    names = np.char.mod(b"function_with_a_long_name_%06d", np.arange(_MANY)).astype("S33")  # 33: one NUL at the end
+    strings = b"\0" + names.tobytes()
+    rows = np.zeros(_MANY, tables._SYMBOL)
+    rows["name"], rows["info"], rows["section"] = 1 + 33 * np.arange(_MANY), FUNC, 1
+    rows["value"], rows["size"] = CODE + np.arange(_MANY) % 4096, 1
+    made = crafting.File()
+    made.section(".text", b"\x90" * 4096)
+    link = made.section(".strtab", strings, crafting.SHT_STRTAB)
+    made.section(".symtab", rows.tobytes(), crafting.SHT_SYMTAB, link)
+    (tmp_path / "large").write_bytes(made.content())
+    (tmp_path / "small").write_bytes(file_of([("f", 0, FUNC)]))
+    command = [sys.executable, "-c", _LOOKS, str(tmp_path / "small"), str(tmp_path / "large")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    matched, globbed, mebibytes = map(int, said.split())
+    assert (matched, globbed) == (1, 4096)
+    assert mebibytes < 32
 
 
 def test_a_stripped_file_says_what_to_do() -> None:

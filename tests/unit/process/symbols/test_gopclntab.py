@@ -89,7 +89,7 @@ def test_every_layout(magic: int, headers: bool) -> None:
 @pytest.mark.parametrize("magic", LAYOUTS)
 def test_many_functions_over_batches(monkeypatch: pytest.MonkeyPatch, magic: int) -> None:
     """The last of one batch has the size that the first of the next gives it."""
-    monkeypatch.setattr(gopclntab, "BATCH", 7)
+    monkeypatch.setattr(gopclntab, "batch_of", lambda _: 7)
     monkeypatch.setattr(gopclntab, "WINDOW_BYTES", 64)
     monkeypatch.setattr(tables, "WINDOW_BYTES", 64)
     functions = [(f"p.f{index}", 8 * index, 8) for index in range(50)]

@@ -34,7 +34,7 @@ def found(content: bytes, needles: list[bytes]) -> list[tuple[bytes, int]]:
 def test_search_is_reading_name_by_name(monkeypatch: pytest.MonkeyPatch, window: int, batch: int) -> None:
     """Names that share tails, in any order, across the edges of windows and batches."""
     monkeypatch.setattr(tables, "WINDOW_BYTES", window)
-    monkeypatch.setattr(tables, "BATCH", batch)
+    monkeypatch.setattr(tables, "batch_of", lambda _: batch)
 
     @given(NAMES, st.lists(st.integers(0, 70), max_size=12), st.lists(st.binary(max_size=2), min_size=1, max_size=3))
     def check(names: list[bytes], places: list[int], needles: list[bytes]) -> None:
@@ -76,9 +76,17 @@ def test_a_name_without_end_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> N
 def test_scattered_names_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that would have its names read again for every batch is given up."""
     monkeypatch.setattr(tables, "WINDOW_BYTES", 64)
-    monkeypatch.setattr(tables, "BATCH", 2)
+    monkeypatch.setattr(tables, "batch_of", lambda _: 2)
     monkeypatch.setattr(tables, "MAX_READ_BYTES", 2000)
     strings = b"\0" + b"a\0" * 500
     content = file_of(strings, [(1 + 998 * (index % 2), 16 + index, 1, 2) for index in range(100)])
     with pytest.raises(ElfError, match="scattered"):
         found(content, [b"a"])
+
+
+def test_more_than_can_be_looked_at_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in which every one of millions of functions has the wanted piece in its name."""
+    monkeypatch.setattr(tables, "MAX_ENTRIES", 5)
+    content = file_of(b"\0wanted\0", [(1, 16 + index, 1, 2) for index in range(6)])
+    with pytest.raises(ElfError, match="more than 5 functions"):
+        found(content, [b"wanted"])
