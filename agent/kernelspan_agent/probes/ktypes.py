@@ -7,7 +7,7 @@
         found.steps   # where to read: see Step
         found.leaf    # what is there: see Leaf
 
-Opening takes 40 ms and 0.5 MB (6 MB where BTF cannot be mapped), given back by `close`: open it, ask all that a plan needs,
+Opening takes 50 ms and 1.5 MB (7 MB where BTF cannot be mapped), given back by `close`: open it, ask all that a plan needs,
 close it. Answers are values and stay good. Types are those of the running kernel only; modules' BTF is
 read where a function or a type is a module's (Linux 5.11).
 """

@@ -164,7 +164,8 @@ def _tracepoint(probe: UserProbe, wanted: TracepointSpec, machine: Machine) -> P
     enter = TracepointRecord(machine.tracefs.tracepoint(wanted.category, wanted.event))
 
     def type_of(argument: Argument) -> Leaf | None:
-        return typed(machine.types, enter.field(argument).type)
+        # What a system call is given points into the process's memory.
+        return typed(machine.types, enter.field(argument).type, user=wanted.category == "syscalls")
 
     attach, alone = [_attach(machine, wanted.category, wanted.event)], wanted.category == "syscalls"
     if probe.mode is Mode.EVENT:
