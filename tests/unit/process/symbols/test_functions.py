@@ -58,6 +58,7 @@ def test_every_static_function_of_a_name_is_found() -> None:
     assert (places(found), found.matched) == ([0, 64], 2)
     (found,) = find(content, "*")
     assert (places(found), found.matched) == ([0, 64, 96], 3)
+    assert [function.name for function in found.functions] == ["parse", "parse", "parse_all"]
 
 
 def test_a_name_goes_before_a_glob() -> None:
