@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kernelspan_agent.errors import KernelspanError
+from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.probes.build import Module, build
 from kernelspan_agent.probes.memberpath import resolve
 from kernelspan_agent.probes.own.codegen import Generated, Generator, checked
@@ -48,6 +48,8 @@ def _planned(spec: UserProbe, machine: Machine) -> Prepared:
         return Prepared(spec, plan, text_of(spec, plan, machine))
     except KernelspanError as error:
         return Prepared(spec, problem=error)
+    except OSError as error:  # tracefs, BTF: this probe's alone, as far as it is known
+        return Prepared(spec, problem=MachineError(f"what it needs of this machine cannot be read: {error}"))
 
 
 def text_of(spec: UserProbe, plan: Plan, machine: Machine) -> Generated:
