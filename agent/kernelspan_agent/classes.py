@@ -68,7 +68,6 @@ class Classes:
         self._rejected: OrderedDict[tuple[int, int, int], set[str]] = OrderedDict()
         self._spare: list[int] = []  # numbers that mean nothing any more
         self._next_look = 0.0
-        self._unseen = Sums[int]()  # calls whose end nobody sees, by class
 
     def known(self, uids: frozenset[str]) -> int | None:
         """The class of a set of profiles; None: it must be made."""
@@ -107,7 +106,7 @@ class Classes:
         for number in set(retired) - in_use:
             counted, one = self._counted(number), self._classes[number]
             if (
-                unfinished(counted.kernel) != self._unseen[number]
+                unfinished(counted.kernel) != self._session.own.cut_off[number]
                 or counted.kernel[Counter.SENT] != counted.received
                 or waits[number]
             ):
@@ -140,10 +139,6 @@ class Classes:
         self._next_look = 0.0
         self._masks.pop(uid, None)
         self._past.pop(uid, None)
-
-    def lose(self, calls: Mapping[int, int]) -> None:
-        """Calls that had begun, by class, of probes that were taken away."""
-        self._unseen.update(calls)
 
     def is_shared(self, uid: str) -> bool:
         """Whether the kernel's filters and limits are wider than this profile's: it has others beside it, or two classes."""
@@ -178,7 +173,7 @@ class Classes:
     def _counted(self, number: int, drained: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None) -> _Counts:
         """Of one number so far. `drained`: what the intake counts, where it is known."""
         received, _, queue_full = drained or self._intake.counts()
-        dropped = Sums({"QueueFull": int(queue_full[number]), "ProbeRemoved": self._unseen[number]})
+        dropped = Sums({"QueueFull": int(queue_full[number]), "ProbeRemoved": self._session.own.cut_off[number]})
         for reason, by_class in self._tables.dropped.items():
             dropped[reason] = by_class[number]
         return _Counts(Sums(self._session.counts(number)), int(received[number]), dropped)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 0.2
 STEP_SECONDS = 0.05
-FILES_SECONDS = 30.0  # the largest binaries take some, and so does a compile
+FILES_SECONDS = 120.0  # the largest binaries take some, and so do compiles of many probes
 FLAGS_LOOK_SECONDS = 1.0
 
 
@@ -283,13 +283,14 @@ class Engine:
         for run in self.profiles.values():
             # what is still in the ring or the queue may be as old as the last drain
             run.tick(monotonic + self.clock.offset_ns - int(TICK_SECONDS * 1e9))
-        self._classes.lose(self.session.own.reap())  # of what was removed before the last time
+        self.session.own.reap()  # what was removed before the last time
         self._catch_up(monotonic)
         self.processes.sweep(monotonic)
         for traced in self.processes.gone:
             for run in self.profiles.values():
                 run.infos.forget(traced)
         self.processes.gone.clear()
+        self.session.own.sweep(now)
         self.cost.tick(now)
         if now >= self._next_look:
             self._next_look = now + FLAGS_LOOK_SECONDS
@@ -334,6 +335,7 @@ class Engine:
         """
         end = time.monotonic() + within_seconds
         self.session.detach()
+        self.session.own.sweep()
         self._ended = True
         self._intake.stop(rest=True)
         while time.monotonic() < end and (drained := self._intake.next(0.0)) is not None:

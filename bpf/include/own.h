@@ -76,7 +76,7 @@ BPF_TABLE("lru_hash", struct ks_own_question, u32, ks_own_verdicts, 16384);
 
 static __always_inline u32 ks_own_verdict(u64 about, u32 number, u32 of)
 {
-	struct ks_own_question question = { .about = about, .number = number, .of = of };
+	struct ks_own_question question = {.about = about, .number = number, .of = of};
 	u32 *mask = ks_own_verdicts.lookup(&question);
 
 	return mask ? *mask : ~0U;
@@ -115,7 +115,8 @@ static __always_inline int ks_own_is_task(void)
 	volatile u64 here = (u64)&here;
 	u64 at = 0;
 
-	ks_read_kernel(&at, sizeof(at), (void *)&here); /* the verifier does not subtract from an address of the stack */
+	ks_read_kernel(&at, sizeof(at),
+		       (void *)&here); /* the verifier does not subtract from an address of the stack */
 	return at - KS_KREAD(u64, bpf_get_current_task() + KS_TASK_STACK) < KS_THREAD_SIZE;
 }
 
@@ -140,7 +141,7 @@ static __always_inline int ks_own_rate_limited(struct ks_own_config *config, u32
 		return 0;
 	}
 	next = *tat > now ? *tat : now;
-	if (next - now > config->burst_ns)
+	if (next - now + config->interval_ns > config->burst_ns)
 		return 1;
 	*tat = next + config->interval_ns;
 	return 0;
@@ -161,34 +162,37 @@ static __always_inline void ks_own_header(struct ks_own_rec *r, struct ks_own_ca
 	r->reserved = 0;
 }
 
-/* What an address in this process or in the kernel holds: addresses of user space have no high bit. */
-static __always_inline long ks_own_read(void *to, u32 bytes, u64 address)
+/*
+ * What an address in this process or in the kernel holds: addresses of user space have no high bit. `user` (a constant): the
+ * program itself has passed it, and may have passed any: none of the kernel's is read for it.
+ */
+static __always_inline long ks_own_read(void *to, u32 bytes, u64 address, int user)
 {
-	return (s64)address < 0 ? ks_read_kernel(to, bytes, (void *)address) :
-				  ks_read_user(to, bytes, (void *)address);
+	return !user && (s64)address < 0 ? ks_read_kernel(to, bytes, (void *)address) :
+					   ks_read_user(to, bytes, (void *)address);
 }
 
-static __always_inline u64 ks_own_word(u64 address)
+static __always_inline long ks_own_read_str(void *to, u32 most, u64 address, int user)
 {
-	u64 word = 0;
-
-	ks_own_read(&word, 8, address);
-	return word;
+	return !user && (s64)address < 0 ? ks_read_kernel_str(to, most, (void *)address) :
+					   ks_read_user_str(to, most, (void *)address);
 }
 
-/* A text that ends with NUL, of `most` bytes at most (a constant). */
-static __always_inline void ks_own_text(struct ks_own_arg *arg, void *to, u32 most, u64 address)
+/*
+ * A text that ends with NUL. `most` (a constant): its bytes with the NUL and one more, so that what just fits is told from
+ * what is longer.
+ */
+static __always_inline void ks_own_text(struct ks_own_arg *arg, void *to, u32 most, u64 address, int user)
 {
-	long n = (s64)address < 0 ? ks_read_kernel_str(to, most, (void *)address) :
-				    ks_read_user_str(to, most, (void *)address);
+	long n = ks_own_read_str(to, most, address, user);
 
 	arg->value = address;
-	arg->length = n > 0 ? n - 1 : 0;
+	arg->length = n == most ? most - 2 : n > 0 ? n - 1 : 0;
 	arg->state = n < 0 || !address ? KS_ARGUMENT_UNREADABLE : n == most ? KS_ARGUMENT_CUT : KS_ARGUMENT_WHOLE;
 }
 
 /* `length` bytes, of which at most `most` (a constant) are taken. */
-static __always_inline void ks_own_bytes(struct ks_own_arg *arg, void *to, u32 most, u64 address, u64 length)
+static __always_inline void ks_own_bytes(struct ks_own_arg *arg, void *to, u32 most, u64 address, u64 length, int user)
 {
 	u32 take = length < most ? length : most;
 
@@ -197,11 +201,25 @@ static __always_inline void ks_own_bytes(struct ks_own_arg *arg, void *to, u32 m
 	KS_OPAQUE(take);
 	if (take > most)
 		take = most;
-	if (take && (!address || ks_own_read(to, take, address))) {
+	if (take && (!address || ks_own_read(to, take, address, user))) {
 		arg->state = KS_ARGUMENT_UNREADABLE;
 		take = 0;
 	}
 	arg->length = take;
+}
+
+/* The first part of an array of struct iovec. */
+static __always_inline void ks_own_vector(struct ks_own_arg *arg, void *to, u32 most, u64 address, int user)
+{
+	u64 part[2] = {};
+
+	if (!address || ks_own_read(part, sizeof(part), address, user)) {
+		arg->value = address;
+		arg->length = 0;
+		arg->state = KS_ARGUMENT_UNREADABLE;
+		return;
+	}
+	ks_own_bytes(arg, to, most, part[0], part[1], user);
 }
 
 static __always_inline void ks_own_number(struct ks_own_arg *arg, u64 value)
@@ -249,7 +267,7 @@ static __always_inline void ks_own_socket(struct ks_own_arg *arg, struct ks_own_
 }
 
 /* A struct sockaddr: as much of it as its family has; of a unix socket's the path. */
-static __always_inline void ks_own_address(struct ks_own_arg *arg, u8 *to, u64 address)
+static __always_inline void ks_own_address(struct ks_own_arg *arg, u8 *to, u64 address, int user)
 {
 	u16 family = 0;
 	long n = -1;
@@ -257,16 +275,15 @@ static __always_inline void ks_own_address(struct ks_own_arg *arg, u8 *to, u64 a
 	arg->value = address;
 	arg->length = 0;
 	arg->state = KS_ARGUMENT_UNREADABLE;
-	if (!address || ks_own_read(&family, 2, address))
+	if (!address || ks_own_read(&family, 2, address, user))
 		return;
 	*(u16 *)to = family;
 	if (family == KS_AF_INET) {
-		n = ks_own_read(to, 16, address) ? -1 : 16;
+		n = ks_own_read(to, 16, address, user) ? -1 : 16;
 	} else if (family == KS_AF_INET6) {
-		n = ks_own_read(to, 28, address) ? -1 : 28;
+		n = ks_own_read(to, 28, address, user) ? -1 : 28;
 	} else if (family == KS_AF_UNIX) {
-		n = (s64)address < 0 ? ks_read_kernel_str(to + 2, 109, (void *)(address + 2)) :
-				       ks_read_user_str(to + 2, 109, (void *)(address + 2));
+		n = ks_own_read_str(to + 2, 109, address + 2, user);
 		n = n < 0 ? n : n + 2;
 	} else {
 		n = 2;

@@ -73,7 +73,7 @@ class Loader:
         wanted = []
         for load in loads:
             for name, shape in load.module["maps"].items():
-                self.declare(load.map_name(name), shape)
+                self.make_map(load.map_name(name), shape)
             for name, program in load.module["programs"].items():
                 target = (load.targets or {}).get(name, load.target)
                 wanted.append((load.kind, self.relocated(name, program, load), name, target, name + load.suffix))
@@ -105,8 +105,8 @@ class Loader:
                 os.close(found.pop(name))
                 self._shapes.pop(name, None)
 
-    def declare(self, name: str, shape: Mapping[str, int]) -> None:
-        """Makes a map, if it is not there. Raises MachineError: it is, and is another."""
+    def make_map(self, name: str, shape: Mapping[str, int]) -> None:
+        """Makes a map, unless it is there. Raises MachineError: it cannot be made, or is there with another shape."""
         known = self._shapes.get(name)
         if known is not None:
             if (known["type"], known["key"], known["value"]) != (shape["type"], shape["key"], shape["value"]):

@@ -38,15 +38,8 @@ RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
 _PROC = struct.Struct("<QII")
 _RUNTIME = struct.Struct("<QQIHH")
 _CLASS = struct.Struct(f"<Q4QQQ{constants.OWN_WORDS}QII{constants.MAX_PORTS}HII")
-# There from the start: of a profile whose only probes wait for their files no program has been loaded that names it.
-_CLASSES = {
-    "type": bpf.MAP_TYPES["array"],
-    "key": 4,
-    "value": _CLASS.size,
-    "entries": constants.MAX_CLASSES,
-    "flags": 0,
-}
 _CLASS_PATHS = 1
+_ARRAY = 2  # BPF_MAP_TYPE_ARRAY
 _CALL_OP = slice(constants.CALL_OP_AT, constants.CALL_OP_AT + 2)  # of a struct ks_call
 _CALL_CLASS = slice(constants.CALL_CLASS_AT, constants.CALL_CLASS_AT + 2)
 _CLOSE = BY_NAME[Group.NETWORK, "Close"].number
@@ -112,7 +105,11 @@ class Session:
         self.attached: list[str] = []
         self.wanted = wanted  # what is attached
         self._chain = mechanisms.chain_of(wanted)
-        self.own = OwnProbes(loader, mechanism.walkers)
+        for name, size in (("ks_classes", _CLASS.size), ("ks_tat", 8)):  # own probes may come later, or none be loaded
+            loader.make_map(
+                name, {"type": _ARRAY, "key": 4, "value": size, "entries": constants.MAX_CLASSES, "flags": 0}
+            )
+        self.own = OwnProbes(loader, mechanism.walkers, self.process_start)
 
     @classmethod
     def open(
@@ -134,7 +131,6 @@ class Session:
             built = cls.prepare(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism)
         loader = Loader({"ks_ring": ring_bytes, SCRATCHES: SCRATCH_ENTRIES})
         try:
-            loader.declare("ks_classes", _CLASSES)
             with span("agent.load", modules=len(built.modules)):
                 kinds = {"core": bpf.PROG_RAW_TRACEPOINT}
                 modules = built.modules.items()
@@ -263,8 +259,9 @@ class Session:
         )
         key = struct.pack("<I", number)
         bpf.map_update(self._loader.maps["ks_classes"], key, value)
-        if "ks_tat" in self._loader.maps:  # how far ahead of its limit the number's last set was
-            bpf.map_update(self._loader.maps["ks_tat"], key, bytes(8))
+        bpf.map_update(
+            self._loader.maps["ks_tat"], key, bytes(8)
+        )  # how far ahead of its limit the number's last set was
 
     def trace(self, tgid: int, start_ns: int, match_class: int, pod: int = 0) -> None:
         """Traces a process from now on; `start_ns` (CLOCK_MONOTONIC) names its image. Class 0 wants nothing of it.
@@ -364,6 +361,7 @@ class Session:
             key = struct.pack("<I", match_class * constants.COUNTERS + counter)
             value = bpf.map_lookup(self._loader.maps["ks_counts"], key, 8 * self._cpus)
             found[counter] = sum(struct.unpack(f"<{self._cpus}Q", value)) if value else 0
+        found[Counter.TARGET_GONE] += self.own.sweeper.gone[match_class]
         return found
 
     def lost_processes(self) -> int:

@@ -41,6 +41,7 @@ _KINDS = {
 }
 _T = ArgumentType
 _SIGNED = {_T.INT8, _T.INT16, _T.INT32, _T.INT64, _T.FD}
+_UNSIGNED = {_T.UINT8, _T.UINT16, _T.UINT32, _T.UINT64, _T.SIZE, _T.POINTER, _T.UID, _T.GID, _T.BOOL}
 _SOCKET = struct.Struct("<HHHH16s16s")
 _CREDENTIALS = struct.Struct("<IIIIQ")
 _MAX_ERRNO = 4095
@@ -149,9 +150,12 @@ class OwnSpans:
             error = ""
             if has_result:
                 result = int(op["ret"])
-                if own.spec.returns is not None and own.spec.returns.attribute not in attributes:
+                is_data = len(own.captured) > len(
+                    own.spec.args
+                )  # a text, or what else lies at the address that was returned
+                if own.spec.returns is not None and not is_data:
                     attributes[own.spec.returns.attribute] = as_number(own.spec.returns.type, result & (1 << 64) - 1)
-                if own.spec.error_when is not None and is_error(own.spec.error_when, result):
+                if own.spec.error_when is not None and is_error(own.spec.error_when, _compared(own.spec, result)):
                     error = errno.errorcode.get(-result, str(result)) if 0 < -result <= _MAX_ERRNO else str(result)
                     attributes[semconv.ERROR_TYPE] = error
             if attributes or error:
@@ -254,8 +258,14 @@ def _credentials(name: str, data: bytes) -> dict[str, AttributeValue]:
     }
 
 
+def _compared(spec: UserProbe, result: int) -> int:
+    """A returned value (signed) as its type has it."""
+    is_unsigned = spec.returns is not None and spec.returns.type in _UNSIGNED
+    return result & (1 << 64) - 1 if is_unsigned else result
+
+
 def is_error(condition: ResultCondition, result: int) -> bool:
-    """Whether a returned value (signed) is one that the profile calls an error."""
+    """Whether a returned value is one that the profile calls an error."""
     values = [int(value, 0) for value in condition.values if ":" not in value]
     operator = condition.operator
     if operator in (Operator.EQUAL, Operator.IN):

@@ -12,7 +12,7 @@ import logging
 import struct
 import time
 from collections import Counter as Sums
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own.codegen import Generated
 from kernelspan_agent.probes.own.machine import Plan
 from kernelspan_agent.probes.own.prepare import Prepared
+from kernelspan_agent.probes.own.sweep import KEY, Sweeper, call_of
 from kernelspan_agent.process.symbols.identity import Identity
 from kernelspan_agent.resolve.arguments import Captured
 from kernelspan_agent.ring.records import MAX_OWN_PROBES
@@ -34,12 +35,9 @@ EVERY = 0xFFFFFFFF  # of the guard's share: nothing is thrown away
 SCRATCHES = "ks_scratches."  # the loader's name for those of own probes
 SCRATCH_ENTRIES = 2  # KS_OWN_SCRATCH_* in bpf/include/own.h
 _CONFIG = struct.Struct("<QQQIIII")
-_KEY_BYTES = 16
 MAX_PARTS = 16  # of one probe
 REST_SECONDS = 60.0  # of a number that was given back
 _QUESTION = struct.Struct("<QII")  # struct ks_own_question
-_CALL = struct.Struct("<QQQIIII")  # struct ks_own_call
-_CLASS_AT = 5
 _OWN_MAPS = ("ks_own_calls", "ks_own_blank", "ks_own_config", "ks_own_rates", "ks_own_nothing")
 # Walkers and scratches that programs of one kind share, of which no two run on a CPU at once: the kernel enters none of
 # these while another is at work (bpf_prog_active), and what comes in an interrupt touches no scratch.
@@ -110,8 +108,10 @@ class OwnProbe:
 class OwnProbes:
     """Those of one session. Not for several threads."""
 
-    def __init__(self, loader: Loader, array: str) -> None:
-        """`array`: the program array that walkers are called by."""
+    def __init__(self, loader: Loader, array: str, process_start: Callable[[int], int | None]) -> None:
+        """`array`: the program array that walkers are called by. `process_start`: see Sweeper."""
+        self.sweeper = Sweeper(process_start)
+        self.cut_off = Sums[int]()  # by class: calls under way when their probe was taken away
         self._loader, self._array = loader, array
         self._walkers: dict[str, tuple[Runtime, Any]] = {}  # each with its built module
         self._probes: dict[bytes, OwnProbe] = {}
@@ -178,10 +178,10 @@ class OwnProbes:
             places = sum(len(each.attachments) for each in own.parts)
             _log.info("probe.attached probe=%s mechanism=%s places=%d", own.spec.name, own.mechanism, places)
         except KernelspanError as error:
-            own.problem = error
             _log.info("probe.failed probe=%s reason=%s message=%s", own.spec.name, error.reason, error)
             if part is not None and not part.attachments:
                 self._unload(own, part)
+            own.problem = None if own.is_attached else error  # elsewhere it may be seen
         finally:
             plan.close()
 
@@ -193,22 +193,20 @@ class OwnProbes:
         _detach(own)
         _log.info("probe.detached probe=%s", own.spec.name)
 
-    def reap(self) -> Sums[int]:
-        """Gives back what removed probes have, long enough after for no program to run any more.
-
-        Their calls that have begun, by class: nobody will see how they end.
-        """
-        lost = Sums[int]()
+    def reap(self) -> None:
+        """Gives back what removed probes have, long enough after for no program to run any more."""
         while self._removed:
             own = self._removed.pop()
             for part in list(own.parts):
-                lost += self._calls(part)
                 self._unload(own, part)
             self._rest[own.number] = time.monotonic()
-        return lost
 
     def _unload(self, own: OwnProbe, part: Part) -> None:
         own.parts.remove(part)
+        for calls, size in self._calls(part.load.suffix):  # nobody will see how these end
+            for key in bpf.map_keys(calls, KEY.size):
+                if (value := bpf.map_lookup(calls, key, size)) is not None:
+                    self.cut_off[call_of(key, value).cls] += 1
         self._loader.unload(part.load.suffix)
         if part.walkers == part.load.suffix:  # nobody else's
             self._sets.pop(part.walkers, None)
@@ -294,14 +292,25 @@ class OwnProbes:
 
     def in_flight(self) -> Sums[int]:
         """Calls that have begun and not ended, by class."""
-        parts = [part for own in (*self, *self._removed) for part in own.parts]
-        return sum((self._calls(part) for part in parts), Sums[int]())
+        found = Sums[int]()
+        for calls, size in self._calls():
+            for key in bpf.map_keys(calls, KEY.size):
+                if (value := bpf.map_lookup(calls, key, size)) is not None:
+                    found[call_of(key, value).cls] += 1
+        return found
 
-    def _calls(self, part: Part) -> Sums[int]:
-        name = "ks_own_calls" + part.load.suffix
-        calls, size = self._loader.maps[name], self._loader.value_bytes(name)
-        values = (bpf.map_lookup(calls, key, size) for key in bpf.map_keys(calls, _KEY_BYTES))
-        return Sums(_CALL.unpack_from(value)[_CLASS_AT] for value in values if value is not None)
+    def _calls(self, suffix: str = "") -> list[tuple[int, int]]:
+        """Maps of calls that have begun, each with its values' size; with `suffix` of one part."""
+        maps, prefix = self._loader.maps, "ks_own_calls."
+        names = [name for name in maps if name.startswith(prefix) and (not suffix or name == f"ks_own_calls{suffix}")]
+        return [(maps[name], self._loader.value_bytes(name)) for name in names]
+
+    def sweep(self, now: float | None = None) -> None:
+        """Takes out calls that can never end, where it is time for it, or (None) all of them at once."""
+        if now is None:
+            self.sweeper.sweep(self._calls(), EVERY, 0)
+        else:
+            self.sweeper.tick(now, self._calls())
 
     def detach(self) -> None:
         """Detaches all; what they counted stays."""

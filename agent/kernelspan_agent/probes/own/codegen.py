@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.ktypes import Leaf, Resolved
 from kernelspan_agent.probes.own.conditions import (
     SUFFIX_ROOM,
@@ -21,7 +22,7 @@ from kernelspan_agent.probes.own.conditions import (
     in_namespaces,
 )
 from kernelspan_agent.probes.own.paths import along
-from kernelspan_agent.probes.own.sources import ArgumentError, Raw, Source
+from kernelspan_agent.probes.own.sources import ArgumentError, Raw, Source, SystemCallFunction
 from kernelspan_agent.probes.own.values import NUMBERS, data_bytes, laid_out, number, read
 from kernelspan_agent.resolve.arguments import Captured, Slot
 from kernelspan_agent.resolve.judging import judged
@@ -86,6 +87,8 @@ class Generator:
     def generate(self) -> Generated:
         """The text with the names of its programs."""
         enters, exits = list(self._places.enters), list(self._places.exits)
+        if self._probe.error_when is not None:  # decided in user space, by the same rules
+            holds(Subject(self._compared(), "result"), self._probe.error_when.operator, self._probe.error_when.values)
         parts = [self._declarations(), '#include "own_calls.h"\n']
         names: list[str] = []
         for index, source in enumerate(enters):
@@ -250,7 +253,9 @@ class Generator:
         lines = ["\tif (v->call.again) {"]
         for slot in slots:
             arg = f"v->arguments[{slot.number}]"
-            (statement,) = read(slot, Raw(""), f"{arg}.value", _nothing_follows, is_user=source.is_user)
+            (statement,) = read(
+                slot, Raw("", user=self._user(slot)), f"{arg}.value", _nothing_follows, is_user=source.is_user
+            )
             lines += [f"\t\tif (v->call.again & {1 << slot.number})", f"\t\t\t{statement}"]
         _, late = self._split()
         if any(late):
@@ -262,6 +267,9 @@ class Generator:
                 "\t\t}",
             ]
         return [*lines, "\t}"]
+
+    def _user(self, slot: Slot) -> bool:
+        return self._raw(self._places.enters[0], self._probe.args[slot.number]).user
 
     def _reads(self, source: Source, raws: list[Raw]) -> list[str]:
         lines: list[str] = []
@@ -278,9 +286,12 @@ class Generator:
 
     def _raw(self, source: Source, argument: Argument) -> Raw:
         raw = source.named(argument.field) if argument.field is not None else source.argument(argument.index or 0)
-        if not argument.resolve:
+        settled = raw.user or raw.inline or argument.type in NUMBERS or source.kind == bpf.PROG_TRACEPOINT
+        if not argument.resolve and settled:
             return raw
         start = self._places.type_of(argument)
+        if not argument.resolve:
+            return replace(raw, user=start is not None and start.user)
         if start is None:
             raise ArgumentError(f"resolve {argument.resolve}: the kernel says nothing of this argument's type")
         return along(raw, self._resolve(start, argument.resolve))
@@ -318,6 +329,8 @@ class Generator:
         if not instant:
             if self._result_is_read():
                 returned = self._probe.returns.type if self._probe.returns else ArgumentType.INT64
+                if returned in (ArgumentType.FILE, ArgumentType.PATH):
+                    raise ArgumentError(f"a returned {returned.value} cannot be read")
                 lines.append(f"\tu64 result = {number(returned, Raw(source.result()))};")
             lines.append("\tif (now - v->call.start < config->min_duration_ns)")
             lines += _end_as("KS_C_FILTERED")
@@ -332,7 +345,7 @@ class Generator:
             "\t}",
         ]
         if not instant and self._returns_data:
-            raw = Raw(source.result())
+            raw = Raw(source.result(), user=_of_program(source))
             reads = read(self._slots[-1], raw, "result", _nothing_follows, is_user=source.is_user)
             lines += ["\t" + line for line in reads]
         lines.append("\tu64 arguments = ks_own_send(v, config->number, now);")
@@ -422,12 +435,21 @@ class Generator:
         conditions = any(match.returns for match in self._probe.match)
         return self._probe.returns is not None or self._probe.error_when is not None or conditions
 
+    def _compared(self) -> ArgumentType:
+        kind = self._probe.returns.type if self._probe.returns else ArgumentType.INT64
+        return kind if kind in NUMBERS else ArgumentType.INT64
+
     def _result_condition(self, match: Match) -> str:
         kind = self._probe.returns.type if self._probe.returns else ArgumentType.INT64
         if kind not in NUMBERS and match.returns:
             raise ArgumentError(f"a returned {kind.value} cannot be compared in the kernel")
         subject = Subject(kind, "result")
         return " && ".join(holds(subject, each.operator, each.values) for each in match.returns)
+
+
+def _of_program(source: Source) -> bool:
+    """Whether what returns there is the program's own, and may be any address."""
+    return source.is_user or isinstance(source, SystemCallFunction) or getattr(source, "is_call", False)
 
 
 def _nothing_follows(_distance: int) -> str:

@@ -16,12 +16,12 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.probes.own.attached import OwnProbe, OwnProbes
 from kernelspan_agent.probes.own.machine import Machine
-from kernelspan_agent.probes.own.prepare import Prepared, compiled, text_of
+from kernelspan_agent.probes.own.prepare import Prepared, build_all, text_of
 from kernelspan_agent.probes.own.user_functions import plan_in
 from kernelspan_agent.process.errors import ProcessEndedError
 from kernelspan_agent.process.procfs import Process
@@ -33,6 +33,7 @@ from kernelspan_api.userprobes import UserProbe
 MAX_WAITING = 4096  # looks that are due
 RETRIES_SECONDS = (0.02, 0.1, 0.5, 2.0, 10.0, 60.0)  # for code that a process has not loaded yet
 PATIENCE = 4  # retries, 2.6 s together, after which a process is said not to have the code
+MAX_TOGETHER = 8  # looks whose texts are compiled by one child
 MAX_FILES = 256  # of one probe
 
 _log = logging.getLogger(__name__)
@@ -169,8 +170,22 @@ class UserFiles:
     # --- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while (look := self._due.get()) is not None:
-            self._done.put(self._looked(look))
+        while looks := self._next():
+            found = [self._looked(look) for look in looks]
+            for each in self._compiled(found):
+                self._done.put(each)
+
+    def _next(self) -> list[_Look]:
+        """Waits for a look, and takes those that wait besides, which are compiled together; empty: it is over."""
+        looks = [self._due.get()]
+        while len(looks) < MAX_TOGETHER:
+            try:
+                looks.append(self._due.get_nowait())
+            except queue.Empty:
+                break
+        if looks[-1] is None:  # the last there is
+            return []
+        return [look for look in looks if look is not None]
 
     def _looked(self, look: _Look) -> _Found:
         found = _Found(look)
@@ -179,9 +194,13 @@ class UserFiles:
                 key = (look.own, binary.identity)
                 if key in self._known:
                     return found
-                found.identity = binary.identity
-                found.prepared = self._prepared(look.own.spec, binary)
                 self._known.add(key)
+                found.identity = binary.identity
+                try:
+                    found.prepared = _planned(look.own.spec, binary)
+                except BaseException:
+                    self._known.discard(key)
+                    raise
         except ProcessEndedError:
             pass
         except KernelspanError as error:
@@ -191,13 +210,22 @@ class UserFiles:
             found.problem = MachineError(f"its file cannot be read: {error!r}", reason="BinaryNotFound")
         return found
 
-    def _prepared(self, spec: UserProbe, binary: Binary) -> Prepared:
-        found = _planned(spec, binary)
-        try:
-            return compiled(found, self.defines, self.environ)
-        except BaseException:
-            found.close()
-            raise
+    def _compiled(self, looks: Sequence[_Found]) -> Iterator[_Found]:
+        """The same with their modules; a text that does not compile fails alone."""
+        wanted = [each.prepared.generated for each in looks if each.prepared and each.prepared.generated]
+        built = build_all(list({each.text: each for each in wanted}.values()), self.defines, self.environ)
+        for each in looks:
+            if each.prepared is not None and each.prepared.generated is not None:
+                module = built[each.prepared.generated.text]
+                if isinstance(module, KernelspanError):
+                    if each.prepared.plan is not None:
+                        each.prepared.plan.close()
+                    each.problem, each.prepared = module, None
+                    if each.identity is not None:
+                        self._known.discard((each.look.own, each.identity))
+                else:
+                    each.prepared = replace(each.prepared, module=module)
+            yield each
 
     def close(self) -> None:
         """Ends the thread, when it has done with what it is at."""

@@ -21,9 +21,9 @@ def along(raw: Raw, way: Resolved) -> Raw:
             address = f"{_read(step.user)}(u64, {address})"
     leaf, user = way.leaf, way.steps[-1].user
     if leaf.kind in _INLINE:
-        return Raw(address, inline=True, length=str(leaf.size))
+        return Raw(address, inline=True, length=str(leaf.size), user=user)
     if leaf.kind is LeafKind.STRUCT:
-        return Raw(address)
+        return Raw(address, user=user)
     if leaf.size not in _SIZES or leaf.kind in (LeafKind.FLOAT, LeafKind.VOID, LeafKind.FUNCTION):
         raise ArgumentError(f"{leaf.text} is nothing that can be read as a value")
     value = f"{_read(user)}(u{8 * leaf.size}, {address})"
@@ -31,7 +31,7 @@ def along(raw: Raw, way: Resolved) -> Raw:
         shift = 64 - leaf.bit_size
         moved = f"((u64){value} >> {leaf.bit_offset}) << {shift}"
         return Raw(f"((u64)((s64)({moved}) >> {shift}))" if leaf.signed else f"(({moved}) >> {shift})")
-    return Raw(f"(u64)(s64)(s{8 * leaf.size}){value}" if leaf.signed else f"(u64){value}")
+    return Raw(f"(u64)(s64)(s{8 * leaf.size}){value}" if leaf.signed else f"(u64){value}", user=user or leaf.user)
 
 
 def _read(user: bool) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,7 +67,7 @@ def prepare(specs: Sequence[UserProbe], defines: Mapping[str, int], environ: Map
     """The probes with their modules; a text that does not compile fails alone."""
     found = planned(specs)
     wanted = {each.generated.text: each.generated for each in found if each.generated is not None}
-    built = _build(list(wanted.values()), defines, environ)
+    built = build_all(list(wanted.values()), defines, environ)
     done = []
     for each in found:
         module = built[each.generated.text] if each.generated is not None else None
@@ -77,9 +78,14 @@ def prepare(specs: Sequence[UserProbe], defines: Mapping[str, int], environ: Map
     return done
 
 
-def _build(texts: Sequence[Generated], defines: Mapping[str, int], environ: Mapping[str, str]) -> dict[str, Any]:
+def _name(text: str) -> str:
+    """Of a module: the same text has the same, whatever else is built with it, and so is found compiled."""
+    return f"own-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def build_all(texts: Sequence[Generated], defines: Mapping[str, int], environ: Mapping[str, str]) -> dict[str, Any]:
     """By text the built module, or the error that its own compile gave."""
-    modules = [Module(f"own{index}", each.programs, each.text) for index, each in enumerate(texts)]
+    modules = [Module(_name(each.text), each.programs, each.text) for each in texts]
     if not modules:
         return {}
     try:
@@ -87,12 +93,5 @@ def _build(texts: Sequence[Generated], defines: Mapping[str, int], environ: Mapp
     except KernelspanError as error:
         if len(texts) == 1:
             return {texts[0].text: error}
-        return {text: module for each in texts for text, module in _build([each], defines, environ).items()}
+        return {text: module for each in texts for text, module in build_all([each], defines, environ).items()}
     return {each.text: built.modules[module.name] for each, module in zip(texts, modules, strict=True)}
-
-
-def compiled(prepared: Prepared, defines: Mapping[str, int], environ: Mapping[str, str]) -> Prepared:
-    """The same with its module. Raises KernelspanError."""
-    assert prepared.generated is not None
-    made = prepared.generated
-    return replace(prepared, module=build([Module("own", made.programs, made.text)], defines, environ).modules["own"])
