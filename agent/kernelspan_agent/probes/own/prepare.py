@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from kernelspan_agent.probes.build import Module, build
 from kernelspan_agent.probes.memberpath import resolve
 from kernelspan_agent.probes.own.codegen import Generated, Generator, checked
 from kernelspan_agent.probes.own.machine import Machine, Plan, host_namespace, plan_of
+from kernelspan_agent.probes.syscalls import function_of
 from kernelspan_api.userprobes import UserProbe
 
 
@@ -36,6 +38,9 @@ def planned(specs: Sequence[UserProbe]) -> list[Prepared]:
     """The probes with their text; nothing is compiled."""
     machine = Machine()
     try:
+        calls = [spec.kprobe for spec in specs if spec.kprobe is not None]
+        with contextlib.suppress(OSError):  # of that each will tell for itself
+            machine.functions.expect(function_of(each.call) if each.syscall else each.call for each in calls)
         return [_planned(spec, machine) for spec in specs]
     finally:
         machine.close()
