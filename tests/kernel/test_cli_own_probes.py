@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,39 @@ def test_render_has_every_probe(tmp_path: Path) -> None:
     assert "not known here: SymbolNotFound: " in parts[1]
     assert "not known here: BinaryNotFound: " in parts[2]
     assert "known only with the process" in parts[3]
+
+
+def test_files_that_are_no_programs(tmp_path: Path) -> None:
+    """A FIFO, a folder, a huge sparse file, a text, a crafted ELF file: each told at the start, none is waited for."""
+    places = {name: tmp_path / name for name in ("fifo", "folder", "sparse", "text", "crafted", "link")}
+    os.mkfifo(places["fifo"])
+    places["folder"].mkdir()
+    with places["sparse"].open("wb") as file:
+        file.truncate(1 << 40)
+    places["text"].write_text("#!/bin/sh\n")
+    head = bytearray(Path(LIBC).read_bytes()[:4096])
+    head[40:48] = (1 << 62).to_bytes(8, "little")  # e_shoff
+    places["crafted"].write_bytes(bytes(head))
+    places["link"].symlink_to("link")
+    probes = [{"name": name, "uprobe": {"path": str(path), "symbols": ["main"]}} for name, path in places.items()]
+    left = tmp_path / "left"
+    done = kernelspan("run", "-f", profile(tmp_path, probes=probes), "--", "touch", left)
+    assert done.returncode == 3, done.stderr
+    said = blocks(done.stderr)
+    assert set(said) == set(places)
+    assert all(each[0].split(": ")[2] in {"BinaryNotFound", "SymbolStripped"} for each in said.values()), said
+    assert "FIFO" in said["fifo"][0]
+    assert "directory" in said["folder"][0]
+    assert "Traceback" not in done.stderr
+    assert not left.exists()
+
+
+def test_as_many_as_a_profile_may_have_all_fail(tmp_path: Path) -> None:
+    """A block each, and the group beside goes on."""
+    probes = [{"name": f"p{number}", "kprobe": {"call": f"no_such_function_{number}"}} for number in range(32)]
+    spans = tmp_path / "spans"
+    path = profile(tmp_path, probes=probes, files={"operations": ["Stat"]})
+    done = kernelspan("run", "-f", path, "-q", "--output", spans, "--", "stat", "/")
+    assert done.returncode == 0
+    assert len(blocks(done.stderr)) == 32
+    assert spans.read_text()

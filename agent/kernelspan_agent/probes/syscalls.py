@@ -43,6 +43,11 @@ class SystemCall:
     parameters: tuple[Parameter, ...] | None
 
 
+def function_of(name: str, machine: str = platform.machine()) -> str:
+    """What the kernel calls the entry function of a system call, whether it has it or not."""
+    return PREFIXES.get(machine, "") + CALL_NAMES.get(name, name)
+
+
 def system_call(
     name: str, types: KernelTypes, tracefs: Tracefs | None, machine: str = platform.machine()
 ) -> SystemCall:

@@ -10,6 +10,7 @@ the program compiled: tens of milliseconds to a second. A library that is not th
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -56,6 +57,7 @@ class _Found:
     identity: Identity | None = None
     prepared: Prepared | None = None
     problem: KernelspanError | None = None
+    is_absent: bool = False  # this machine has nothing by that path
 
 
 @dataclass(slots=True)
@@ -129,7 +131,7 @@ class UserFiles:
                 found.prepared.close()
             return
         if found.problem is not None:
-            self._miss(found.look, found.problem)
+            self._miss(found.look, found.problem, is_absent=found.is_absent)
         elif found.identity is not None and found.prepared is not None:  # else known already, or the process has ended
             if found.identity in own.files or len(own.files) >= MAX_FILES:
                 found.prepared.close()
@@ -148,7 +150,7 @@ class UserFiles:
         self.own.attach(own, prepared)
         return own.problem
 
-    def _miss(self, look: _Look, problem: KernelspanError) -> None:
+    def _miss(self, look: _Look, problem: KernelspanError, *, is_absent: bool) -> None:
         """What is not there may come: a library is loaded late, and this machine's files are not those of a container."""
         own = look.own
         retries = RETRIES_SECONDS if look.process is not None else ()
@@ -157,8 +159,7 @@ class UserFiles:
             look.tries += 1
         if not own.is_attached:
             # of a program that is named a library or another one that it starts may have the code
-            is_guess = problem.reason == "BinaryNotFound" or _path(own.spec) == AUTO
-            awaits = look.tries <= PATIENCE if look.process is not None else is_guess
+            awaits = look.tries <= PATIENCE if look.process is not None else is_absent or _path(own.spec) == AUTO
             if awaits and problem.reason in _MAY_COME:
                 own.awaits = problem
             else:
@@ -204,6 +205,7 @@ class UserFiles:
             pass
         except KernelspanError as error:
             found.problem = error
+            found.is_absent = look.process is None and not os.path.lexists(look.path)
         except Exception as error:  # noqa: BLE001 - files are hostile, and the next look is to be answered too
             found.problem = MachineError(f"its file cannot be read: {error!r}", reason="BinaryNotFound")
         return found

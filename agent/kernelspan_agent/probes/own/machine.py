@@ -77,6 +77,11 @@ class Machine:
         return self._opened
 
     @cached_property
+    def functions(self) -> KernelFunctions:
+        """The kernel's functions."""
+        return KernelFunctions()
+
+    @cached_property
     def tracefs(self) -> Tracefs:
         """Raises MachineError."""
         return Tracefs.find()
@@ -84,7 +89,7 @@ class Machine:
     @cached_property
     def return_slot(self) -> int:
         """See RETURN_SLOT."""
-        return RETURN_SLOT if KernelFunctions().find(_NEW_TRAMPOLINES) else OLD_RETURN_SLOT
+        return RETURN_SLOT if self.functions.find(_NEW_TRAMPOLINES) else OLD_RETURN_SLOT
 
     def close(self) -> None:
         """Gives the types' memory back."""
@@ -217,7 +222,7 @@ def _of_call(call: SystemCall) -> Callable[[Argument], Leaf | None]:
 
 def _function(probe: UserProbe, wanted: Kprobe, machine: Machine, call: SystemCall | None = None) -> Plan:
     name = call.function if call else wanted.call
-    function = KernelFunctions().function(name)
+    function = machine.functions.function(name)
     is_span = probe.mode is Mode.SPAN
     placement = functions.place(function, wanted.mechanism, returns=is_span, types=machine.types)
     described = machine.types.function(name)

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kernelspan_agent.errors import KernelspanError
+from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.probes.build import Module, build
 from kernelspan_agent.probes.memberpath import resolve
 from kernelspan_agent.probes.own.codegen import Generated, Generator, checked
 from kernelspan_agent.probes.own.machine import Machine, Plan, host_namespace, plan_of
+from kernelspan_agent.probes.syscalls import function_of
 from kernelspan_api.userprobes import UserProbe
 
 
@@ -36,6 +38,9 @@ def planned(specs: Sequence[UserProbe]) -> list[Prepared]:
     """The probes with their text; nothing is compiled."""
     machine = Machine()
     try:
+        calls = [spec.kprobe for spec in specs if spec.kprobe is not None]
+        with contextlib.suppress(OSError):  # of that each will tell for itself
+            machine.functions.expect(function_of(each.call) if each.syscall else each.call for each in calls)
         return [_planned(spec, machine) for spec in specs]
     finally:
         machine.close()
@@ -49,6 +54,8 @@ def _planned(spec: UserProbe, machine: Machine) -> Prepared:
         return Prepared(spec, plan, text_of(spec, plan, machine))
     except KernelspanError as error:
         return Prepared(spec, problem=error)
+    except OSError as error:  # tracefs, BTF: this probe's alone, as far as it is known
+        return Prepared(spec, problem=MachineError(f"what it needs of this machine cannot be read: {error}"))
 
 
 def text_of(spec: UserProbe, plan: Plan, machine: Machine) -> Generated:
