@@ -134,6 +134,10 @@ class Loader:
         """Size of a value of a map."""
         return int(self._shapes[name]["value"])
 
+    def room(self, name: str) -> int:
+        """How many values a map takes."""
+        return int(self._shapes[name]["entries"])
+
     def link(self, array: str, index: int, program: str) -> None:
         """Makes `program` the one that a tail call to `index` of `array` reaches."""
         bpf.map_update(self.maps[array], struct.pack("<I", index), struct.pack("<I", self.programs[program]))

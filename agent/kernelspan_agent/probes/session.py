@@ -362,6 +362,7 @@ class Session:
             value = bpf.map_lookup(self._loader.maps["ks_counts"], key, 8 * self._cpus)
             found[counter] = sum(struct.unpack(f"<{self._cpus}Q", value)) if value else 0
         found[Counter.TARGET_GONE] += self.own.sweeper.gone[match_class]
+        found[Counter.REPLACED] += self.own.sweeper.left[match_class]
         return found
 
     def lost_processes(self) -> int:

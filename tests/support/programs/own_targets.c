@@ -354,7 +354,7 @@ static void for_ever(void)
 	printf("ready\n");
 	for (long i = 0;; i++) {
 		if (shop_order_semaphore)
-			USDT("order", "shop_order_semaphore", "8@%0", "r"(i));
+			USDT("order", "shop_order_semaphore", "8@%0 -4@%1 8@%2 4@$77", "r"(i), "r"((int)-i), "r"("item"));
 		hidden(i);
 		if (i % 64 == 0)
 			usleep(1000);

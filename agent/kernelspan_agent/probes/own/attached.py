@@ -23,7 +23,7 @@ from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own.codegen import Generated
 from kernelspan_agent.probes.own.machine import Plan
 from kernelspan_agent.probes.own.prepare import Prepared
-from kernelspan_agent.probes.own.sweep import KEY, Sweeper, call_of
+from kernelspan_agent.probes.own.sweep import KEY, Calls, Sweeper, call_of
 from kernelspan_agent.process.symbols.identity import Identity
 from kernelspan_agent.resolve.arguments import Captured
 from kernelspan_agent.ring.records import MAX_OWN_PROBES
@@ -203,7 +203,7 @@ class OwnProbes:
 
     def _unload(self, own: OwnProbe, part: Part) -> None:
         own.parts.remove(part)
-        for calls, size in self._calls(part.load.suffix):  # nobody will see how these end
+        for calls, size, _ in self._calls(part.load.suffix):  # nobody will see how these end
             for key in bpf.map_keys(calls, KEY.size):
                 if (value := bpf.map_lookup(calls, key, size)) is not None:
                     self.cut_off[call_of(key, value).cls] += 1
@@ -293,17 +293,19 @@ class OwnProbes:
     def in_flight(self) -> Sums[int]:
         """Calls that have begun and not ended, by class."""
         found = Sums[int]()
-        for calls, size in self._calls():
+        for calls, size, _ in self._calls():
             for key in bpf.map_keys(calls, KEY.size):
                 if (value := bpf.map_lookup(calls, key, size)) is not None:
                     found[call_of(key, value).cls] += 1
         return found
 
-    def _calls(self, suffix: str = "") -> list[tuple[int, int]]:
-        """Maps of calls that have begun, each with its values' size; with `suffix` of one part."""
-        maps, prefix = self._loader.maps, "ks_own_calls."
-        names = [name for name in maps if name.startswith(prefix) and (not suffix or name == f"ks_own_calls{suffix}")]
-        return [(maps[name], self._loader.value_bytes(name)) for name in names]
+    def _calls(self, suffix: str = "") -> list[Calls]:
+        """Maps of calls that have begun; with `suffix` of one part."""
+        loader, prefix = self._loader, "ks_own_calls."
+        names = [
+            name for name in loader.maps if name.startswith(prefix) and (not suffix or name == prefix[:-1] + suffix)
+        ]
+        return [Calls(loader.maps[name], loader.value_bytes(name), loader.room(name)) for name in names]
 
     def sweep(self, now: float | None = None) -> None:
         """Takes out calls that can never end, where it is time for it, or (None) all of them at once."""
