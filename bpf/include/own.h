@@ -222,6 +222,31 @@ static __always_inline void ks_own_vector(struct ks_own_arg *arg, void *to, u32 
 	ks_own_bytes(arg, to, most, part[0], part[1], user);
 }
 
+/* A step of a way along struct members, from what is not 0 or in its page; 0: it is cut. */
+static __always_inline u64 ks_own_place_at(u64 base, s64 offset)
+{
+	return base > 4095 ? base + offset : 0;
+}
+
+static __always_inline u64 ks_own_load(u64 *place, u32 bytes, int user)
+{
+	u64 value = 0;
+
+	if (*place &&
+	    (user ? ks_read_user(&value, bytes, (void *)*place) : ks_read_kernel(&value, bytes, (void *)*place))) {
+		*place = 0;
+		value = 0;
+	}
+	return value;
+}
+
+static __always_inline u64 ks_own_follow(u64 base, s64 offset, int user)
+{
+	u64 at = ks_own_place_at(base, offset);
+
+	return ks_own_load(&at, 8, user);
+}
+
 static __always_inline void ks_own_number(struct ks_own_arg *arg, u64 value)
 {
 	arg->value = value;

@@ -185,10 +185,10 @@ class OwnSpans:
             text = self._tables.paths.resolve(value, 0) if value else ""
             number = int(arguments.rows["length"][slot.number])
             return {name: self._redactor.shown(text) if text else number - (number >> 31 << 32)}
-        if not slot.data_bytes:
-            return {name: as_number(kind, value)}
         if state is ArgumentState.UNREADABLE:
             return {}
+        if not slot.data_bytes:
+            return {name: as_number(kind, value)}
         data = arguments.bytes_of(slot.number, slot.at, slot.data_bytes)
         if kind is _T.SOCK:
             return _socket(name, data)

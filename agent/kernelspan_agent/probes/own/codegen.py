@@ -8,6 +8,7 @@ probes that differ in name, attributes or limits only are one compiled object.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from kernelspan_agent.probes.own.conditions import (
     in_namespaces,
 )
 from kernelspan_agent.probes.own.paths import along
-from kernelspan_agent.probes.own.sources import ArgumentError, Raw, Source, SystemCallFunction
+from kernelspan_agent.probes.own.sources import NOWHERE, PLACE, ArgumentError, Raw, Source, SystemCallFunction
 from kernelspan_agent.probes.own.values import NUMBERS, data_bytes, laid_out, number, read
 from kernelspan_agent.resolve.arguments import Captured, Slot
 from kernelspan_agent.resolve.judging import judged
@@ -83,6 +84,7 @@ class Generator:
         self._slots = laid_out(wanted)
         self._is_span = probe.mode is Mode.SPAN
         self._has_arguments = bool(self._slots)
+        self._placed: set[int] = set()  # arguments of the program at hand that may be nowhere
 
     def generate(self) -> Generated:
         """The text with the names of its programs."""
@@ -178,7 +180,11 @@ class Generator:
             "\t\treturn 0;",
             "\t}",
         ]
-        lines += [f"\tu64 a{index} = {value};" for index, value in enumerate(values)]
+        for index, (raw, value) in enumerate(zip(raws, values, strict=True)):
+            if raw.place:
+                lines.append(f"\tu64 p{index} = {raw.place};")
+            lines.append(f"\tu64 a{index} = {value.replace(PLACE, f'p{index}')};")
+        self._placed = {index for index, raw in enumerate(raws) if raw.place}
         early, late = self._split()
         lines += ["\tu32 groups = " + (_mask(early) if self._probe.match else "1") + ";"]
         if self._probe.match:
@@ -207,6 +213,8 @@ class Generator:
         if not source.is_user and (not self._is_span or any(_USES_SCRATCH.search(line) for line in reads)):
             lines += self._scratch("KS_OWN_SCRATCH_ENTER" if self._is_span else "KS_OWN_SCRATCH_EXIT")
         lines += ["\t" + line for line in reads]
+        for index in sorted(self._placed):
+            lines += [f"\tif (!p{index})", f"\t\tv->arguments[{index}].state = KS_ARGUMENT_UNREADABLE;"]
         lines += self._note_unreadable()
         paths = judged(self._probe).arguments
         if paths:
@@ -285,6 +293,17 @@ class Generator:
         return lines
 
     def _raw(self, source: Source, argument: Argument) -> Raw:
+        try:
+            return self._raw_of(source, argument)
+        except ArgumentError:
+            for other in self._places.enters:
+                if other is not source:
+                    with contextlib.suppress(ArgumentError):
+                        self._raw_of(other, argument)
+                        return NOWHERE
+            raise
+
+    def _raw_of(self, source: Source, argument: Argument) -> Raw:
         raw = source.named(argument.field) if argument.field is not None else source.argument(argument.index or 0)
         settled = raw.user or raw.inline or argument.type in NUMBERS or source.kind == bpf.PROG_TRACEPOINT
         if not argument.resolve and settled:
@@ -419,7 +438,8 @@ class Generator:
     def _subject(self, index: int) -> Subject:
         for at, argument in enumerate(self._probe.args):
             if self._position(argument) == index:
-                return Subject(argument.type, f"a{at}", self._slots[at])
+                known = f"p{at}" if at in self._placed else ""
+                return Subject(argument.type, f"a{at}", self._slots[at], known)
         raise ArgumentError(f"match compares argument {index}, which args does not have: add it there with its type")
 
     def _judged_positions(self) -> set[int]:

@@ -41,6 +41,7 @@ class Subject:
     type: ArgumentType
     c: str
     slot: Slot | None = None
+    known: str = ""  # a C expression that is 0 where there is no such value
 
 
 def holds(subject: Subject, operator: Operator, values: Sequence[str]) -> str:
@@ -49,7 +50,8 @@ def holds(subject: Subject, operator: Operator, values: Sequence[str]) -> str:
     if positive is not None:
         return f"!{holds(subject, positive, values)}"
     if subject.type in NUMBERS:
-        return _number(subject, operator, values)
+        found = _number(subject, operator, values)
+        return f"({subject.known} && {found})" if subject.known else found
     if subject.type in TEXTS and subject.slot is not None:
         return _any([_text(subject.slot, operator, value.encode()) for value in values])
     if subject.type in SOCKETS and subject.slot is not None:

@@ -33,13 +33,19 @@ class Raw:
     """An argument as it lies there.
 
     `c`: a u64 expression: the value, or with `inline` the address of memory that holds it. `length`: a u64 expression of how
-    many bytes are inline. `user`: the program itself has passed it: it leads to memory of the process, or nowhere.
+    many bytes are inline. `user`: the program itself has passed it: it leads to memory of the process, or nowhere. `place`: a
+    u64 expression of where in memory it has to be read from, 0 where the way there is cut; `c` names it PLACE.
     """
 
     c: str
     inline: bool = False
     length: str = ""
     user: bool = False
+    place: str = ""
+
+
+PLACE = "KS_OWN_PLACE"
+NOWHERE = Raw("0", place="0")  # not to be had here, though it is elsewhere
 
 
 @dataclass(frozen=True, slots=True)
