@@ -139,7 +139,6 @@ def test_unavailable_names_everything_asked_for() -> None:
     assert {one.path: one.value for one in found} == {
         "spec.requests": "a list of 2 items",
         "spec.requests[0].tls": '"UserProbes"',
-        "spec.probes": "a list of 5 items",
         "spec.code.stacks": '"Native"',
         "spec.code.kernelStack": "true",
         "spec.correlation.acrossServices": "true",
