@@ -144,7 +144,6 @@ def test_unavailable_names_everything_asked_for() -> None:
         "spec.correlation.acrossServices": "true",
         "spec.sampling.keepErrors": "true",
         "spec.sampling.keepSlowerThanMilliseconds": "250",
-        "spec.limits.onExceed": '"Detach"',
         "spec.export.otlp.tls.insecureSkipVerify": "true",
         "spec.export.otlp.tls.serverName": '"otel"',
     }
@@ -160,7 +159,7 @@ def test_unavailable_names_everything_asked_for() -> None:
         "{files: {}, correlation: {}}",
         "{files: {}, code: {stacks: None, kernelStack: false, stackTrace: Attribute}}",
         "{files: {}, sampling: {keepErrors: false, keepSlowerThanMilliseconds: 0}}",
-        "{files: {}, limits: {onExceed: Throttle}, processSelector: {runtimes: [Python]}}",
+        "{files: {}, limits: {onExceed: Detach}, processSelector: {runtimes: [Python]}}",
     ],
 )
 def test_defaults_are_not_asked_for(text: str) -> None:

@@ -132,9 +132,10 @@ class Generator:
             "\tks_count(p->cls, KS_C_SEEN);",
             "\tif (ks_own_throttled(config)) {",
             "\t\tks_own_put_out(&key);",
-            "\t\tks_count(p->cls, KS_C_THROTTLED);",
+            "\t\tks_count(p->cls, KS_C_OWN_THROTTLED);",
             "\t\treturn 0;",
             "\t}",
+            "\tks_count(p->cls, KS_C_OWN_SEEN);",
         ]
         for index, (raw, value) in enumerate(zip(raws, values, strict=True)):
             if raw.place:
@@ -161,6 +162,7 @@ class Generator:
             "\t}",
             "\tv->call.start = bpf_ktime_get_ns();",
             "\tv->call.image = p->start;",
+            "\tv->call.epoch = config->epoch;",
             "\tv->call.tgid = tgid;",
             "\tv->call.tid = id;",
             "\tv->call.cls = p->cls;",
@@ -281,6 +283,11 @@ class Generator:
             "\tconfig = ks_own_config_of();",
             "\tif (!config)",
             "\t\treturn 0;",
+            "\tif (v->call.epoch != config->epoch) {",
+            "\t\tks_count(v->call.cls, KS_C_REPLACED); /* the probe was off for a while */",
+            "\t\tks_own_calls.delete(&key);",
+            "\t\treturn 0;",
+            "\t}",
             "\tif (v->call.image != p->start) {",
             "\t\tks_count(v->call.cls, KS_C_TARGET_GONE); /* exec came between */",
             "\t\tks_own_calls.delete(&key);",

@@ -14,6 +14,7 @@ from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.probes.build import Module, build
 from kernelspan_agent.probes.memberpath import resolve
 from kernelspan_agent.probes.own.codegen import Generated, Generator
+from kernelspan_agent.probes.own.limits import require_text
 from kernelspan_agent.probes.own.machine import Machine, Plan, host_namespace, plan_of
 from kernelspan_agent.probes.syscalls import function_of
 from kernelspan_api.userprobes import UserProbe
@@ -107,7 +108,8 @@ _PLAIN = re.compile(r"[\x20-\x7e\t\n]*")
 
 
 def checked(generated: Generated) -> Generated:
-    """The same; refuses a text with anything in it that no template of ours has."""
+    """The same; refuses a text with anything in it that no template of ours has, or more of it (BudgetError)."""
+    require_text(generated.text)
     if not _PLAIN.fullmatch(generated.text) or '"' in generated.text.replace('#include "own.h"', "").replace(
         '#include "own_calls.h"', ""
     ):
