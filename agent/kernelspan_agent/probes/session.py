@@ -13,7 +13,6 @@ import threading
 from collections import Counter as Sums
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +21,10 @@ import numpy as np
 from kernelspan_agent.probes import bpf, constants, mechanisms
 from kernelspan_agent.probes.attach import raw_tracepoint
 from kernelspan_agent.probes.build import Built, Module, build
+from kernelspan_agent.probes.classvalue import VALUE as CLASS
+from kernelspan_agent.probes.classvalue import value_of
 from kernelspan_agent.probes.constants import Counter
+from kernelspan_agent.probes.cpus import possible_cpus
 from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own.attached import SCRATCH_ENTRIES, SCRATCHES, OwnProbes
 from kernelspan_agent.probes.own.prepare import prepare as prepare_own
@@ -37,8 +39,6 @@ from kernelspan_api.plan import Wanted, together
 RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
 _PROC = struct.Struct("<QII")
 _RUNTIME = struct.Struct("<QQIHH")
-_CLASS = struct.Struct(f"<Q4QQQ{constants.OWN_WORDS}QII{constants.MAX_PORTS}HII")
-_CLASS_PATHS = 1
 _ARRAY = 2  # BPF_MAP_TYPE_ARRAY
 _CALL_OP = slice(constants.CALL_OP_AT, constants.CALL_OP_AT + 2)  # of a struct ks_call
 _CALL_CLASS = slice(constants.CALL_CLASS_AT, constants.CALL_CLASS_AT + 2)
@@ -78,12 +78,6 @@ def _module(group: Group) -> Module:
     return Module(group.value, GROUP_PROGRAMS[group])
 
 
-def possible_cpus(sysfs: Path = Path("/sys")) -> int:
-    """How many values a per-CPU map has for one key."""
-    last = (sysfs / "devices/system/cpu/possible").read_text().strip().replace(",", "-").split("-")[-1]
-    return int(last) + 1
-
-
 class Session:
     """Loaded programs with their maps. Threads may share one."""
 
@@ -105,7 +99,7 @@ class Session:
         self.attached: list[str] = []
         self.wanted = wanted  # what is attached
         self._chain = mechanisms.chain_of(wanted)
-        for name, size in (("ks_classes", _CLASS.size), ("ks_tat", 8)):  # own probes may come later, or none be loaded
+        for name, size in (("ks_classes", CLASS.size), ("ks_tat", 8)):  # own probes may come later, or none be loaded
             loader.make_map(
                 name, {"type": _ARRAY, "key": 4, "value": size, "entries": constants.MAX_CLASSES, "flags": 0}
             )
@@ -244,23 +238,7 @@ class Session:
         `keep`: share of its operations of the built-in groups that are not thrown away as they begin. `anew`: it is another
         set of profiles from now on.
         """
-        interval = 1_000_000_000 // max(wanted.events_per_second, 1)
-        durations = [wanted.min_duration_ns.get(group, 0) for group in Group]
-        ports = wanted.ports if len(wanted.ports) <= constants.MAX_PORTS else ()
-        own = self.own.mask(wanted.probes)
-        value = _CLASS.pack(
-            wanted.mask,
-            *durations,
-            interval,
-            interval * wanted.burst_events,
-            *(own >> 64 * word & _U64 for word in range(constants.OWN_WORDS)),
-            wanted.max_depth,
-            _CLASS_PATHS if wanted.paths else 0,
-            *ports,
-            *([0] * (constants.MAX_PORTS - len(ports))),
-            len(ports),
-            constants.of_hits(1 - keep),
-        )
+        value = value_of(wanted, self.own.mask(wanted.probes), keep)
         key = struct.pack("<I", number)
         bpf.map_update(self._loader.maps["ks_classes"], key, value)
         if anew:  # how far ahead of its limit the number's last set was

@@ -18,7 +18,7 @@ from kernelspan_agent.probes.ktypes import Leaf, Resolved
 from kernelspan_agent.probes.own.decisions import Decisions, mask
 from kernelspan_agent.probes.own.layout import declarations
 from kernelspan_agent.probes.own.paths import along
-from kernelspan_agent.probes.own.sources import NOWHERE, PLACE, ArgumentError, Raw, Source, SystemCallFunction
+from kernelspan_agent.probes.own.sources import NOWHERE, PLACE, ArgumentError, Raw, Source, of_program
 from kernelspan_agent.probes.own.values import NUMBERS, data_bytes, laid_out, number, read
 from kernelspan_agent.resolve.arguments import Captured, Slot
 from kernelspan_agent.resolve.judging import judged
@@ -85,9 +85,8 @@ class Generator:
         ends = [_name("ks_own_exit", index, len(exits)) for index in range(len(exits))]
         parts += [self._enter(name, source) for name, source in zip(names, enters, strict=True)]
         parts += [self._exit(name, source) for name, source in zip(ends, exits, strict=True)]
-        captured = [
-            Captured(slot, argument.attribute) for slot, argument in zip(self._slots, self._probe.args, strict=False)
-        ]
+        named = zip(self._slots, self._probe.args, strict=False)
+        captured = [Captured(slot, argument.attribute) for slot, argument in named]
         if self._returns_data and self._probe.returns is not None:
             captured.append(Captured(self._slots[-1], self._probe.returns.attribute))
         return Generated("\n".join(parts), tuple(names), tuple(ends), tuple(captured))
@@ -327,7 +326,7 @@ class Generator:
             "\t}",
         ]
         if not instant and self._returns_data:
-            raw = Raw(source.result(), user=_of_program(source))
+            raw = Raw(source.result(), user=of_program(source))
             reads = read(self._slots[-1], raw, "result", _nothing_follows, is_user=source.is_user)
             lines += ["\t" + line for line in reads]
         lines.append("\tu64 arguments = ks_own_send(v, config->number, now);")
@@ -376,11 +375,6 @@ class Generator:
             "\ts->op.tgid = v->call.tgid;",
             "\ts->op.tid = v->call.tid;",
         ]
-
-
-def _of_program(source: Source) -> bool:
-    """Whether what returns there is the program's own, and may be any address."""
-    return source.is_user or isinstance(source, SystemCallFunction) or getattr(source, "is_call", False)
 
 
 def _nothing_follows(_distance: int) -> str:

@@ -335,3 +335,8 @@ class GoFunction(_Indexed):
         """runtime.g begins with its stack's bounds: lo, hi (runtime/runtime2.go)."""
         goroutine = "KS_OWN_OLD_GOROUTINE" if self.stack else _register("R14")
         return Key(goroutine, f"KS_UREAD(u64, {goroutine} + 8) - {_register('SP')}", "tgid")
+
+
+def of_program(source: Source) -> bool:
+    """Whether what returns there is the program's own, and may be any address."""
+    return source.is_user or isinstance(source, SystemCallFunction) or getattr(source, "is_call", False)
