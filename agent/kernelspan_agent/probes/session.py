@@ -18,11 +18,9 @@ from typing import Self
 
 import numpy as np
 
-from kernelspan_agent.probes import bpf, constants, mechanisms
+from kernelspan_agent.probes import bpf, classvalue, constants, mechanisms
 from kernelspan_agent.probes.attach import raw_tracepoint
 from kernelspan_agent.probes.build import Built, Module, build
-from kernelspan_agent.probes.classvalue import VALUE as CLASS
-from kernelspan_agent.probes.classvalue import value_of
 from kernelspan_agent.probes.constants import Counter
 from kernelspan_agent.probes.cpus import possible_cpus
 from kernelspan_agent.probes.loader import Load, Loader
@@ -39,7 +37,7 @@ from kernelspan_api.plan import Wanted, together
 RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
 _PROC = struct.Struct("<QII")
 _RUNTIME = struct.Struct("<QQIHH")
-_ARRAY = 2  # BPF_MAP_TYPE_ARRAY
+_CLASSES = {"type": bpf.MAP_TYPES["array"], "key": 4, "entries": constants.MAX_CLASSES, "flags": 0}
 _CALL_OP = slice(constants.CALL_OP_AT, constants.CALL_OP_AT + 2)  # of a struct ks_call
 _CALL_CLASS = slice(constants.CALL_CLASS_AT, constants.CALL_CLASS_AT + 2)
 _CLOSE = BY_NAME[Group.NETWORK, "Close"].number
@@ -99,10 +97,11 @@ class Session:
         self.attached: list[str] = []
         self.wanted = wanted  # what is attached
         self._chain = mechanisms.chain_of(wanted)
-        for name, size in (("ks_classes", CLASS.size), ("ks_tat", 8)):  # own probes may come later, or none be loaded
-            loader.make_map(
-                name, {"type": _ARRAY, "key": 4, "value": size, "entries": constants.MAX_CLASSES, "flags": 0}
-            )
+        for name, size in (
+            ("ks_classes", classvalue.VALUE.size),
+            ("ks_tat", 8),
+        ):  # own probes may come later, or none be loaded
+            loader.make_map(name, {**_CLASSES, "value": size})
         self.own = OwnProbes(loader, mechanism.walkers, self.process_start, self._cpus)
 
     @classmethod
@@ -238,7 +237,7 @@ class Session:
         `keep`: share of its operations of the built-in groups that are not thrown away as they begin. `anew`: it is another
         set of profiles from now on.
         """
-        value = value_of(wanted, self.own.mask(wanted.probes), keep)
+        value = classvalue.value_of(wanted, self.own.mask(wanted.probes), keep)
         key = struct.pack("<I", number)
         bpf.map_update(self._loader.maps["ks_classes"], key, value)
         if anew:  # how far ahead of its limit the number's last set was
@@ -336,7 +335,7 @@ class Session:
                 bpf.map_delete(self._loader.maps[name], struct.pack("<Q", number))
 
     def counts(self, match_class: int) -> dict[Counter, int]:
-        """What the programs counted, summed over CPUs."""
+        """All of what `count` tells."""
         return dict(zip(Counter, self.count(match_class, *Counter), strict=True))
 
     def count(self, match_class: int, *counters: Counter) -> list[int]:
@@ -345,14 +344,13 @@ class Session:
         for counter in counters:
             key = struct.pack("<I", match_class * constants.COUNTERS + counter)
             value = bpf.map_lookup(self._loader.maps["ks_counts"], key, 8 * self._cpus)
-            swept = {Counter.TARGET_GONE: self.own.sweeper.gone, Counter.REPLACED: self.own.sweeper.left}.get(counter)
-            more = swept[match_class] if swept is not None else 0
-            found.append((sum(struct.unpack(f"<{self._cpus}Q", value)) if value else 0) + more)
+            by_programs = sum(struct.unpack(f"<{self._cpus}Q", value)) if value else 0
+            found.append(by_programs + self.own.sweeper.counted(match_class, counter))
         return found
 
     def lost_processes(self) -> int:
         """How many records of processes did not fit into the ring."""
-        return self.counts(0)[Counter.PROCESS_LOST]
+        return self.count(0, Counter.PROCESS_LOST)[0]
 
     def in_flight(self) -> Sums[int]:
         """Operations that began and have not ended, by class."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kernelspan_agent.probes import bpf
+from kernelspan_agent.probes.constants import Counter
 
 KEY = struct.Struct("<QII")  # struct ks_own_key
 CALL = struct.Struct("<QQQIIII")  # struct ks_own_call
@@ -69,6 +70,12 @@ class Sweeper:
     left: Sums[int] = field(default_factory=Sums)  # the same, of those whose thread lives on
     _next: float = 0.0
     _after: int = 0  # of the maps: where the next sweep begins
+
+    def counted(self, match_class: int, counter: Counter) -> int:
+        """What was taken out of a class's calls, as a part of that counter."""
+        if counter is Counter.TARGET_GONE:
+            return self.gone[match_class]
+        return self.left[match_class] if counter is Counter.REPLACED else 0
 
     def tick(self, now: float, maps: Sequence[Calls]) -> None:
         """Sweeps where it is time."""
