@@ -20,6 +20,7 @@ struct ks_own_config {
 	u32 keep; /* the guard's: of 2^32 hits, how many are not thrown away; all ones: every one */
 	u32 scope; /* KS_OWN_SCOPE_* of the rate limit */
 	u32 epoch; /* how often it has been taken off: what began before then has ended unseen */
+	u64 nothing; /* zero */
 };
 
 /* The places of a probe's own scratch: its programs may interrupt one another. */

@@ -64,8 +64,8 @@ def test_exceptions_are_not_risked(cxx: Path, tmp_path: Path) -> None:
     target = {"path": str(cxx), "offsets": [offset]}  # nobody says how long the function is
     probe = {"name": "by-offset", "uprobe": target, "args": [argument(0, "Int64")], "returns": returned()}
     ran = own.run(tmp_path, [probe], cxx, str(N))
-    assert ran.status == 0, ran.stderr
-    assert int(ran.stdout) == len(range(2, N, 3))
+    assert "UretprobeUnsafe" in ran.stderr
+    assert ran.status in (0, 3)  # nothing else is to be traced
     assert own.by_probe(ran) == {}
     with open_path(str(cxx)) as binary, pytest.raises(MachineError, match="exception") as refused:
         plan_in(msgspec.convert(probe, UserProbe), binary)

@@ -116,9 +116,9 @@ def test_64_probes_that_all_fail(tmp_path: Any) -> None:
             },
         ]
     with _engine({"probes": bad[:32]}, {"probes": bad[32:]}, {"files": {"operations": ["Stat"]}}) as made:
-        problems: dict[str, KernelspanError | None] = {each.spec.name: each.problem for each in made.engine.session.own}
+        problems: dict[str, KernelspanError | None] = {each.spec.name: each.trouble for each in made.engine.session.own}
         assert len(problems) == 64
-        assert [name for name, problem in problems.items() if problem is None] == []
+        assert {name for name, problem in problems.items() if problem is None} == set()
         assert all(problem is not None and problem.reason for problem in problems.values())
         with _for_ever() as target:
             made.engine.trace(target.pid, "x", frozenset({"p0", "p1", "p2"}))

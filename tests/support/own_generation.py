@@ -283,7 +283,7 @@ def load(places: Places, made: Generated, module: Mapping[str, Any]) -> None:
 
 
 def main(count: int) -> int:
-    """Makes and compiles that many, and loads one in ten."""
+    """Makes and compiles that many, and loads one in three."""
     seed, started, loaded, helpers = random.randrange(1 << 30), time.monotonic(), 0, set[tuple[str, int]]()
     for at in range(0, count, AT_ONCE):
         part = some(seed + at, min(AT_ONCE, count - at))
@@ -294,7 +294,7 @@ def main(count: int) -> int:
                 helpers |= calls(program)
             wrong = {number for kind, number in helpers if kind == "helper"} - HELPERS
             assert not wrong, (wrong, msgspec.json.encode(probe))
-            if index % 10 == 0 and places.enters[0].kind != bpf.PROG_TRACING:
+            if index % 3 == 0 and places.enters[0].kind != bpf.PROG_TRACING:
                 load(places, made, module)
                 loaded += 1
         print(

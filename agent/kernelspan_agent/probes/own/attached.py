@@ -36,7 +36,7 @@ from kernelspan_api.userprobes import RateScope, UserProbe
 
 SCRATCHES = "ks_scratches."  # the loader's name for those of own probes
 SCRATCH_ENTRIES = 2  # KS_OWN_SCRATCH_* in bpf/include/own.h
-_CONFIG = struct.Struct("<QQQIIII")
+_CONFIG = struct.Struct("<QQQIIII8x")
 MAX_PARTS = 16  # of one probe
 REST_SECONDS = 60.0  # of a number that was given back
 _QUESTION = struct.Struct("<QII")  # struct ks_own_question

@@ -85,5 +85,16 @@ class Decisions:
 
 
 def mask(conditions: Sequence[str]) -> str:
-    """A u32 expression: a bit for each entry whose condition holds."""
-    return "(" + " | ".join(f"(({each or '1'}) ? {1 << at}U : 0)" for at, each in enumerate(conditions)) + ")"
+    """A u32 expression: a bit for each entry whose condition holds.
+
+    Between two entries stands a zero of which the verifier knows nothing: it would else follow every combination of entries
+    to the end of the program, and refuse eight of them as too large.
+    """
+    bits = [f"(({each or '1'}) ? {1 << at}U : 0)" for at, each in enumerate(conditions)]
+    if len(bits) == 1:
+        return bits[0]
+    return (
+        "({ u32 _all = 0; "
+        + " ".join(f"_all += {bit} + KS_LOAD(config->nothing); KS_OPAQUE(_all);" for bit in bits)
+        + " _all; })"
+    )
