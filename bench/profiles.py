@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-UNLIMITED = {"eventsPerSecond": 10_000_000, "spansPerSecond": 10_000_000}
+UNLIMITED = {"eventsPerSecond": 10_000_000, "spansPerSecond": 10_000_000, "cpuMillicores": 64_000}
 
 
 def profile(

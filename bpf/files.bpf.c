@@ -86,6 +86,7 @@ int ks_files_enter(struct ks_sys_enter *ctx)
 	u64 id = ks_ids();
 	u32 tgid = id >> 32, op, roles = 0;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_class *c;
 	u64 file = 0, inode = 0;
 	struct ks_args args = {};
 
@@ -97,7 +98,8 @@ int ks_files_enter(struct ks_sys_enter *ctx)
 		return 0;
 	}
 	op = ks_describe(nr, &roles);
-	if (!op || !ks_wants(p, op))
+	c = op ? ks_wants(p, op) : 0;
+	if (!c)
 		return ks_next_enter(ctx, KS_GROUP_FILES);
 	ks_args(ctx, &args);
 	if (roles & HAS_FD) {
@@ -108,7 +110,7 @@ int ks_files_enter(struct ks_sys_enter *ctx)
 		if (file && !is_file(inode))
 			return ks_next_enter(ctx, KS_GROUP_FILES);
 	}
-	ks_enter(KS_THREAD(id), nr, &args, p, KS_GROUP_FILES, op, file, inode, 0);
+	ks_enter(KS_THREAD(id), nr, &args, p, c, KS_GROUP_FILES, op, file, inode, 0);
 	return 0;
 }
 

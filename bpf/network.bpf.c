@@ -109,10 +109,12 @@ int ks_net_enter(struct ks_sys_enter *ctx)
 		dns = may_be_dns(sk);
 	if (!c && !dns) /* only Resolve is wanted */
 		return 0;
-	ks_enter(KS_THREAD(id), nr, &args, p, KS_GROUP_NETWORK, op, file, ks_inode(file), dns);
+	/* what may be half of a name resolution is not thrown away: it may be no operation by itself */
+	if (!ks_enter(KS_THREAD(id), nr, &args, p, dns ? 0 : c, KS_GROUP_NETWORK, op, file, ks_inode(file), dns))
+		return 0;
 	if (roles & AT_ENTRY) {
 		struct ks_scratch *s = ks_scratch(KS_SCRATCH_ENTER(KS_GROUP_NETWORK));
-		u32 tid = id;
+		u32 tid = KS_THREAD(id);
 
 		if (!s)
 			return 0;

@@ -114,9 +114,11 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 	if (roles & THREADS_AT && KS_UREAD(u64, args.v[0]) & CLONE_THREAD)
 		return 0;
 	if (!(roles & EARLY)) {
-		ks_enter(KS_THREAD(id), nr, &args, p, KS_GROUP_PROCESSES, op, 0, 0, 0);
+		ks_enter(KS_THREAD(id), nr, &args, p, c, KS_GROUP_PROCESSES, op, 0, 0, 0);
 		return 0;
 	}
+	if (ks_thrown_away(c, p, 0))
+		return 0;
 	ks_count(p->cls, KS_C_SEEN);
 	s = ks_scratch(KS_SCRATCH_ENTER(KS_GROUP_PROCESSES));
 	KS_OPAQUE(s);

@@ -33,6 +33,7 @@ int ks_wait_enter(struct ks_sys_enter *ctx)
 	u64 id = ks_ids();
 	u32 tgid = id >> 32, op, roles = 0;
 	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_class *c;
 	struct ks_args args = {};
 
 	if (!p)
@@ -43,7 +44,8 @@ int ks_wait_enter(struct ks_sys_enter *ctx)
 		return 0;
 	}
 	op = ks_describe(nr, &roles);
-	if (!op || !ks_wants(p, op))
+	c = op ? ks_wants(p, op) : 0;
+	if (!c)
 		return ks_next_enter(ctx, KS_GROUP_WAITS);
 	ks_args(ctx, &args);
 	if (roles & FUTEX) {
@@ -52,7 +54,7 @@ int ks_wait_enter(struct ks_sys_enter *ctx)
 		if (futex_op != 0 && futex_op != 6 && futex_op != 9 && futex_op != 11 && futex_op != 13)
 			return 0;
 	}
-	ks_enter(KS_THREAD(id), nr, &args, p, KS_GROUP_WAITS, op, 0, 0, 0);
+	ks_enter(KS_THREAD(id), nr, &args, p, c, KS_GROUP_WAITS, op, 0, 0, 0);
 	return 0;
 }
 
@@ -142,6 +144,8 @@ int ks_switch(struct ks_sched_switch *ctx)
 		return 0; /* it does not come back */
 	c = ks_wants(p, KS_OP_OffCPU);
 	if (!c || ks_stash.lookup(&tid))
+		return 0;
+	if (ks_thrown_away(c, p, 0))
 		return 0;
 	s = ks_scratch(KS_SCRATCH_SWITCH);
 	if (!s)

@@ -19,7 +19,7 @@ _DROPPED_IN_KERNEL = {
     Counter.REPLACED: "Skipped",
 }
 
-_LIMITED = (Counter.RATE_LIMITED, Counter.THROTTLED)
+_LIMITED = (Counter.RATE_LIMITED, Counter.THROTTLED, Counter.OWN_THROTTLED)
 
 
 @dataclass(slots=True)

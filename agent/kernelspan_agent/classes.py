@@ -51,9 +51,12 @@ class _Counts:
 @dataclass(slots=True)
 class _Class:
     uids: frozenset[str]  # those that there are still
-    wanted: Wanted
+    parts: dict[str, Wanted]  # what each of those it began with wants
     before: _Counts  # what the number had counted when the class began
     retired: bool = False
+    keep: float = 1.0  # of the operations of the built-in groups, the share that the kernel does not throw away
+    off: frozenset[str] = frozenset()  # those for whom it sees none of them
+    none: frozenset[str] = frozenset()  # those for whom it sees nothing at all
 
 
 class Classes:
@@ -66,6 +69,8 @@ class Classes:
         self._past: dict[str, _Counts] = {}  # of numbers that were given away, by profile
         self._masks: dict[str, np.ndarray] = {}
         self._rejected: OrderedDict[tuple[int, int, int], set[str]] = OrderedDict()
+        self._shares: Mapping[str, float] = {}
+        self._detached: frozenset[str] = frozenset()
         self._spare: list[int] = []  # numbers that mean nothing any more
         self._next_look = 0.0
 
@@ -75,12 +80,55 @@ class Classes:
 
     def make(self, uids: frozenset[str], wanted: Sequence[Wanted]) -> int:
         """A new class, of a set of profiles and what they want. Raises BudgetError: too many."""
-        number, all_wanted = self._free(), together(wanted)
-        self._session.set_class(number, all_wanted)
+        number = self._free()
+        one = _Class(uids, dict(zip(sorted(uids), wanted, strict=True)), self._counted(number))
+        self._limit(number, one, anew=True)
         self._numbers[uids] = number
-        self._classes[number] = _Class(uids, all_wanted, self._counted(number))
+        self._classes[number] = one
         self._masks.clear()
         return number
+
+    # --- the guard ----------------------------------------------------------------------------------------------------
+
+    def limit(self, shares: Mapping[str, float], detached: frozenset[str]) -> None:
+        """What the guard allows from now on: the share of each profile's operations of the built-in groups that is not
+        thrown away (none for 0; all where it is not named), and those that see nothing at all.
+        """
+        self._shares, self._detached = dict(shares), detached
+        for number, one in list(self._classes.items()):
+            self._limit(number, one)
+
+    def _limit(self, number: int, one: _Class, *, anew: bool = False) -> None:
+        """The kernel keeps as much as one of a class's profiles may have; what is beyond another's share is thinned later."""
+        shares = {uid: self._shares.get(uid, 1.0) for uid in one.parts if not one.uids or uid in one.uids}
+        off = frozenset(uid for uid, share in shares.items() if not share)
+        none = frozenset(shares) & self._detached
+        keep = max(
+            (share for uid, share in shares.items() if uid not in none and one.parts[uid].operations), default=1.0
+        )
+        if anew or (keep, off, none) != (one.keep, one.off, one.none):
+            one.keep, one.off, one.none = keep, off, none
+            self._session.set_class(number, self._wanted(one), keep=keep or 1.0, anew=anew)
+
+    @staticmethod
+    def _wanted(one: _Class) -> Wanted:
+        parts = [
+            replace(part, operations=frozenset()) if uid in one.off else part
+            for uid, part in one.parts.items()
+            if uid not in one.none
+        ]
+        return together(parts)
+
+    def kept(self) -> np.ndarray:
+        """Of each number, the share of its operations that the kernel does not throw away: shape (MAX_CLASSES,)."""
+        found = np.ones(MAX_CLASSES)
+        for number, one in list(self._classes.items()):
+            found[number] = one.keep
+        return found
+
+    def sharers(self) -> dict[int, frozenset[str]]:
+        """The classes that operations may bear, each with its profiles."""
+        return {number: one.uids for number, one in list(self._classes.items()) if one.uids}
 
     def _free(self) -> int:
         number = len(self._classes) + 1
@@ -126,7 +174,7 @@ class Classes:
     def cease(self) -> None:
         """No operation begins any more, whoever wants whom; those under way end as they would."""
         for number, one in self._classes.items():
-            self._session.set_class(number, replace(one.wanted, operations=frozenset(), probes=()))
+            self._session.set_class(number, replace(self._wanted(one), operations=frozenset(), probes=()), anew=False)
 
     def retire(self, uid: str) -> None:
         """The profile is no more: no process is to be of its classes."""

@@ -15,10 +15,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from kernelspan_agent.accounting import Accounting
 from kernelspan_agent.classes import NOBODY, Classes
 from kernelspan_agent.errors import BudgetError
-from kernelspan_agent.guard.cost import CostSampler
+from kernelspan_agent.guard.budget import Guard
 from kernelspan_agent.intake import IDLE_WAIT_SECONDS, Intake
 from kernelspan_agent.libraries.base import Libraries
 from kernelspan_agent.probes.own.files import UserFiles
@@ -45,6 +47,7 @@ TICK_SECONDS = 0.2
 STEP_SECONDS = 0.05
 FILES_SECONDS = 120.0  # the largest binaries take some, and so do compiles of many probes
 FLAGS_LOOK_SECONDS = 1.0
+MOST_AT_ONCE = 4096  # operations
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,8 @@ class Engine:
         self._next_tick = self._next_look = 0.0
         self._lost_processes = 0
         self._files = UserFiles(self.session.own, self.session.defines, environ)
-        self.cost = CostSampler(self.session, time.monotonic())
+        self.guard = Guard(self.session, self._classes, time.monotonic())
+        self._random = np.random.default_rng()
         self.last_step_seconds = time.monotonic()
         self._stepped = self._ended = False
 
@@ -111,6 +115,7 @@ class Engine:
             lambda file, path: self._classes.reject(uid, file, path),
             self.session.own,
         )
+        self.guard.add(run)
         return run
 
     def look_here(self, uid: str, executable: str = "") -> None:
@@ -129,6 +134,7 @@ class Engine:
                     self.want(traced, traced.wanted_by - {uid})
         run = self.profiles.pop(uid)
         self._classes.retire(uid)
+        self.guard.remove(uid)
         run.close_spans()
         self.prune()
         return run
@@ -231,6 +237,7 @@ class Engine:
         self.processes.detect_pending(self.clock.monotonic_now_ns())
         self._files.tick()
         now = time.monotonic()
+        self.guard.tick(now)
         if now >= self._next_tick:
             self._next_tick = now + TICK_SECONDS
             self._housekeep(now)
@@ -242,14 +249,24 @@ class Engine:
         self.processes.execs.clear()
         for tgid, when_ns in execs:
             self.on_exec(tgid, when_ns)
-        if len(drained.operations):
-            taken = self.tables.take(drained.operations)
-            for run in self.profiles.values():
-                mine = rows_of(taken, self._classes.mask(run.uid))
-                if len(mine.ops):
-                    run.process(mine)
+        ops = drained.operations
+        if len(ops) > MOST_AT_ONCE:
+            ops = ops[np.argsort(ops["time"], kind="stable")]
+        for begin in range(0, len(ops), MOST_AT_ONCE):
+            self.guard.tick(time.monotonic())  # it is wanted most when there is most to do
+            self._take(ops[begin : begin + MOST_AT_ONCE])
+        if len(ops):
             self._intake.done(drained)
         self._tell_ended()
+
+    def _take(self, operations: np.ndarray) -> None:
+        taken = self.tables.take(operations)
+        for run in self.profiles.values():
+            mine = rows_of(taken, self._classes.mask(run.uid))
+            if len(mine.ops):
+                allowed = self.guard.thin(run.uid, mine, self._random)
+                run.rate_limited += len(mine.ops) - len(allowed.ops)
+                run.process(allowed)
 
     def _tell_started(self) -> None:
         for traced in self.processes.started:
@@ -291,7 +308,6 @@ class Engine:
                 run.infos.forget(traced)
         self.processes.gone.clear()
         self.session.own.sweep(now)
-        self.cost.tick(now)
         if now >= self._next_look:
             self._next_look = now + FLAGS_LOOK_SECONDS
             self.processes.look_for_flags()
@@ -326,6 +342,7 @@ class Engine:
 
     def cease(self) -> None:
         """No operation is seen from now on, but for those that have begun: another engine takes over."""
+        self.guard.close()
         self._classes.cease()
 
     def finish(self, within_seconds: float = math.inf) -> None:
@@ -334,6 +351,7 @@ class Engine:
         What is not taken on in that time stays in flight.
         """
         end = time.monotonic() + within_seconds
+        self.guard.close()
         self.session.detach()
         self.session.own.sweep()
         self._ended = True
@@ -347,7 +365,7 @@ class Engine:
         """Gives everything back to the kernel; what was not exported is lost."""
         self._ended = True
         self._files.close()
-        self.cost.close()
+        self.guard.close()
         self._walkers.close()
         self.session.detach()
         self._intake.close()

@@ -99,6 +99,7 @@ class ProfileRun:
         self._spans = RateLimit(spec.limits.spans_per_second)
         self._events = RateLimit(spec.limits.events_per_second)
         self.rate_limited = 0
+        self._cpu_seconds = 0.0
         self.shared = False
         self.durations: Durations | None = None  # of its own probes, where somebody wants them
 
@@ -120,6 +121,16 @@ class ProfileRun:
 
     def process(self, taken: Taken) -> None:
         """Takes on operations of processes that the profile selects."""
+        began = time.thread_time()
+        self._process(taken)
+        self._cpu_seconds += time.thread_time() - began
+
+    def cpu_seconds(self) -> float:
+        """CPU time that the agent's stages and the profile's outputs have taken for it."""
+        outputs = getattr(self.exporter, "outputs", ())
+        return self._cpu_seconds + float(sum(output.counters.cpu_seconds for output in outputs))
+
+    def _process(self, taken: Taken) -> None:
         batch = self.resolver.resolve(taken)
         if batch is None:
             return

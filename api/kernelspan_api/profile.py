@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import msgspec
 
-from .handling import OnExceed, Stacks
+from .handling import Stacks
 from .problems import MISSING, UNREADABLE, Findings, Problem, ProfileError, shorten
 from .resource import API_VERSION, KINDS, ClusterSpec, ClusterTraceProfile, Spec, TraceProfile
 from .selectors import Runtime
@@ -136,12 +136,6 @@ def unavailable(profile: TraceProfile, *, in_cluster: bool = False) -> list[Prob
             spec.sampling.keep_slower_than_milliseconds,
             spec.sampling.keep_slower_than_milliseconds > 0,
             "",
-        ),
-        (
-            "spec.limits.onExceed",
-            spec.limits.on_exceed.value,
-            spec.limits.on_exceed is OnExceed.DETACH,
-            "allowed is Throttle",
         ),
         (
             "spec.export.otlp.tls.insecureSkipVerify",

@@ -2,7 +2,7 @@
 /*
  * An operation: entry and return of a system call of a process that somebody wants.
  *
- *   enter:  wanted process? wanted operation? -> remember start and arguments by thread
+ *   enter:  wanted process? wanted operation? thrown away? -> remember start and arguments by thread
  *           a call that a signal stopped and that begins anew goes on as the same operation
  *   exit:   take them out -> filters -> rate limit -> details -> walk (tail call) -> record
  *
@@ -135,11 +135,27 @@ static __always_inline struct ks_call *ks_own_call(u32 tid, u32 group)
 	return call;
 }
 
-/* Where the thread's calls are kept; a new thread's place is made. 0: there is no room. */
-static __always_inline struct ks_call *ks_place(u32 tid)
+/*
+ * Whether the guard has this operation thrown away as it begins, which is the cheapest place: it is counted, nothing is
+ * remembered of it, and its return finds nothing. `call`: the thread's place, or 0. One in which a call still waits takes
+ * the new one in: it may be the same, begun anew, and the return must not be taken for the old one's.
+ */
+static __always_inline int ks_thrown_away(struct ks_class *c, struct ks_proc *p, struct ks_call *call)
 {
-	struct ks_call *call = ks_calls.lookup(&tid);
+	u32 thrown = KS_LOAD(c->thrown);
 
+	if (!thrown || (call && call->op))
+		return 0;
+	if (bpf_get_prandom_u32() > thrown)
+		return 0;
+	ks_count(p->cls, KS_C_SEEN);
+	ks_count(p->cls, KS_C_THROTTLED);
+	return 1;
+}
+
+/* Where the thread's calls are kept; a new thread's place is made. 0: there is no room. `call`: what there is. */
+static __always_inline struct ks_call *ks_place(u32 tid, struct ks_call *call)
+{
 	if (!call) {
 		struct ks_call none = {};
 
@@ -150,22 +166,28 @@ static __always_inline struct ks_call *ks_place(u32 tid)
 	return call;
 }
 
-/* Remembers a call; `file` is the struct file of its descriptor, or 0. */
-static __always_inline void ks_enter(u32 tid, s32 nr, struct ks_args *args, struct ks_proc *p, u32 group, u32 op,
-				     u64 file, u64 inode, u32 dns)
+/*
+ * Remembers a call; `file` is the struct file of its descriptor, or 0. `c`: the class that may have it thrown away; 0: it
+ * must not be. Gives 0 where nothing is remembered.
+ */
+static __always_inline int ks_enter(u32 tid, s32 nr, struct ks_args *args, struct ks_proc *p, struct ks_class *c,
+				    u32 group, u32 op, u64 file, u64 inode, u32 dns)
 {
-	struct ks_call *call = ks_place(tid);
+	struct ks_call *call = ks_calls.lookup(&tid);
 	u32 nested = 0;
 
+	if (c && ks_thrown_away(c, p, call))
+		return 0;
+	call = ks_place(tid, call);
 	if (!call) {
 		ks_count(p->cls, KS_C_SEEN);
 		ks_count(p->cls, KS_C_INFLIGHT_FULL);
-		return;
+		return 0;
 	}
 	if (call->op && call->restart) {
 		if (call->nr == (u32)nr && call->args[0] == args->v[0] && call->args[1] == args->v[1]) {
 			call->restart = 0;
-			return;
+			return 1;
 		}
 		nested = ks_put_aside(p, call, group);
 	} else if (call->op) {
@@ -189,6 +211,7 @@ static __always_inline void ks_enter(u32 tid, s32 nr, struct ks_args *args, stru
 	call->cls = p->cls;
 	call->dns = dns;
 	call->nested = nested;
+	return 1;
 }
 
 /*

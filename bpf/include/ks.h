@@ -115,7 +115,7 @@ struct ks_class {
 	u32 flags;
 	u16 ports[KS_MAX_PORTS];
 	u32 port_count;
-	u32 reserved;
+	u32 thrown; /* the guard's: of 2^32 operations, how many are thrown away as they begin */
 };
 
 /* A thread's call. It stays in the map until the thread ends: to put an entry in and take it out at each call costs 90 ns. */

@@ -19,7 +19,7 @@ struct ks_own_config {
 	u32 number; /* of the probe */
 	u32 keep; /* the guard's: of 2^32 hits, how many are not thrown away; all ones: every one */
 	u32 scope; /* KS_OWN_SCOPE_* of the rate limit */
-	u32 reserved;
+	u32 epoch; /* how often it has been taken off: what began before then has ended unseen */
 };
 
 /* The places of a probe's own scratch: its programs may interrupt one another. */
@@ -40,7 +40,8 @@ struct ks_own_key {
 /* What is kept of a call between its entry and its return; the generated struct begins with it. */
 struct ks_own_call {
 	u64 start, image;
-	u64 again; /* bits of the arguments that could not be read yet */
+	u32 again; /* bits of the arguments that could not be read yet */
+	u32 epoch;
 	u32 tgid, tid;
 	u32 cls;
 	u32 groups; /* of the conditions, those that hold so far */

@@ -23,7 +23,10 @@ WAIT_SECONDS = 30.0
 SETTLE_STEPS = 20
 # Does what each line of its input says, and answers with a line.
 PROGRAM = """
-import os, socket, subprocess, sys, time
+import os, signal, socket, subprocess, sys, time
+near, far = socket.socketpair()
+signal.signal(signal.SIGUSR1, lambda *_: None)
+signal.siginterrupt(signal.SIGUSR1, False)  # a call that it stops begins anew
 def look(name):
     try: os.stat("/mark/" + name)
     except OSError: pass
@@ -32,6 +35,13 @@ def do(what, name="", *more):
     if what == "look": look(name)
     elif what == "exec": os.execv(sys.executable, sys.orig_argv)
     elif what == "sleep": time.sleep(float(name))
+    elif what == "receive-now": far.send(b"x"); near.recv(1)
+    elif what == "receive":  # after two seconds
+        if not os.fork():
+            time.sleep(2)
+            far.send(b"x")
+            os._exit(0)
+        near.recv(1)
     elif what == "connect":
         for port in (name, *more):
             with socket.socket() as peer: peer.connect_ex(("127.0.0.1", int(port)))

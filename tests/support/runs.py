@@ -35,7 +35,7 @@ KERNELSPAN = Path(sys.executable).with_name("kernelspan")
 PROGRAMS = Path(__file__).with_name("programs")
 SYSTEM_PYTHON = "/usr/bin/python3"  # without the start-up files of a virtual environment
 TIMEOUT_SECONDS = 120
-UNLIMITED = {"eventsPerSecond": 10_000_000, "spansPerSecond": 10_000_000}
+UNLIMITED = {"eventsPerSecond": 10_000_000, "spansPerSecond": 10_000_000, "cpuMillicores": 64_000}
 _NAMES = {operation.span_name: operation.name for operation in OPERATIONS}
 
 

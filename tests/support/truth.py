@@ -50,7 +50,7 @@ spec:
   processSelector: {executables: ["/nothing"]}
   files: {operations: [Read, Stat]}
   code: {stackTrace: Attribute, maxDepth: 127}
-  limits: {eventsPerSecond: 10000000, spansPerSecond: 10000000}
+  limits: {eventsPerSecond: 10000000, spansPerSecond: 10000000, cpuMillicores: 64000}
 """
 CLI = "from kernelspan_agent.cli import main; main()"
 Named = tuple[str, str, int]  # function, file, line

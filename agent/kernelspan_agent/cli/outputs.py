@@ -122,18 +122,33 @@ def report(app: App) -> dict[str, Any]:
             "compile": round(app.timings.compile_seconds, 3),
         },
         "cost": _cost(app),
+        "guard": _guard(app),
         "lastError": snapshot.last_error,
     }
 
 
 def _cost(app: App) -> dict[str, Any]:
-    cost = app.cost.cost(time.monotonic())
+    cost = app.guard.cost.cost(time.monotonic())
     return {
         "agentCpuSeconds": cost.agent_cpu_seconds,
         "agentMillicores": cost.agent_millicores,
         "programsMillicores": cost.programs_millicores,
         "sampledSeconds": cost.sampled_seconds,
         "limitMillicores": app.profile.spec.limits.cpu_millicores,
+    }
+
+
+def _guard(app: App) -> dict[str, Any]:
+    told = app.guard.told(app.only.uid)
+    if told is None:
+        return {}
+    cut = {part: round(share, 6) for part, share in told.shares.items() if share < 1.0}
+    return {
+        "phase": told.phase.value,
+        "millicores": round(told.used),
+        "limitMillicores": round(told.limit),
+        "exceeded": told.exceeded,
+        "kept": cut,
     }
 
 
@@ -163,6 +178,8 @@ def table(found: Mapping[str, Any]) -> str:
         + (f"   dropped {_parts(found['spans']['dropped'])}" if found["spans"]["dropped"] else "")
     )
     lines.append(_cost_line(found["cost"]))
+    if found["guard"].get("exceeded"):
+        lines.append(_guard_line(found["guard"]))
     seconds = found["seconds"]
     lines.append(f"started in      {seconds['open']:.2f} s, of it compiling {seconds['compile']:.2f} s")
     if found["lastError"]:
@@ -175,6 +192,13 @@ def _cost_line(cost: Mapping[str, Any]) -> str:
     kernel = "not measured" if programs is None else f"{programs:,} millicores (sampled {cost['sampledSeconds']:.1f} s)"
     agent = f"{cost['agentCpuSeconds']:.2f} s of CPU, {cost['agentMillicores']:,} millicores"
     return f"time spent      agent {agent}; programs in the kernel {kernel}"
+
+
+def _guard_line(guard: Mapping[str, Any]) -> str:
+    line = f"limit           {guard['exceeded']} times beyond cpuMillicores {guard['limitMillicores']:,}, "
+    kept = ", ".join(f"{part} {share:.2%}" for part, share in guard["kept"].items())
+    at_end = {"Free": "at the end within it", "Detached": "detached"}.get(guard["phase"])
+    return line + (at_end or (f"at the end kept: {kept}" if kept else "at the end near it"))
 
 
 def _parts(counts: Mapping[str, int]) -> str:

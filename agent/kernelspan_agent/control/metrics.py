@@ -82,6 +82,7 @@ class _Agent:
             yield from _stages(engine)
             yield from _export(engine)
             yield from _programs(engine)
+            yield from _guard(engine)
 
 
 def _operations(engine: Running) -> Iterator[Metric]:
@@ -208,6 +209,36 @@ def _programs(engine: Running) -> Iterator[Metric]:
     in_seconds = {name: value / 1e9 for name, value in seconds.items()}
     yield _totals("program_run_seconds", "Time in a program (needs kernel.bpf_stats_enabled=1).", "program", in_seconds)
     yield _totals("program_skipped", "Runs that the kernel left out to prevent recursion.", "program", skipped)
+
+
+def _guard(engine: Running) -> Iterator[Metric]:
+    """Profiles against their limits.cpuMillicores."""
+    limit, used, spent, cut, detached = (dict[str, float]() for _ in range(5))
+    kept = GaugeMetricFamily(
+        f"{_PREFIX}guard_kept_ratio", "Share of hits that is not thrown away; 0: taken off.", labels=["profile", "part"]
+    )
+    shares: dict[tuple[str, str], float] = {}  # a profile whose spec has changed is there twice for a moment
+    for uid, run in dict(engine.profiles).items():
+        told = engine.guard.told(uid)
+        if told is None:
+            continue
+        limit[run.label] = max(limit.get(run.label, 0.0), told.limit)
+        used[run.label] = used.get(run.label, 0.0) + told.used
+        spent[run.label] = spent.get(run.label, 0.0) + told.spent_seconds
+        cut[run.label] = max(cut.get(run.label, 0.0), told.phase.value == "Throttled")
+        detached[run.label] = max(detached.get(run.label, 0.0), told.phase.value == "Detached")
+        for part, share in told.shares.items():
+            shares[run.label, part] = min(share, shares.get((run.label, part), 1.0))
+    for labels, share in shares.items():
+        kept.add_metric(list(labels), share)
+    yield _gauges("guard_limit_millicores", "limits.cpuMillicores.", "profile", limit)
+    yield _gauges("guard_millicores", "CPU that the profile costs, in samples.", "profile", used)
+    yield _totals("guard_cpu_seconds", "CPU that the profile has cost, by samples.", "profile", spent)
+    yield _gauges("guard_throttled", "1: it cost more than its limit, and hits are thrown away.", "profile", cut)
+    yield _gauges("guard_detached", "1: it cost more than its limit, and is detached.", "profile", detached)
+    yield kept
+    nobodys = engine.guard.nobodys_millicores
+    yield _gauge("guard_nobodys_millicores", "CPU of programs that found that nobody wants what they saw.", nobodys)
 
 
 def _info(engine: Running | None) -> Metric:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from kernelspan_agent.accounting import Accounting
     from kernelspan_agent.export.base import Exporter
+    from kernelspan_agent.guard.measured import Told
     from kernelspan_agent.probes.session import Session
     from kernelspan_agent.resolve.processes import ProcessTable
     from kernelspan_agent.resolve.resolver import Resolver
@@ -42,6 +43,15 @@ class RunningProfile(Protocol):
     exporter: Exporter
 
 
+class Limits(Protocol):
+    """What keeps profiles within their limits (guard.budget.Guard)."""
+
+    nobodys_millicores: float  # of programs that found that nobody wants what they saw
+
+    def told(self, uid: str) -> Told | None:
+        """How a profile stands to its limit."""
+
+
 class Running(Protocol):
     """What traces (engine.Engine)."""
 
@@ -52,6 +62,10 @@ class Running(Protocol):
     @property
     def profiles(self) -> Mapping[str, RunningProfile]:
         """Its profiles, by uid."""
+
+    @property
+    def guard(self) -> Limits:
+        """What keeps them within their limits."""
 
     @property
     def timings(self) -> Timings:

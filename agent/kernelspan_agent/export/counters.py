@@ -55,6 +55,7 @@ class ExportCounters:
         self._accepted_operations = self._accepted_spans = 0
         self._requests = self._retries = self._bytes = 0
         self._last_error = ""
+        self.cpu_seconds = 0.0  # of the output's own thread, as that says itself
 
     def accept(self, spans: int, operations: int) -> None:
         """So much more is in flight."""

@@ -107,6 +107,7 @@ class _Worker:
                 self.output.counters.error(f"{type(error).__name__}: {error}")
                 fates = failed(len(batch))
             self._settle_all(parcels, fates)
+            self.output.counters.cpu_seconds = time.thread_time()
 
     def _take(self) -> list[_Parcel]:
         parcels = self.queue.take(self._limits.max_batch_spans, self._limits.schedule_delay_s)

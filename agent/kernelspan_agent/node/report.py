@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.accounting import Accounting
+from kernelspan_agent.guard.control import Phase
+from kernelspan_agent.guard.measured import OPERATIONS, PROBE, Told
 from kernelspan_agent.node.desired import uid_of
 from kernelspan_agent.node.trouble import Trouble
 from kernelspan_agent.node.whom import Whom, counts_of
 from kernelspan_agent.probes.own.attached import Standing
 from kernelspan_api.control.control_pb2 import Counters, ProbeState, ProfileState, RuntimeCount
+from kernelspan_api.operations import Group
 from kernelspan_api.reasons import Reason
 from kernelspan_api.status import ProbeState as State
 
@@ -25,6 +28,7 @@ GRACE_SECONDS = 10.0  # a container that has started has no process of its own p
 COUNTERS_SECONDS = 10.0
 MAX_MESSAGE = 1024  # as a status has it
 _RUNTIMES = {"python": "Python"}
+_GROUPS = frozenset(group.value for group in Group)
 
 
 @dataclass(slots=True)
@@ -81,6 +85,8 @@ class Reports:
         state.probes.extend(_probes(one, engine if is_traced else None, trouble))
         if engine is None or not is_traced:
             return state
+        if (told := engine.guard.told(one.key)) is not None:
+            _say_limits(state, told)
         state.processes = processes
         for runtime, (running, unwinding) in sorted(runtimes.items()):
             name = _RUNTIMES.get(runtime, runtime)
@@ -176,6 +182,19 @@ def own_state(probe: UserProbe, engine: Engine) -> ProbeState:
     elif own.standing is Standing.PENDING:
         found.message = "no process that has the file has come yet"
     return found
+
+
+def _say_limits(state: ProfileState, told: Told) -> None:
+    """What the guard does about a profile that costs more than it may: see guard.budget."""
+    if told.phase is Phase.DETACHED:
+        state.reason, state.message = Reason.BUDGET_EXCEEDED.value, told.message()
+    for probe in state.probes:
+        part = OPERATIONS if probe.name in _GROUPS else f"{PROBE}{probe.name}"
+        if probe.state != State.ATTACHED.value or not told.is_cut(part):
+            continue
+        probe.reason, probe.message = Reason.BUDGET_EXCEEDED.value, told.message(part)
+        if not told.share(part):
+            probe.state = State.DETACHED.value
 
 
 def _add(total: Counters, more: Counters) -> None:

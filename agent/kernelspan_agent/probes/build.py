@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import tempfile
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kernelspan_agent.errors import MachineError
-from kernelspan_agent.probes import constants, pidns
+from kernelspan_agent.probes import compiler, constants, pidns
 from kernelspan_agent.probes.source import bpf_directory, generated_text, module_text, walkers
 
 if TYPE_CHECKING:
@@ -183,6 +184,8 @@ def compile_now(wanted: Mapping[str, Any]) -> dict[str, Any]:
         raise MachineError(f"compiling took more than {COMPILE_TIMEOUT_SECONDS} s", reason="CompileFailed") from error
     except ValueError as error:
         words = said.decode(errors="replace").strip().splitlines() or [f"exit status {child.returncode}"]
+        if child.returncode == -signal.SIGXCPU:
+            words = [f"it took more than {compiler.CPU_SECONDS} s of CPU a module"]
         raise MachineError(f"the compiling process failed: {words[-1]}", reason="CompileFailed") from error
     if "error" in answer:
         raise _refusal(answer, said.decode(errors="replace"))

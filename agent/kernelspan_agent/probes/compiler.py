@@ -16,12 +16,15 @@ import base64
 import ctypes
 import json
 import os
+import resource
 import struct
 import sys
 import time
 from typing import Any
 
 _LOAD_MAP = 0x18  # BPF_LD | BPF_IMM | BPF_DW
+CPU_SECONDS = 120  # for a module, which takes one or two; ten times that on an emulated machine
+MEMORY_BYTES = 4 << 30  # of addresses
 
 
 def _constants(wanted: dict[str, list[str]], reads: str) -> tuple[dict[str, int], Any]:
@@ -55,6 +58,13 @@ def _hide_symbols() -> None:
     new_namespace, private, bind = 0x20000, 1 << 18 | 1 << 14, 1 << 12  # CLONE_NEWNS, MS_PRIVATE | MS_REC, MS_BIND
     if libc.unshare(new_namespace) == 0 and libc.mount(b"none", b"/", None, private, None) == 0:
         libc.mount(b"/dev/null", b"/proc/kallsyms", None, bind, None)
+
+
+def _limit(modules: int) -> None:
+    """No text takes more than this, whatever it is: the kernel ends this process (SIGXCPU), or clang finds no memory."""
+    for what, most in ((resource.RLIMIT_CPU, CPU_SECONDS * modules), (resource.RLIMIT_AS, MEMORY_BYTES)):
+        _, hard = resource.getrlimit(what)
+        resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _literal(value: int) -> str:
@@ -121,6 +131,7 @@ def main() -> int:
         return 1
     answer["defines"] = defines
     if request["modules"]:
+        _limit(len(request["modules"]))
         _hide_symbols()
         try:
             import bcc

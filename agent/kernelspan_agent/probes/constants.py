@@ -41,12 +41,22 @@ class Counter(enum.IntEnum):
     PATH_UNREADABLE = 12
     PROCESS_LOST = 13
     CODES_SENT = 14
-    THROTTLED = 15  # by the guard
+    THROTTLED = 15  # operations of the built-in groups that the guard has thrown away
     ARGUMENTS_LOST = 16  # the ring was full when they were to be sent
     NOT_TASK = 17  # hits of own probes in an interrupt: nobody's
+    OWN_SEEN = 18  # of SEEN, calls of own probes that the guard has not thrown away
+    OWN_THROTTLED = 19  # those that it has
 
 
 COUNTERS = 20
+
+EVERY_HIT = 0xFFFFFFFF
+
+
+def of_hits(share: float) -> int:
+    """A share as the programs compare it with a random number: of 2^32 hits, so many; all ones is every one."""
+    return min(max(round(share * (EVERY_HIT + 1)), 0), EVERY_HIT)
+
 
 OFFSETS: dict[str, list[str]] = {
     "KS_TASK_FILES": ["task_struct.files"],

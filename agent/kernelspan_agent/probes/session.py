@@ -109,7 +109,7 @@ class Session:
             loader.make_map(
                 name, {"type": _ARRAY, "key": 4, "value": size, "entries": constants.MAX_CLASSES, "flags": 0}
             )
-        self.own = OwnProbes(loader, mechanism.walkers, self.process_start)
+        self.own = OwnProbes(loader, mechanism.walkers, self.process_start, self._cpus)
 
     @classmethod
     def open(
@@ -238,8 +238,12 @@ class Session:
         """The ring buffer's map."""
         return self._loader.maps["ks_ring"]
 
-    def set_class(self, number: int, wanted: Wanted) -> None:
-        """Makes match class `number` want what `wanted` says. More ports than it has room for: any."""
+    def set_class(self, number: int, wanted: Wanted, *, keep: float = 1.0, anew: bool = True) -> None:
+        """Makes match class `number` want what `wanted` says. More ports than it has room for: any.
+
+        `keep`: share of its operations of the built-in groups that are not thrown away as they begin. `anew`: it is another
+        set of profiles from now on.
+        """
         interval = 1_000_000_000 // max(wanted.events_per_second, 1)
         durations = [wanted.min_duration_ns.get(group, 0) for group in Group]
         ports = wanted.ports if len(wanted.ports) <= constants.MAX_PORTS else ()
@@ -255,13 +259,12 @@ class Session:
             *ports,
             *([0] * (constants.MAX_PORTS - len(ports))),
             len(ports),
-            0,
+            constants.of_hits(1 - keep),
         )
         key = struct.pack("<I", number)
         bpf.map_update(self._loader.maps["ks_classes"], key, value)
-        bpf.map_update(
-            self._loader.maps["ks_tat"], key, bytes(8)
-        )  # how far ahead of its limit the number's last set was
+        if anew:  # how far ahead of its limit the number's last set was
+            bpf.map_update(self._loader.maps["ks_tat"], key, bytes(8))
 
     def trace(self, tgid: int, start_ns: int, match_class: int, pod: int = 0) -> None:
         """Traces a process from now on; `start_ns` (CLOCK_MONOTONIC) names its image. Class 0 wants nothing of it.
@@ -356,13 +359,17 @@ class Session:
 
     def counts(self, match_class: int) -> dict[Counter, int]:
         """What the programs counted, summed over CPUs."""
-        found = {}
-        for counter in Counter:
+        return dict(zip(Counter, self.count(match_class, *Counter), strict=True))
+
+    def count(self, match_class: int, *counters: Counter) -> list[int]:
+        """Some of what the programs counted, summed over CPUs."""
+        found = []
+        for counter in counters:
             key = struct.pack("<I", match_class * constants.COUNTERS + counter)
             value = bpf.map_lookup(self._loader.maps["ks_counts"], key, 8 * self._cpus)
-            found[counter] = sum(struct.unpack(f"<{self._cpus}Q", value)) if value else 0
-        found[Counter.TARGET_GONE] += self.own.sweeper.gone[match_class]
-        found[Counter.REPLACED] += self.own.sweeper.left[match_class]
+            swept = {Counter.TARGET_GONE: self.own.sweeper.gone, Counter.REPLACED: self.own.sweeper.left}.get(counter)
+            more = swept[match_class] if swept is not None else 0
+            found.append((sum(struct.unpack(f"<{self._cpus}Q", value)) if value else 0) + more)
         return found
 
     def lost_processes(self) -> int:

@@ -139,13 +139,11 @@ def test_unavailable_names_everything_asked_for() -> None:
     assert {one.path: one.value for one in found} == {
         "spec.requests": "a list of 2 items",
         "spec.requests[0].tls": '"UserProbes"',
-        "spec.probes": "a list of 5 items",
         "spec.code.stacks": '"Native"',
         "spec.code.kernelStack": "true",
         "spec.correlation.acrossServices": "true",
         "spec.sampling.keepErrors": "true",
         "spec.sampling.keepSlowerThanMilliseconds": "250",
-        "spec.limits.onExceed": '"Detach"',
         "spec.export.otlp.tls.insecureSkipVerify": "true",
         "spec.export.otlp.tls.serverName": '"otel"',
     }
@@ -161,7 +159,7 @@ def test_unavailable_names_everything_asked_for() -> None:
         "{files: {}, correlation: {}}",
         "{files: {}, code: {stacks: None, kernelStack: false, stackTrace: Attribute}}",
         "{files: {}, sampling: {keepErrors: false, keepSlowerThanMilliseconds: 0}}",
-        "{files: {}, limits: {onExceed: Throttle}, processSelector: {runtimes: [Python]}}",
+        "{files: {}, limits: {onExceed: Detach}, processSelector: {runtimes: [Python]}}",
     ],
 )
 def test_defaults_are_not_asked_for(text: str) -> None:

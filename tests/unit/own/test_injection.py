@@ -15,7 +15,8 @@ import pytest
 from msgspec import inspect
 
 from kernelspan_agent.errors import KernelspanError
-from kernelspan_agent.probes.own.codegen import Generated, checked
+from kernelspan_agent.probes.own.codegen import Generated
+from kernelspan_agent.probes.own.prepare import checked
 from kernelspan_api.problems import ProfileError
 from kernelspan_api.profile import load
 from kernelspan_api.schema import members, struct_type, unwrap

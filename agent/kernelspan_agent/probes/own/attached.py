@@ -7,6 +7,7 @@ in everything, is one.
 
 from __future__ import annotations
 
+import base64
 import enum
 import logging
 import struct
@@ -19,7 +20,9 @@ from typing import Any
 from kernelspan_agent.errors import BudgetError, KernelspanError
 from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment
+from kernelspan_agent.probes.constants import EVERY_HIT, of_hits
 from kernelspan_agent.probes.loader import Load, Loader
+from kernelspan_agent.probes.own import limits
 from kernelspan_agent.probes.own.codegen import Generated
 from kernelspan_agent.probes.own.machine import Plan
 from kernelspan_agent.probes.own.prepare import Prepared
@@ -31,7 +34,6 @@ from kernelspan_agent.runtimes.registry import Runtime
 from kernelspan_api.plan import key_of
 from kernelspan_api.userprobes import RateScope, UserProbe
 
-EVERY = 0xFFFFFFFF  # of the guard's share: nothing is thrown away
 SCRATCHES = "ks_scratches."  # the loader's name for those of own probes
 SCRATCH_ENTRIES = 2  # KS_OWN_SCRATCH_* in bpf/include/own.h
 _CONFIG = struct.Struct("<QQQIIII")
@@ -59,6 +61,8 @@ class Part:
     generated: Generated
     walkers: str = ""  # behind the names of those it can go on to; empty: it never walks
     attachments: list[Attachment] = field(default_factory=list)
+    map_bytes: int = 0
+    plans: list[Plan] = field(default_factory=list)  # by which it was attached, and can be again
 
 
 class Standing(enum.Enum):
@@ -86,11 +90,20 @@ class OwnProbe:
     waits: bool = False  # for a process that has the file
     awaits: KernelspanError | None = None
     was_attached: bool = False  # at some time
+    keep: float = 1.0  # the share of its hits that the guard does not have thrown away
+    off: bool = False  # the guard has taken it off
+    epoch: int = 0  # how often it has
 
     @property
     def is_attached(self) -> bool:
         """Whether something of it can be seen."""
-        return any(part.attachments for part in self.parts)
+        return self.off or any(part.attachments for part in self.parts)
+
+    def programs(self) -> tuple[list[str], list[str]]:
+        """Names of its programs: at entries, at returns."""
+        enters = [name + part.load.suffix for part in self.parts for name in part.generated.enters]
+        exits = [name + part.load.suffix for part in self.parts for name in part.generated.exits]
+        return enters, exits
 
     @property
     def standing(self) -> Standing:
@@ -108,11 +121,13 @@ class OwnProbe:
 class OwnProbes:
     """Those of one session. Not for several threads."""
 
-    def __init__(self, loader: Loader, array: str, process_start: Callable[[int], int | None]) -> None:
-        """`array`: the program array that walkers are called by. `process_start`: see Sweeper."""
+    def __init__(self, loader: Loader, array: str, process_start: Callable[[int], int | None], cpus: int) -> None:
+        """`array`: the program array that walkers are called by. `process_start`: see Sweeper. `cpus`: values of a per-CPU
+        map for one key.
+        """
         self.sweeper = Sweeper(process_start)
         self.cut_off = Sums[int]()  # by class: calls under way when their probe was taken away
-        self._loader, self._array = loader, array
+        self._loader, self._array, self._cpus = loader, array, cpus
         self._walkers: dict[str, tuple[Runtime, Any]] = {}  # each with its built module
         self._probes: dict[bytes, OwnProbe] = {}
         self._removed: list[OwnProbe] = []  # detached, and not given back yet
@@ -161,7 +176,7 @@ class OwnProbes:
             self.attach(own, each)
 
     def attach(self, own: OwnProbe, prepared: Prepared) -> None:
-        """Loads what is not loaded, and attaches; closes the plan. `own.problem` says why not."""
+        """Loads what is not loaded, and attaches, unless the guard has it off. `own.problem` says why not."""
         if prepared.problem is not None:
             own.problem = prepared.problem
             _log.info("probe.failed probe=%s reason=%s message=%s", own.spec.name, own.problem.reason, own.problem)
@@ -174,16 +189,43 @@ class OwnProbes:
         try:
             if part is None:
                 part = self._loaded(own, prepared, plan, generated)
-            self._attach(own, part, plan)
+            part.plans.append(plan)
+            if not own.off:
+                self._attach(own, part, plan)
             places = sum(len(each.attachments) for each in own.parts)
             _log.info("probe.attached probe=%s mechanism=%s places=%d", own.spec.name, own.mechanism, places)
         except KernelspanError as error:
             _log.info("probe.failed probe=%s reason=%s message=%s", own.spec.name, error.reason, error)
-            if part is not None and not part.attachments:
-                self._unload(own, part)
             own.problem = None if own.is_attached else error  # elsewhere it may be seen
-        finally:
             plan.close()
+            if part is not None and plan in part.plans:
+                part.plans.remove(plan)
+                if not part.plans:
+                    self._unload(own, part)
+
+    # --- the guard ----------------------------------------------------------------------------------------------------
+
+    def take_off(self, own: OwnProbe) -> list[Attachment]:
+        """Makes a probe one that is off: calls that have begun count as never seen to end. Close what this gives, in its
+        order, before it is put back: to detach takes the kernel a while.
+        """
+        own.off = True
+        own.epoch = own.epoch + 1 & 0xFFFFFFFF
+        self.configure(own)
+        found = [each for part in own.parts for each in reversed(part.attachments)]  # entries first
+        for part in own.parts:
+            part.attachments.clear()
+        return found
+
+    def put_back(self, own: OwnProbe) -> None:
+        """Attaches a probe that was taken off. `own.problem` says why not."""
+        own.off = False
+        for part in own.parts:
+            for plan in part.plans:
+                try:
+                    self._attach(own, part, plan)
+                except KernelspanError as error:
+                    own.problem = error
 
     def remove(self, own: OwnProbe) -> None:
         """Detaches a probe. What it has is given back by `reap`, and its number then."""
@@ -241,6 +283,7 @@ class OwnProbes:
         maps |= {name: name + (walkers or suffix) for name in ("ks_scratches", self._array)}
         load = Load(prepared.module, source.kind, suffix, maps, ends, targets)
         part = Part(generated.text, load, generated, walkers)
+        part.map_bytes = self._require_limits(own.spec.name, load)
         own.parts.append(part)
         try:
             self._loader.load(load)
@@ -253,6 +296,19 @@ class OwnProbes:
             self._unload(own, part)
             raise
         return part
+
+    def _require_limits(self, name: str, load: Load) -> int:
+        """What the maps of a module take that are its alone. Raises BudgetError: they, or its programs, are beyond a limit."""
+        programs = load.module["programs"].items()
+        limits.require_programs(name, {each: base64.b64decode(made["instructions"]) for each, made in programs})
+        shapes = []
+        for each, shape in load.module["maps"].items():
+            if load.map_name(each).endswith(load.suffix):
+                few = {"entries": SCRATCH_ENTRIES} if f"{each}." == SCRATCHES else {}
+                shapes.append({**shape, **few})
+        wanted = limits.map_bytes(shapes, self._cpus)
+        limits.require_room(name, wanted, sum(part.map_bytes for own in self for part in own.parts))
+        return wanted
 
     def _attach(self, own: OwnProbe, part: Part, plan: Plan) -> None:
         before = len(part.attachments)
@@ -267,8 +323,8 @@ class OwnProbes:
                 part.attachments.pop().close()
             raise
 
-    def configure(self, own: OwnProbe, keep: int = EVERY) -> None:
-        """Tells the kernel a probe's limits. `keep`: of 2^32 hits, how many are not thrown away."""
+    def configure(self, own: OwnProbe) -> None:
+        """Tells the kernel a probe's limits."""
         limit = own.spec.rate_limit
         interval = 1_000_000_000 // limit.events_per_second if limit else 0
         burst = (limit.burst or limit.events_per_second) if limit else 0
@@ -277,9 +333,9 @@ class OwnProbes:
             interval,
             interval * burst,
             own.number,
-            keep,
+            of_hits(own.keep),
             _SCOPES[limit.scope] if limit else 0,
-            0,
+            own.epoch,
         )
         for part in own.parts:
             bpf.map_update(self._loader.maps["ks_own_config" + part.load.suffix], bytes(4), value)
@@ -288,7 +344,7 @@ class OwnProbes:
         """Tells the kernel which conditions of a probe can hold: see bpf/include/own.h."""
         if "ks_own_verdicts" in self._loader.maps:
             question = _QUESTION.pack(about, number, of)
-            bpf.map_update(self._loader.maps["ks_own_verdicts"], question, struct.pack("<I", mask & EVERY))
+            bpf.map_update(self._loader.maps["ks_own_verdicts"], question, struct.pack("<I", mask & EVERY_HIT))
 
     def in_flight(self) -> Sums[int]:
         """Calls that have begun and not ended, by class."""
@@ -310,7 +366,7 @@ class OwnProbes:
     def sweep(self, now: float | None = None) -> None:
         """Takes out calls that can never end, where it is time for it, or (None) all of them at once."""
         if now is None:
-            self.sweeper.sweep(self._calls(), EVERY, 0)
+            self.sweeper.sweep(self._calls(), 1 << 32, 0)
         else:
             self.sweeper.tick(now, self._calls())
 
@@ -324,3 +380,5 @@ def _detach(own: OwnProbe) -> None:
     for part in own.parts:
         while part.attachments:  # entries first
             part.attachments.pop().close()
+        while part.plans:
+            part.plans.pop().close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.probes.build import Module, build
 from kernelspan_agent.probes.memberpath import resolve
-from kernelspan_agent.probes.own.codegen import Generated, Generator, checked
+from kernelspan_agent.probes.own.codegen import Generated, Generator
+from kernelspan_agent.probes.own.limits import require_text
 from kernelspan_agent.probes.own.machine import Machine, Plan, host_namespace, plan_of
 from kernelspan_agent.probes.syscalls import function_of
 from kernelspan_api.userprobes import UserProbe
@@ -100,3 +102,16 @@ def build_all(texts: Sequence[Generated], defines: Mapping[str, int], environ: M
             return {texts[0].text: error}
         return {text: module for each in texts for text, module in build_all([each], defines, environ).items()}
     return {each.text: built.modules[module.name] for each, module in zip(texts, modules, strict=True)}
+
+
+_PLAIN = re.compile(r"[\x20-\x7e\t\n]*")
+
+
+def checked(generated: Generated) -> Generated:
+    """The same; refuses a text with anything in it that no template of ours has, or more of it (BudgetError)."""
+    require_text(generated.text)
+    if not _PLAIN.fullmatch(generated.text) or '"' in generated.text.replace('#include "own.h"', "").replace(
+        '#include "own_calls.h"', ""
+    ):
+        raise AssertionError("a generated text holds what no template has")
+    return replace(generated)
