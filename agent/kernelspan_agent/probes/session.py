@@ -232,11 +232,7 @@ class Session:
         return self._loader.maps["ks_ring"]
 
     def set_class(self, number: int, wanted: Wanted, *, keep: float = 1.0, anew: bool = True) -> None:
-        """Makes match class `number` want what `wanted` says. More ports than it has room for: any.
-
-        `keep`: share of its operations of the built-in groups that are not thrown away as they begin. `anew`: it is another
-        set of profiles from now on.
-        """
+        """Makes match class `number` want what `wanted` says: see classvalue. `anew`: it is another set of profiles now."""
         value = classvalue.value_of(wanted, self.own.mask(wanted.probes), keep)
         key = struct.pack("<I", number)
         bpf.map_update(self._loader.maps["ks_classes"], key, value)
