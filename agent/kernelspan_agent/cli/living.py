@@ -91,7 +91,7 @@ def examine(process: procfs.Process) -> Living:
     libraries = Libraries()
     with ProcessMemory(process) as memory:
         stacks = _stacks(detection, memory, libraries, context)
-    found.threads = _threads(tasks, stacks)
+    found.threads = _threads(tasks, stacks, process.pid)
     procfs.read_stat(process)  # the pid is still the same process's, so everything above was
     _add_libraries(found, libraries, context)
     found.sites = _sites(found, detection, version)
@@ -141,12 +141,14 @@ def _stacks(
     return stacks
 
 
-def _threads(tasks: list[_Task], stacks: list[_Stack]) -> list[LiveThread]:
+def _threads(tasks: list[_Task], stacks: list[_Stack], pid: int) -> list[LiveThread]:
     by_native = {task.native_id: task for task in tasks}
     left = dict.fromkeys(task.tid for task in tasks)
     found = []
     for stack, frames, state in reversed(stacks):  # the oldest is the main thread
         task = by_native.get(stack.native_id)
+        if stack.main:
+            task = next((task for task in tasks if task.tid == pid), None)
         if task is None and len(tasks) == len(stacks) == 1:
             task = tasks[0]
         if task is not None:

@@ -111,6 +111,7 @@ class LiveStack:
     native_id: int  # the thread's id in the process's own PID namespace, as the runtime says; 0: it does not
     rows: np.ndarray  # what the symboliser takes, innermost first, shape (n,)
     state: str
+    main: bool = False  # it is the main thread's, whatever its id
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What PEAR says it has installed: one file of PHP's serialize() for each package, in .registry beside the packages.
+
+The format: https://www.php.net/manual/en/function.serialize.php. The files may hold anything: values and depth are bounded,
+strings are cut out by their stated lengths, and what is not as it should be ends the reading of that file.
+"""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kernelspan_agent.model import Library
+
+from .installed import Packages
+
+if TYPE_CHECKING:
+    from kernelspan_agent.libraries.rootfs import Root
+
+REGISTRY = ".registry"
+MAX_FILES = 1024
+MAX_FILE_BYTES = 4 << 20
+MAX_VALUES = 200_000
+MAX_NESTED = 32
+_CHANNEL = ".channel."
+_DEFAULT_CHANNEL = "pear.php.net"
+_PLAIN = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}\Z")
+_HEAD = re.compile(rb"N;|([bid]):([^;]{1,64});|s:(\d{1,8}):\"|a:(\d{1,7}):\{|[rR]:\d{1,9};")
+
+Value = bytes | dict[bytes, "Value"] | None
+
+
+class SerializedError(ValueError):
+    """Not what serialize() writes, or too much of it."""
+
+
+def read_registry(root: Root, directory: str) -> Packages:
+    """Of `directory`/.registry, which is there: each file of each package of it."""
+    found: dict[str, Library] = {}
+    for path, channel in _files(root, f"{directory}/{REGISTRY}"):
+        data = root.read(path, MAX_FILE_BYTES)
+        try:
+            package = unserialize(data or b"")
+        except SerializedError:
+            continue
+        library = _library(package, channel)
+        if library is not None:
+            found.update(dict.fromkeys(_installed(root, package), library))
+    return Packages(found)
+
+
+def _files(root: Root, registry: str) -> Iterator[tuple[str, str]]:
+    """(path, channel) of each package's file."""
+    names = root.names(registry, MAX_FILES)
+    for name in names:
+        if name.endswith(".reg"):
+            yield f"{registry}/{name}", _DEFAULT_CHANNEL
+        elif name.startswith(_CHANNEL):
+            for inner in root.names(f"{registry}/{name}", MAX_FILES):
+                if inner.endswith(".reg"):
+                    yield f"{registry}/{name}/{inner}", name.removeprefix(_CHANNEL)
+
+
+def _library(package: Value, channel: str) -> Library | None:
+    if not isinstance(package, dict):
+        return None
+    name, version = package.get(b"name") or package.get(b"package"), package.get(b"version")
+    if isinstance(version, dict):
+        version = version.get(b"release")
+    if not isinstance(name, bytes) or not _PLAIN.match(name):
+        return None
+    shown = version.decode("ascii") if isinstance(version, bytes) and _PLAIN.match(version) else ""
+    purl = f"pkg:pear/{urllib.parse.quote(channel, safe='.-')}/{name.decode('ascii')}"
+    return Library(name.decode("ascii"), shown, f"{purl}@{urllib.parse.quote(shown, safe='.-~_')}" if shown else purl)
+
+
+def _installed(root: Root, package: Value) -> Iterator[str]:
+    files = package.get(b"filelist") if isinstance(package, dict) else None
+    for file in files.values() if isinstance(files, dict) else ():
+        path = file.get(b"installed_as") if isinstance(file, dict) else None
+        if isinstance(path, bytes) and path.startswith(b"/") and path.endswith(b".php") and b"\0" not in path:
+            entry = root.find(path.decode("utf-8", "surrogateescape"))
+            if entry is not None and entry.is_file:
+                yield entry.path
+
+
+def unserialize(data: bytes) -> Value:
+    """Arrays as dicts by their keys' text, strings and numbers as their text. Raises SerializedError."""
+    stack: list[tuple[dict[bytes, Value], int, bytes | None]] = []  # array, entries left, key that waits for its value
+    at = values = 0
+    while True:
+        head = _HEAD.match(data, at)
+        values += 1
+        if head is None or values > MAX_VALUES or len(stack) > MAX_NESTED:
+            raise SerializedError(f"at byte {at}")
+        at = head.end()
+        value: Value = head[2]
+        if head[3] is not None:
+            end = at + int(head[3])
+            if data[end : end + 2] != b'";':
+                raise SerializedError(f"a string at byte {at}")
+            value, at = data[at:end], end + 2
+        elif head[4] is not None:
+            stack.append(({}, int(head[4]), None))
+            if int(head[4]):
+                continue
+            value, _, _ = stack.pop()
+            at = _close(data, at)
+        while True:  # the value is whole: it is a key, an entry, or all there is
+            if not stack:
+                return value
+            array, left, key = stack.pop()
+            if key is None:
+                if not isinstance(value, bytes):
+                    raise SerializedError(f"a key at byte {at}")
+                stack.append((array, left, value))
+                break
+            array[key] = value
+            if left > 1:
+                stack.append((array, left - 1, None))
+                break
+            value, at = array, _close(data, at)
+
+
+def _close(data: bytes, at: int) -> int:
+    if data[at : at + 1] != b"}":
+        raise SerializedError(f"an array that does not end at byte {at}")
+    return at + 1

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a process runs PHP: its executable (php, php-fpm, php-cgi, whatever its name), or a mapped libphp."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kernelspan_agent.process import procfs
+from kernelspan_agent.process.errors import ElfError
+from kernelspan_agent.runtimes.registry import DetectedRuntime, Detection, Unsupported
+
+from .build import PhpBuild, inspect_file
+from .layout import Offsets, kernel_row
+
+if TYPE_CHECKING:
+    from kernelspan_agent.runtimes.look import Look, MappedFile
+
+NAME, NUMBER = "php", 2
+_LIBRARY = re.compile(r"(?:lib|mod_)php[0-9.]*\.so")
+
+
+@dataclass(frozen=True, slots=True)
+class PhpDetails:
+    """What the symboliser and the walk from outside need of one process. Addresses in that process."""
+
+    offsets: Offsets
+    generator: int  # of zend_ce_generator; 0: not known
+
+
+def detect(look: Look) -> Detection:
+    """The process's PHP. Raises ProcessError where the process cannot be read."""
+    refusal: Unsupported | None = None
+    for file in [*look.own, *(file for file in look.files if _LIBRARY.match(file.name))]:
+        found = file.ask(NAME, _inspect)
+        if isinstance(found, PhpBuild):
+            return _detected(file, found)
+        refusal = refusal or found
+    return refusal
+
+
+def _inspect(fd: int, name: str) -> PhpBuild | Unsupported | None:
+    try:
+        return inspect_file(fd, name)
+    except ElfError as error:
+        # A file that is no ELF file of ours is only a matter where its name claims to be PHP's.
+        message = f"{procfs.printable(name)}: {error}"
+        return Unsupported("RuntimeUnsupported", message, "PHP") if re.match(r"(?:lib)?php", name) else None
+
+
+def _detected(file: MappedFile, build: PhpBuild) -> DetectedRuntime:
+    bias = file.load_bias()
+    head = build.globals + bias + build.offsets.current_execute_data
+    generator = build.generator + bias if build.generator else 0
+    layout = kernel_row(build.offsets, build.number, generator - head if generator else 0)
+    details = PhpDetails(build.offsets, generator)
+    return DetectedRuntime(NAME, NUMBER, "PHP", build.version, file.path, layout, head, details)
