@@ -8,6 +8,7 @@
  *             no function        skipped; but of a generator that others delegate to (yield from) it stands for all
  *                                generators between the one that runs and the one that was asked for a value
  *             no name            the beginning of a Fiber's own stack
+ *             a frameless call   (8.4) user code's instruction names an internal function that has no call of its own
  *   identity: a frame's `code` is a hash of all that it is shown by: names of function and class, file, first and last
  *             line. No address is in it, so none can lead to the function that had it before: closures are made anew for
  *             every use, and the functions of a request go with it. Strings bear a hash of their own (zend_string.h). Where
@@ -35,7 +36,8 @@
 #define KS_PHP_CLASS_NAME 8 /* zend_class_entry.name */
 #define KS_PHP_STRING_HASH 8 /* zend_string.h, len, val */
 #define KS_PHP_STRING_TEXT 24
-#define KS_PHP_LINE 24 /* zend_op.lineno; then one byte of opcode */
+#define KS_PHP_EXTENDED 20 /* zend_op.extended_value, lineno, opcode */
+#define KS_PHP_LINE 24
 #define KS_PHP_CALL_TOP 0x20000 /* of This.u1.type_info: code that nobody in PHP has called */
 #define KS_PHP_HANDLE_EXCEPTION 149
 
@@ -73,7 +75,7 @@ static __always_inline int ks_php_frame(struct ks_scratch *s, struct ks_php_layo
 					struct ks_frame *f)
 {
 	struct ks_walk *w = &s->walk;
-	u64 *v = s->words, opline, func, lines = 0, at = 0, line, h;
+	u64 *v = s->words, opline, func, lines = 0, at = 0, line = 0, h;
 	u32 type, info;
 
 	w->root = 0;
@@ -88,9 +90,20 @@ static __always_inline int ks_php_frame(struct ks_scratch *s, struct ks_php_layo
 			w->root = v[4];
 		return 2;
 	}
+	type = (u32)ks_user_word(s, func) & 255;
+	if (type != KS_PHP_INTERNAL) {
+		if (!opline || ks_user_words(s, v, 2, opline + KS_PHP_EXTENDED)) /* extended_value; line, opcode */
+			return 0;
+		line = v[0] >> 32 | v[1] << 32;
+		if (((line >> 32) & 255) - l->frameless < 4 && KS_LOAD(w->task_outer) != ex) {
+			w->task_outer = w->mnt = ex; /* the same once more */
+			func = ks_user_word(s, base + l->frameless_functions) + (v[0] & 0xffffffff) * 8;
+			func = ks_user_word(s, func);
+			type = KS_PHP_INTERNAL;
+		}
+	}
 	if (ks_user_words(s, v, 3, func)) /* type and flags, name, class */
 		return 0;
-	type = v[0] & 255;
 	if (type == KS_PHP_INTERNAL && !v[1]) {
 		if (!KS_LOAD(w->task_frame))
 			w->task_frame = ex;
@@ -126,9 +139,6 @@ static __always_inline int ks_php_frame(struct ks_scratch *s, struct ks_php_layo
 		if (ks_user_words(s, v, 1, func + l->op_array_opcodes))
 			return 0;
 		at = opline - v[0];
-		if (!opline || ks_user_words(s, v, 1, opline + KS_PHP_LINE))
-			return 0;
-		line = v[0];
 		if (((line >> 32) & 255) == KS_PHP_HANDLE_EXCEPTION) { /* one instruction for all that is thrown */
 			line = at = 0;
 			if (l->before_exception != KS_PHP_NONE) {
@@ -216,6 +226,7 @@ static __always_inline void ks_php_begin(struct ks_scratch *s, u64 base)
 	w->hash = ks_mix(s->proc_start, s->op.tgid);
 	w->thread = 0; /* the generator whose frame comes next; 0: none */
 	w->task_frame = 0; /* where the innermost Fiber's stack begins */
+	w->task_outer = 0; /* the frame whose frameless call was noted */
 	w->globals = w->module = w->last = 0;
 	w->found[0] = w->found[1] = 0;
 	w->length = 0;

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from kernelspan_agent.process import elf as elf_reader
 from kernelspan_agent.runtimes.registry import Unsupported
 
-from .layout import BY_VERSION, NEWEST, OLDEST, Offsets
+from .layout import BY_VERSION, NEWEST, OLDEST, Offsets, Symbols
 
-GLOBALS, GENERATOR, THREADED = "executor_globals", "zend_ce_generator", "executor_globals_offset"
+GLOBALS, GENERATOR, FRAMELESS = "executor_globals", "zend_ce_generator", "zend_flf_functions"
+THREADED = "executor_globals_offset"
 _TEXT = re.compile(
     rb"X-Powered-By: PHP/([0-9]{1,2}\.[0-9]{1,2}\.[0-9]{1,3}[-+.~A-Za-z0-9]{0,24})\0"
     rb"|(?<=\0)API(20[0-9]{6}),(N?TS)((?:,[a-z]{1,16})?)(?=\0)"
@@ -28,19 +29,18 @@ _UNSETTLED = re.compile(r"alpha|beta|dev", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class PhpBuild:
-    """A PHP that can be walked. Addresses are the file's own. `generator`: of zend_ce_generator; 0: not known."""
+    """A PHP that can be walked. Addresses are the file's own."""
 
     version: str
     number: int  # PHP_VERSION_ID
     offsets: Offsets
-    globals: int
-    generator: int
+    symbols: Symbols
 
 
 def inspect_file(fd: int, name: str = "") -> PhpBuild | Unsupported | None:
     """The PHP in the open ELF file with this base name; None where there is none. Raises ElfError."""
     elf = elf_reader.read_elf(fd)
-    symbols = elf_reader.symbol_addresses(elf, (GLOBALS, GENERATOR, THREADED))
+    symbols = elf_reader.symbol_addresses(elf, (GLOBALS, GENERATOR, FRAMELESS, THREADED))
     if GLOBALS not in symbols and THREADED not in symbols and "php" not in name:
         return None
     versions, builds = _texts(elf)
@@ -73,7 +73,8 @@ def _build(version: str, builds: set[tuple[int, bool]], symbols: dict[str, int])
         message = f"PHP {version}: its API is {said}, not that of a release, {offsets.api}: its layout may be any"
         return Unsupported("RuntimeLayoutUnknown", message, "PHP", version)
     number = major * 10000 + minor * 100 + patch
-    return PhpBuild(version, number, offsets, symbols[GLOBALS], symbols.get(GENERATOR, 0))
+    addresses = Symbols(symbols[GLOBALS], symbols.get(GENERATOR, 0), symbols.get(FRAMELESS, 0))
+    return PhpBuild(version, number, offsets, addresses)
 
 
 def _texts(elf: elf_reader.Elf) -> tuple[set[str], set[tuple[int, bool]]]:

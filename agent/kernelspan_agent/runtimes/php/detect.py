@@ -12,7 +12,7 @@ from kernelspan_agent.process.errors import ElfError
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Detection, Unsupported
 
 from .build import PhpBuild, inspect_file
-from .layout import Offsets, kernel_row
+from .layout import Offsets, Symbols, head_of, kernel_row
 
 if TYPE_CHECKING:
     from kernelspan_agent.runtimes.look import Look, MappedFile
@@ -26,7 +26,7 @@ class PhpDetails:
     """What the symboliser and the walk from outside need of one process. Addresses in that process."""
 
     offsets: Offsets
-    generator: int  # of zend_ce_generator; 0: not known
+    symbols: Symbols
 
 
 def detect(look: Look) -> Detection:
@@ -50,9 +50,9 @@ def _inspect(fd: int, name: str) -> PhpBuild | Unsupported | None:
 
 
 def _detected(file: MappedFile, build: PhpBuild) -> DetectedRuntime:
-    bias = file.load_bias()
-    head = build.globals + bias + build.offsets.current_execute_data
-    generator = build.generator + bias if build.generator else 0
-    layout = kernel_row(build.offsets, build.number, generator - head if generator else 0)
-    details = PhpDetails(build.offsets, generator)
-    return DetectedRuntime(NAME, NUMBER, "PHP", build.version, file.path, layout, head, details)
+    symbols = build.symbols.moved(file.load_bias())
+    layout = kernel_row(build.offsets, build.number, symbols)
+    details = PhpDetails(build.offsets, symbols)
+    return DetectedRuntime(
+        NAME, NUMBER, "PHP", build.version, file.path, layout, head_of(build.offsets, symbols), details
+    )

@@ -23,13 +23,14 @@ CUT_NAME, CUT_CLASS, CUT_FILE = 1, 2, 4  # PHP_CODE["flags"]
 PHP_LAYOUT = np.dtype(
     [
         ("generator_class", "<i8"),  # address of zend_ce_generator minus that of EG(current_execute_data); 0: not known
+        ("frameless_functions", "<i8"),  # address of zend_flf_functions minus that
         ("version", "<u4"),  # as PHP_VERSION_ID
         ("op_array_opcodes", "<u2"),  # in zend_op_array
         ("op_array_file", "<u2"),  # then first and last line, u32 each
         ("generator_frame", "<u2"),  # execute_data in zend_generator
         ("generator_parent", "<u2"),  # node.parent in zend_generator
         ("before_exception", "<u2"),  # opline_before_exception in EG, minus current_execute_data
-        ("unused", "<u2"),
+        ("frameless", "<u2"),  # ZEND_FRAMELESS_ICALL_0, the first of four opcodes; ABSENT: there are none
     ]
 )
 
@@ -54,6 +55,19 @@ PHP_CODE = np.dtype(
 
 
 @dataclass(frozen=True, slots=True)
+class Symbols:
+    """Addresses of PHP's variables; 0: not exported, not known."""
+
+    globals: int
+    generator: int = 0
+    frameless: int = 0
+
+    def moved(self, bias: int) -> Symbols:
+        """The same, where the file is loaded with this bias."""
+        return Symbols(*(at + bias if at else 0 for at in (self.globals, self.generator, self.frameless)))
+
+
+@dataclass(frozen=True, slots=True)
 class Offsets:
     """Those that differ between versions. `api`: ZEND_MODULE_API_NO."""
 
@@ -64,6 +78,7 @@ class Offsets:
     generator_frame: int = 56
     generator_parent: int = 152
     before_exception: int = ABSENT  # in EG
+    frameless: int = ABSENT
 
 
 BY_VERSION = {
@@ -72,9 +87,9 @@ BY_VERSION = {
     (8, 1): Offsets(20210902, 488, 72, 144, ABSENT, ABSENT),
     (8, 2): Offsets(20220829, 488, 88, 152, before_exception=880),
     (8, 3): Offsets(20230831, 488, 80, 144),
-    (8, 4): Offsets(20240924, 488, 104, 168, before_exception=952),
-    (8, 5): Offsets(20250925, 512, 104, 168, before_exception=976),
-    (8, 6): Offsets(20260924, 512, 104, 168, before_exception=1016),
+    (8, 4): Offsets(20240924, 488, 104, 168, before_exception=952, frameless=204),
+    (8, 5): Offsets(20250925, 512, 104, 168, before_exception=976, frameless=204),
+    (8, 6): Offsets(20260924, 512, 104, 168, before_exception=1016, frameless=204),
 }
 OLDEST, NEWEST = min(BY_VERSION), max(BY_VERSION)
 
@@ -83,19 +98,28 @@ EXECUTE_DATA_BYTES = 56  # opline 0, func 24, This 32, its type 40, previous 48
 FUNCTION_NAME, FUNCTION_CLASS, CLASS_NAME = 8, 16, 8
 STRING_HASH, STRING_LENGTH, STRING_TEXT = 8, 16, 24
 OBJECT_CLASS = 16
-LINE, OPCODE = 24, 28  # in zend_op
+EXTENDED, LINE, OPCODE = 20, 24, 28  # in zend_op
+FRAMELESS_OPCODES = 4
 OBJECT_TYPE = 8  # IS_OBJECT
 CALL_TOP = 0x20000  # of This's type
 HANDLE_EXCEPTION = 149
 
 
-def kernel_row(offsets: Offsets, version: int, generator_class: int) -> np.ndarray:
-    """The PHP_LAYOUT row (shape (1,)); `generator_class` as there."""
+def head_of(offsets: Offsets, symbols: Symbols) -> int:
+    """Address of EG(current_execute_data), where the walk begins."""
+    return symbols.globals + offsets.current_execute_data & 0xFFFFFFFFFFFFFFFF
+
+
+def kernel_row(offsets: Offsets, version: int, symbols: Symbols) -> np.ndarray:
+    """The PHP_LAYOUT row (shape (1,)) of a version, PHP_VERSION_ID, with these addresses in whatever process."""
     row = np.zeros(1, PHP_LAYOUT)
-    row["generator_class"] = generator_class
+    head = head_of(offsets, symbols)
+    row["generator_class"] = symbols.generator - head if symbols.generator else 0
+    row["frameless_functions"] = symbols.frameless - head if symbols.frameless else 0
     row["version"] = version
     for name in ("op_array_opcodes", "op_array_file", "generator_frame", "generator_parent"):
         row[name] = getattr(offsets, name)
+    row["frameless"] = offsets.frameless if symbols.frameless else ABSENT
     known = offsets.before_exception != ABSENT
     row["before_exception"] = offsets.before_exception - offsets.current_execute_data if known else ABSENT
     return row

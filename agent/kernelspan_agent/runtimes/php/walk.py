@@ -21,6 +21,8 @@ from .layout import (
     ABSENT,
     CALL_TOP,
     EXECUTE_DATA_BYTES,
+    EXTENDED,
+    FRAMELESS_OPCODES,
     HANDLE_EXCEPTION,
     INTERNAL,
     LINE,
@@ -78,32 +80,27 @@ def _outer(one: list[_Row], other: list[_Row]) -> list[_Row]:
 
 
 def _frames(memory: Memory, head: int, details: PhpDetails) -> Iterator[_Row]:
-    """Innermost first, at most one more than MAX_FRAMES. Raises MemoryReadError, CorruptFunctionError."""
+    """Innermost first, at most some more than MAX_FRAMES. Raises MemoryReadError, CorruptFunctionError."""
     data, count = read_u64(memory, head), 0
     for _ in range(MAX_STEPS):
         if not data or count > MAX_FRAMES:
             return
         header = memory.read(data, EXECUTE_DATA_BYTES)
         function, this, kind, previous = (struct.unpack_from("<Q", header, at)[0] for at in (24, 32, 40, 48))
-        if function:
-            row = _row(memory, header, head, details)
-            if row is not None:
+        headers = [header] if function else []
+        if not function and kind & 0xFF == OBJECT_TYPE and this:
+            headers = [_generator_frame(memory, each, details) for each in _delegating(memory, this, details)]
+        for each in headers:
+            for row in _rows(memory, each, head, details):
                 yield row
                 count += 1
-        elif kind & 0xFF == OBJECT_TYPE and this:
-            for generator in reversed(_delegating(memory, this, details)):
-                frame = read_u64(memory, generator + details.offsets.generator_frame)
-                row = _row(memory, memory.read(frame, EXECUTE_DATA_BYTES), head, details)
-                if row is not None:
-                    yield row
-                    count += 1
         data = previous
 
 
 def _delegating(memory: Memory, generator: int, details: PhpDetails) -> list[int]:
-    """The generators that delegate (yield from) from this one on, but for the one that runs; none where it is none."""
-    offsets = details.offsets
-    if not details.generator or read_u64(memory, generator + OBJECT_CLASS) != read_u64(memory, details.generator):
+    """The generators that delegate (yield from) from this one on, but for the one that runs, that one's caller first."""
+    offsets, symbols = details.offsets, details.symbols
+    if not symbols.generator or read_u64(memory, generator + OBJECT_CLASS) != read_u64(memory, symbols.generator):
         return []
     if offsets.generator_parent == ABSENT:
         raise CorruptFunctionError("generators of this version cannot be followed")
@@ -111,21 +108,30 @@ def _delegating(memory: Memory, generator: int, details: PhpDetails) -> list[int
     while len(found) < MAX_DELEGATES and (parent := read_u64(memory, generator + offsets.generator_parent)):
         found.append(generator)
         generator = parent
-    return found
+    return found[::-1]
 
 
-def _row(memory: Memory, header: bytes, head: int, details: PhpDetails) -> _Row | None:
-    """A frame with a function; None where that has no name: the beginning of a Fiber's stack."""
+def _generator_frame(memory: Memory, generator: int, details: PhpDetails) -> bytes:
+    return memory.read(read_u64(memory, generator + details.offsets.generator_frame), EXECUTE_DATA_BYTES)
+
+
+def _rows(memory: Memory, header: bytes, head: int, details: PhpDetails) -> Iterator[_Row]:
+    """A call's frame, before it that of its frameless call; none where it has no name: a Fiber's stack begins there."""
     opline, address, kind = (struct.unpack_from("<Q", header, at)[0] for at in (0, 24, 40))
     function = read_function(memory, address, details.offsets)
     if function.kind == INTERNAL:
-        return (function.identity(INTERNAL), 0, address, INTERNAL) if function.name.address else None
+        if function.name.address:
+            yield function.identity(INTERNAL), 0, address, INTERNAL
+        return
     at = (opline - function.opcodes) & 0xFFFFFFFF
-    line, opcode = struct.unpack("<IB", memory.read(opline + LINE, OPCODE + 1 - LINE))
+    extended, line, opcode = struct.unpack("<IIB", memory.read(opline + EXTENDED, OPCODE + 1 - EXTENDED))
+    if details.symbols.frameless and 0 <= opcode - details.offsets.frameless < FRAMELESS_OPCODES:
+        called = read_u64(memory, read_u64(memory, details.symbols.frameless) + 8 * extended)
+        yield read_function(memory, called, details.offsets).identity(INTERNAL), 0, called, INTERNAL
     if opcode == HANDLE_EXCEPTION:
         line = at = 0
         if details.offsets.before_exception != ABSENT:
             thrown = read_u64(memory, head + details.offsets.before_exception - details.offsets.current_execute_data)
             line = int.from_bytes(memory.read(thrown + LINE, 4), "little") if thrown else function.lines >> 32
     owner = MAIN if function.kind == USER and not function.name.address and kind & CALL_TOP else function.kind
-    return (function.identity(owner), line | at << 32, address, owner)
+    yield function.identity(owner), line | at << 32, address, owner
