@@ -22,7 +22,7 @@
 #include "user.h"
 #include "runtimes/walker.bpf.h"
 
-#define KS_PHP_WALK_AT_ONCE 8 /* the kernel allows 33 tail calls in a row */
+#define KS_PHP_WALK_AT_ONCE 6 /* the kernel allows 33 tail calls in a row: 22 for the frames, 4 for what names them */
 #define KS_PHP_DELEGATES 16 /* generators that delegate one to another, at most */
 #define KS_PHP_NONE 0xffff
 #define KS_PHP_NO_ADDRESS 1

@@ -10,7 +10,7 @@
 #define KS_PHP_NAME 512 /* bytes of a name; a longer one is cut, and says so */
 #define KS_PHP_FILE 1024 /* a power of two: one byte less of a text is sent at most */
 #define KS_PHP_TEXTS 4096 /* a power of two above all three */
-#define KS_PHP_AT_ONCE 16
+#define KS_PHP_AT_ONCE 32
 
 struct ks_php_code_scratch {
 	struct ks_php_code_rec header;

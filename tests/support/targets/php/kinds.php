@@ -252,6 +252,30 @@ function inner()
     yield fread(\Said::$file, M());
 }
 
+// The number is asked for on another line than the operation's: what that left of its line is not enough.
+function apart($n, Repo $repo)
+{
+    $sum = 0;
+    for ($i = 0; $i < $n; $i++) {
+        $sum += $i;
+        $number = M("", "fread", 2);
+        $sum ^= $i * 3;
+        $got = fread(\Said::$file, $number);
+        $sum += $got === "" ? 1 : 2;
+        if ($i % 2) {
+            $number = M("", "file_exists", 2);
+            $sum++;
+            file_exists("/kernelspan-truth/" . \Said::$token . "/$number");
+        } else {
+            $sum += $repo[$i] + count([$i]);
+            $number = M("", "is_dir", 2);
+            $sum += strlen("x" . $i);
+            is_dir("/kernelspan-truth/" . \Said::$token . "/$number");
+        }
+    }
+    return $sum;
+}
+
 function deepest($n)
 {
     return $n ? deepest($n - 1) : fread(\Said::$file, M());
@@ -308,6 +332,7 @@ function one_round($round)
     trigger_error("nothing");
     $undefined = $GLOBALS["no such"];
     restore_error_handler();
+    apart(10, $repo);
     deepest(20);
 }
 

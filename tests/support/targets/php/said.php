@@ -48,8 +48,8 @@ function named($entry)
     return $class . $entry["function"];
 }
 
-// The number of an operation of the internal function $by on the line that calls this.
-function M($context = "", $by = "fread")
+// The number of an operation of the internal function $by on the line that calls this, or so many below it.
+function M($context = "", $by = "fread", $below = 0)
 {
     $trace = debug_backtrace(DEBUG_BACKTRACE_IGNORE_ARGS);
     $rows = $by === "" ? [] : [["", $by, "[internal function]", null]];
@@ -58,7 +58,7 @@ function M($context = "", $by = "fread")
         if (!isset($trace[$at + 1]) && !isset($entry["file"])) {
             break; // called by PHP itself: a destructor, a function for the end
         }
-        $rows[] = ["", $name, $entry["file"] ?? "[internal function]", $entry["line"] ?? null];
+        $rows[] = ["", $name, $entry["file"] ?? "[internal function]", isset($entry["line"]) ? $entry["line"] + ($at ? 0 : $below) : null];
     }
     $key = json_encode($rows, JSON_INVALID_UTF8_SUBSTITUTE);
     $place = Said::$stacks[$key] ?? Said::$stacks[$key] = count(Said::$stacks);
