@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 from pathlib import Path
 
 from tests.support import debian
@@ -62,6 +63,7 @@ def root(version: str) -> Path:
         ]
         try:
             debian.make_root(suite, [f"php{version}-{each}" for each in wanted], found, proofs)
+            os.mknod(found / "dev" / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))  # fpm's workers want it
         except debian.DebianError as error:
             raise PhpsError(str(error)) from error
     return found

@@ -203,7 +203,6 @@ function made($round)
     $file = \Said::$out . "." . $round . ".php";
     file_put_contents($file, "<?php\nfunction in_$function() {\n" . str_repeat("\n", $round) . "fread(Said::\$file, M()); }\nin_$function();\n");
     include $file;
-    unlink($file);
     (new \ReflectionFunction("in_$function"))->invoke();
     ob_start(function ($text) {
         fread(\Said::$file, M());

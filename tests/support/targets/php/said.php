@@ -26,8 +26,10 @@ class Said
                 $app[$row[2]] = $file !== "[internal function]" && strpos($file, "/vendor/") === false && is_file($file);
             }
         }
+        $opcache = function_exists("opcache_get_status") ? opcache_get_status(false) : [];
         $stacks = array_map("json_decode", array_keys(self::$stacks));
         $found = ["pid" => getmypid(), "token" => self::$token, "app" => (object)$app, "stacks" => $stacks, "said" => self::$said];
+        $found += ["opcache" => $opcache["opcache_enabled"] ?? false, "jit" => $opcache["jit"]["on"] ?? false];
         $name = self::$out . "." . self::$token;
         file_put_contents($name, json_encode($found, JSON_INVALID_UTF8_SUBSTITUTE));
         rename($name, "$name.json");
