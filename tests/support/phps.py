@@ -63,7 +63,10 @@ def root(version: str) -> Path:
         ]
         try:
             debian.make_root(suite, [f"php{version}-{each}" for each in wanted], found, proofs)
-            os.mknod(found / "dev" / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))  # fpm's workers want it
+            # What fpm's workers want.
+            os.mknod(found / "dev" / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+            for name, line in (("passwd", "root:x:0:0:root:/:/bin/sh\n"), ("group", "root:x:0:\n")):
+                (found / "etc" / name).write_text(line)
         except debian.DebianError as error:
             raise PhpsError(str(error)) from error
     return found

@@ -77,7 +77,8 @@ def read_installed(root: Root, directory: str) -> Packages:
         if entry is not None:
             path, library = entry
             real = root.find(path)
-            if real is not None and real.is_directory and real.path != "/":
+            # What holds the vendor directory itself is the application.
+            if real is not None and real.is_directory and not f"{directory}/".startswith(f"{real.path.rstrip('/')}/"):
                 found[real.path] = library
     return Packages(found, directory)
 

@@ -86,45 +86,67 @@ def _installed(root: Root, package: Value) -> Iterator[str]:
                 yield entry.path
 
 
+class _Reader:
+    """One file's values, with no recursion: its depth is the file's to choose."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+        self._open: list[tuple[dict[bytes, Value], int, bytes | None]] = []  # array, entries left, key without value
+
+    def read(self) -> Value:
+        """The whole value. Raises SerializedError."""
+        for _ in range(MAX_VALUES):
+            value, whole = self._next()
+            while whole and self._open:
+                value, whole = self._put(value)
+            if whole:
+                return value
+        raise SerializedError("too many values")
+
+    def _next(self) -> tuple[Value, bool]:
+        """The next value, and whether it is whole: an array with entries is not."""
+        head = _HEAD.match(self._data, self._at)
+        if head is None or len(self._open) > MAX_NESTED:
+            raise SerializedError(f"at byte {self._at}")
+        self._at = head.end()
+        if head[3] is not None:
+            return self._string(int(head[3])), True
+        if head[4] is None:
+            return head[2], True
+        if int(head[4]):
+            self._open.append(({}, int(head[4]), None))
+            return None, False
+        self._close()
+        return {}, True
+
+    def _string(self, size: int) -> bytes:
+        end = self._at + size
+        if self._data[end : end + 2] != b'";':
+            raise SerializedError(f"a string at byte {self._at}")
+        text, self._at = self._data[self._at : end], end + 2
+        return text
+
+    def _put(self, value: Value) -> tuple[Value, bool]:
+        """Puts a value into the array that is open; gives the array where it is whole by that."""
+        array, left, key = self._open.pop()
+        if key is None:
+            if not isinstance(value, bytes):
+                raise SerializedError(f"a key at byte {self._at}")
+            self._open.append((array, left, value))
+            return None, False
+        array[key] = value
+        if left > 1:
+            self._open.append((array, left - 1, None))
+            return None, False
+        self._close()
+        return array, True
+
+    def _close(self) -> None:
+        if self._data[self._at : self._at + 1] != b"}":
+            raise SerializedError(f"an array that does not end at byte {self._at}")
+        self._at += 1
+
+
 def unserialize(data: bytes) -> Value:
     """Arrays as dicts by their keys' text, strings and numbers as their text. Raises SerializedError."""
-    stack: list[tuple[dict[bytes, Value], int, bytes | None]] = []  # array, entries left, key that waits for its value
-    at = values = 0
-    while True:
-        head = _HEAD.match(data, at)
-        values += 1
-        if head is None or values > MAX_VALUES or len(stack) > MAX_NESTED:
-            raise SerializedError(f"at byte {at}")
-        at = head.end()
-        value: Value = head[2]
-        if head[3] is not None:
-            end = at + int(head[3])
-            if data[end : end + 2] != b'";':
-                raise SerializedError(f"a string at byte {at}")
-            value, at = data[at:end], end + 2
-        elif head[4] is not None:
-            stack.append(({}, int(head[4]), None))
-            if int(head[4]):
-                continue
-            value, _, _ = stack.pop()
-            at = _close(data, at)
-        while True:  # the value is whole: it is a key, an entry, or all there is
-            if not stack:
-                return value
-            array, left, key = stack.pop()
-            if key is None:
-                if not isinstance(value, bytes):
-                    raise SerializedError(f"a key at byte {at}")
-                stack.append((array, left, value))
-                break
-            array[key] = value
-            if left > 1:
-                stack.append((array, left - 1, None))
-                break
-            value, at = array, _close(data, at)
-
-
-def _close(data: bytes, at: int) -> int:
-    if data[at : at + 1] != b"}":
-        raise SerializedError(f"an array that does not end at byte {at}")
-    return at + 1
+    return _Reader(data).read()
