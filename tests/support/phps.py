@@ -7,9 +7,11 @@ programs, opcache and what the tests' targets use.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 from tests.support import debian
@@ -70,6 +72,25 @@ def root(version: str) -> Path:
         except debian.DebianError as error:
             raise PhpsError(str(error)) from error
     return found
+
+
+def headers(version: str) -> Path:
+    """The folder of a version's own headers, fetched if it is not there. Raises PhpsError."""
+    made = _cache_folder() / f"headers-{version}-{_RECIPE}"
+    if not made.exists():
+        made.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with (
+                debian.suite(VERSIONS[version], made.parent) as apt,
+                tempfile.TemporaryDirectory(dir=made.parent) as into,
+            ):
+                for package in apt.fetch(f"php{version}-dev"):
+                    debian.unpack(package, Path(into, "root"))
+                with contextlib.suppress(OSError):  # another session was faster
+                    Path(into, "root").rename(made)
+        except debian.DebianError as error:
+            raise PhpsError(str(error)) from error
+    return next((made / "usr/include/php").iterdir())
 
 
 def _cache_folder() -> Path:

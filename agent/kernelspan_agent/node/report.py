@@ -13,6 +13,7 @@ from kernelspan_agent.node.trouble import Trouble
 from kernelspan_agent.node.whom import Whom, counts_of
 from kernelspan_api.control.control_pb2 import Counters, ProbeState, ProfileState, RuntimeCount
 from kernelspan_api.reasons import Reason
+from kernelspan_api.selectors import Runtime
 from kernelspan_api.status import ProbeState as State
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 10.0  # a container that has started has no process of its own program for a moment
 COUNTERS_SECONDS = 10.0
-_RUNTIMES = {"python": "Python"}
+_RUNTIMES = {runtime.value.lower(): runtime.value for runtime in Runtime}
 
 
 @dataclass(slots=True)

@@ -33,9 +33,9 @@ def elf(texts: bytes, symbols: Mapping[str, int]) -> bytes:
         (b".shstrtab", 3, names, 0),
     ]
     data, heads = b"", bytes(64)
-    for name, kind, content, link in parts:
+    for title, kind, content, link in parts:
         at = 64 + len(data)
-        heads += struct.pack("<IIQQQQIIQQ", names.index(name + b"\0"), kind, 0, 0, at, len(content), link, 0, 0, 0)
+        heads += struct.pack("<IIQQQQIIQQ", names.index(title + b"\0"), kind, 0, 0, at, len(content), link, 0, 0, 0)
         data += content
     head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 3, 62, 1, 0, 0, 64 + len(data), 0, 64, 56, 0, 64, 5, 4)
     return head + data + heads

@@ -8,6 +8,7 @@ are the app's. Code of `FILE(LINE) : eval()'d code` is whose FILE is. What lies 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kernelspan_agent.libraries.base import Clock, LibraryContext, Verdict
@@ -36,6 +37,7 @@ def make(clock: Clock) -> ComposerManager:
 class _Place:
     """What is known of the files of one directory: lists of packages around it, the nearest first."""
 
+    real: str  # where the directory really is
     lists: tuple[Packages, ...]
     at_ns: int
 
@@ -66,12 +68,22 @@ class ComposerManager:
         except OSError:  # the process's root is gone
             return _UNKNOWN
 
+    def sites(self, files: Sequence[str], _prefixes: Sequence[str], context: LibraryContext) -> dict[str, int]:
+        """The lists of packages around these files, and how many packages each has. Raises OSError."""
+        found: dict[str, int] = {}
+        for directory in dict.fromkeys(file.rpartition("/")[0] for file in files if file.startswith("/")):
+            for packages in self._place(directory or "/", context).lists:
+                found[packages.place] = len(set(packages.by_path.values()))
+        return found
+
     def _classify_path(self, file: str, context: LibraryContext) -> Verdict:
-        place = self._place(file.rpartition("/")[0] or "/", context)
+        directory, _, name = file.rpartition("/")
+        place = self._place(directory or "/", context)
         for packages in place.lists:
-            found, library = owner_of(packages, file)
-            if found:
-                return Origin.LIBRARY, library
+            for path in dict.fromkeys((f"{place.real}/{name}", file)):
+                found, library = owner_of(packages, path)
+                if found:
+                    return Origin.LIBRARY, library
         with Root(context.root) as root:
             entry = root.find(file)
         return _APP if entry is not None and entry.is_file else _UNKNOWN
@@ -84,13 +96,18 @@ class ComposerManager:
         found: list[Packages] = []
         with Root(context.root) as root:
             entry = root.find(directory)
-            at = entry.path if entry is not None else directory
-            for _ in range(MAX_DEPTH):
+            real = entry.path if entry is not None else directory
+            for at in dict.fromkeys((*_upwards(real), *_upwards(directory))):
                 found += self._lists.around(root, at)
-                if at in {"", "/"}:
-                    break
-                at = at.rpartition("/")[0] or "/"
         if len(context.notes) >= MAX_PLACES:
             context.notes.clear()
-        place = context.notes[directory] = _Place(tuple(found), now_ns)
+        place = context.notes[directory] = _Place(real, tuple(found), now_ns)
         return place
+
+
+def _upwards(directory: str) -> list[str]:
+    """The directory and those that it lies in."""
+    found = [directory]
+    while found[-1] not in {"", "/"} and len(found) < MAX_DEPTH:
+        found.append(found[-1].rpartition("/")[0] or "/")
+    return found

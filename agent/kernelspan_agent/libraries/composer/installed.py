@@ -30,8 +30,12 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]*)/[a-z0-9](?:[a-z0-9_.-]*)\Z", re.IG
 
 @dataclass(frozen=True, slots=True)
 class Packages:
-    """Libraries by their directories (or files), real paths. What else lies below `all_of` is some library's."""
+    """Libraries by their directories (or files), real paths. What else lies below `all_of` is some library's.
 
+    `place`: the directory whose list it is.
+    """
+
+    place: str
     by_path: Mapping[str, Library]
     all_of: str = ""
 
@@ -39,9 +43,6 @@ class Packages:
     def weight(self) -> int:
         """How many entries it has."""
         return len(self.by_path) + 1
-
-
-NOTHING = Packages({})
 
 
 def owner_of(packages: Packages, file: str) -> tuple[bool, Library | None]:
@@ -65,11 +66,11 @@ def read_installed(root: Root, directory: str) -> Packages:
     """Of `directory`/composer/installed.json, which is there."""
     data = root.read(f"{directory}/composer/installed.json", MAX_LIST_BYTES + 1)
     if data is None or len(data) > MAX_LIST_BYTES:
-        return Packages({}, directory)
+        return Packages(directory, {}, directory)
     try:
         said: Any = json.loads(data)
     except (ValueError, RecursionError):
-        return Packages({}, directory)
+        return Packages(directory, {}, directory)
     packages = said.get("packages") if isinstance(said, dict) else said
     found: dict[str, Library] = {}
     for package in packages[:MAX_PACKAGES] if isinstance(packages, list) else []:
@@ -80,7 +81,7 @@ def read_installed(root: Root, directory: str) -> Packages:
             # What holds the vendor directory itself is the application.
             if real is not None and real.is_directory and not f"{directory}/".startswith(f"{real.path.rstrip('/')}/"):
                 found[real.path] = library
-    return Packages(found, directory)
+    return Packages(directory, found, directory)
 
 
 def _package(package: Any, directory: str) -> tuple[str, Library] | None:

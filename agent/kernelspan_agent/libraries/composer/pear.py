@@ -48,7 +48,7 @@ def read_registry(root: Root, directory: str) -> Packages:
         library = _library(package, channel)
         if library is not None:
             found.update(dict.fromkeys(_installed(root, package), library))
-    return Packages(found)
+    return Packages(directory, found)
 
 
 def _files(root: Root, registry: str) -> Iterator[tuple[str, str]]:
