@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -132,6 +134,35 @@ def test_programs_that_become_php() -> None:
         assert verdict.missed == 0, verdict
     assert verdicts[0].pending > 100  # else this shows nothing
     assert verdicts[-1].right == verdicts[-1].said, [str(verdict) for verdict in verdicts]
+
+
+def test_a_walker_that_cannot_be_had(tmp_path: Path) -> None:
+    """PHP is traced without frames, and it is said why; Python beside it is traced as ever."""
+    php, python = needed(wanted_phps()[1]), truth.needed(truth.wanted_pythons()[0])
+    with (
+        php_runs.started(php, "kinds", "2") as (program, out),
+        truth.started(truth.Launch(python, "kinds", ("1",))) as (other, other_out),
+    ):
+        assert other.line() == "ready"
+        environ = {**os.environ, "KERNELSPAN_CACHE": str(tmp_path / "objects")}
+        with (
+            mock.patch.dict(os.environ, environ),
+            truth.open_app(tmp_path / "spans.jsonl") as app,
+            mock.patch("kernelspan_agent.probes.build.COMPILER_PYTHON", "/bin/false"),
+        ):
+            traced = app.select(program.pid, "php")
+            app.select(other.pid, "python")
+            truth.run_until(app, lambda: traced.unsupported is not None)
+            program.go_on()
+            other.go_on()
+            truth.run_until(app, lambda: program.started.poll() is not None and other.started.poll() is not None)
+            app.end(10.0)
+        assert traced.unsupported is not None
+        assert traced.unsupported.reason == "CompileFailed"
+        spans = truth.by_key(truth.read_spans(tmp_path / "spans.jsonl"))
+        verdict = judge(truth.read_said(out), spans)
+        assert dict(verdict.missing) == {"CompileFailed": verdict.said}, verdict
+        truth.assert_true(judge(truth.read_said(other_out), spans, allow_outer_missing=True), 500)
 
 
 def test_explain_shows_the_stack() -> None:
