@@ -93,5 +93,18 @@ def headers(version: str) -> Path:
     return next((made / "usr/include/php").iterdir())
 
 
+def embedded(version: str) -> str:
+    """The path, in its root, of the library by which a version is embedded, fetched if it is not there. Raises PhpsError."""
+    path = f"/usr/lib/libphp{version}.so"
+    if not (root(version) / path.lstrip("/")).exists():
+        try:
+            with debian.suite(VERSIONS[version], _cache_folder()) as apt:
+                for package in apt.fetch(f"libphp{version}-embed"):
+                    debian.unpack(package, root(version))
+        except debian.DebianError as error:
+            raise PhpsError(str(error)) from error
+    return path
+
+
 def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "kernelspan" / "phps"

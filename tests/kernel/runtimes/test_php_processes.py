@@ -136,6 +136,34 @@ def test_programs_that_become_php() -> None:
     assert verdicts[-1].right == verdicts[-1].said, [str(verdict) for verdict in verdicts]
 
 
+def test_a_program_that_embeds_php(tmp_path: Path) -> None:
+    """A libphp in some other program: the thread that runs it has PHP's frames, another thread has none."""
+    php = needed(wanted_phps()[1])
+    assert php.root is not None
+    library = phps.embedded(VERSION)
+    with php_runs.folder_in(php) as (folder, inside):
+        source = php_runs.TARGETS / "embed.c"
+        subprocess.run(["gcc", "-w", str(source), "-o", str(folder / "host"), "-ldl", "-lpthread"], check=True)
+        host = type(php)(php.label, php.minor, f"{inside}/host", php.root)
+        with host.running(library, f"{inside}/kinds.php", f"{inside}/said", "10") as program:
+            assert program.line() == "ready"
+            with truth.open_app(tmp_path / "spans.jsonl") as app:
+                traced = app.select(program.pid, "host")
+                php_runs.wait_for_walker(app)
+                program.go_on()
+                truth.run_until(app, lambda: program.started.poll() is not None)
+                app.end(10.0)
+        assert traced.runtime is not None
+        assert traced.runtime.file.endswith(library)
+        outcome = php_runs.outcome([folder / "said"], tmp_path / "spans.jsonl", {})
+    verdict = judge(outcome.said, outcome.spans, allow_outer_missing=True)
+    assert verdict.said > 1000
+    assert verdict.right == verdict.said, verdict
+    others = [span for span in outcome.all_spans if span.attributes.get("file.path") == "/kernelspan-thread"]
+    assert len(others) > 10
+    assert not any("code.stacktrace" in span.attributes for span in others)
+
+
 def test_a_walker_that_cannot_be_had(tmp_path: Path) -> None:
     """PHP is traced without frames, and it is said why; Python beside it is traced as ever."""
     php, python = needed(wanted_phps()[1]), truth.needed(truth.wanted_pythons()[0])

@@ -40,7 +40,8 @@ class PhpBuild:
 def inspect_file(fd: int, name: str = "") -> PhpBuild | Unsupported | None:
     """The PHP in the open ELF file with this base name; None where there is none. Raises ElfError."""
     elf = elf_reader.read_elf(fd)
-    symbols = elf_reader.symbol_addresses(elf, (GLOBALS, GENERATOR, FRAMELESS, THREADED))
+    # The table of all symbols is large in other programs; PHP's own are exported, but where nothing can be loaded.
+    symbols = elf_reader.symbol_addresses(elf, (GLOBALS, GENERATOR, FRAMELESS, THREADED), static="php" in name)
     if GLOBALS not in symbols and THREADED not in symbols and "php" not in name:
         return None
     versions, builds = _texts(elf)

@@ -56,7 +56,7 @@ function M($context = "", $by = "fread", $below = 0)
     $trace = debug_backtrace(DEBUG_BACKTRACE_IGNORE_ARGS);
     $rows = $by === "" ? [] : [["", $by, "[internal function]", null]];
     foreach ($trace as $at => $entry) {
-        $name = isset($trace[$at + 1]) ? named($trace[$at + 1]) : "{main}";
+        $name = isset($trace[$at + 1]) ? named($trace[$at + 1]) : $GLOBALS["outermost"] ?? "{main}";
         if (!isset($trace[$at + 1]) && !isset($entry["file"])) {
             break; // called by PHP itself: a destructor, a function for the end
         }
@@ -70,6 +70,6 @@ function M($context = "", $by = "fread", $below = 0)
 
 function ready()
 {
-    fwrite(STDOUT, "ready\n");
-    fread(STDIN, 1);
+    fwrite(fopen("php://stdout", "w"), "ready\n");
+    fread(fopen("php://stdin", "r"), 1);
 }
