@@ -167,9 +167,8 @@ class Fpm:
 
 
 @contextlib.contextmanager
-def fpm(label: str, *, workers: int, requests: int, settings: Sequence[str] = ()) -> Iterator[Fpm]:
+def fpm(php: Interpreter, *, workers: int, requests: int, settings: Sequence[str] = ()) -> Iterator[Fpm]:
     """fpm with so many workers, each ended after so many requests; it accepts them."""
-    php = needed(label, "/usr/sbin/php-fpm")
     with folder_in(php) as (folder, inside):
         (folder / "fpm.conf").write_text(_POOL.format(inside=inside, workers=workers, requests=requests))
         plain = [each for each in settings if "=" in each]

@@ -19,6 +19,8 @@ from tests.support.pythons import Interpreter
 
 # Label to suite and version: sid has 8.4 as well, experimental what comes next.
 VERSIONS = {"7.4": "bullseye", "8.2": "bookworm", "8.4": "trixie", "8.5": "experimental", "8.6": "experimental"}
+_WIKI_SUITE = "bookworm"
+_WIKI = ("dokuwiki", "libphp-simplepie", "php-geshi", "php-phpseclib", "php-random-compat")
 _EXTENSIONS = ("cli", "fpm", "cgi")
 _MORE = {"7.4": ("opcache", "json"), "8.2": ("opcache",), "8.4": ("opcache",)}  # in later ones they are built in
 _OPCACHE_BUILT_IN = ("8.5", "8.6")
@@ -65,13 +67,35 @@ def root(version: str) -> Path:
         ]
         try:
             debian.make_root(suite, [f"php{version}-{each}" for each in wanted], found, proofs)
-            # What fpm's workers want.
-            os.mknod(found / "dev" / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
-            for name, line in (("passwd", "root:x:0:0:root:/:/bin/sh\n"), ("group", "root:x:0:\n")):
-                (found / "etc" / name).write_text(line)
         except debian.DebianError as error:
             raise PhpsError(str(error)) from error
+        _furnish(found)
     return found
+
+
+def wiki() -> Path:
+    """A root with PHP 8.2's fpm and DokuWiki as Debian has it. Raises PhpsError."""
+    if os.geteuid():
+        raise PhpsError("chroot needs root")
+    found = _cache_folder() / f"dokuwiki-{_RECIPE}"
+    if not found.exists():
+        found.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            debian.make_root(_WIKI_SUITE, [f"php8.2-{each}" for each in ("fpm", "xml", "mbstring")], found)
+            with debian.suite(_WIKI_SUITE, found.parent) as apt:
+                for package in apt.fetch(*_WIKI):
+                    debian.unpack(package, found)
+        except debian.DebianError as error:
+            raise PhpsError(str(error)) from error
+        _furnish(found)
+    return found
+
+
+def _furnish(root: Path) -> None:
+    """What fpm's workers want."""
+    os.mknod(root / "dev" / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    for name, line in (("passwd", "root:x:0:0:root:/:/bin/sh\n"), ("group", "root:x:0:\n")):
+        (root / "etc" / name).write_text(line)
 
 
 def headers(version: str) -> Path:

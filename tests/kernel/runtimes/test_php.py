@@ -65,7 +65,7 @@ def test_workers_of_fpm(label: str, settings: str) -> None:
         pytest.skip("it has no JIT")
     with (
         tempfile.TemporaryDirectory() as made,
-        php_runs.fpm(label, workers=2, requests=30, settings=SETTINGS[settings]) as server,
+        php_runs.fpm(needed(label, "/usr/sbin/php-fpm"), workers=2, requests=30, settings=SETTINGS[settings]) as server,
     ):
         output = Path(made) / "spans.jsonl"
         with truth.open_app(output) as app:
