@@ -117,6 +117,7 @@ def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) 
                 os.environ,
                 resource=resource_settings(profile, os.environ),
                 watch_exec=child is None and not options["pids"],
+                programs=_programs(child, options["pids"]),
             )
         stack.callback(app.close)
         if options["listen"]:
@@ -124,6 +125,13 @@ def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) 
         status = _trace(app, profile, child, options)
         _say(app, options)
         return status
+
+
+def _programs(child: Command | None, pids: tuple[int, ...]) -> list[str]:
+    """What is to be traced, as far as it can be told before."""
+    from kernelspan_agent.targets.command import program_of
+
+    return [program_of(child.program)] if child is not None else [f"/proc/{pid}/exe" for pid in pids]
 
 
 def _trace(app: App, profile: TraceProfile, child: Command | None, options: dict[str, Any]) -> int:

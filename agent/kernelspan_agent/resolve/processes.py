@@ -111,14 +111,15 @@ class ProcessTable:
         *,
         proc_root: str = "/proc",
         glances: Callable[[int, int], Glance | None] | None = None,
+        files: FileCache | None = None,
     ) -> None:
-        """`glances`: gives the glance that was taken of an image (tgid, start) when its record was read from the ring."""
+        """`files`: what is known of some already. `glances`: gives the glance that was taken of an image (tgid, start) when its record was read from the ring."""
         self._kernel, self._libraries, self._to_epoch, self._proc_root = kernel, libraries, to_epoch, proc_root
         self._by_tgid: dict[int, list[TracedProcess]] = {}
         self._pending: dict[TracedProcess, None] = {}
         self._ended: list[TracedProcess] = []
         self._glances = glances or (lambda tgid, _start: glance(tgid, proc_root))
-        self._files = FileCache()
+        self._files = FileCache() if files is None else files
         self._by_layout: dict[int, DetectedRuntime] = {}
         self._known_images: dict[Image, DetectedRuntime] = {}
         self._unwalkable: dict[int, Unsupported] = {}  # by the runtime's number

@@ -117,6 +117,28 @@ def test_another_version_is_not_walked(change: tuple[bytes, bytes], reason: str)
     assert all("code.stacktrace" not in span.attributes for span in spans)
 
 
+@pytest.mark.parametrize("way", ["command", "script"])
+def test_a_command_is_walked_from_its_first_line(way: str, tmp_path: Path) -> None:
+    """`kernelspan run -- php SCRIPT`, or a script that names php: its walker is there before it begins."""
+    php = needed("bookworm-8.2")  # of the suite that this machine's libraries are of
+    assert php.root is not None
+    program, script = str(php.root / "usr/bin/php8.2"), tmp_path / "kinds.php"
+    environ = {"LD_LIBRARY_PATH": str(php.root / "usr/lib/x86_64-linux-gnu")}
+    runs_here = subprocess.run([program, "-n", "-v"], env=environ, capture_output=True, check=False).returncode == 0
+    require("kernel", runs_here, f"{program} does not run outside of its root")
+    for file in php_runs.TARGETS.glob("*.php"):
+        shutil.copy(file, tmp_path)
+    script.write_text(f"#!{program} -n\n{script.read_text()}")
+    script.chmod(0o755)
+    command = [str(script)] if way == "script" else [program, "-n", str(script)]
+    ran = truth.run_command([*command, str(tmp_path / "said"), "3"], tmp_path / "said", environ=environ)
+    assert ran.status == 0, ran.errors
+    verdict = judge(ran.said, truth.by_key(ran.spans), allow_outer_missing=True)
+    assert verdict.said > 300
+    assert verdict.right + verdict.pending == verdict.said, verdict
+    assert verdict.pending < verdict.said / 10, verdict
+
+
 def test_programs_that_become_php() -> None:
     """The walker comes at the first sight of PHP; a later such process is walked from its first system call."""
     php = needed(wanted_phps()[1])

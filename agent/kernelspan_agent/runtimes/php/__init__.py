@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime, Walker
 
-from .detect import NAME, NUMBER, detect
+from .detect import NAME, NUMBER, detect, inspect
 from .layout import CUT_CLASS, CUT_FILE, CUT_NAME, MAIN, PHP_CODE, PHP_LAYOUT, UNREAD
 from .symbolise import PhpSymboliser
 from .walk import read_stacks
@@ -31,4 +31,4 @@ WALKER = Walker(
         "KS_PHP_CUT_FILE": CUT_FILE,
     },
 )
-RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, read_stacks)
+RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, read_stacks, inspect)

@@ -33,14 +33,15 @@ def detect(look: Look) -> Detection:
     """The process's PHP. Raises ProcessError where the process cannot be read."""
     refusal: Unsupported | None = None
     for file in [*look.own, *(file for file in look.files if _LIBRARY.match(file.name))]:
-        found = file.ask(NAME, _inspect)
+        found = file.ask(NAME, inspect)
         if isinstance(found, PhpBuild):
             return _detected(file, found)
         refusal = refusal or found
     return refusal
 
 
-def _inspect(fd: int, name: str) -> PhpBuild | Unsupported | None:
+def inspect(fd: int, name: str) -> PhpBuild | Unsupported | None:
+    """What an open file with this name says of the PHP in it; None: nothing."""
     try:
         return inspect_file(fd, name)
     except ElfError as error:
