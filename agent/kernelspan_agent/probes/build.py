@@ -8,12 +8,14 @@ profile what it has and the first had not.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,7 @@ COMPILE_TIMEOUT_SECONDS = 300  # 2 s of a CPU; an agent may be allowed a tenth o
 CHILDREN = 2  # at once, and no more than CPUs: one with the walker, which takes as long as all the rest; 2 x 120 MB for a second
 
 CHILDREN_VARIABLE = "KERNELSPAN_COMPILERS"  # 1 where memory is bounded: an agent's pod has 256 MiB
+_turns = threading.Lock()  # of threads that compile, where it is 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,8 @@ def build(modules: Iterable[Module], defines: Mapping[str, int], environ: Mappin
         children_at_once = int(environ.get(CHILDREN_VARIABLE, CHILDREN))
         count = min(children_at_once, len(os.sched_getaffinity(0)), len(missing))
         children = [missing] if count == 1 else [missing[:1], missing[1:]]
-        with ThreadPoolExecutor(len(children)) as pool:
+        turn = _turns if children_at_once == 1 else contextlib.nullcontext()
+        with turn, ThreadPoolExecutor(len(children)) as pool:
             for names, answer in zip(
                 children, pool.map(lambda names: compile_now(_only(wanted, names)), children), strict=True
             ):
