@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from kernelspan_agent.probes.mechanisms import Mechanism
     from kernelspan_agent.resolve.resource import ResourceSettings
     from kernelspan_agent.ring.reader import Drained
+    from kernelspan_agent.runtimes.look import FileCache
     from kernelspan_api.profile import TraceProfile
 
 TICK_SECONDS = 0.2
@@ -71,6 +72,7 @@ class Engine:
         ring_bytes: int = RING_BYTES,
         watch_exec: bool = False,
         built: Built | None = None,
+        files: FileCache | None = None,
     ) -> None:
         """Builds (unless it is `built`), loads and attaches what is wanted. Raises MachineError; nothing is left behind."""
         started = time.monotonic()
@@ -87,6 +89,7 @@ class Engine:
             Libraries(),
             lambda monotonic_ns: monotonic_ns + self.clock.offset_ns,
             glances=self._intake.glance_of,
+            files=files,
         )
         self.tables = Tables(self.processes, self.clock, self.session)
         self.profiles: dict[str, ProfileRun] = {}

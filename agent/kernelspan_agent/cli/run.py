@@ -123,7 +123,8 @@ def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) 
                 os.environ,
                 resource=resource_settings(profile, os.environ),
                 watch_exec=child is None and not options["pids"],
-                executable=child.program if child is not None else "",
+                executable=os.path.realpath(child.program) if child is not None else "",
+                programs=_programs(child, options["pids"]),
             )
         stack.callback(app.close)
         _say_probes(app, options, has_command=child is not None)
@@ -148,6 +149,13 @@ def _say_probes(app: App, options: dict[str, Any], *, has_command: bool) -> None
         options["histogram"] = sys.stderr.isatty()
     if options["histogram"] or options["report_path"]:
         app.only.durations = Durations()
+
+
+def _programs(child: Command | None, pids: tuple[int, ...]) -> list[str]:
+    """What is to be traced, as far as it can be told before."""
+    from kernelspan_agent.targets.command import program_of
+
+    return [program_of(child.program)] if child is not None else [f"/proc/{pid}/exe" for pid in pids]
 
 
 def _trace(app: App, profile: TraceProfile, child: Command | None, options: dict[str, Any]) -> int:

@@ -17,6 +17,7 @@ from kernelspan_agent.probes.own.attached import Standing
 from kernelspan_api.control.control_pb2 import Counters, ProbeState, ProfileState, RuntimeCount
 from kernelspan_api.operations import Group
 from kernelspan_api.reasons import Reason
+from kernelspan_api.selectors import Runtime
 from kernelspan_api.status import ProbeState as State
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 10.0  # a container that has started has no process of its own program for a moment
 COUNTERS_SECONDS = 10.0
 MAX_MESSAGE = 1024  # as a status has it
-_RUNTIMES = {"python": "Python"}
 _GROUPS = frozenset(group.value for group in Group)
+_RUNTIMES = {runtime.value.lower(): runtime.value for runtime in Runtime}
 
 
 @dataclass(slots=True)

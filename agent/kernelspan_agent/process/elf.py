@@ -127,11 +127,11 @@ def read_at(fd: int, offset: int, size: int) -> bytes:
     return data
 
 
-def symbol_addresses(elf: Elf, names: Iterable[str]) -> dict[str, int]:
-    """Unrelocated addresses of the defined symbols among `names`, from .dynsym, then .symtab. Raises ElfError."""
+def symbol_addresses(elf: Elf, names: Iterable[str], *, static: bool = True) -> dict[str, int]:
+    """Unrelocated addresses of the defined symbols among `names`, from .dynsym, then (`static`) .symtab. Raises ElfError."""
     wanted = set(names)
     found: dict[str, int] = {}
-    for kind in (SHT_DYNSYM, SHT_SYMTAB):
+    for kind in (SHT_DYNSYM, SHT_SYMTAB) if static else (SHT_DYNSYM,):
         for table in elf.sections:
             if table.kind == kind and wanted - found.keys():
                 for name, address in _scan_table(elf, table, wanted - found.keys()):
