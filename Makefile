@@ -98,9 +98,11 @@ scale: setup-test ## measure the operator on a real API server: 1,000 nodes, 30,
 	@$(PY) -m bench.scale $(ARGS)
 
 FOR ?= 600
-fuzz: $(TEST_STAMP) ## look for inputs that break us, round after round of new ones: make fuzz FOR=600 (seconds)
+PROBES ?= 240
+fuzz: $(TEST_STAMP) ## look for inputs that break us, round after round of new ones: make fuzz FOR=600 (seconds); as root also PROBES=240 random probes a round
 	@end=$$((SECONDS + $(FOR))); while [ $$SECONDS -lt $$end ]; do \
-		$(PY) -m pytest tests/unit -m hypothesis --hypothesis-profile=fuzz -q $(ARGS) || exit; done
+		$(PY) -m pytest tests/unit -m hypothesis --hypothesis-profile=fuzz -q $(ARGS) || exit; \
+		if [ "$$(id -u)" = 0 ]; then $(PY) -m tests.support.own_generation $(PROBES) || exit; fi; done
 
 matrix: setup-test ## every version of every runtime and kernel; `make test` takes oldest, newest and one between
 	@KERNELSPAN_MATRIX=all $(PY) -m pytest $(wildcard tests/kernel tests/vm) $(ARGS)

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.accounting import Accounting
 from kernelspan_agent.engine import Engine
-from kernelspan_agent.probes.session import RING_BYTES
+from kernelspan_agent.probes.session import RING_BYTES, walkers_of
 from kernelspan_agent.resolve.processes import TracedProcess
 from kernelspan_agent.resolve.resource import ResourceSettings
+from kernelspan_agent.runtimes.look import FileCache
+from kernelspan_agent.runtimes.registry import of_program
 from kernelspan_api.plan import wanted as wanted_by
 
 if TYPE_CHECKING:
@@ -34,14 +37,26 @@ class App(Engine):
         mechanism: Mechanism | None = None,
         ring_bytes: int = RING_BYTES,
         watch_exec: bool = False,
+        executable: str = "",
+        programs: Sequence[str] = (),
     ) -> None:
-        """Builds, loads and attaches. Raises MachineError; nothing is left behind then."""
+        """Builds, loads and attaches. Raises MachineError; nothing is left behind then.
+
+        `executable`: of the program that is going to be traced first. `programs`: files that are known to be traced: their
+        runtimes' walkers are not waited for later.
+        """
         wanted = wanted_by(profile.metadata.name, profile.spec)
-        super().__init__(wanted, environ, mechanism=mechanism, ring_bytes=ring_bytes, watch_exec=watch_exec)
+        files = FileCache()
+        found = {name for program in programs if (name := of_program(program, files))}
+        usual = [runtime.name for runtime in walkers_of(wanted)]
+        wanted = replace(wanted, runtimes=tuple(dict.fromkeys([*usual, *sorted(found)])))
+        super().__init__(
+            wanted, environ, mechanism=mechanism, ring_bytes=ring_bytes, watch_exec=watch_exec, files=files
+        )
         self.profile, self.exporter = profile, exporter
         (uid,) = _ONLY
         self.only = self.add(uid, profile, exporter, resource)
-        self.look_here(uid)
+        self.look_here(uid, executable)
 
     @property
     def engine(self) -> Engine:

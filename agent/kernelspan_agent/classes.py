@@ -153,7 +153,11 @@ class Classes:
         waits = self._intake.counts()[1]
         for number in set(retired) - in_use:
             counted, one = self._counted(number), self._classes[number]
-            if unfinished(counted.kernel) or counted.kernel[Counter.SENT] != counted.received or waits[number]:
+            if (
+                unfinished(counted.kernel) != self._session.own.cut_off[number]
+                or counted.kernel[Counter.SENT] != counted.received
+                or waits[number]
+            ):
                 continue
             counted.add(one.before, -1)
             for uid in one.uids:
@@ -217,7 +221,7 @@ class Classes:
     def _counted(self, number: int, drained: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None) -> _Counts:
         """Of one number so far. `drained`: what the intake counts, where it is known."""
         received, _, queue_full = drained or self._intake.counts()
-        dropped = Sums({"QueueFull": int(queue_full[number])})
+        dropped = Sums({"QueueFull": int(queue_full[number]), "ProbeRemoved": self._session.own.cut_off[number]})
         for reason, by_class in self._tables.dropped.items():
             dropped[reason] = by_class[number]
         return _Counts(Sums(self._session.counts(number)), int(received[number]), dropped)

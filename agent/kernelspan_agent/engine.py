@@ -32,6 +32,7 @@ from kernelspan_agent.resolve.clock import Clock
 from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
 from kernelspan_agent.resolve.tables import Tables
 from kernelspan_api import semconv
+from kernelspan_api.plan import Wanted, key_of
 
 if TYPE_CHECKING:
     from kernelspan_agent.export.base import Exporter
@@ -40,12 +41,12 @@ if TYPE_CHECKING:
     from kernelspan_agent.probes.mechanisms import Mechanism
     from kernelspan_agent.resolve.resource import ResourceSettings
     from kernelspan_agent.ring.reader import Drained
-    from kernelspan_api.plan import Wanted
+    from kernelspan_agent.runtimes.look import FileCache
     from kernelspan_api.profile import TraceProfile
 
 TICK_SECONDS = 0.2
 STEP_SECONDS = 0.05
-FILES_SECONDS = 30.0  # the largest binaries take some, and so does a compile
+FILES_SECONDS = 120.0  # the largest binaries take some, and so do compiles of many probes
 FLAGS_LOOK_SECONDS = 1.0
 MOST_AT_ONCE = 4096  # operations
 
@@ -71,6 +72,7 @@ class Engine:
         ring_bytes: int = RING_BYTES,
         watch_exec: bool = False,
         built: Built | None = None,
+        files: FileCache | None = None,
     ) -> None:
         """Builds (unless it is `built`), loads and attaches what is wanted. Raises MachineError; nothing is left behind."""
         started = time.monotonic()
@@ -87,6 +89,7 @@ class Engine:
             Libraries(),
             lambda monotonic_ns: monotonic_ns + self.clock.offset_ns,
             glances=self._intake.glance_of,
+            files=files,
         )
         self.tables = Tables(self.processes, self.clock, self.session)
         self.profiles: dict[str, ProfileRun] = {}
@@ -118,9 +121,12 @@ class Engine:
         self.guard.add(run)
         return run
 
-    def look_here(self, uid: str) -> None:
-        """Probes on user code that name a path are attached to this machine's own file of that path, now."""
-        self._files.saw(None, self.profiles[uid].wanted.probes)
+    def look_here(self, uid: str, executable: str = "") -> None:
+        """Probes on user code that name a path are attached to this machine's own file of that path, now.
+
+        `executable`: a program that is going to be run, for those that name none.
+        """
+        self._files.saw(None, self.profiles[uid].wanted.probes, executable)
         self._files.wait(FILES_SECONDS)
 
     def remove(self, uid: str) -> ProfileRun:
@@ -133,7 +139,15 @@ class Engine:
         self._classes.retire(uid)
         self.guard.remove(uid)
         run.close_spans()
+        self.prune()
         return run
+
+    def prune(self) -> None:
+        """Detaches the own probes that no profile here wants."""
+        wanted = {key_of(probe) for run in self.profiles.values() for probe in run.wanted.probes}
+        for own in [own for own in self.session.own if key_of(own.spec) not in wanted]:
+            self._files.forget(own)
+            self.session.own.remove(own)
 
     def want(self, traced: TracedProcess, uids: frozenset[str]) -> None:
         """Who wants a traced process from now on; its children begin with the same.
@@ -149,8 +163,14 @@ class Engine:
                 traced.wanted_by = frozenset()
                 self.session.assign(traced.tgid, traced.start_ns, NOBODY)
             raise
-        traced.wanted_by = uids
+        before, traced.wanted_by = traced.wanted_by, uids
         self.session.assign(traced.tgid, traced.start_ns, number)
+        self._saw(traced, uids - before)
+
+    def _saw(self, traced: TracedProcess, uids: frozenset[str]) -> None:
+        if traced.process is not None:
+            for uid in uids:
+                self._files.saw(traced.process, self.profiles[uid].wanted.probes)
 
     def trace(
         self,
@@ -257,8 +277,7 @@ class Engine:
             self._settle(traced)
             for uid in traced.wanted_by:
                 self.profiles[uid].started(traced)
-                if traced.process is not None:
-                    self._files.saw(traced.process, self.profiles[uid].wanted.probes)
+            self._saw(traced, traced.wanted_by)
         self.processes.started.clear()
 
     def _settle(self, traced: TracedProcess) -> None:
@@ -284,12 +303,14 @@ class Engine:
         for run in self.profiles.values():
             # what is still in the ring or the queue may be as old as the last drain
             run.tick(monotonic + self.clock.offset_ns - int(TICK_SECONDS * 1e9))
+        self.session.own.reap()  # what was removed before the last time
         self._catch_up(monotonic)
         self.processes.sweep(monotonic)
         for traced in self.processes.gone:
             for run in self.profiles.values():
                 run.infos.forget(traced)
         self.processes.gone.clear()
+        self.session.own.sweep(now)
         if now >= self._next_look:
             self._next_look = now + FLAGS_LOOK_SECONDS
             self.processes.look_for_flags()
@@ -335,6 +356,7 @@ class Engine:
         end = time.monotonic() + within_seconds
         self.guard.close()
         self.session.detach()
+        self.session.own.sweep()
         self._ended = True
         self._intake.stop(rest=True)
         while time.monotonic() < end and (drained := self._intake.next(0.0)) is not None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kernelspan_agent.export.base import Exporter
     from kernelspan_agent.model import ResolvedBatch, SpanBatch
     from kernelspan_agent.resolve.clock import Clock
+    from kernelspan_agent.resolve.durations import Durations
     from kernelspan_agent.resolve.processes import TracedProcess
     from kernelspan_agent.resolve.resource import ResourceSettings
     from kernelspan_agent.resolve.tables import Tables, Taken
@@ -100,6 +101,7 @@ class ProfileRun:
         self.rate_limited = 0
         self._cpu_seconds = 0.0
         self.shared = False
+        self.durations: Durations | None = None  # of its own probes, where somebody wants them
 
     @property
     def label(self) -> str:
@@ -137,7 +139,10 @@ class ProfileRun:
         passed = self._spans.allow(self._events.allow(count, now) if self.shared else count, now)
         self.rate_limited += count - passed
         if passed:
-            self.export(self.tracer.process(_head(batch, passed)))
+            batch = _head(batch, passed)
+            if self.durations is not None:
+                self.durations.add(batch.ops)
+            self.export(self.tracer.process(batch))
 
     def export(self, batch: SpanBatch) -> None:
         """Hands spans on."""

@@ -160,6 +160,10 @@ _NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
 _SHORT_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _DNS = "lower-case letters, digits and -, with a letter or digit at both ends"
 
+_IDENTIFIER = "[A-Za-z_][A-Za-z0-9_]*"
+_MEMBER = rf"({_IDENTIFIER}|\((struct |union )?{_IDENTIFIER} ?\*\))"
+_ELEMENT = r"\[[0-9]{1,6}\]"
+
 FORMATS: dict[str, Format] = {
     "dnsLabel": _pattern(f"a DNS label (RFC 1123: {_DNS})", f"^{_LABEL}$"),
     "dnsSubdomain": _pattern(f"a DNS name (RFC 1123: labels of {_DNS}, joined by dots)", rf"^{_LABEL}(\.{_LABEL})*$"),
@@ -180,7 +184,8 @@ FORMATS: dict[str, Format] = {
     "identifier": _pattern("a name of letters, digits and _", r"^[A-Za-z_][A-Za-z0-9_]*$"),
     "optionalIdentifier": _pattern("a name of letters, digits and _, or empty", r"^([A-Za-z_][A-Za-z0-9_]*)?$"),
     "memberPath": _pattern(
-        "names of struct members joined by dots, or empty", r"^([A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*)?$"
+        "names of struct members joined by dots, with [2] for elements and (struct name *) for casts, or empty",
+        rf"^(({_MEMBER}|{_ELEMENT})({_ELEMENT})*(\.{_MEMBER}({_ELEMENT})*)*)?$",
     ),
     "symbol": _pattern("the name of a function in the executable", r"^[^\x00-\x20]([^\x00-\x1f]*[^\x00-\x20])?$"),
     "attribute": _pattern("an attribute's name: letters, digits, . _ - /", r"^[A-Za-z][A-Za-z0-9_./-]*$"),

@@ -142,7 +142,8 @@ class Argument(Part, frozen=True, kw_only=True):
         Meta(
             max_length=256,
             extra={"format": "memberPath"},
-            description="Struct members to follow from the argument, joined by dots. Empty: the argument itself.",
+            description="Struct members to follow from the argument, joined by dots, as this node's kernel has them; [2] is an "
+            "element, (struct name *) takes what is there for another type. Empty: the argument itself.",
         ),
     ] = ""
 

@@ -20,6 +20,7 @@ struct ks_own_config {
 	u32 keep; /* the guard's: of 2^32 hits, how many are not thrown away; all ones: every one */
 	u32 scope; /* KS_OWN_SCOPE_* of the rate limit */
 	u32 epoch; /* how often it has been taken off: what began before then has ended unseen */
+	u64 nothing; /* zero */
 };
 
 /* The places of a probe's own scratch: its programs may interrupt one another. */
@@ -142,7 +143,7 @@ static __always_inline int ks_own_rate_limited(struct ks_own_config *config, u32
 		return 0;
 	}
 	next = *tat > now ? *tat : now;
-	if (next - now > config->burst_ns)
+	if (next - now + config->interval_ns > config->burst_ns)
 		return 1;
 	*tat = next + config->interval_ns;
 	return 0;
@@ -163,33 +164,37 @@ static __always_inline void ks_own_header(struct ks_own_rec *r, struct ks_own_ca
 	r->reserved = 0;
 }
 
-/* What an address in this process or in the kernel holds: addresses of user space have no high bit. */
-static __always_inline long ks_own_read(void *to, u32 bytes, u64 address)
+/*
+ * What an address in this process or in the kernel holds: addresses of user space have no high bit. `user` (a constant): the
+ * program itself has passed it, and may have passed any: none of the kernel's is read for it.
+ */
+static __always_inline long ks_own_read(void *to, u32 bytes, u64 address, int user)
 {
-	return (s64)address < 0 ? ks_read_kernel(to, bytes, (void *)address) : ks_read_user(to, bytes, (void *)address);
+	return !user && (s64)address < 0 ? ks_read_kernel(to, bytes, (void *)address) :
+					   ks_read_user(to, bytes, (void *)address);
 }
 
-static __always_inline u64 ks_own_word(u64 address)
+static __always_inline long ks_own_read_str(void *to, u32 most, u64 address, int user)
 {
-	u64 word = 0;
-
-	ks_own_read(&word, 8, address);
-	return word;
+	return !user && (s64)address < 0 ? ks_read_kernel_str(to, most, (void *)address) :
+					   ks_read_user_str(to, most, (void *)address);
 }
 
-/* A text that ends with NUL, of `most` bytes at most (a constant). */
-static __always_inline void ks_own_text(struct ks_own_arg *arg, void *to, u32 most, u64 address)
+/*
+ * A text that ends with NUL. `most` (a constant): its bytes with the NUL and one more, so that what just fits is told from
+ * what is longer.
+ */
+static __always_inline void ks_own_text(struct ks_own_arg *arg, void *to, u32 most, u64 address, int user)
 {
-	long n = (s64)address < 0 ? ks_read_kernel_str(to, most, (void *)address) :
-				    ks_read_user_str(to, most, (void *)address);
+	long n = ks_own_read_str(to, most, address, user);
 
 	arg->value = address;
-	arg->length = n > 0 ? n - 1 : 0;
+	arg->length = n == most ? most - 2 : n > 0 ? n - 1 : 0;
 	arg->state = n < 0 || !address ? KS_ARGUMENT_UNREADABLE : n == most ? KS_ARGUMENT_CUT : KS_ARGUMENT_WHOLE;
 }
 
 /* `length` bytes, of which at most `most` (a constant) are taken. */
-static __always_inline void ks_own_bytes(struct ks_own_arg *arg, void *to, u32 most, u64 address, u64 length)
+static __always_inline void ks_own_bytes(struct ks_own_arg *arg, void *to, u32 most, u64 address, u64 length, int user)
 {
 	u32 take = length < most ? length : most;
 
@@ -198,11 +203,50 @@ static __always_inline void ks_own_bytes(struct ks_own_arg *arg, void *to, u32 m
 	KS_OPAQUE(take);
 	if (take > most)
 		take = most;
-	if (take && (!address || ks_own_read(to, take, address))) {
+	if (take && (!address || ks_own_read(to, take, address, user))) {
 		arg->state = KS_ARGUMENT_UNREADABLE;
 		take = 0;
 	}
 	arg->length = take;
+}
+
+/* The first part of an array of struct iovec. */
+static __always_inline void ks_own_vector(struct ks_own_arg *arg, void *to, u32 most, u64 address, int user)
+{
+	u64 part[2] = {};
+
+	if (!address || ks_own_read(part, sizeof(part), address, user)) {
+		arg->value = address;
+		arg->length = 0;
+		arg->state = KS_ARGUMENT_UNREADABLE;
+		return;
+	}
+	ks_own_bytes(arg, to, most, part[0], part[1], user);
+}
+
+/* A step of a way along struct members, from what is not 0 or in its page; 0: it is cut. */
+static __always_inline u64 ks_own_place_at(u64 base, s64 offset)
+{
+	return base > 4095 ? base + offset : 0;
+}
+
+static __always_inline u64 ks_own_load(u64 *place, u32 bytes, int user)
+{
+	u64 value = 0;
+
+	if (*place &&
+	    (user ? ks_read_user(&value, bytes, (void *)*place) : ks_read_kernel(&value, bytes, (void *)*place))) {
+		*place = 0;
+		value = 0;
+	}
+	return value;
+}
+
+static __always_inline u64 ks_own_follow(u64 base, s64 offset, int user)
+{
+	u64 at = ks_own_place_at(base, offset);
+
+	return ks_own_load(&at, 8, user);
 }
 
 static __always_inline void ks_own_number(struct ks_own_arg *arg, u64 value)
@@ -250,7 +294,7 @@ static __always_inline void ks_own_socket(struct ks_own_arg *arg, struct ks_own_
 }
 
 /* A struct sockaddr: as much of it as its family has; of a unix socket's the path. */
-static __always_inline void ks_own_address(struct ks_own_arg *arg, u8 *to, u64 address)
+static __always_inline void ks_own_address(struct ks_own_arg *arg, u8 *to, u64 address, int user)
 {
 	u16 family = 0;
 	long n = -1;
@@ -258,16 +302,15 @@ static __always_inline void ks_own_address(struct ks_own_arg *arg, u8 *to, u64 a
 	arg->value = address;
 	arg->length = 0;
 	arg->state = KS_ARGUMENT_UNREADABLE;
-	if (!address || ks_own_read(&family, 2, address))
+	if (!address || ks_own_read(&family, 2, address, user))
 		return;
 	*(u16 *)to = family;
 	if (family == KS_AF_INET) {
-		n = ks_own_read(to, 16, address) ? -1 : 16;
+		n = ks_own_read(to, 16, address, user) ? -1 : 16;
 	} else if (family == KS_AF_INET6) {
-		n = ks_own_read(to, 28, address) ? -1 : 28;
+		n = ks_own_read(to, 28, address, user) ? -1 : 28;
 	} else if (family == KS_AF_UNIX) {
-		n = (s64)address < 0 ? ks_read_kernel_str(to + 2, 109, (void *)(address + 2)) :
-				       ks_read_user_str(to + 2, 109, (void *)(address + 2));
+		n = ks_own_read_str(to + 2, 109, address + 2, user);
 		n = n < 0 ? n : n + 2;
 	} else {
 		n = 2;

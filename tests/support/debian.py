@@ -13,12 +13,14 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tools.images import roots
 
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_MERGED = ("bin", "sbin", "lib", "lib64")
+_BASE = {"experimental": "sid"}  # suites that hold but a part
 _DEPENDS = re.compile(r"^\s*(?:Pre)?Depends: ([a-z0-9][a-z0-9.+-]+)$", re.MULTILINE)
 
 
@@ -87,10 +89,35 @@ def suite(name: str, scratch: Path, *, source: bool = False) -> Iterator[Suite]:
     with tempfile.TemporaryDirectory(dir=scratch) as made:
         folder = Path(made)
         kind = "deb-src" if source else "deb"
-        _configure(folder, f"{kind} [arch=amd64 signed-by={_KEYRING}] {mirror} {name} main\n")
+        names = (_BASE[name], name) if name in _BASE else (name,)
+        _configure(
+            folder, "".join(f"{kind} [arch=amd64 signed-by={_KEYRING}] {mirror} {each} main\n" for each in names)
+        )
         found = Suite(name, folder)
         found.update()
         yield found
+
+
+def make_root(name: str, packages: Sequence[str], root: Path, proofs: Sequence[Sequence[str]] = ()) -> None:
+    """Makes a root of these packages of a suite and all they need, in which the commands `proofs` must succeed.
+
+    Raises DebianError where it cannot be had.
+    """
+    with suite(name, root.parent) as apt, tempfile.TemporaryDirectory(dir=root.parent) as scratch:
+        made = Path(scratch, "root")
+        for folder in _MERGED:
+            (made / "usr" / folder).mkdir(parents=True)
+            (made / folder).symlink_to(f"usr/{folder}")
+        for folder in ("tmp", "proc", "dev"):
+            (made / folder).mkdir()
+        for package in apt.fetch_with_dependencies(*packages):
+            unpack(package, made)
+        for proof in proofs:
+            subprocess.run(["chroot", str(made), *proof], check=True, capture_output=True)
+        with contextlib.suppress(OSError):  # another session was faster
+            made.rename(root)
+    if not root.exists():
+        raise DebianError(f"{root} could not be made")
 
 
 def unpack(package: Path, root: Path) -> None:

@@ -20,6 +20,7 @@ from kernelspan_api.profile import TraceProfile, load
 from tests.support.runs import SYSTEM_PYTHON, UNLIMITED
 
 WAIT_SECONDS = 30.0
+SETTLE_STEPS = 20
 # Does what each line of its input says, and answers with a line.
 PROGRAM = """
 import os, signal, socket, subprocess, sys, time
@@ -141,9 +142,12 @@ class Made:
 
     def settle(self) -> None:
         """Until all that has happened up to now has been taken on: the ring is looked at every 50 ms."""
-        end = time.monotonic() + 0.3
-        while time.monotonic() < end:
+        end, steps = time.monotonic() + 0.3, 0
+        while (
+            time.monotonic() < end or steps < SETTLE_STEPS
+        ):  # one that looks at a new program takes as long on a busy machine
             self.engine.step(0.01)
+            steps += 1
 
     def remove(self, uid: str) -> None:
         self.engine.remove(uid)

@@ -21,7 +21,7 @@ from kernelspan_api.control import AUDIENCE
 from kernelspan_api.resource import API_VERSION
 from tests.support.cluster import Answer, Cluster
 from tests.support.ports import PortReservation
-from tests.support.server import ServerProcess, answers_ok, http_get
+from tests.support.server import START_TIMEOUT_SECONDS, ServerProcess, answers_ok, http_get
 
 T = TypeVar("T")
 
@@ -242,6 +242,7 @@ class Operator:
         server: str = "",
         options: tuple[str, ...] = (),
         environment: Mapping[str, str] | None = None,
+        start_seconds: float = START_TIMEOUT_SECONDS,
     ) -> None:
         """`server`: another address of the API server, such as a proxy's."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -268,6 +269,7 @@ class Operator:
             folder / "operator.log",
             lambda: answers_ok(self.http_port, "/readyz"),
             environment,
+            start_seconds,
         )
 
     @property

@@ -29,7 +29,7 @@ EXAMPLES = {  # texts of each format, good ones
     "kernelSymbol": ["tcp_sendmsg", "f.constprop.0"],
     "identifier": ["sched", "gc__start"],
     "optionalIdentifier": ["", "x"],
-    "memberPath": ["", "a.b"],
+    "memberPath": ["", "a.b", "[0].a[1].(struct b *).c"],
     "symbol": ["main.(*Engine).Quote", "operator new"],
     "attribute": ["a", "a.b-c/d"],
     "apiVersion": ["apps/v1", "batch/v1"],

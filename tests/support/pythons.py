@@ -34,7 +34,6 @@ MINORS = range(8, 16)
 SECONDS_TO_START = 10.0
 SECONDS_TO_ANSWER = 30.0
 _RECIPE = "2"  # part of the cache's name: a change here makes new roots
-_MERGED = ("bin", "sbin", "lib", "lib64")
 
 
 class PythonsError(Exception):
@@ -203,24 +202,11 @@ def is_static(label: str) -> bool:
 
 def _make_root(suite: str, root: Path) -> None:
     names = [*(f"python{version}" for version in SUITES[suite]), *OTHERS.get(suite, ())]
+    proofs = [[f"/usr/bin/{name}", "-c", "import json, threading"] for name in names]
     try:
-        with debian.suite(suite, root.parent) as apt, tempfile.TemporaryDirectory(dir=root.parent) as scratch:
-            made = Path(scratch, "root")
-            for name in _MERGED:
-                (made / "usr" / name).mkdir(parents=True)
-                (made / name).symlink_to(f"usr/{name}")
-            for name in ("tmp", "proc", "dev"):
-                (made / name).mkdir()
-            for package in apt.fetch_with_dependencies(*names):
-                debian.unpack(package, made)
-            for name in names:
-                subprocess.run(["chroot", str(made), f"/usr/bin/{name}", "-c", "import json, threading"], check=True)
-            with contextlib.suppress(OSError):  # another session was faster
-                made.rename(root)
+        debian.make_root(suite, names, root, proofs)
     except debian.DebianError as error:
         raise PythonsError(str(error)) from error
-    if not root.exists():
-        raise PythonsError(f"{root} could not be made")
 
 
 def _only_child(pid: int) -> int:

@@ -44,6 +44,7 @@ class ServerProcess:
         log: Path,
         healthy: Callable[[], bool],
         environment: Mapping[str, str] | None = None,
+        start_seconds: float = START_TIMEOUT_SECONDS,
     ) -> None:
         """`healthy` is asked until it is true; an OSError or HTTP error from it means not yet.
 
@@ -55,7 +56,7 @@ class ServerProcess:
             environment or {}
         )
         self._command = [str(part) for part in command]
-        self._healthy = healthy
+        self._healthy, self._start_seconds = healthy, start_seconds
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -116,7 +117,7 @@ class ServerProcess:
         self.stop()
 
     def _wait_until_healthy(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        deadline = time.monotonic() + self._start_seconds
         while time.monotonic() < deadline:
             if not self.running:
                 status = self._process.returncode if self._process else None
@@ -125,7 +126,7 @@ class ServerProcess:
                 if self._healthy():
                     return
             time.sleep(_POLL_SECONDS)
-        raise ServerError(f"{self.name} is not healthy after {START_TIMEOUT_SECONDS:g} s:\n{self.log_tail()}")
+        raise ServerError(f"{self.name} is not healthy after {self._start_seconds:g} s:\n{self.log_tail()}")
 
     def _end(self, how: signal.Signals) -> int | None:
         process, self._process = self._process, None

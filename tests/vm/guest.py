@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from kernelspan_agent.probes import bpf, constants
 from kernelspan_agent.probes.build import build
 from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism
-from kernelspan_agent.probes.session import RING_BYTES, Session, modules_of
+from kernelspan_agent.probes.session import EVERYTHING, RING_BYTES, Session, modules_of
 from kernelspan_api.plan import Wanted, wanted
 from kernelspan_api.profile import load
 from tests.vm.tracing import PROFILES, start
@@ -74,6 +75,7 @@ def main(folder: Path) -> int:
     """Everything; 0 unless our own code broke."""
     os.environ["KERNELSPAN_CACHE"] = str(folder / "objects")  # what is compiled once serves the tracing, too
     plan = wanted("everything", load(PROFILES["RawTracepoint"].read_bytes(), standalone=True).spec)
+    plan = replace(plan, runtimes=EVERYTHING.runtimes)  # every walker there is
     results: dict[str, Any] = {"release": platform.release(), "costs": {}, "attached": {}, "errors": []}
     before = kernel_messages()
     for mechanism in MECHANISMS:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.vm.probing import MECHANISMS, SLEEPERS
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "kernels.md"
 _HEAD = """# Kernels
 
@@ -24,6 +26,15 @@ shows far more of it than a real one.
 
 | kernel | Debian | mechanism | programs | instructions | attached | operations | same spans | skipped |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+_PROBING_TITLE = "\n## Probes of the user's own\n"
+_PROBING_HEAD = """
+Each mechanism as `kernelspan check` proves it: a program that counts is attached, what it is attached to is called, and the
+count is read. "returns" is how many of {sleepers} returns are seen where that many threads are inside one function at
+once (one CPU): kretprobes keep room for a few, and say since Linux 6.7 how many they left out.
+
 """
 
 
@@ -62,7 +73,37 @@ def _counts_skips(release: str) -> bool:
     return (major, minor) >= (5, 12)
 
 
-def page(rows: Sequence[Row]) -> str:
-    """The whole page."""
+def write_tracing(rows: Sequence[Row]) -> None:
+    """The page's first part."""
     here = f"Linux {platform.release().split('-')[0]}"
-    return _HEAD.format(here=here) + "".join(row.line() for row in rows)
+    _, title, rest = PAGE.read_text().partition(_PROBING_TITLE)
+    PAGE.write_text(_HEAD.format(here=here) + "".join(row.line() for row in rows) + title + rest)
+
+
+def write_probing(found: Mapping[str, Any]) -> None:
+    """Its second part. `found`: what each kernel's guest found (tests.vm.probing.survey), by release."""
+    before, _, _ = PAGE.read_text().partition(_PROBING_TITLE)
+    PAGE.write_text(before + _PROBING_TITLE + _probing(found))
+
+
+def _probing(found: Mapping[str, Any]) -> str:
+    names = list(next(iter(found.values()))["checks"])
+    table = [["mechanism", *found], ["---"] * (len(found) + 1)]
+    table += [[name, *(_state(each["checks"][name]) for each in found.values())] for name in names]
+    table += [
+        [f"returns by {mechanism.value}", *(_returns(each["blocked"].get(mechanism.value)) for each in found.values())]
+        for mechanism in MECHANISMS
+    ]
+    lines = [f"| {' | '.join(cells)} |" for cells in table]
+    return _PROBING_HEAD.format(sleepers=SLEEPERS) + "\n".join(lines) + "\n"
+
+
+def _state(check: Mapping[str, str]) -> str:
+    return {"ok": "yes", "no": "no"}.get(check["state"], "not known")
+
+
+def _returns(blocked: Mapping[str, Any] | None) -> str:
+    if blocked is None:
+        return "-"
+    missed = blocked["missed"][1]
+    return f"{blocked['left']}" + (f", {missed} told as missed" if missed else "")

@@ -163,4 +163,4 @@ if set(kernels.wanted_labels()) == set(kernels.SUITES):  # make matrix
                 suite = kernels.SUITES[label]
                 rows.append(reference.Row(found.kernel.release, suite, mechanism, costs, attached, traced.report, same))
         assert {row.suite for row in rows} == set(kernels.SUITES.values())
-        reference.PAGE.write_text(reference.page(rows))
+        reference.write_tracing(rows)

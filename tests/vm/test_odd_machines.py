@@ -55,6 +55,17 @@ def test_lockdown(tmp_path: Path, label: str) -> None:
     assert not left.exists()
 
 
+@pytest.mark.parametrize("label", LABELS)
+def test_lockdown_of_own_probes(tmp_path: Path, label: str) -> None:
+    """What the kernel forbids then is told as that, though securityfs is not mounted to say so."""
+    script = "import json; from kernelspan_agent.guard import probing; print(json.dumps([c.as_json() for c in probing.checks()]))"
+    ran = in_guest(label, tmp_path, [sys.executable, "-c", script], parameters="lockdown=confidentiality")
+    assert ran.status == 0, ran.output
+    found = {each["name"]: (each["state"], each["reason"]) for each in json.loads(ran.output)}
+    assert found["kprobe"] == found["kretprobe"] == ("no", "LockdownActive")
+    assert {reason for state, reason in found.values() if state == "no"} <= {"LockdownActive", "MechanismUnsupported"}
+
+
 def test_the_clock_is_set(tmp_path: Path) -> None:
     """Each operation has the time of the clock's moment, and no span lasts as long as the clock jumped."""
     spans, said, report = (tmp_path / name for name in ("spans", "said", "report"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `kernelspan run | agent | check | render | explain | completion`.
+"""The command line: `kernelspan run | agent | check | render | explain | list | completion`.
 
 Each command is a module of this folder, imported when it is called: `--help` needs neither numpy nor grpc.
 
@@ -9,13 +9,13 @@ it.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
 
 import click
 
+from kernelspan_agent.cli.lazy import Lazy
 from kernelspan_agent.control import logs
 from kernelspan_agent.errors import KernelspanError
 
@@ -27,35 +27,15 @@ COMMANDS = {
     "check": "What this machine can do, and why not.",
     "render": "Print the C that would be compiled.",
     "explain": "What is known of a process, or why a pod is not traced.",
+    "list": "What can be probed, with its arguments.",
     "completion": "Print a shell's completion script.",
 }
 
 
-class _Lazy(click.Group):
-    """A group whose commands are imported when they are called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands, in the order of the table."""
-        del ctx
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name; None: there is none."""
-        del ctx
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"kernelspan_agent.cli.{cmd_name}").command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list in --help, without importing anything."""
-        del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
 @click.group(
-    cls=_Lazy,
+    cls=Lazy,
+    table=COMMANDS,
+    package=__name__,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 fine, 1 a fault of kernelspan's, 2 bad usage or profile, 3 this machine cannot do it.",
 )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kernelspan_agent.cli.profiles import Examined
     from kernelspan_agent.guard.checks import Check
     from kernelspan_agent.guard.groups import Loaded, Plan
+    from kernelspan_api.plan import Wanted
 
 FINE, BAD_PROFILE, CANNOT = 0, 2, 3
 _NAME_WIDTH = 20
@@ -61,13 +62,14 @@ def survey(examined: Examined | None) -> dict[str, Any]:
     plan = _plan(examined) if examined and examined.profile and not examined.problems else None
     loaded = _load(found, plan)
     found.append(groups.as_check(loaded))
+    probes = _own(found, plan[0]) if plan else []
     return {
-        "ok": not any(check.fails for check in found),
+        "ok": not any(check.fails for check in found) and not _nothing_left(plan, probes),
         "kernel": {"release": platform.release(), "machine": platform.machine()},
         "checks": [check.as_json() for check in found],
         "programs": [each.as_json() for each in loaded],
         "notVisible": [{"what": what, "why": why} for what, why in checks.not_visible(places)],
-        "profile": _profile(examined, plan[1] if plan else None) if examined else None,
+        "profile": _profile(examined, plan[1] if plan else None, probes) if examined else None,
     }
 
 
@@ -87,16 +89,37 @@ def _load(found: list[Check], plan: tuple[Any, Plan] | None) -> list[Loaded]:
 
     needed = plan[0] if plan else None
     chosen = tuple(each for each in MECHANISMS if plan is None or each.name == plan[1].mechanism)
-    missing = [check.name for check in found if check.fails and check.name in _BEFORE_PROGRAMS]
-    if missing:
-        return groups.untried(f"needs {missing[0]}", chosen, needed)
+    if missing := _missing(found):
+        return groups.untried(f"needs {missing}", chosen, needed)
     return groups.load_all(os.environ, chosen, needed)
+
+
+def _own(found: list[Check], needed: Wanted) -> list[dict[str, Any]]:
+    """What becomes of the profile's own probes."""
+    if not needed.probes:
+        return []
+    from kernelspan_agent.guard import ownprobes
+
+    missing = _missing(found)
+    tried = ownprobes.untried(needed, f"needs {missing}") if missing else ownprobes.try_all(needed, os.environ)
+    return [each.as_json() for each in tried]
+
+
+def _nothing_left(plan: tuple[Wanted, Plan] | None, probes: list[dict[str, Any]]) -> bool:
+    """Whether the profile is own probes alone, and none of them can be had: `run` would end at once."""
+    alone = plan is not None and not plan[0].operations and bool(probes)
+    return alone and all(each["state"] == "Failed" for each in probes)
+
+
+def _missing(found: list[Check]) -> str:
+    """The first check that programs need and that has failed; empty: none has."""
+    return next((check.name for check in found if check.fails and check.name in _BEFORE_PROGRAMS), "")
 
 
 _BEFORE_PROGRAMS = ("user-namespace", "btf", "bcc", "linux-headers", "bpf-map", "bpf-program")
 
 
-def _profile(examined: Examined, plan: Plan | None) -> dict[str, Any]:
+def _profile(examined: Examined, plan: Plan | None, probes: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "path": examined.path,
         "name": examined.profile.metadata.name if examined.profile else "",
@@ -106,6 +129,7 @@ def _profile(examined: Examined, plan: Plan | None) -> dict[str, Any]:
         ],
         "ignored": examined.ignored,
         "plan": plan.as_json() if plan else None,
+        "probes": probes,
     }
 
 
@@ -169,14 +193,43 @@ def _profile_lines(profile: dict[str, Any], paint: Painter) -> list[str]:
         f"  {paint.state('ok', required=False)} {field} is for Kubernetes and is ignored here"
         for field in profile["ignored"]
     ]
-    if plan := profile["plan"]:
+    if (plan := profile["plan"]) and plan["groups"]:
         lines.append(f"  would be attached by {plan['mechanism']}:")
         for group in plan["groups"]:
             lines.append(f"    {group['group']}: {', '.join(group['operations'])}")
             lines += _wrapped("system calls: " + " ".join(group["systemCalls"]), 6)
         if plan["absentSystemCalls"]:
             lines += _wrapped("this kernel does not have: " + " ".join(plan["absentSystemCalls"]), 4)
+    if profile["probes"]:
+        lines.append("  own probes, each attached and detached again:")
+        for probe in profile["probes"]:
+            lines += _probe_lines(probe, paint)
     return lines
+
+
+_PAINT = {"Attached": "ok", "Pending": "unknown", "Failed": "no", "Untried": "untried"}
+
+
+def _probe_lines(probe: dict[str, Any], paint: Painter) -> list[str]:
+    state = probe["state"]
+    lines = [f"    {paint.state(_PAINT[state], required=True)} {probe['name']:<{_NAME_WIDTH}} {_probe_text(probe)}"]
+    indent = _NAME_WIDTH + 13
+    if probe["message"] and state == "Attached":
+        lines += _wrapped(probe["message"], indent)
+    if probe["hint"]:
+        lines += [paint.faint(line) for line in _wrapped(probe["hint"], indent)]
+    for other in probe["others"]:
+        lines += _wrapped(f"not {other['mechanism']}: {other['why']}", indent)
+    return lines
+
+
+def _probe_text(probe: dict[str, Any]) -> str:
+    if probe["state"] != "Attached":
+        why = f"{probe['reason']}: {probe['message']}" if probe["reason"] else probe["message"]
+        return f"waits: {why}" if probe["state"] == "Pending" else why
+    counted = f", {probe['verifiedInstructions']:,} verified instructions" if probe["verifiedInstructions"] else ""
+    places = f" at {probe['places']} places" if probe["places"] > 1 else ""
+    return f"{probe['mechanism']}{places}{counted}"
 
 
 def _wrapped(text: str, indent: int) -> list[str]:

@@ -24,11 +24,8 @@ from kernelspan_agent.runtimes.registry import DetectedRuntime
 if TYPE_CHECKING:
     from kernelspan_agent.runtimes.registry import Detection, RawFrame
 
-MAX_SITE_NAMES = 100_000
 _MAX_SETTINGS_BYTES = 4096
 _BOTH = re.compile(rb"^include-system-site-packages\s*=\s*true\s*$", re.MULTILINE | re.IGNORECASE)  # PEP 405
-_SITE_NAMES = ("site-packages", "dist-packages")
-_DISTRIBUTIONS = (".dist-info", ".egg-info", ".egg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +88,10 @@ def examine(process: procfs.Process) -> Living:
     libraries = Libraries()
     with ProcessMemory(process) as memory:
         stacks = _stacks(detection, memory, libraries, context)
-    found.threads = _threads(tasks, stacks)
+    found.threads = _threads(tasks, stacks, process.pid)
     procfs.read_stat(process)  # the pid is still the same process's, so everything above was
     _add_libraries(found, libraries, context)
-    found.sites = _sites(found, detection, version)
+    found.sites = _sites(found, detection, libraries, context)
     return found
 
 
@@ -141,12 +138,14 @@ def _stacks(
     return stacks
 
 
-def _threads(tasks: list[_Task], stacks: list[_Stack]) -> list[LiveThread]:
+def _threads(tasks: list[_Task], stacks: list[_Stack], pid: int) -> list[LiveThread]:
     by_native = {task.native_id: task for task in tasks}
     left = dict.fromkeys(task.tid for task in tasks)
     found = []
     for stack, frames, state in reversed(stacks):  # the oldest is the main thread
         task = by_native.get(stack.native_id)
+        if stack.main:
+            task = next((task for task in tasks if task.tid == pid), None)
         if task is None and len(tasks) == len(stacks) == 1:
             task = tasks[0]
         if task is not None:
@@ -174,36 +173,13 @@ def _mapped(process: procfs.Process) -> list[str]:
     return list(dict.fromkeys(mapping.path for mapping in procfs.read_maps(process) if mapping.is_file))
 
 
-def _sites(found: Living, detection: DetectedRuntime, version: tuple[int, ...]) -> dict[str, int]:
-    """Where distributions can be: around files in use, beside the interpreter, in the virtual environment it was
-    started from; only directories that are there.
-    """
+def _sites(found: Living, detection: DetectedRuntime, libraries: Libraries, context: LibraryContext) -> dict[str, int]:
+    """Where packages can be: around files in use, beside the interpreter, in the virtual environment it was started from."""
     files = [frame.frame.file for thread in found.threads for frame in thread.frames]
-    candidates = [_site_of(path) for path in files + _mapped(found.process)]
-    for prefix in _prefixes(found, detection):
-        for library in ("lib", "lib64"):
-            candidates += [f"{prefix}/{library}/python{version[0]}.{version[1]}/{name}" for name in _SITE_NAMES]
-        candidates += [
-            f"{prefix}/lib/python3/dist-packages",
-            f"{prefix}/local/lib/python{version[0]}.{version[1]}/dist-packages",
-        ]
-    sites: dict[str, int] = {}
     try:
-        with Root(f"{found.process.path}/root") as root:
-            for path in filter(None, candidates):
-                entry = root.find(path)
-                if entry is not None and entry.is_directory and entry.path not in sites:
-                    names = root.names(entry.path, MAX_SITE_NAMES)
-                    sites[entry.path] = sum(name.endswith(_DISTRIBUTIONS) for name in names)
+        return libraries.sites(files + _mapped(found.process), _prefixes(found, detection), context)
     except OSError:
         return {}
-    return sites
-
-
-def _site_of(path: str) -> str:
-    parts = path.split("/")
-    at = next((index for index, part in enumerate(parts) if part in _SITE_NAMES), 0)
-    return "/".join(parts[: at + 1]) if at and path.startswith("/") else ""
 
 
 def _prefixes(found: Living, detection: DetectedRuntime) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from kernelspan_agent.cli import ownprobes
 from kernelspan_agent.errors import MachineError, UsageError
 from kernelspan_agent.resolve.resource import ResourceSettings
 
@@ -104,6 +105,7 @@ def report(app: App) -> dict[str, Any]:
     return {
         "profile": app.profile.metadata.name,
         "operations": app.accounting().as_json(),
+        "probes": ownprobes.report(app),
         "spans": {
             "exported": snapshot.spans_exported,
             "dropped": {k: v for k, v in snapshot.spans_dropped.items() if v},

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from kernelspan_agent.cli import COMMANDS, PROGRAM, cli
+from kernelspan_agent.cli.lazy import Lazy
 
 _HEAD = """<!-- Written by `python -m kernelspan_agent.cli.reference`. Edit the commands in agent/kernelspan_agent/cli instead. -->
 
@@ -35,6 +36,8 @@ _KEYS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("run", "Keys of `--report`:"): (
         ("profile", "the profile's name"),
         ("operations", "seen, exported, filtered, sampledOut, rateLimited, inFlight, dropped (by reason), unaccounted"),
+        ("probes[]", "the profile's own: name, mode, state (`Attached` `Pending` `Failed`), mechanism, reason, message, hint, durations[]"),
+        ("probes[].durations[]", "fromNs, belowNs, count: of mode Span, before sampling"),
         ("spans", "exported, dropped (by reason)"),
         ("stacks", "operations by the state of their stack"),
         ("frames", "frames of new stacks: resolved, or why not"),
@@ -53,8 +56,10 @@ _KEYS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
         ("checks[]", "name, state (`ok` `no` `unknown` `untried`), required, detail, reason, hint"),
         ("programs[]", "module, mechanism, state, programs, verifiedInstructions (null: the kernel does not say), detail, reason, hint"),
         ("notVisible[]", "what, why"),
-        ("profile", "null without -f; path, name, problems[] (path, value, message, line), ignored[], plan"),
+        ("profile", "null without -f; path, name, problems[] (path, value, message, line), ignored[], plan, probes[]"),
         ("profile.plan", "null for a bad profile; mechanism, groups[] (group, operations, systemCalls), absentSystemCalls (null: not known)"),
+        ("profile.probes[]", "name, kind, state (`Attached` `Pending` `Failed` `Untried`), mechanism, programs, verifiedInstructions, places, reason, message, hint"),
+        ("profile.probes[].others[]", "of a function of the kernel, mechanism and why: those that were not taken"),
     ),
     ("explain", "Keys of `--json` with `--pid`:"): (
         ("pid, namespacePid", "as seen here, and in its own PID namespace"),
@@ -80,6 +85,30 @@ _KEYS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
         ("profiles[].conditions[]", "type, status, reason, message"),
         ("notRead[]", "what, why"),
         ("advice[]", "lines: what to do, with the profile to apply where none selects the pod"),
+    ),
+    ("list functions", "Keys of `--json`, of each of `functions[]`; null is not known:"): (
+        ("name, module", "module: null for the kernel itself"),
+        ("count", "functions that have this name: static ones may share it"),
+        ("clones[]", "names of copies and parts that the compiler has made of it"),
+        ("traceable", "whether fentry and kprobe.multi can be used"),
+        ("blacklisted", "whether the kernel refuses kprobes on it"),
+        ("parameters[]", "name, and type, kind, size (bytes), signed, pointsTo (null: no pointer); null: not described"),
+        ("variadic, returns", "returns: null for void, else as a parameter's type"),
+    ),
+    ("list tracepoints", "Keys of `--json`, of each of `tracepoints[]`:"): (
+        ("category, name", "as a profile names it"),
+        ("fields[]", "name, type, kind, offset and size (bytes), signed, elements (0: no array, or of no fixed number), place"),
+        ("fields[].place", "`record`; `__data_loc`, `__rel_loc`: four bytes there say where the value is, and its length"),
+        ("rawArguments[]", "name, and type, kind, size, signed, pointsTo; null: there is no raw tracepoint, or it is not described"),
+    ),
+    ("list symbols", "Keys of `--json`:"): (
+        ("files[]", "path, matched: how many functions match, go (null: no Go program; version, abi), functions[]"),
+        ("files[].functions[]", "name, demangled (null: not mangled), offset (in the file), size (null: not known), source"),
+    ),
+    ("list usdt", "Keys of `--json`:"): (
+        ("files[]", "path, matched: how many probes match, probes[] (provider, name, sites[])"),
+        ("files[].probes[].sites[]", "offset, semaphoreOffset (null: none), arguments[], each in the file"),
+        ("files[].probes[].sites[].arguments[]", "text, size, signed, place (`register` `memory` `constant` `unknown`), problem"),
     ),
 }  # fmt: skip
 
@@ -107,23 +136,29 @@ def page() -> str:
         *(f"| [{name}](#{PROGRAM}-{name}) | {text} |" for name, text in COMMANDS.items()),
     ]
     for name in COMMANDS:
-        lines += ["", *_section(name, parent)]
+        lines += ["", *_section(name, cli, parent)]
     return "\n".join([*lines, "", _METRICS])
 
 
-def _section(name: str, parent: click.Context) -> Iterator[str]:
-    command = cli.get_command(parent, name)
+def _section(name: str, group: click.Group, parent: click.Context) -> Iterator[str]:
+    command = group.get_command(parent, name)
     assert command is not None
     context = click.Context(command, info_name=name, parent=parent)
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
-    yield from (f"## {PROGRAM} {name}", "", f"`{usage}`", "", _help(command))
+    yield from (f"## {context.command_path}", "", f"`{usage}`", "", _help(command))
     if options := list(_options(command, context)):
         yield from ("", *options)
     for (of, heading), keys in _KEYS.items():
-        if of != name:
+        if f"{PROGRAM} {of}" != context.command_path:
             continue
         yield from ("", heading, "", "| Key | Is |", "| --- | --- |")
         yield from (f"| {', '.join(f'`{each}`' for each in key.split(', '))} | {text} |" for key, text in keys)
+    if isinstance(command, Lazy):
+        yield from ("", "| Command | Does |", "| --- | --- |")
+        for inner, text in command.table.items():
+            yield f"| [{inner}](#{context.command_path.replace(' ', '-')}-{inner}) | {text} |"
+        for inner in command.table:
+            yield from ("", *_section(inner, command, context))
 
 
 def _help(command: click.Command) -> str:

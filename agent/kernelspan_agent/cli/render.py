@@ -3,9 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from kernelspan_agent.cli.profiles import read_profile
+
+if TYPE_CHECKING:
+    from kernelspan_api.userprobes import UserProbe
 
 
 @click.command("render")
@@ -14,7 +20,8 @@ def command(profile_path: str) -> None:
     """Print the C that would be compiled for a profile, module by module, with every constant it is compiled with.
 
     Nothing is compiled or loaded, and nothing of the profile is in it but numbers. Offsets of kernel structs are shown as
-    names of members: they are looked up in the running kernel's type information when it is compiled.
+    names of members: they are looked up in the running kernel's type information when it is compiled. Where the arguments
+    of the profile's own probes lie is asked of this machine: its kernel, its files, for functions of the kernel as root.
 
     \b
     kernelspan render -f profile.yaml | less
@@ -37,3 +44,27 @@ def command(profile_path: str) -> None:
             f"\n/* ===== module {module.name}: {', '.join(module.programs)} ===== */\n\n{module_text(module.name)}",
             nl=False,
         )
+    if plan.probes:
+        for probe, text in _own(plan.probes):
+            click.echo(f"\n/* ===== own probe {probe.name} ===== */\n\n{text}", nl=False)
+
+
+def _own(probes: Sequence[UserProbe]) -> Iterator[tuple[UserProbe, str]]:
+    """The text of each, or a comment that says why there is none here."""
+    from kernelspan_agent.errors import KernelspanError
+    from kernelspan_agent.probes.own.files import planned_here
+    from kernelspan_agent.probes.own.prepare import planned
+
+    for prepared in planned(probes):
+        found, problem = prepared, prepared.problem
+        if found.generated is None and problem is None:
+            try:
+                found = planned_here(found.spec)
+            except KernelspanError as error:
+                problem = error
+        found.close()
+        if found.generated is None:
+            why = f"{problem.reason}: {problem}" if problem else "its file is known only with the process that has it"
+            yield found.spec, f"/* not known here: {why.replace('*/', '* /')} */\n"
+        else:
+            yield found.spec, found.generated.text

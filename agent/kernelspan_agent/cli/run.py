@@ -54,6 +54,11 @@ SCAN_SECONDS = 1.0
     show_envvar=True,
     help="Also send the agent's own traces (compile, load, attach, export) to the OTLP endpoint.",
 )
+@click.option(
+    "--histogram/--no-histogram",
+    default=None,
+    help="With the table, how long the calls of own probes took; default on a terminal.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No table at the end.")
 @click.argument("command_line", nargs=-1, metavar="[-- COMMAND [ARGUMENT]...]", type=click.UNPROCESSED)
 def command(profile_path: str, command_line: tuple[str, ...], **options: Any) -> int:
@@ -75,6 +80,7 @@ def command(profile_path: str, command_line: tuple[str, ...], **options: Any) ->
     if options["report_path"]:
         check_writable("--report", options["report_path"])
     capabilities.require()
+    options["told"] = set()  # probes that were said to have failed
     child = _fork(command_line)  # before any thread is started
     return _run(profile, child, options)
 
@@ -117,13 +123,39 @@ def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) 
                 os.environ,
                 resource=resource_settings(profile, os.environ),
                 watch_exec=child is None and not options["pids"],
+                executable=os.path.realpath(child.program) if child is not None else "",
+                programs=_programs(child, options["pids"]),
             )
         stack.callback(app.close)
+        _say_probes(app, options, has_command=child is not None)
         if options["listen"]:
             stack.callback(watch_health(options["listen"], app))
         status = _trace(app, profile, child, options)
         _say(app, options)
         return status
+
+
+def _say_probes(app: App, options: dict[str, Any], *, has_command: bool) -> None:
+    """Which own probes could not be attached. Raises MachineError where nothing could."""
+    if not app.only.wanted.probes:
+        return
+    from kernelspan_agent.cli import ownprobes
+    from kernelspan_agent.resolve.durations import Durations
+
+    for line in ownprobes.failed(app, options["told"]):
+        click.echo(line, err=True)
+    ownprobes.require_any(app, has_command=has_command)
+    if options["histogram"] is None:
+        options["histogram"] = sys.stderr.isatty()
+    if options["histogram"] or options["report_path"]:
+        app.only.durations = Durations()
+
+
+def _programs(child: Command | None, pids: tuple[int, ...]) -> list[str]:
+    """What is to be traced, as far as it can be told before."""
+    from kernelspan_agent.targets.command import program_of
+
+    return [program_of(child.program)] if child is not None else [f"/proc/{pid}/exe" for pid in pids]
 
 
 def _trace(app: App, profile: TraceProfile, child: Command | None, options: dict[str, Any]) -> int:
@@ -194,6 +226,7 @@ def _matching(app: App, selection: Selection) -> Callable[[], bool]:
 
 
 def _say(app: App, options: dict[str, Any]) -> None:
+    from kernelspan_agent.cli import ownprobes
     from kernelspan_agent.cli.outputs import report, table
 
     found, told = report(app), not options["quiet"]
@@ -207,3 +240,7 @@ def _say(app: App, options: dict[str, Any]) -> None:
         if told:
             sys.stdout.flush()
             click.echo(table(found), err=True)
+            if options["histogram"] and (drawn := ownprobes.histograms(found["probes"])):
+                click.echo(drawn, err=True)
+        for line in ownprobes.failed(app, options["told"]) + ownprobes.never_came(app):
+            click.echo(line, err=True)

@@ -24,6 +24,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from kernelspan_agent.probes.own.attached import Standing
+
 if TYPE_CHECKING:
     from kernelspan_agent.accounting import Accounting
     from kernelspan_agent.control.running import Agent, Running
@@ -76,6 +78,7 @@ class _Agent:
             yield HistogramMetricFamily(f"{_PREFIX}pod_unobserved_seconds", text, buckets, sum_seconds)
         if engine is not None:
             yield from _operations(engine)
+            yield _probes(engine)
             yield from _stages(engine)
             yield from _export(engine)
             yield from _programs(engine)
@@ -104,6 +107,21 @@ def _operations(engine: Running) -> Iterator[Metric]:
     yield _gauges(
         "operations_in_flight", "Operations seen and not settled yet, wherever they are.", "profile", in_flight
     )
+
+
+def _probes(engine: Running) -> Metric:
+    """By profile and where they stand; every standing is shown, so that an alert on failed ones has its zero."""
+    family = GaugeMetricFamily(f"{_PREFIX}probes", "Own probes of a profile on this node.", labels=["profile", "state"])
+    found: Counter[tuple[str, str]] = Counter()
+    for run in dict(engine.profiles).values():
+        for probe in run.wanted.probes:
+            found.update({(run.label, each.value): 0 for each in Standing})
+            own = engine.session.own.get(probe)
+            if own is not None:
+                found[run.label, own.standing.value] += 1
+    for labels, count in found.items():
+        family.add_metric(labels, count)
+    return family
 
 
 def _stages(engine: Running) -> Iterator[Metric]:

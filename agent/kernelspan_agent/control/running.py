@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kernelspan_agent.resolve.resolver import Resolver
     from kernelspan_agent.resolve.tables import Tables
     from kernelspan_agent.trace import Tracer
+    from kernelspan_api.plan import Wanted
 
 
 class Timings(Protocol):
@@ -36,6 +37,7 @@ class RunningProfile(Protocol):
     def label(self) -> str:
         """How metrics call it."""
 
+    wanted: Wanted
     resolver: Resolver
     tracer: Tracer
     exporter: Exporter

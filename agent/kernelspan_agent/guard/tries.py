@@ -12,29 +12,19 @@ import os
 from collections.abc import Callable, Iterator
 
 from kernelspan_agent.errors import MachineError
-from kernelspan_agent.guard import capabilities
+from kernelspan_agent.guard import capabilities, probing
 from kernelspan_agent.guard.checks import Check, State
 from kernelspan_agent.probes import bpf, direct
 from kernelspan_agent.probes.attach import raw_tracepoint, tracepoint
 from kernelspan_agent.probes.btf import Btf, BtfError
+from kernelspan_agent.probes.refusals import READ_REFUSED, READS
 from kernelspan_agent.probes.tracefs import Tracefs
 from kernelspan_agent.ring.reader import RingReader
 
 _RING_BYTES = 4096
 _EVENT = "sched_process_exit"  # rare, and there on every kernel
 _CALL = "sys_enter_reboot"  # a system call that nobody makes while we look
-_PROBE_READ_KERNEL = 113  # include/uapi/linux/bpf.h: bpf_probe_read_kernel
 _NEWER = "Linux 6.2 or newer has it; nothing else is lost"
-
-
-_READS = (
-    bpf.instruction(0xBF, 1, 10)  # r1 = r10
-    + bpf.instruction(0x07, 1, immediate=-8)  # r1 += -8
-    + bpf.instruction(0xB7, 2, immediate=8)
-    + bpf.instruction(0xB7, 3)  # address 0 cannot be read: only the permission is asked for
-    + bpf.instruction(0x85, immediate=_PROBE_READ_KERNEL)
-    + bpf.NOTHING
-)
 
 
 _OPTIONAL = {"plain-loads", "tracepoint"}
@@ -45,7 +35,8 @@ def tries() -> list[Check]:
     found = [_attempt("bpf-map", _map)]
     if found[0].state is not State.OK:
         names = ("bpf-program", "kernel-reads", "plain-loads", "ring-buffer", "raw-tracepoint", "tracepoint")
-        return found + [Check(name, State.UNTRIED, "needs bpf-map", required=name not in _OPTIONAL) for name in names]
+        found += [Check(name, State.UNTRIED, "needs bpf-map", required=name not in _OPTIONAL) for name in names]
+        return found + probing.untried("needs bpf-map")
     found += [
         _attempt("bpf-program", _program),
         _attempt("kernel-reads", _kernel_reads),
@@ -53,7 +44,8 @@ def tries() -> list[Check]:
         _attempt("ring-buffer", _ring),
     ]
     found += [_attempt("raw-tracepoint", _raw), _attempt("tracepoint", _single, required=False)]
-    return found
+    loads = found[1].state is State.OK
+    return found + (probing.checks() if loads else probing.untried("needs bpf-program"))
 
 
 def _attempt(name: str, act: Callable[[], str], *, required: bool = True) -> Check:
@@ -68,7 +60,7 @@ def _attempt(name: str, act: Callable[[], str], *, required: bool = True) -> Che
 
 def _explain(name: str, error: OSError) -> tuple[str, str]:
     log = getattr(error, "log", "")
-    if name == "kernel-reads" and ("unknown func" in log or "cannot use helper" in log):
+    if name == "kernel-reads" and READ_REFUSED.search(log):
         return "LockdownActive", "boot without lockdown=confidentiality; lockdown=integrity is fine"
     if error.errno in (errno.EPERM, errno.EACCES):
         needed = [need.name for need in capabilities.NEEDS[:2]]
@@ -108,7 +100,7 @@ def _program() -> str:
 
 
 def _kernel_reads() -> str:
-    with _loaded(bpf.PROG_RAW_TRACEPOINT, _READS):
+    with _loaded(bpf.PROG_RAW_TRACEPOINT, READS):
         return "programs may read kernel memory"
 
 

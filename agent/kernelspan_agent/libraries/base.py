@@ -46,6 +46,11 @@ class LibraryManager(Protocol):
     def classify(self, file: str, context: LibraryContext) -> Verdict:
         """Whose code `file`, named as the runtime names it, is. Raises nothing for whatever the files hold."""
 
+    def sites(self, files: Sequence[str], prefixes: Sequence[str], context: LibraryContext) -> dict[str, int]:
+        """Directories with packages around files in use and where the runtime looks below prefixes of installations, each
+        with how many packages it has. Raises OSError: the root is gone.
+        """
+
 
 class Libraries:
     """All managers, each made at the first file of its runtime. One object an agent: managers cache."""
@@ -58,6 +63,11 @@ class Libraries:
         """The origin of `file` and, for `Origin.LIBRARY`, the library where it is known."""
         manager = self._manager(context.runtime)
         return manager.classify(file, context) if manager else (Origin.UNKNOWN, None)
+
+    def sites(self, files: Sequence[str], prefixes: Sequence[str], context: LibraryContext) -> dict[str, int]:
+        """Directories with packages, and how many: see LibraryManager."""
+        manager = self._manager(context.runtime)
+        return manager.sites(files, prefixes, context) if manager else {}
 
     def _manager(self, runtime: str) -> LibraryManager | None:
         if runtime not in self._managers:

@@ -2,8 +2,9 @@
 """What a plan asks for, as this agent understands it: profiles that can be traced, and what of them cannot.
 
 The agent validates every spec anew: one that it does not understand is refused by itself, with all others going on. Of
-what this version cannot do, requests and probes are parts that the rest of a profile does without (each is told of as a
-probe that failed); any other would make what is traced mean something else, and refuses the whole profile.
+what this version cannot do, requests are a part that the rest of a profile does without (it is told of as a probe that
+failed); any other would make what is traced mean something else, and refuses the whole profile. Which of the user's own
+probes this node can have is found out by attaching them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from kernelspan_api.resource import API_VERSION
 if TYPE_CHECKING:
     from kernelspan_api.control.control_pb2 import ExportSecret, NodePlan, ProfilePlan
 
-_PARTS = ("spec.requests", "spec.probes")
+_PARTS = ("spec.requests",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ class Follower:
         """What is wanted is seen, or is being compiled: for seconds, in another thread."""
         wanted = together([each.wanted for each in self._desired if each.profile is not None])
         engine = self.engine
-        if not wanted.operations:
+        if not wanted.operations and not wanted.probes:
             if engine is not None:
                 self._end_engine()
         elif self._building is None and (engine is None or engine.session.lacks(wanted)):
@@ -241,6 +241,7 @@ class Follower:
         here = [each for each in self._desired if each.profile is not None and each.key in engine.profiles]
         for key in set(engine.profiles) - {each.key for each in here} - set(self._leaving):
             self._leaving[key] = now + LINGER_SECONDS
+        engine.prune()  # what was compiled for a profile that has left meanwhile
         self._whom = Whom(self.plan, here, self.unobserved)
         self._whom.scan(engine, now)
 

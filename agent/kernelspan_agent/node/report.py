@@ -13,19 +13,23 @@ from kernelspan_agent.guard.measured import OPERATIONS, PROBE, Told
 from kernelspan_agent.node.desired import uid_of
 from kernelspan_agent.node.trouble import Trouble
 from kernelspan_agent.node.whom import Whom, counts_of
+from kernelspan_agent.probes.own.attached import Standing
 from kernelspan_api.control.control_pb2 import Counters, ProbeState, ProfileState, RuntimeCount
 from kernelspan_api.operations import Group
 from kernelspan_api.reasons import Reason
+from kernelspan_api.selectors import Runtime
 from kernelspan_api.status import ProbeState as State
 
 if TYPE_CHECKING:
     from kernelspan_agent.engine import Engine
     from kernelspan_agent.node.desired import Desired
+    from kernelspan_api.userprobes import UserProbe
 
 GRACE_SECONDS = 10.0  # a container that has started has no process of its own program for a moment
 COUNTERS_SECONDS = 10.0
-_RUNTIMES = {"python": "Python"}
+MAX_MESSAGE = 1024  # as a status has it
 _GROUPS = frozenset(group.value for group in Group)
+_RUNTIMES = {runtime.value.lower(): runtime.value for runtime in Runtime}
 
 
 @dataclass(slots=True)
@@ -147,18 +151,38 @@ class Reports:
 
 
 def _probes(one: Desired, engine: Engine | None, trouble: Trouble | None) -> Iterator[ProbeState]:
-    """Each group of operations, and what this version does not have. `engine` None: it does not trace the profile."""
+    """The user's own, each group of operations, and what this version does not have.
+
+    `engine` None: it does not trace the profile.
+    """
     for missing in one.missing:
         reason = Reason.AGENT_OUTDATED.value
         yield ProbeState(name=missing.name, state=State.FAILED.value, reason=reason, message=missing.message)
-    for group in one.wanted.groups:
-        if engine is not None:
+    names = [*(probe.name for probe in one.wanted.probes), *(group.value for group in one.wanted.groups)]
+    if engine is not None:
+        for probe in one.wanted.probes:
+            yield own_state(probe, engine)
+        for group in one.wanted.groups:
             yield ProbeState(name=group.value, state=State.ATTACHED.value, mechanism=engine.session.mechanism.name)
-        elif trouble is not None:
-            state, reason, message = State.FAILED.value, trouble.reason, trouble.message
-            yield ProbeState(name=group.value, state=state, reason=reason, message=message)
-        else:
-            yield ProbeState(name=group.value, state=State.PENDING.value)
+    elif trouble is not None:
+        state, reason, message = State.FAILED.value, trouble.reason, trouble.message
+        yield from (ProbeState(name=name, state=state, reason=reason, message=message) for name in names)
+    else:
+        yield from (ProbeState(name=name, state=State.PENDING.value) for name in names)
+
+
+def own_state(probe: UserProbe, engine: Engine) -> ProbeState:
+    """One of the user's own. What waits for a process with its file says what was found instead."""
+    own = engine.session.own.get(probe)
+    if own is None:  # of a profile that is being taken out
+        return ProbeState(name=probe.name, state=State.PENDING.value)
+    found = ProbeState(name=probe.name, state=own.standing.value, mechanism=own.mechanism)
+    if (trouble := own.trouble) is not None:
+        found.reason = trouble.reason
+        found.message = f"{trouble} {trouble.hint}".strip()[:MAX_MESSAGE]
+    elif own.standing is Standing.PENDING:
+        found.message = "no process that has the file has come yet"
+    return found
 
 
 def _say_limits(state: ProfileState, told: Told) -> None:

@@ -124,14 +124,17 @@ def _began_ns(process: Process) -> int:
 
 def counts_of(engine: Engine) -> Mapping[str, tuple[int, Mapping[str, tuple[int, int]]]]:
     """By key: processes traced for a profile, and of each runtime how many, and of how many the stacks are read."""
-    sets = Counter((each.wanted_by, each.runtime.runtime if each.runtime else "") for each in engine.processes.alive())
+    sets = Counter(
+        (each.wanted_by, each.runtime.runtime if each.runtime else "", each.unsupported is None)
+        for each in engine.processes.alive()
+    )
     counts: dict[str, int] = {}
     runtimes: dict[str, dict[str, tuple[int, int]]] = {}
-    for (keys, runtime), count in sets.items():
+    for (keys, runtime, is_walked), count in sets.items():
         for key in keys:
             counts[key] = counts.get(key, 0) + count
             if runtime:
                 of_key = runtimes.setdefault(key, {})
-                before = of_key.get(runtime, (0, 0))[0]
-                of_key[runtime] = (before + count, before + count)
+                running, walked = of_key.get(runtime, (0, 0))
+                of_key[runtime] = (running + count, walked + count * is_walked)
     return {key: (count, runtimes.get(key, {})) for key, count in counts.items()}

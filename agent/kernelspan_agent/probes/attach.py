@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import bpf, perf
+from kernelspan_agent.probes.refusals import refused
 from kernelspan_agent.probes.tracefs import Tracefs
 
 
@@ -20,6 +20,10 @@ class Attachment:
 
     name: str
     fd: int
+
+    def missed(self) -> int | None:
+        """Calls that the kernel left out, as more of them were under way than it keeps; None where it does not tell."""
+        return bpf.link_missed(self.fd)
 
     def close(self) -> None:
         """Detaches."""
@@ -34,7 +38,7 @@ def tracepoint(tracefs: Tracefs, category: str, event: str, program_fd: int) -> 
     try:
         fd = perf.attached(perf.TRACEPOINT_TYPE, number, program_fd)
     except OSError as error:
-        raise _refused(f"{category}:{event}", error.errno or 0) from error
+        raise refused(f"tracepoint {category}:{event}", error) from error
     return Attachment(f"{category}:{event}", fd)
 
 
@@ -43,10 +47,4 @@ def raw_tracepoint(name: str, program_fd: int) -> Attachment:
     try:
         return Attachment(name, bpf.raw_tracepoint_open(program_fd, name))
     except OSError as error:
-        raise _refused(name, error.errno or 0) from error
-
-
-def _refused(name: str, number: int) -> MachineError:
-    reason = "PermissionDenied" if number in (1, 13) else "MechanismUnsupported"
-    hint = "run as root, or grant CAP_PERFMON" if reason == "PermissionDenied" else ""
-    return MachineError(f"tracepoint {name}: {os.strerror(number)}", reason=reason, hint=hint)
+        raise refused(f"tracepoint {name}", error) from error

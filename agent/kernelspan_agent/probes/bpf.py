@@ -23,7 +23,8 @@ QUERY_INFO, RAW_TRACEPOINT_OPEN, BTF_OPEN, BTF_NEXT, LINK_CREATE, ENABLE_STATS =
 EXIST = 2  # BPF_EXIST
 MAP_TYPES = {"hash": 1, "array": 2, "prog_array": 3, "percpu_array": 6, "lru_hash": 9, "ringbuf": 27}
 PROG_KPROBE, PROG_TRACEPOINT, PROG_RAW_TRACEPOINT, PROG_TRACING = 2, 5, 17, 26
-ATTACH_FENTRY, ATTACH_FEXIT, ATTACH_KPROBE_MULTI = 24, 25, 42  # enum bpf_attach_type
+# enum bpf_attach_type
+ATTACH_FENTRY, ATTACH_FEXIT, ATTACH_PERF_EVENT, ATTACH_KPROBE_MULTI, ATTACH_UPROBE_MULTI = 24, 25, 41, 42, 48
 
 
 def instruction(op: int, to: int = 0, source: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
@@ -185,9 +186,35 @@ def _prog_load(
     return call(PROG_LOAD, attributes)
 
 
-def link_create(program_fd: int, attach_type: int, rest: bytes = b"") -> int:
+def link_create(program_fd: int, attach_type: int, rest: bytes = b"", *, target_fd: int = 0) -> int:
     """Attaches a program; closing the descriptor detaches it. `rest`: what this type wants after the flags (Linux 5.7)."""
-    return call(LINK_CREATE, struct.pack("<IIII", program_fd, 0, attach_type, 0) + rest)
+    return call(LINK_CREATE, struct.pack("<IIII", program_fd, target_fd, attach_type, 0) + rest)
+
+
+_UNTOLD = 0xFFFF_FFFF_FFFF_FFFF
+_LINK_PERF_EVENT, _LINK_KPROBE_MULTI = 7, 8  # enum bpf_link_type
+_MISSED_AT = {_LINK_PERF_EVENT: 48, _LINK_KPROBE_MULTI: 32}  # struct bpf_link_info: perf_event.kprobe, kprobe_multi
+_KPROBES = (3, 4)  # enum bpf_perf_event_type: kprobe, kretprobe
+
+
+def link_missed(fd: int) -> int | None:
+    """How many calls a kprobe, kretprobe or kprobe.multi left out (Linux 6.7); None where that is not told."""
+    try:
+        kind, _, _, _, perf_kind = struct.unpack("<5I", _link_info(fd, bytes(20)))
+        at = _MISSED_AT.get(kind)
+        if at is None or (kind == _LINK_PERF_EVENT and perf_kind not in _KPROBES):
+            return None
+        # The kernel leaves what it does not know as it is, and refuses what lies beyond its struct.
+        (missed,) = struct.unpack_from("<Q", _link_info(fd, bytes(at) + struct.pack("<Q", _UNTOLD)), at)
+    except OSError:
+        return None
+    return None if missed == _UNTOLD else int(missed)
+
+
+def _link_info(fd: int, asked: bytes) -> bytes:
+    info = ctypes.create_string_buffer(asked, len(asked))
+    call(QUERY_INFO, struct.pack("<IIQ", fd, len(asked), ctypes.addressof(info)))
+    return info.raw
 
 
 def raw_tracepoint_open(program_fd: int, name: str = "") -> int:

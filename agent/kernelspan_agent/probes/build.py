@@ -8,6 +8,7 @@ profile what it has and the first had not.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import platform
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +36,7 @@ COMPILE_TIMEOUT_SECONDS = 300  # 2 s of a CPU; an agent may be allowed a tenth o
 CHILDREN = 2  # at once, and no more than CPUs: one with the walker, which takes as long as all the rest; 2 x 120 MB for a second
 
 CHILDREN_VARIABLE = "KERNELSPAN_COMPILERS"  # 1 where memory is bounded: an agent's pod has 256 MiB
+_turns = threading.Lock()  # of threads that compile, where it is 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,8 @@ def build(modules: Sequence[Module], defines: Mapping[str, int], environ: Mappin
         children_at_once = int(environ.get(CHILDREN_VARIABLE, CHILDREN))
         count = min(children_at_once, len(os.sched_getaffinity(0)), len(missing))
         children = [missing] if count == 1 else [missing[:1], missing[1:]]
-        with ThreadPoolExecutor(len(children)) as pool:
+        turn = _turns if children_at_once == 1 else contextlib.nullcontext()
+        with turn, ThreadPoolExecutor(len(children)) as pool:
             for names, answer in zip(
                 children, pool.map(lambda names: compile_now(_only(wanted, names)), children), strict=True
             ):

@@ -15,7 +15,6 @@ from pathlib import Path
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment
-from kernelspan_agent.probes.btf import Btf, BtfError
 from kernelspan_agent.probes.refusals import refused
 
 KIND = bpf.PROG_TRACING
@@ -25,20 +24,6 @@ _MOST_BTF = 4096  # objects of BTF in the kernel that are looked at: vmlinux's, 
 def target(number: int, *, returns: bool = False, module_fd: int = 0) -> bpf.Target:
     """What a program for a function (its number in BTF) is loaded for: at its entry, or at its return."""
     return bpf.Target(bpf.ATTACH_FEXIT if returns else bpf.ATTACH_FENTRY, number, module_fd)
-
-
-def number_of(function: str, btf: Btf | None = None) -> int:
-    """A function's number in the kernel's own BTF. Raises MachineError: FunctionNotFound, KernelTooOld."""
-    try:
-        btf = btf or Btf.of_kernel()
-    except BtfError as error:
-        hint = "a kernel with CONFIG_DEBUG_INFO_BTF=y"
-        raise MachineError(f"fentry {function}: {error}", reason="KernelTooOld", hint=hint) from error
-    try:
-        return btf.function(function)
-    except BtfError as error:
-        hint = "it may be of a module, inlined, or without type information: mechanism Kprobe does not need that"
-        raise MachineError(f"fentry {function}: {error}", reason="FunctionNotFound", hint=hint) from error
 
 
 def attach(program_fd: int, name: str) -> Attachment:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from kernelspan_agent.errors import MachineError
-from kernelspan_agent.probes import bpf, fentry, kallsyms, kprobe, proofs
+from kernelspan_agent.probes import bpf, fentry, kprobe, proofs
 from kernelspan_agent.probes.attach import Attachment
-from kernelspan_agent.probes.btf import Btf
-from kernelspan_agent.probes.kallsyms import Function
+from kernelspan_agent.probes.kfunctions import KernelFunction
+from kernelspan_agent.probes.ktypes import KernelTypes
 from kernelspan_agent.probes.loader import with_locked_memory
 from kernelspan_agent.probes.refusals import refused
 from kernelspan_api.userprobes import Mechanism
@@ -34,7 +34,7 @@ _KINDS = {
 class Placement:
     """A function with the mechanism that takes it. Holds a descriptor for a module's function: close it after loading."""
 
-    function: Function
+    function: KernelFunction
     mechanism: Mechanism
     number: int = 0  # in BTF, for fentry
     module_fd: int = field(default=0, repr=False)
@@ -56,7 +56,7 @@ class Placement:
         several = len(self.function.addresses) > 1
         if self.mechanism is Mechanism.FENTRY:
             return [fentry.attach(program_fd, kprobe.spelled(name, returns=returns))]
-        if several and self.function.hidden:
+        if several and not all(self.function.addresses):
             raise MachineError(
                 f"{len(self.function.addresses)} functions are called {name}, and the kernel hides where they are",
                 reason="PermissionDenied",
@@ -80,26 +80,30 @@ class Placement:
 
 
 def place(
-    function: Function, wanted: Mechanism = Mechanism.AUTO, *, returns: bool = False, btf: Btf | None = None
+    function: KernelFunction,
+    wanted: Mechanism = Mechanism.AUTO,
+    *,
+    returns: bool = False,
+    types: KernelTypes | None = None,
 ) -> Placement:
     """The function with the cheapest mechanism that takes it, or with the one that is `wanted`.
 
-    `returns`: its return is probed as well. `btf`: the kernel's, where the caller has it (it takes 0.2 s to read).
+    `returns`: its return is probed as well. `types`: where the caller has them open.
     Raises MachineError: FunctionBlacklisted, MechanismUnsupported (says which there are), FunctionNotFound,
     PermissionDenied, LockdownActive, KernelTooOld.
     """
     refusals: list[MachineError] = []
     for mechanism in proofs.usable(wanted):
         try:
-            return _tried(function, mechanism, returns, btf)
+            return _tried(function, mechanism, returns, types)
         except MachineError as error:
             refusals.append(error)
     raise _worst(function, refusals)
 
 
-def _worst(function: Function, refusals: list[MachineError]) -> MachineError:
+def _worst(function: KernelFunction, refusals: list[MachineError]) -> MachineError:
     """What to tell of several refusals: that nobody may probe it, then the last one's, which is of the widest mechanism."""
-    if kallsyms.blacklisted(function):
+    if function.blacklisted:
         return MachineError(
             f"the kernel forbids probes on {function.name}",
             reason="FunctionBlacklisted",
@@ -113,8 +117,8 @@ def _worst(function: Function, refusals: list[MachineError]) -> MachineError:
     return told
 
 
-def _tried(function: Function, mechanism: Mechanism, returns: bool, btf: Btf | None) -> Placement:
-    placement = _looked_up(function, mechanism, btf)
+def _tried(function: KernelFunction, mechanism: Mechanism, returns: bool, types: KernelTypes | None) -> Placement:
+    placement = _looked_up(function, mechanism, types)
     try:
         for at_return in (False, True) if returns else (False,):
             with _nothing(placement, at_return) as program:
@@ -126,7 +130,7 @@ def _tried(function: Function, mechanism: Mechanism, returns: bool, btf: Btf | N
     return placement
 
 
-def _looked_up(function: Function, mechanism: Mechanism, btf: Btf | None) -> Placement:
+def _looked_up(function: KernelFunction, mechanism: Mechanism, types: KernelTypes | None) -> Placement:
     if mechanism is not Mechanism.FENTRY:
         return Placement(function, mechanism)
     if len(function.addresses) > 1:
@@ -135,9 +139,16 @@ def _looked_up(function: Function, mechanism: Mechanism, btf: Btf | None) -> Pla
             reason="MechanismUnsupported",
             hint="leave mechanism at Auto, or take Kprobe, which probes all of them",
         )
-    if function.module:
-        raise MachineError(f"fentry {function.name}: a function of module {function.module}", hint="mechanism Kprobe")
-    return Placement(function, mechanism, fentry.number_of(function.name, btf))
+    with contextlib.ExitStack() as stack:
+        described = (types or stack.enter_context(KernelTypes.open())).function(function.name, function.module)
+    if described is None:
+        raise MachineError(
+            f"fentry {function.name}: this kernel has no type information of it",
+            reason="MechanismUnsupported",
+            hint="leave mechanism at Auto, or take Kprobe, which needs none",
+        )
+    module_fd = fentry.module_btf(described.module) if described.module else 0
+    return Placement(function, mechanism, described.number, module_fd)
 
 
 @contextlib.contextmanager

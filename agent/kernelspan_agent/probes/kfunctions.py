@@ -8,6 +8,7 @@ not show it: tracefs or debugfs is not mounted, or may not be read.
 
 from __future__ import annotations
 
+import bisect
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator
@@ -33,9 +34,11 @@ _NO_FUNCTION = (
     "__ksymtab",
     "__UNIQUE_ID",
 )  # beside or in place of one
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")  # labels of assembler code begin with a dot
 _MADE_LATER = frozenset(
     (b"bpf", b"__builtin__ftrace", b"__builtin__kprobes")
 )  # code that comes and goes (kernel/kallsyms.c)
+_START_CODE = {b"_sinittext": True, b"_einittext": False}  # around what the kernel gives back when it has started
 _PIECES = (".part.", ".cold")  # of a function that is elsewhere
 
 
@@ -64,6 +67,26 @@ class _Found:
     clones: set[str] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """What kprobes may not be put on: by address, as names may be shared; by name where the kernel hides addresses."""
+
+    ranges: list[tuple[int, int]]
+    names: set[str]
+
+    def holds(self, name: str, addresses: list[int]) -> bool:
+        if not any(addresses) or not self.ranges or not self.ranges[-1][1]:
+            return name in self.names
+        return any(self._in_range(address) for address in addresses)
+
+    def _in_range(self, address: int) -> bool:
+        at = bisect.bisect_right(self.ranges, (address, 1 << 64)) - 1
+        return at >= 0 and self.ranges[at][0] <= address < self.ranges[at][1]
+
+
+MOST_HINTS = 4
+
+
 class KernelFunctions:
     """The functions of the running kernel."""
 
@@ -71,6 +94,14 @@ class KernelFunctions:
         self, kallsyms: Path = KALLSYMS, tracefs: tuple[Path, ...] = TRACEFS, blacklist: Path = BLACKLIST
     ) -> None:
         self._kallsyms, self._tracefs, self._blacklist = kallsyms, tracefs, blacklist
+        self._known: dict[str, KernelFunction | None] = {}
+        self._hints = MOST_HINTS
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Looks these up in one pass, for `function`: a pass takes some 0.4 s, however many are looked for."""
+        wanted = set(names)
+        if wanted:
+            self._known |= dict.fromkeys(wanted) | self.find(wanted)
 
     def find(self, names: Iterable[str]) -> dict[str, KernelFunction]:
         """Those of the names that the kernel has. A name with a suffix (`f.isra.0`) is a name of its own."""
@@ -85,7 +116,7 @@ class KernelFunctions:
             elif b"." in symbol and (base := symbol.partition(b".")[0]) in spelled:
                 found.setdefault(base.decode(), _Found()).clones.add(symbol.decode(errors="replace"))
         traceable = self._traceable(wanted)
-        refused = self._refused(wanted)
+        refused = self._refused()
         return {
             name: KernelFunction(
                 name,
@@ -93,14 +124,20 @@ class KernelFunctions:
                 tuple(entry.addresses),
                 tuple(sorted(entry.clones)),
                 None if traceable is None else name in traceable,
-                None if refused is None else name in refused,
+                None if refused is None else refused.holds(name, entry.addresses),
             )
             for name, entry in found.items()
         }
 
     def function(self, name: str) -> KernelFunction:
         """One that a probe may be put on. Raises MachineError, its reason FunctionNotFound or FunctionBlacklisted."""
-        return self.probeable([name])[name]
+        if name not in self._known:
+            return self.probeable([name])[name]
+        found = self._known[name]
+        if (error := self.refusal(name, found)) is not None:
+            raise error
+        assert found is not None
+        return found
 
     def probeable(self, names: Iterable[str]) -> dict[str, KernelFunction]:
         """The same for several, in one pass; raises for the first that is not."""
@@ -120,45 +157,51 @@ class KernelFunctions:
             return None
         if found is not None and found.clones:
             return _renamed(name, found.clones)
-        near = nearest(name, self.names())
+        self._hints -= 1  # each takes half a second
+        near = nearest(name, self.names()) if self._hints >= 0 else []
         hint = f"near it: {', '.join(near)}; " if near else ""
         hint += "a function may be inlined where it is called, or be in a module that is not loaded"
         return MachineError(f"{name}: this kernel has no such function", reason="FunctionNotFound", hint=hint)
 
     def names(self, pattern: str = "*") -> list[str]:
-        """Names of functions that a glob selects, each once, sorted: what ftrace lists, else the kernel's symbols."""
-        listed = self._traceable_lines()
-        if listed is None:
-            listed = (name.decode(errors="replace") for _, name, _ in self._symbols())
+        """Names of functions that a glob selects, each once, sorted; without those of parts of functions."""
         pick = re.compile(fnmatch.translate(pattern)).match
-        return sorted({name for name in listed if pick(name) and not name.startswith(_NO_FUNCTION) and is_whole(name)})
+        listed = (symbol.decode(errors="replace") for _, symbol, _ in self._symbols())
+        named = (name for name in listed if pick(name) and _NAME.fullmatch(name))
+        return sorted({name for name in named if not name.startswith(_NO_FUNCTION) and is_whole(name)})
 
     def _symbols(self) -> Iterator[tuple[bytes, bytes, bytes]]:
-        """Address, name and module of every function, as they stand there."""
-        for line in _lines(self._kallsyms):
+        """Address, name and module of every function, as they stand there, without those that are gone since the start."""
+        gone = False
+        for line in _lines(self._kallsyms):  # in the order of addresses, shown or not
             parts = line.split(None, 3)
             if len(parts) < 3 or parts[1] not in _TEXT:
+                continue
+            if parts[2] in _START_CODE:
+                gone = _START_CODE[parts[2]]
+            if gone:
                 continue
             module = parts[3].strip(b"[]") if len(parts) > 3 else b""
             if module not in _MADE_LATER:
                 yield parts[0], parts[2], module
 
-    def _traceable_lines(self) -> Iterator[str] | None:
+    def _traceable(self, wanted: set[str]) -> set[str] | None:
         for root in self._tracefs:
-            path = root / _TRACEABLE
-            if _readable(path):
-                return (line.split(None, 1)[0].decode(errors="replace") for line in _lines(path) if line.strip())
+            if _readable(path := root / _TRACEABLE):
+                lines = (line.split(None, 1) for line in _lines(path))
+                return wanted.intersection(parts[0].decode(errors="replace") for parts in lines if parts)
         return None
 
-    def _traceable(self, wanted: set[str]) -> set[str] | None:
-        lines = self._traceable_lines()
-        return None if lines is None else wanted.intersection(lines)
-
-    def _refused(self, wanted: set[str]) -> set[str] | None:
+    def _refused(self) -> _Refused | None:
         if not _readable(self._blacklist):
             return None
-        parts = (line.split() for line in _lines(self._blacklist))
-        return wanted.intersection(part[1].decode(errors="replace") for part in parts if len(part) > 1)
+        ranges, names = [], set()
+        for line in _lines(self._blacklist):  # 0xffffffff81a00000-0xffffffff81a00123<tab>name
+            where, _, name = line.partition(b"\t")
+            begin, _, end = where.partition(b"-")
+            ranges.append((_number(begin), _number(end)))
+            names.add(name.decode(errors="replace"))
+        return _Refused(sorted(ranges), names)
 
 
 def _number(address: bytes) -> int:

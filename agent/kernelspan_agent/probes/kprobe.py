@@ -26,7 +26,7 @@ def kprobe(function: str | int, program_fd: int, *, offset: int = 0, returns: bo
     """Attaches to one function, by name or by address, `offset` bytes into it, or where it returns.
 
     Raises MachineError: MechanismUnsupported, FunctionNotFound, FunctionBlacklisted, PermissionDenied, LockdownActive.
-    A name that several functions have means the first of them on Linux before 6.6: give addresses (kallsyms.find).
+    A name that several functions have means the first of them on Linux before 6.6: give addresses.
     """
     kind = perf.pmu_type(PMU)
     config = 0

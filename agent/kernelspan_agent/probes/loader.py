@@ -10,7 +10,6 @@ import base64
 import contextlib
 import errno
 import os
-import re
 import resource
 import struct
 from collections.abc import Callable, Mapping
@@ -23,10 +22,13 @@ from typing import Any, Self
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment
+from kernelspan_agent.probes.refusals import READ_REFUSED
+from kernelspan_agent.probes.verdicts import verdict
 from kernelspan_agent.selftrace import span
+from kernelspan_api.reasons import Reason
 
 _LOAD_MAP_BYTES = 8
-_READ_REFUSED = re.compile(r"(?:unknown func|cannot use helper) bpf_probe_read_kernel")  # kernel/bpf/verifier.c
+_LOG_HINT = "--log-level debug shows the verifier's whole log."
 
 
 VERIFIERS = 2  # programs in the kernel's verifier at once
@@ -71,7 +73,7 @@ class Loader:
         wanted = []
         for load in loads:
             for name, shape in load.module["maps"].items():
-                self._make_map(load.map_name(name), shape)
+                self.make_map(load.map_name(name), shape)
             for name, program in load.module["programs"].items():
                 target = (load.targets or {}).get(name, load.target)
                 wanted.append((load.kind, self.relocated(name, program, load), name, target, name + load.suffix))
@@ -103,7 +105,8 @@ class Loader:
                 os.close(found.pop(name))
                 self._shapes.pop(name, None)
 
-    def _make_map(self, name: str, shape: Mapping[str, int]) -> None:
+    def make_map(self, name: str, shape: Mapping[str, int]) -> None:
+        """Makes a map, unless it is there. Raises MachineError: it cannot be made, or is there with another shape."""
         known = self._shapes.get(name)
         if known is not None:
             if (known["type"], known["key"], known["value"]) != (shape["type"], shape["key"], shape["value"]):
@@ -130,6 +133,10 @@ class Loader:
     def value_bytes(self, name: str) -> int:
         """Size of a value of a map."""
         return int(self._shapes[name]["value"])
+
+    def room(self, name: str) -> int:
+        """How many values a map takes."""
+        return int(self._shapes[name]["entries"])
 
     def link(self, array: str, index: int, program: str) -> None:
         """Makes `program` the one that a tail call to `index` of `array` reaches."""
@@ -193,13 +200,14 @@ def _forbidden(what: str) -> MachineError:
 
 def _rejected(name: str, error: OSError) -> MachineError:
     log = getattr(error, "log", "")
-    if _READ_REFUSED.search(log):
+    if READ_REFUSED.search(log):
         return MachineError(
             f"program {name}: the kernel's lockdown forbids programs to read kernel memory",
             reason="LockdownActive",
             hint="boot without lockdown=confidentiality; lockdown=integrity is fine",
         )
-    lines = [line for line in log.strip().splitlines() if line and not line.startswith("processed ")]
-    failure = MachineError(f"program {name}: {error.strerror}: {' / '.join(lines[-2:])}", reason="VerifierRejected")
+    words = ": ".join(filter(None, (f"program {name}", os.strerror(error.errno or 0), verdict(log))))
+    hint = f"{Reason.VERIFIER_REJECTED.remedy} {_LOG_HINT}" if log else Reason.VERIFIER_REJECTED.remedy
+    failure = MachineError(words, reason="VerifierRejected", hint=hint)
     failure.details = log
     return failure

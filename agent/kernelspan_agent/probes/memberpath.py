@@ -27,8 +27,9 @@ from kernelspan_agent.probes.typetext import text
 
 MAX_STEPS = 16  # reads that a path may take
 _MAX_PARTS = 64
-_MAX_VISITED = 50_000  # members looked at for a cast; all of task_struct's are 2,000
+_MAX_VISITED = 20_000  # members looked at for a cast; the largest struct of 6.18 has 2,700
 _MAX_NAMES = 4096
+_MAX_OFFSET = 1 << 30
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _PART = re.compile(
     rf"\.?(?:(?P<name>{_NAME})|\((?P<tag>struct |union |)(?P<cast>{_NAME}) ?\*\))|\[(?P<index>[0-9]{{1,6}})\]"
@@ -97,8 +98,11 @@ def _walked(types: KernelTypes, start: Leaf, path: str) -> Resolved:
             _element(place, int(part["index"]))
         else:
             _cast(place, part["tag"], part["cast"])
+    leaf = _leaf(place)
     steps = (*place.steps, Step(place.offset, dereference=False, user=place.user))
-    return Resolved(steps, _leaf(place))
+    if any(abs(step.offset) > _MAX_OFFSET for step in steps):
+        raise place.refuse("it leads too far away")
+    return Resolved(steps, leaf)
 
 
 def _parts(path: str) -> list[dict[str, str]]:
@@ -299,6 +303,8 @@ def _leaf(place: _Place) -> Leaf:
 
 def _bit_field(place: _Place, leaf: Leaf, member: Member) -> Leaf:
     """The smallest aligned word that holds it all; of a packed one that crosses words, from its first byte on."""
+    if member.bit_size > leaf.size * 8:
+        raise BtfError(f"{member.name} has more bits than its type")
     start = place.offset - member.bit_offset // 8
     first = start * 8 + member.bit_offset
     for size in (1, 2, 4, 8):

@@ -8,6 +8,7 @@ process. Source: perf_event_open(2); Documentation/ABI/testing/sysfs-bus-event_s
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import platform
@@ -15,6 +16,7 @@ import struct
 from pathlib import Path
 
 from kernelspan_agent.errors import MachineError
+from kernelspan_agent.probes import bpf
 
 TRACEPOINT_TYPE = 2  # PERF_TYPE_TRACEPOINT
 PMUS = Path("/sys/bus/event_source/devices")
@@ -61,9 +63,23 @@ def attached(
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     try:
-        fcntl.ioctl(fd, _IOC_SET_BPF, program_fd)
-        fcntl.ioctl(fd, _IOC_ENABLE, 0)
+        return _linked(fd, program_fd)
     except OSError:
         os.close(fd)
         raise
-    return fd
+
+
+def _linked(event: int, program_fd: int) -> int:
+    """The event with its program: as a link (Linux 5.15), which counts what it missed and keeps the event; else itself."""
+    try:
+        link = bpf.link_create(program_fd, bpf.ATTACH_PERF_EVENT, target_fd=event)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        fcntl.ioctl(event, _IOC_SET_BPF, program_fd)
+        link = -1
+    fcntl.ioctl(event, _IOC_ENABLE, 0)
+    if link < 0:
+        return event
+    os.close(event)
+    return link

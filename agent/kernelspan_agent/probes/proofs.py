@@ -10,16 +10,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import platform
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 from kernelspan_agent.errors import MachineError
-from kernelspan_agent.probes import bpf, fentry, kallsyms, kprobe
+from kernelspan_agent.probes import bpf, fentry, kprobe
 from kernelspan_agent.probes.attach import Attachment
+from kernelspan_agent.probes.btf import Btf, BtfError
 from kernelspan_agent.probes.loader import with_locked_memory
 from kernelspan_agent.probes.refusals import refused
+from kernelspan_agent.probes.syscalls import PREFIXES
 from kernelspan_api.userprobes import Mechanism
 
 CALLS = 3
@@ -29,7 +32,7 @@ def _call() -> None:
     os.getpgid(0)
 
 
-FUNCTION = kallsyms.of_system_call("getpgid")  # rare, there since Linux 4.17, and called at will
+FUNCTION = f"{PREFIXES[platform.machine()]}getpgid"  # rare, there since Linux 4.17, and called at will
 IN_ORDER = (Mechanism.FENTRY, Mechanism.KPROBE_MULTI, Mechanism.KPROBE)  # the cheapest first
 _OF = {Mechanism.FENTRY: "fentry", Mechanism.KPROBE_MULTI: "kprobe.multi", Mechanism.KPROBE: "kprobe"}
 _NONE = "this kernel has none of fentry, kprobe.multi and kprobe"
@@ -135,8 +138,18 @@ def counting() -> Iterator[Counter]:
         os.close(fd)
 
 
+@cache
+def _number() -> int:
+    try:
+        with Btf.of_kernel() as btf:
+            return btf.function(FUNCTION)
+    except BtfError as error:
+        hint = "a kernel with CONFIG_DEBUG_INFO_BTF=y has it"
+        raise MachineError(f"fentry: {error}", reason="KernelTooOld", hint=hint) from error
+
+
 def _fentry(counter: Counter, returns: bool) -> None:
-    target = fentry.target(fentry.number_of(FUNCTION), returns=returns)
+    target = fentry.target(_number(), returns=returns)
     with counter.loaded(fentry.KIND, target) as program:
         _counted(counter, fentry.attach(program, FUNCTION))
 

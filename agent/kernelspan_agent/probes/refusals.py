@@ -5,11 +5,25 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 from kernelspan_agent.errors import MachineError
+from kernelspan_agent.probes import bpf
 
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
+PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
+_MOST_PARANOID = 2  # of the kernel's own levels
+READ_REFUSED = re.compile(r"(?:unknown func|cannot use helper) bpf_probe_read_kernel")  # kernel/bpf/verifier.c
+_PROBE_READ_KERNEL = 113  # include/uapi/linux/bpf.h: bpf_probe_read_kernel
+READS = (
+    bpf.instruction(0xBF, 1, 10)  # r1 = r10
+    + bpf.instruction(0x07, 1, immediate=-8)  # r1 += -8
+    + bpf.instruction(0xB7, 2, immediate=8)
+    + bpf.instruction(0xB7, 3)  # address 0 cannot be read: only the permission is asked for
+    + bpf.instruction(0x85, immediate=_PROBE_READ_KERNEL)
+    + bpf.NOTHING
+)
 _NOT_PERMITTED = (errno.EPERM, errno.EACCES)
 _NOT_THERE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV, 524)  # 524: ENOTSUPP, which has no name outside the kernel
 
@@ -24,8 +38,7 @@ def refused(what: str, error: OSError, *, lockdown: Path = LOCKDOWN) -> MachineE
             return MachineError(f"{what}: the kernel's lockdown forbids it", reason="LockdownActive", hint=hint)
         if _holds_all():  # a kernel that lacks a part says no more than this, too
             return MachineError(f"{what}: refused by this kernel, though every capability is there")
-        hint = "run as root, or grant CAP_BPF and CAP_PERFMON; a seccomp filter or an LSM may forbid it as well"
-        return MachineError(f"{what}: {words}", reason="PermissionDenied", hint=hint)
+        return MachineError(f"{what}: {words}", reason="PermissionDenied", hint=_what_to_grant())
     if number in _NOT_THERE:
         hint = "leave mechanism at Auto; `kernelspan check` lists what this machine can do"
         return MachineError(f"{what}: {words}", reason="MechanismUnsupported", hint=hint)
@@ -35,11 +48,29 @@ def refused(what: str, error: OSError, *, lockdown: Path = LOCKDOWN) -> MachineE
 
 
 def locked_down(path: Path = LOCKDOWN) -> bool:
-    """Whether the kernel says that nobody may read its memory; False where it does not say."""
+    """Whether nobody may read the kernel's memory: as securityfs says, or as a program that would read it is refused."""
     try:
         return "[confidentiality]" in path.read_text("ascii", "replace")
     except OSError:
+        pass
+    try:
+        os.close(bpf.prog_load(bpf.PROG_RAW_TRACEPOINT, READS, "ks_try"))
+    except bpf.VerifierError as error:
+        return READ_REFUSED.search(error.log) is not None
+    except OSError:
         return False
+    return False
+
+
+def _what_to_grant(paranoid: Path = PARANOID) -> str:
+    """Debian's kernels and others have levels of their own, at which perf_event_open(2) is for CAP_SYS_ADMIN alone."""
+    try:
+        level = int(paranoid.read_text("ascii", "replace"))
+    except (OSError, ValueError):
+        level = 0
+    if level > _MOST_PARANOID:
+        return f"sysctl kernel.perf_event_paranoid=2 (it is {level}), or grant CAP_SYS_ADMIN, which that level wants"
+    return "run as root, or grant CAP_BPF and CAP_PERFMON; a seccomp filter or an LSM may forbid it as well"
 
 
 def _holds_all(status: Path = Path("/proc/self/status")) -> bool:

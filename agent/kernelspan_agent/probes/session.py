@@ -13,16 +13,16 @@ import threading
 from collections import Counter as Sums
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from kernelspan_agent.probes import bpf, constants, mechanisms
+from kernelspan_agent.probes import bpf, classvalue, constants, mechanisms
 from kernelspan_agent.probes.attach import raw_tracepoint
 from kernelspan_agent.probes.build import Built, Module, build
 from kernelspan_agent.probes.constants import Counter
+from kernelspan_agent.probes.cpus import possible_cpus
 from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own.attached import SCRATCH_ENTRIES, SCRATCHES, OwnProbes
 from kernelspan_agent.probes.own.prepare import prepare as prepare_own
@@ -37,7 +37,7 @@ from kernelspan_api.plan import Wanted, together
 RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
 _PROC = struct.Struct("<QII")
 _RUNTIME = struct.Struct("<QQIHH")
-_CLASS_PATHS = 1
+_CLASSES = {"type": bpf.MAP_TYPES["array"], "key": 4, "entries": constants.MAX_CLASSES, "flags": 0}
 _CALL_OP = slice(constants.CALL_OP_AT, constants.CALL_OP_AT + 2)  # of a struct ks_call
 _CALL_CLASS = slice(constants.CALL_CLASS_AT, constants.CALL_CLASS_AT + 2)
 _CLOSE = BY_NAME[Group.NETWORK, "Close"].number
@@ -76,12 +76,6 @@ def _module(group: Group) -> Module:
     return Module(group.value, GROUP_PROGRAMS[group])
 
 
-def possible_cpus(sysfs: Path = Path("/sys")) -> int:
-    """How many values a per-CPU map has for one key."""
-    last = (sysfs / "devices/system/cpu/possible").read_text().strip().replace(",", "-").split("-")[-1]
-    return int(last) + 1
-
-
 class Session:
     """Loaded programs with their maps. Threads may share one."""
 
@@ -103,7 +97,12 @@ class Session:
         self.attached: list[str] = []
         self.wanted = wanted  # what is attached
         self._chain = mechanisms.chain_of(wanted)
-        self.own = OwnProbes(loader, mechanism.walkers, self._cpus)
+        for name, size in (
+            ("ks_classes", classvalue.VALUE.size),
+            ("ks_tat", 8),
+        ):  # own probes may come later, or none be loaded
+            loader.make_map(name, {**_CLASSES, "value": size})
+        self.own = OwnProbes(loader, mechanism.walkers, self.process_start, self._cpus)
 
     @classmethod
     def open(
@@ -215,9 +214,10 @@ class Session:
     def extend(self, wanted: Wanted, more: Built) -> None:
         """Attaches what is wanted and not attached; what is goes on. Raises MachineError: all is as it was."""
         self._loader.load(*(Load(each, self.mechanism.program_kind) for each in more.modules.values()))
-        for attachment in mechanisms.extend(wanted, self.wanted, self._chain, self._loader.programs, self._loader.link):
-            self._loader.keep(attachment)
-            self.attached.append(attachment.name)
+        if self.mechanism.raw:  # else nothing but own probes is new: see can_see
+            for each in mechanisms.extend(wanted, self.wanted, self._chain, self._loader.programs, self._loader.link):
+                self._loader.keep(each)
+                self.attached.append(each.name)
         self.own.open(more.own)
         self.wanted = together([self.wanted, wanted])
 
@@ -232,32 +232,11 @@ class Session:
         return self._loader.maps["ks_ring"]
 
     def set_class(self, number: int, wanted: Wanted, *, keep: float = 1.0, anew: bool = True) -> None:
-        """Makes match class `number` want what `wanted` says. More ports than it has room for: any.
-
-        `keep`: share of its operations of the built-in groups that are not thrown away as they begin. `anew`: it is another
-        set of profiles from now on.
-        """
-        interval = 1_000_000_000 // max(wanted.events_per_second, 1)
-        durations = [wanted.min_duration_ns.get(group, 0) for group in Group]
-        ports = wanted.ports if len(wanted.ports) <= constants.MAX_PORTS else ()
-        own = self.own.mask(wanted.probes)
-        value = struct.pack(
-            f"<Q4QQQ{constants.OWN_WORDS}QII{constants.MAX_PORTS}HII",
-            wanted.mask,
-            *durations,
-            interval,
-            interval * wanted.burst_events,
-            *(own >> 64 * word & _U64 for word in range(constants.OWN_WORDS)),
-            wanted.max_depth,
-            _CLASS_PATHS if wanted.paths else 0,
-            *ports,
-            *([0] * (constants.MAX_PORTS - len(ports))),
-            len(ports),
-            constants.of_hits(1 - keep),
-        )
+        """Makes match class `number` want what `wanted` says: see classvalue. `anew`: it is another set of profiles now."""
+        value = classvalue.value_of(wanted, self.own.mask(wanted.probes), keep)
         key = struct.pack("<I", number)
         bpf.map_update(self._loader.maps["ks_classes"], key, value)
-        if anew and "ks_tat" in self._loader.maps:  # how far ahead of its limit the number's last set was
+        if anew:  # how far ahead of its limit the number's last set was
             bpf.map_update(self._loader.maps["ks_tat"], key, bytes(8))
 
     def trace(self, tgid: int, start_ns: int, match_class: int, pod: int = 0) -> None:
@@ -352,7 +331,7 @@ class Session:
                 bpf.map_delete(self._loader.maps[name], struct.pack("<Q", number))
 
     def counts(self, match_class: int) -> dict[Counter, int]:
-        """What the programs counted, summed over CPUs."""
+        """All of what `count` tells."""
         return dict(zip(Counter, self.count(match_class, *Counter), strict=True))
 
     def count(self, match_class: int, *counters: Counter) -> list[int]:
@@ -361,12 +340,13 @@ class Session:
         for counter in counters:
             key = struct.pack("<I", match_class * constants.COUNTERS + counter)
             value = bpf.map_lookup(self._loader.maps["ks_counts"], key, 8 * self._cpus)
-            found.append(sum(struct.unpack(f"<{self._cpus}Q", value)) if value else 0)
+            by_programs = sum(struct.unpack(f"<{self._cpus}Q", value)) if value else 0
+            found.append(by_programs + self.own.sweeper.counted(match_class, counter))
         return found
 
     def lost_processes(self) -> int:
         """How many records of processes did not fit into the ring."""
-        return self.counts(0)[Counter.PROCESS_LOST]
+        return self.count(0, Counter.PROCESS_LOST)[0]
 
     def in_flight(self) -> Sums[int]:
         """Operations that began and have not ended, by class."""

@@ -12,6 +12,7 @@ import platform
 from dataclasses import dataclass, replace
 
 from kernelspan_agent.errors import MachineError
+from kernelspan_agent.probes import btf
 from kernelspan_agent.probes.ktypes import KernelTypes, Leaf, LeafKind, Parameter
 from kernelspan_agent.probes.nearest import hint as near
 from kernelspan_agent.probes.tracefs import CALL_NAMES, FieldKind, Tracefs
@@ -22,7 +23,8 @@ REGISTERS = {  # members of pt_regs that hold a call's arguments (syscall(2)); `
     "x86_64": ("di", "si", "dx", "r10", "r8", "r9"),
     "aarch64": ("regs[0]", "regs[1]", "regs[2]", "regs[3]", "regs[4]", "regs[5]"),
 }
-_ENTER = "sys_enter_"
+_ENTER, _BODY = "sys_enter_", "__do_sys_"
+_NO_ARGUMENT = "__unused"  # what SYSCALL_DEFINE0 calls the registers
 _MAX_ARGUMENTS = 6
 
 
@@ -41,6 +43,11 @@ class SystemCall:
     parameters: tuple[Parameter, ...] | None
 
 
+def function_of(name: str, machine: str = platform.machine()) -> str:
+    """What the kernel calls the entry function of a system call, whether it has it or not."""
+    return PREFIXES.get(machine, "") + CALL_NAMES.get(name, name)
+
+
 def system_call(
     name: str, types: KernelTypes, tracefs: Tracefs | None, machine: str = platform.machine()
 ) -> SystemCall:
@@ -49,10 +56,9 @@ def system_call(
     if prefix is None:
         raise MachineError(f"system calls of {machine} are not known", reason="MechanismUnsupported")
     event = CALL_NAMES.get(name, name)
-    known = names(types, tracefs, machine)
-    if name not in known:
+    if not _is_there(event, prefix, types, tracefs):
         what = f"{name}: this kernel has no such system call"
-        raise MachineError(what, reason="FunctionNotFound", hint=near(name, known))
+        raise MachineError(what, reason="FunctionNotFound", hint=near(name, names(types, tracefs, machine)))
     return SystemCall(name, prefix + event, event, _parameters(event, types, tracefs))
 
 
@@ -63,10 +69,16 @@ def names(types: KernelTypes, tracefs: Tracefs | None, machine: str = platform.m
     """
     defined = {name.removeprefix(_ENTER) for _, name in (tracefs.events(f"syscalls:{_ENTER}*") if tracefs else ())}
     if not defined:
-        prefix = PREFIXES.get(machine, "-")
-        defined = {each.removeprefix(prefix) for each in types.kernel.names(prefix)} - {"ni_syscall"}
+        prefixes = (PREFIXES.get(machine, "-"), _BODY)  # of a call without arguments BTF may have the second alone
+        defined = {name.removeprefix(each) for each in prefixes for name in types.kernel.names(each)} - {"ni_syscall"}
     usual = {kernel: call for call, kernel in CALL_NAMES.items()}
     return sorted({usual.get(each, each) for each in defined})
+
+
+def _is_there(event: str, prefix: str, types: KernelTypes, tracefs: Tracefs | None) -> bool:
+    if tracefs is not None and tracefs.event_id("syscalls", _ENTER + "read") is not None:  # it has them
+        return tracefs.event_id("syscalls", _ENTER + event) is not None
+    return any(types.find(each + event, btf.FUNC, module="") for each in (prefix, _BODY))
 
 
 def _parameters(event: str, types: KernelTypes, tracefs: Tracefs | None) -> tuple[Parameter, ...] | None:
@@ -77,12 +89,13 @@ def _parameters(event: str, types: KernelTypes, tracefs: Tracefs | None) -> tupl
             Parameter(name, typed(types, text, user=True) or _unknown(text, kind), slot)
             for slot, (name, text, kind) in enumerate(given[:_MAX_ARGUMENTS])
         )
-    described = types.function(f"__do_sys_{event}", module="")
+    described = types.function(_BODY + event, module="")
     if described is None:
         return None
     return tuple(
         Parameter(each.name, replace(each.type, user=each.type.kind is LeafKind.POINTER), slot)
         for slot, each in enumerate(described.parameters[:_MAX_ARGUMENTS])
+        if each.name != _NO_ARGUMENT
     )
 
 

@@ -34,8 +34,9 @@ _MAX_LIST_BYTES = 4 << 20  # 2,305 events are 60 kB
 _MAX_FIELDS = 256
 _MAX_RECORD_BYTES = 8192  # PERF_MAX_TRACE_SIZE
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_EVENT = re.compile(f"{_NAME.pattern}:{_NAME.pattern}")
 _FIELD = re.compile(
-    r"\tfield:(?P<type>[^;\n]{1,512}?)(?<![A-Za-z0-9_])(?P<name>[A-Za-z_][A-Za-z0-9_]{0,127}) ?(?P<array>\[[^];\n]{0,128}\])?;"
+    r"\tfield:(?P<type>[ -:<-~]{1,512}?)(?<![A-Za-z0-9_])(?P<name>[A-Za-z_][A-Za-z0-9_]{0,127}) ?(?P<array>\[[^];\n]{0,128}\])?;"
     r"\toffset:(?P<offset>[0-9]{1,6});\tsize:(?P<size>[0-9]{1,6});(?:\tsigned:(?P<signed>[01]);)?"
 )
 _QUALIFIERS = re.compile(r"\b(?:const|volatile|__user|__seg_gs|__percpu|__rcu)\b ?")
@@ -137,6 +138,8 @@ class Tracefs:
 
     def event_id(self, category: str, event: str) -> int | None:
         """A tracepoint's number; None where this kernel has no such tracepoint."""
+        if not (_NAME.fullmatch(category) and _NAME.fullmatch(event)):  # no path to elsewhere
+            return None
         try:
             text = self._text(f"events/{category}/{event}/id", 64)
         except FileNotFoundError:
@@ -156,8 +159,6 @@ class Tracefs:
         Raises MachineError: TracepointNotFound with the nearest names, or ArgumentUnsupported where its description
         cannot be read.
         """
-        if not (_NAME.fullmatch(category) and _NAME.fullmatch(event)):
-            raise self._missing(category, event)
         number = self.event_id(category, event)
         if number is None:
             raise self._missing(category, event)
@@ -172,7 +173,9 @@ class Tracefs:
         """Category and name of each tracepoint that a glob over CATEGORY:NAME selects, or over names if it has no colon."""
         whole = pattern if ":" in pattern else f"*:{pattern}"
         lines = self._text("available_events", _MAX_LIST_BYTES).splitlines()
-        found = {tuple(line.split(":", 1)) for line in lines if fnmatch.fnmatchcase(line, whole) and ":" in line}
+        found = {
+            tuple(line.split(":")) for line in lines if fnmatch.fnmatchcase(line, whole) and _EVENT.fullmatch(line)
+        }
         return sorted((category, name) for category, name in found)
 
     def categories(self) -> list[str]:
@@ -202,22 +205,19 @@ class Tracefs:
 
 def parse_format(of: str, text: str) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
     """Common fields and those of its own, from the text of a `format`. Raises MachineError (ArgumentUnsupported)."""
-    _, _, after = text.partition("\nformat:\n")
-    parts: list[list[Field]] = [[]]
-    for line in after.split("\n"):
+    found: list[Field] = []
+    for line in text.partition("\nformat:\n")[2].split("\n"):
         if line.startswith("print fmt:"):
             break
         if not line:
-            parts.append([])
-        elif len(parts) > _MAX_FIELDS or sum(map(len, parts)) == _MAX_FIELDS:
+            continue
+        if len(found) == _MAX_FIELDS:
             raise _unreadable(of, "too many fields")
-        else:
-            parts[-1].append(_field(of, line))
-    common = [each for part in parts for each in part if each.offset < HIDDEN_BYTES]
-    fields = [each for part in parts for each in part if each.offset >= HIDDEN_BYTES]
-    if not common and not fields:
+        found.append(_field(of, line))
+    if not found:
         raise _unreadable(of, "no field")
-    return tuple(common), tuple(fields)
+    common = tuple(each for each in found if each.offset < HIDDEN_BYTES)
+    return common, tuple(each for each in found if each.offset >= HIDDEN_BYTES)
 
 
 def _field(of: str, line: str) -> Field:

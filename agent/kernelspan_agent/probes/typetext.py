@@ -34,7 +34,7 @@ def _declared(types: Btf, number: int, declared: str, depth: int) -> str:
             declared = f"{_within(declared)}({_parameters(types, record, depth)})"
         elif record.kind != btf.TYPE_TAG:  # tags are no C
             base = " ".join([*words, _base(record)])
-            return f"{base} {declared}" if declared and not declared.startswith("[") else base + declared
+            return f"{base} {declared.rstrip()}" if declared and not declared.startswith("[") else base + declared
         number = record.value
     raise BtfError(f"type {number} has no end")
 
@@ -50,7 +50,7 @@ def _base(record: Record) -> str:
 
 
 def _parameters(types: Btf, record: Record, depth: int) -> str:
-    if depth > 2 or record.count > 16:
+    if depth > 1 or record.count > 16:
         return "…"
     numbers = [types.trailer(record, index, 2)[1] for index in range(record.count)]
     last = len(numbers) - 1

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from kernelspan_agent.errors import KernelspanError
+from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.probes.build import abandon
 from kernelspan_agent.runtimes.registry import Runtime, Unsupported, all_runtimes
 
@@ -54,9 +54,8 @@ class Walkers:
         self._thread = None
         made, number = self._made, self._runtime.number
         try:
-            if isinstance(made, KernelspanError | OSError):
-                raise made
-            assert made is not None
+            if made is None or isinstance(made, KernelspanError | OSError):
+                raise made or MachineError("its compiling ended without a word", reason="CompileFailed")
             self._session.add_walker(self._runtime, made)
         except (KernelspanError, OSError) as error:
             reason = error.reason if isinstance(error, KernelspanError) else "CompileFailed"

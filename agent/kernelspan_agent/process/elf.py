@@ -127,11 +127,11 @@ def read_at(fd: int, offset: int, size: int) -> bytes:
     return data
 
 
-def symbol_addresses(elf: Elf, names: Iterable[str]) -> dict[str, int]:
-    """Unrelocated addresses of the defined symbols among `names`, from .dynsym, then .symtab. Raises ElfError."""
+def symbol_addresses(elf: Elf, names: Iterable[str], *, static: bool = True) -> dict[str, int]:
+    """Unrelocated addresses of the defined symbols among `names`, from .dynsym, then (`static`) .symtab. Raises ElfError."""
     wanted = set(names)
     found: dict[str, int] = {}
-    for kind in (SHT_DYNSYM, SHT_SYMTAB):
+    for kind in (SHT_DYNSYM, SHT_SYMTAB) if static else (SHT_DYNSYM,):
         for table in elf.sections:
             if table.kind == kind and wanted - found.keys():
                 for name, address in _scan_table(elf, table, wanted - found.keys()):
@@ -145,6 +145,16 @@ def read_address(elf: Elf, address: int, size: int) -> bytes:
         if segment.kind == PT_LOAD and segment.address <= address <= segment.address + segment.file_bytes - size:
             return read_at(elf.fd, segment.offset + address - segment.address, size)
     raise ElfError(f"no segment of the file holds {size} bytes at {address:#x}")
+
+
+def file_offset(elf: Elf, address: int, *, code: bool) -> int | None:
+    """Where in the file what is loaded at (unrelocated) `address` lies; None: nowhere, or not in code where that is asked."""
+    for segment in elf.segments:
+        inside = segment.address <= address < segment.address + segment.file_bytes
+        if inside and segment.kind == PT_LOAD and (segment.is_code or not code):
+            offset = segment.offset + address - segment.address
+            return offset if offset < os.fstat(elf.fd).st_size else None
+    return None
 
 
 def section_chunks(elf: Elf, section: Section, overlap: int) -> Iterator[tuple[int, bytes]]:

@@ -41,6 +41,7 @@ _KINDS = {
 }
 _T = ArgumentType
 _SIGNED = {_T.INT8, _T.INT16, _T.INT32, _T.INT64, _T.FD}
+_UNSIGNED = {_T.UINT8, _T.UINT16, _T.UINT32, _T.UINT64, _T.SIZE, _T.POINTER, _T.UID, _T.GID, _T.BOOL}
 _SOCKET = struct.Struct("<HHHH16s16s")
 _CREDENTIALS = struct.Struct("<IIIIQ")
 _MAX_ERRNO = 4095
@@ -113,10 +114,10 @@ class OwnSpans:
         )
 
     def _mine(self) -> dict[int, OwnProbe]:
-        """By number; a probe may come to be attached later."""
+        """By number, whether it is attached or may come to be."""
         if len(self._known) < len(self._specs):
             found = [self._probes.get(spec) for spec in self._specs]
-            self._known = {own.number: own for own in found if own is not None and own.problem is None}
+            self._known = {own.number: own for own in found if own is not None and own.number >= 0}
         return self._known
 
     def wanted(self, numbers: np.ndarray) -> np.ndarray:
@@ -137,8 +138,10 @@ class OwnSpans:
 
     def describe(self, ops: np.ndarray, parts: np.ndarray) -> None:
         """Fills arguments and errors of own operations in. `ops`: OPERATION, (n,). `parts`: Segments, (n, 5), as Resolver's."""
-        for row in np.flatnonzero(ops["op"] >= OWN_OPERATION).tolist():
-            own = self._mine().get(int(ops["op"][row]) - OWN_OPERATION)
+        rows = np.flatnonzero(ops["op"] >= OWN_OPERATION).tolist()
+        mine = self._mine() if rows else {}
+        for row in rows:
+            own = mine.get(int(ops["op"][row]) - OWN_OPERATION)
             if own is None:
                 continue
             op = ops[row]
@@ -147,9 +150,12 @@ class OwnSpans:
             error = ""
             if has_result:
                 result = int(op["ret"])
-                if own.spec.returns is not None and own.spec.returns.attribute not in attributes:
+                is_data = len(own.captured) > len(
+                    own.spec.args
+                )  # a text, or what else lies at the address that was returned
+                if own.spec.returns is not None and not is_data:
                     attributes[own.spec.returns.attribute] = as_number(own.spec.returns.type, result & (1 << 64) - 1)
-                if own.spec.error_when is not None and is_error(own.spec.error_when, result):
+                if own.spec.error_when is not None and is_error(own.spec.error_when, _compared(own.spec, result)):
                     error = errno.errorcode.get(-result, str(result)) if 0 < -result <= _MAX_ERRNO else str(result)
                     attributes[semconv.ERROR_TYPE] = error
             if attributes or error:
@@ -179,10 +185,10 @@ class OwnSpans:
             text = self._tables.paths.resolve(value, 0) if value else ""
             number = int(arguments.rows["length"][slot.number])
             return {name: self._redactor.shown(text) if text else number - (number >> 31 << 32)}
-        if not slot.data_bytes:
-            return {name: as_number(kind, value)}
         if state is ArgumentState.UNREADABLE:
             return {}
+        if not slot.data_bytes:
+            return {name: as_number(kind, value)}
         data = arguments.bytes_of(slot.number, slot.at, slot.data_bytes)
         if kind is _T.SOCK:
             return _socket(name, data)
@@ -252,8 +258,14 @@ def _credentials(name: str, data: bytes) -> dict[str, AttributeValue]:
     }
 
 
+def _compared(spec: UserProbe, result: int) -> int:
+    """A returned value (signed) as its type has it."""
+    is_unsigned = spec.returns is not None and spec.returns.type in _UNSIGNED
+    return result & (1 << 64) - 1 if is_unsigned else result
+
+
 def is_error(condition: ResultCondition, result: int) -> bool:
-    """Whether a returned value (signed) is one that the profile calls an error."""
+    """Whether a returned value is one that the profile calls an error."""
     values = [int(value, 0) for value in condition.values if ":" not in value]
     operator = condition.operator
     if operator in (Operator.EQUAL, Operator.IN):

@@ -111,16 +111,17 @@ class ProcessTable:
         *,
         proc_root: str = "/proc",
         glances: Callable[[int, int], Glance | None] | None = None,
+        files: FileCache | None = None,
     ) -> None:
-        """`glances`: gives the glance that was taken of an image (tgid, start) when its record was read from the ring."""
+        """`files`: what is known of some already. `glances`: gives the glance that was taken of an image (tgid, start) when its record was read from the ring."""
         self._kernel, self._libraries, self._to_epoch, self._proc_root = kernel, libraries, to_epoch, proc_root
         self._by_tgid: dict[int, list[TracedProcess]] = {}
         self._pending: dict[TracedProcess, None] = {}
         self._ended: list[TracedProcess] = []
         self._glances = glances or (lambda tgid, _start: glance(tgid, proc_root))
-        self._files = FileCache()
+        self._files = FileCache() if files is None else files
         self._by_layout: dict[int, DetectedRuntime] = {}
-        self._known_images: set[Image] = set()
+        self._known_images: dict[Image, DetectedRuntime] = {}
         self._unwalkable: dict[int, Unsupported] = {}  # by the runtime's number
         self.started: list[TracedProcess] = []  # since the caller last emptied it
         self.finished: list[TracedProcess] = []
@@ -290,13 +291,12 @@ class ProcessTable:
         traced.tries += 1
 
     def _let_know(self, process: procfs.Process, found: DetectedRuntime) -> None:
-        if found.number in self._unwalkable or not self._kernel.walks(found.number):
-            return
         with contextlib.suppress(ProcessError, OSError):
             image = image_of(process, found)
             if image is not None and image not in self._known_images:
-                self._known_images.add(image)
-                self._kernel.know_image(image, number=found.number, layout=found.layout)
+                self._known_images[image] = found
+                if self._kernel.walks(found.number):
+                    self._kernel.know_image(image, number=found.number, layout=found.layout)
 
     def detect_now(self, traced: TracedProcess) -> None:
         """Looks at a process at once: the kernel has walked it, so its runtime is there."""
@@ -316,8 +316,9 @@ class ProcessTable:
         for traced in self.alive():
             if traced.runtime is not None and traced.runtime.number == number:
                 self._tell(traced, traced.runtime)
-                if traced.process is not None:
-                    self._let_know(traced.process, traced.runtime)
+        for image, found in self._known_images.items():
+            if found.number == number and number not in self._unwalkable:
+                self._kernel.know_image(image, number=number, layout=found.layout)
 
     def walker_failed(self, number: int, why: Unsupported) -> None:
         """The processes of a runtime cannot be walked by this session."""

@@ -28,6 +28,15 @@ class FileCache(OrderedDict[tuple[str, "FileKey"], Any]):
             self.popitem(last=False)
 
 
+def ask(fd: int, name: str, runtime: str, inspect: Callable[[int, str], _Found], cache: FileCache) -> _Found:
+    """What `inspect` makes of an open file and its name, kept by the file's identity. Raises ProcessError."""
+    key = (runtime, files.file_key(fd))
+    if key not in cache:
+        cache[key] = inspect(fd, name)
+    found: _Found = cache[key]
+    return found
+
+
 class MappedFile:
     """A file that a process has mapped, once or in parts."""
 
@@ -43,13 +52,9 @@ class MappedFile:
         return self.path.rpartition("/")[2]
 
     def ask(self, runtime: str, inspect: Callable[[int, str], _Found]) -> _Found:
-        """What `inspect` makes of the open file and its name, kept by the file's identity. Raises ProcessError."""
+        """What `inspect` makes of it: see `ask`. Raises ProcessError."""
         with files.open_mapping(self._process, self.mappings[0]) as fd:
-            key = (runtime, files.file_key(fd))
-            if key not in self._cache:
-                self._cache[key] = inspect(fd, self.name)
-            found: _Found = self._cache[key]
-        return found
+            return ask(fd, self.name, runtime, inspect, self._cache)
 
     def load_bias(self) -> int:
         """What to add to the file's addresses in this process. Raises ProcessError, ElfError."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import pkgutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kernelspan_agent import runtimes
-from kernelspan_agent.runtimes.look import FileCache, Look
+from kernelspan_agent.process.errors import ProcessError
+from kernelspan_agent.runtimes.look import FileCache, Look, ask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,6 +113,7 @@ class LiveStack:
     native_id: int  # the thread's id in the process's own PID namespace, as the runtime says; 0: it does not
     rows: np.ndarray  # what the symboliser takes, innermost first, shape (n,)
     state: str
+    main: bool = False  # it is the main thread's, whatever its id
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ class Walker:
 class Runtime:
     """What one folder offers. `number` is FRAME["runtime"], never used again.
 
+    `inspect`: what a file, open and with this base name, says of the runtime in it; None or Unsupported: nothing to walk.
     `usual`: its walker is loaded with the first programs, whoever is traced; else at the first sight of such a process.
     `flags`: what the kernel is told of a process that may change while it runs; it is asked again and again.
     """
@@ -136,6 +140,7 @@ class Runtime:
     detect: Callable[[Look], Detection] = field(repr=False)
     symboliser: Callable[[DetectedRuntime, Memory], Symboliser] = field(repr=False)
     walk: Callable[[DetectedRuntime, Memory], list[LiveStack]] = field(repr=False)
+    inspect: Callable[[int, str], Any] = field(repr=False)
     usual: bool = False
     flags: Callable[[Process], int] | None = field(default=None, repr=False)
 
@@ -171,6 +176,21 @@ def flags(found: DetectedRuntime, process: Process) -> int:
 def runtime_of(found: DetectedRuntime) -> Runtime:
     """The runtime that was detected."""
     return next(runtime for runtime in all_runtimes() if runtime.name == found.runtime)
+
+
+def of_program(path: str, cache: FileCache) -> str:
+    """The name of the runtime that a program has in itself; empty: none, or none that can be walked."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            # /proc/PID/exe leads to the file itself, whatever its name leads to here.
+            name = os.readlink(f"/proc/self/fd/{file.fileno()}").removesuffix(" (deleted)").rpartition("/")[2]  # noqa: PTH115
+            for runtime in all_runtimes():
+                found = ask(file.fileno(), name, runtime.name, runtime.inspect, cache)
+                if found is not None and not isinstance(found, Unsupported):
+                    return runtime.name
+    except (OSError, ProcessError):
+        pass
+    return ""
 
 
 def detect(process: Process, cache: FileCache | None = None) -> Detection:

@@ -16,7 +16,22 @@ from collections.abc import Sequence
 from kernelspan_agent.errors import UsageError
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells do
+_MAX_FIRST_LINE_BYTES = 256  # as much as the kernel reads of a script
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT, signal.SIGWINCH)
+
+
+def program_of(path: str) -> str:
+    """What runs when this file is executed: of a script its interpreter, also by way of `env`."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            first = file.read(_MAX_FIRST_LINE_BYTES).split(b"\n", 1)[0]
+    except OSError:
+        return path
+    words = os.fsdecode(first[2:]).split() if first.startswith(b"#!") else []
+    if not words:
+        return path
+    names = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
+    return (shutil.which(names[0]) or path) if words[0].endswith("/env") and names else words[0]
 
 
 class Command:
@@ -27,7 +42,7 @@ class Command:
         program = shutil.which(arguments[0])
         if program is None:
             raise UsageError(f"{arguments[0]}: no such program", hint="give a path, or a name that is in PATH")
-        self.arguments = tuple(arguments)
+        self.arguments, self.program = tuple(arguments), program
         held, self._go = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:

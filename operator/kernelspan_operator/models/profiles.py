@@ -16,7 +16,7 @@ from kernelspan_api.status import Status
 CLUSTER_KIND = "ClusterTraceProfile"
 
 
-class ProfileKey(msgspec.Struct, frozen=True, order=True, gc=False):
+class ProfileKey(msgspec.Struct, frozen=True, order=True, gc=False, cache_hash=True):
     """Which object: the namespace of a ClusterTraceProfile is empty."""
 
     kind: str

@@ -9,6 +9,7 @@ from sys import intern
 
 import msgspec
 
+from kernelspan_api.control.control_pb2 import Container, PodPlan, Workload
 from kernelspan_api.objects import Pod
 from kernelspan_api.selection import container_names, has_ended, owner
 
@@ -22,35 +23,54 @@ LABELS = (
 )
 STATIC_HASH = "kubernetes.io/config.hash"  # kubelet: ConfigHashAnnotationKey
 _MIRROR = "kubernetes.io/config.mirror"
-
-
-class Container(msgspec.Struct, frozen=True, order=True, gc=False):
-    """A container; `id` is empty until the kubelet has said it."""
-
-    name: str
-    id: str = ""
-    restart_count: int = 0
+_MOST_RESTARTS = (1 << 32) - 1  # what the field of a plan can hold
 
 
 class SelectedPod(msgspec.Struct, frozen=True, gc=False):
-    """A pod that some profile selects. `node` is empty until it is scheduled."""
+    """A pod that some profile selects. `node` is empty until it is scheduled.
+
+    What a plan says of it is here as the plan has it: a PodPlan as bytes, without the matches between the two parts.
+    """
 
     uid: str
-    namespace: str
-    name: str
     node: str
     version: int  # metadata.resourceVersion, or 0 where that is no number
-    workload_kind: str = ""
-    workload_name: str = ""
-    containers: tuple[Container, ...] = ()
-    labels: tuple[tuple[str, str], ...] = ()
-    static_hash: str = ""
+    containers: tuple[str, ...] = ()  # their names, for profiles that select some of them
+    before_matches: bytes = b""
+    after_matches: bytes = b""
     ended: bool = False  # Succeeded or Failed: nothing of it runs any more
 
 
 def selected(pod: Pod) -> SelectedPod:
     """The pod, with the containers of its spec in their order and the ids that its status has."""
-    meta, spec, status = pod.metadata, pod.spec, pod.status
+    meta = pod.metadata
+    where, order = intern(pod.spec.node_name), version(meta.resource_version)
+    if has_ended(pod):
+        return SelectedPod(uid=meta.uid, node=where, version=order, ended=True)
+    names = container_names(pod.spec)
+    labels, annotations = meta.labels or {}, meta.annotations or {}
+    kind, name = owner(meta)
+    plan = PodPlan(
+        uid=meta.uid,
+        namespace=meta.namespace,
+        name=meta.name,
+        workload=Workload(kind=kind, name=name) if kind else None,
+        containers=_containers(pod, names),
+        labels={key: labels[key] for key in LABELS if key in labels},
+    )
+    static_hash = annotations.get(STATIC_HASH, "") if _MIRROR in annotations else ""
+    return SelectedPod(
+        uid=meta.uid,
+        node=where,
+        version=order,
+        containers=_shared(tuple(names)),
+        before_matches=plan.SerializeToString(deterministic=True),
+        after_matches=PodPlan(static_hash=static_hash).SerializeToString(),
+    )
+
+
+def _containers(pod: Pod, names: list[str]) -> list[Container]:
+    status = pod.status
     known = {
         one.name: one
         for one in chain(
@@ -59,32 +79,18 @@ def selected(pod: Pod) -> SelectedPod:
             status.ephemeral_container_statuses or (),
         )
     }
-    kind, name = owner(meta)
-    labels, annotations = meta.labels or {}, meta.annotations or {}
-    return SelectedPod(
-        uid=meta.uid,
-        namespace=intern(meta.namespace),
-        name=meta.name,
-        node=intern(spec.node_name),
-        version=version(meta.resource_version),
-        workload_kind=intern(kind),
-        workload_name=intern(name),
-        containers=tuple(
-            Container(intern(name), bare_id(known[name].container_i_d), max(known[name].restart_count, 0))
-            if name in known
-            else Container(intern(name))
-            for name in container_names(spec)
-        ),
-        labels=_shared(tuple((key, labels[key]) for key in LABELS if key in labels)),
-        static_hash=annotations.get(STATIC_HASH, "") if _MIRROR in annotations else "",
-        ended=has_ended(pod),
-    )
+    found = []
+    for name in names:
+        restarts = known[name].restart_count if name in known else 0
+        container_id = bare_id(known[name].container_i_d) if name in known else ""
+        found.append(Container(name=name, id=container_id, restart_count=min(max(restarts, 0), _MOST_RESTARTS)))
+    return found
 
 
 @lru_cache(4096)
-def _shared(labels: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """The same object for the same labels, which the pods of a workload have: with its names, half of what a pod takes."""
-    return labels
+def _shared(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The same object for the same names, which the pods of a workload have."""
+    return names
 
 
 def version(text: str) -> int:

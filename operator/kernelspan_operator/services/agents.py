@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any
 
 import grpc
@@ -23,12 +25,16 @@ from kernelspan_operator.models.distribution import Distribution
 from kernelspan_operator.models.spans import Spans, no_spans
 
 from .auth import Agent, Auth
+from .making import Plan
 from .plans import Change, Plans
 
 GRACE_SECONDS = 30.0  # three heartbeats; an agent reconnects within a few seconds
 RESEND_SECONDS = 5.0  # an agent takes on a plan in milliseconds
 HELLO_SECONDS = 10.0
-STREAMS_AT_ONCE, WAKE_SECONDS = 16, 0.005  # of an operator that has just begun
+# Plans on their way, beyond which no more are made: what is on its way is there twice and more. An agent that does not
+# take what it is sent counts for a moment only, so that it holds up no other.
+PLANS_AT_ONCE, STALLED_SECONDS = 48, 1.0
+WAKE_SECONDS = 0.005  # between looks at whether streams that wait for their first plan may have it
 MAX_STREAMS = 10_000  # twice the nodes that Kubernetes is meant for
 _SERVICE, _METHOD = "kernelspan.v1alpha1.Control", "Sync"
 OPTIONS = (
@@ -39,6 +45,7 @@ OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.so_reuseport", 0),
+    ("grpc.tsi.max_frame_size", 4096),  # of its 16 KiB each connection keeps a buffer, and most plans are short
 )
 _log = logging.getLogger(__name__)
 
@@ -48,13 +55,18 @@ class Reported:
     """What is known of a node's agent."""
 
     hello: control_pb2.Hello = field(default_factory=control_pb2.Hello)
-    state: control_pb2.State | None = None  # None: it has not said yet
-    profiles: dict[str, control_pb2.ProfileState] = field(default_factory=dict)  # of the state, by uid
+    said: bool = False  # how its profiles stand
+    profiles: dict[str, bytes] = field(default_factory=dict)  # of its last State: each ProfileState, by uid
     connected: bool = False
     left: float = 0.0  # when its stream ended
 
+    def profile(self, uid: str) -> control_pb2.ProfileState | None:
+        """How a profile stands; None: the agent did not say."""
+        found = self.profiles.get(uid)
+        return None if found is None else control_pb2.ProfileState.FromString(found)
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class _Stream:
     """One stream. `sent`: the hash that the agent was sent last, or came with."""
 
@@ -63,8 +75,10 @@ class _Stream:
     sent_at: float
     change: Change | None = None  # the one that the plan was sent for, until the agent says its hash
     sent_ns: int = 0
+    woken_at: float = 0.0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     ended: str = ""  # why it is to end
+    expiry: asyncio.TimerHandle | None = None  # the end of its token
 
 
 class Agents:
@@ -86,13 +100,16 @@ class Agents:
         self.plan_bytes = Distribution(*(float(1 << shift) for shift in range(8, 26, 2)))
         self._reported: dict[str, Reported] = {}
         self._streams: dict[str, _Stream] = {}
+        self._under_way: set[_Stream] = set()  # those that have been woken to send a plan and are not done
+        self._waiting: deque[_Stream] = deque()  # those to be woken
+        self._next: asyncio.TimerHandle | None = None
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a server serves."""
-        method = grpc.stream_stream_rpc_method_handler(
+        method: grpc.RpcMethodHandler[control_pb2.NodeReport, bytes] = grpc.stream_stream_rpc_method_handler(
             self.sync,
             request_deserializer=control_pb2.NodeReport.FromString,
-            response_serializer=control_pb2.NodePlan.SerializeToString,
+            response_serializer=None,  # a plan is bytes already
         )
         return grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: method})
 
@@ -101,18 +118,38 @@ class Agents:
     def plan_changed(self, node: str) -> None:
         """The plan of the node has another hash."""
         if (stream := self._streams.get(node)) is not None:
-            stream.wake.set()
+            self._wake(stream)
+
+    def is_busy(self) -> bool:
+        """Whether so many plans are on their way that those to come had better wait."""
+        if len(self._under_way) >= PLANS_AT_ONCE:
+            oldest = time.monotonic() - STALLED_SECONDS
+            self._under_way = {one for one in self._under_way if one.woken_at > oldest}
+        return len(self._under_way) >= PLANS_AT_ONCE
+
+    def _wake(self, stream: _Stream) -> None:
+        if stream.ended:
+            return
+        stream.woken_at = time.monotonic()
+        self._under_way.add(stream)
+        stream.wake.set()
 
     def plans_opened(self) -> None:
         """Plans can be had from now on: agents that came before get theirs."""
-        self._wake_some(list(self._streams.values()))
+        self._wait(self._streams.values())
 
-    def _wake_some(self, streams: list[_Stream]) -> None:
-        """A few, and the others after them: a thousand plans under way at once take 100 MB."""
-        for stream in streams[:STREAMS_AT_ONCE]:
-            stream.wake.set()
-        if rest := streams[STREAMS_AT_ONCE:]:
-            asyncio.get_running_loop().call_later(WAKE_SECONDS, self._wake_some, rest)
+    def _wait(self, streams: Iterable[_Stream]) -> None:
+        """They get their plans one after the other, and not before others are done."""
+        self._waiting.extend(streams)
+        if self._next is None:
+            self._wake_next()
+
+    def _wake_next(self) -> None:
+        self._next = None
+        while self._waiting and not self.is_busy():
+            self._wake(self._waiting.popleft())
+        if self._waiting:
+            self._next = asyncio.get_running_loop().call_later(WAKE_SECONDS, self._wake_next)
 
     def reported(self, node: str) -> Reported | None:
         """What its agent has said; None: nothing yet."""
@@ -128,7 +165,7 @@ class Agents:
     def is_settled(self, node: str) -> bool:
         """Whether something is to be said of the node: it has reported, or has had the time to."""
         found = self._reported.get(node)
-        return (found is not None and found.state is not None) or self.is_unreachable(node)
+        return (found is not None and found.said) or self.is_unreachable(node)
 
     def forget(self, node: str) -> None:
         """The node does not exist any more."""
@@ -158,22 +195,36 @@ class Agents:
         self._changed(node, None)
         _log.info("agent.connected node=%s version=%s kernel=%s", node, hello.agent_version, hello.kernel)
         reader = asyncio.ensure_future(self._read(reports, stream, found))
-        stream.wake.set()
+        reader.add_done_callback(lambda _: self._end(stream, "the agent has left"))
+        self._watch_token(stream)
+        self._wait([stream])
         try:
-            while not stream.ended:
-                if not stream.wake.is_set():
-                    await self._wait(stream, reader)
-                    continue
+            while True:
+                await stream.wake.wait()
                 stream.wake.clear()
-                plan = self._plans.take(node) if self._plans.is_open else None
-                if plan is not None and plan.hash != stream.sent:
-                    stream.sent, stream.sent_at = plan.hash, self._now()
-                    self._sending(stream, plan)
-                    await context.write(plan)
-                plan = None  # else it would stay for as long as the stream does
+                if stream.ended:
+                    break
+                await self._give(stream, context)
+                if not stream.wake.is_set():
+                    self._under_way.discard(stream)
         finally:
             reader.cancel()
             self._left(stream, found)
+
+    async def _give(self, stream: _Stream, context: Any) -> None:
+        """The plan, if there is one that the agent does not have. Of a plan nothing stays here once it is sent."""
+        plan = self._plans.take(stream.agent.node) if self._plans.is_open else None
+        if plan is not None and plan.hash != stream.sent:
+            stream.sent, stream.sent_at = plan.hash, self._now()
+            self._sending(stream, plan)
+            await context.write(plan.data)
+
+    def _watch_token(self, stream: _Stream) -> None:
+        """Ends the stream with its token, by the API server's clock."""
+        if (left := stream.agent.expires - self._now()) <= 0:
+            self._end(stream, "the token has expired")
+        else:
+            stream.expiry = asyncio.get_running_loop().call_later(left, self._watch_token, stream)
 
     async def _greet(self, reports: Any, context: Any) -> tuple[_Stream, control_pb2.Hello]:
         """Who calls. Ends the call with a status where that is not sure."""
@@ -193,18 +244,6 @@ class Agents:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the API server cannot review the token now")
         return _Stream(agent, first.hello.plan_hash, self._now()), first.hello
 
-    async def _wait(self, stream: _Stream, reader: asyncio.Future[None]) -> None:
-        """Until there may be something to send, or the stream is over."""
-        woken: asyncio.Future[Any] = asyncio.ensure_future(stream.wake.wait())
-        left = max(stream.agent.expires - self._now(), 0.0)
-        waited: set[asyncio.Future[Any]] = {woken, reader}
-        await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        woken.cancel()
-        if reader.done():
-            stream.ended = stream.ended or "the agent has left"
-        elif self._now() >= stream.agent.expires:
-            stream.ended = "the token has expired"
-
     async def _read(self, reports: Any, stream: _Stream, found: Reported) -> None:
         """Takes reports until there are no more, or none came for too long."""
         while not stream.ended:
@@ -219,23 +258,24 @@ class Agents:
                 self._compare(stream, report.state.plan_hash)
             elif kind == "heartbeat":
                 self._compare(stream, report.heartbeat.plan_hash)
+            report = None  # a State as objects is 40 KB, and the next report may be long in coming
 
     def _hear(self, node: str, found: Reported, state: control_pb2.State) -> None:
-        before, found.state = found.profiles, state
-        found.profiles = {one.uid: one for one in state.profiles}
+        before, found.said = found.profiles, True
+        found.profiles = {intern(one.uid): one.SerializeToString() for one in state.profiles}
         uids = before.keys() | found.profiles.keys()
         changed = {uid for uid in uids if before.get(uid) != found.profiles.get(uid)}
         if changed:
             self._changed(node, changed)
 
-    def _sending(self, stream: _Stream, plan: control_pb2.NodePlan) -> None:
+    def _sending(self, stream: _Stream, plan: Plan) -> None:
         """Counts a plan that is given to gRPC now."""
-        size = plan.ByteSize()
+        node, size = stream.agent.node, len(plan.data)
         self.plan_bytes.observe(size)
-        stream.change, stream.sent_ns = self._plans.take_change(plan.node), time.time_ns()
+        stream.change, stream.sent_ns = self._plans.take_change(node), time.time_ns()
         if stream.change is not None:
             self.plan_seconds.observe(time.monotonic() - stream.change.since)
-            about: dict[str, str | int] = {"k8s.node.name": plan.node, "kernelspan.plan.hash": plan.hash}
+            about: dict[str, str | int] = {"k8s.node.name": node, "kernelspan.plan.hash": plan.hash}
             about["kernelspan.plan.bytes"] = size
             self._spans("plan.send", stream.change.ns, stream.sent_ns, about, stream.change.parent)
 
@@ -252,13 +292,17 @@ class Agents:
             stream.wake.set()
 
     def _end(self, stream: _Stream, why: str) -> None:
-        stream.ended = why
+        stream.ended = stream.ended or why
         stream.wake.set()
 
     def _left(self, stream: _Stream, found: Reported) -> None:
         node = stream.agent.node
-        _log.info("agent.left node=%s why=%s", node, stream.ended or "cancelled")
-        why = stream.ended or "cancelled"
+        stream.ended = stream.ended or "cancelled"
+        self._under_way.discard(stream)
+        if stream.expiry is not None:
+            stream.expiry.cancel()
+        why = stream.ended
+        _log.info("agent.left node=%s why=%s", node, why)
         self.ended[why] = self.ended.get(why, 0) + 1
         if self._streams.get(node) is stream:
             del self._streams[node]

@@ -1,120 +1,209 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Making one NodePlan. Pure: the same in, the same out, to the byte.
+"""Making NodePlans, as the bytes that go to the agent. Pure: the same in, the same out, to the byte.
 
-Pods that the same watches select have the same profiles: what of a plan depends on that alone is made once for all of
-them. A plan always fits into what an agent takes: else one profile too many would stop all others of the node.
+A plan is put together of parts that are bytes already: each pod brings its own, and what depends on profiles alone is
+made once for all plans of a Batch. It is what protobuf would make of the same message. A plan always fits into what an
+agent takes: else one profile too many would stop all others of the node.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import chain
 
-from kernelspan_api.control import MAX_PLAN_BYTES, REVISION, control_pb2
+import msgspec
+
+from kernelspan_api.control import MAX_PLAN_BYTES, REVISION
+from kernelspan_api.control.control_pb2 import ExportSecret, MatchSet, NodePlan, PodPlan, ProfilePlan
 from kernelspan_api.selection import selects_container
 from kernelspan_operator.models.profiles import Profile, ProfileKey
 from kernelspan_operator.models.selected import SelectedPod
+from kernelspan_operator.models.watched import WatchKey
+from kernelspan_operator.models.wire import delimited, head, number
 
 MAX_PROFILES_BYTES = 24 << 20  # of the specs and Secrets in a plan; the rest is for its pods
 
-PodsOfNode = Sequence[tuple[SelectedPod, frozenset[ProfileKey]]]
-SecretOf = Callable[[Profile], control_pb2.ExportSecret | None]
+PodsOfNode = Sequence[tuple[SelectedPod, frozenset[WatchKey]]]
+ProfilesOf = Callable[[frozenset[WatchKey]], Sequence[Profile]]
+SecretOf = Callable[[Profile], ExportSecret | None]
+
+_PROFILES, _PODS, _SECRETS = (number(NodePlan, name) for name in ("profiles", "pods", "secrets"))
+_MATCHES = number(PodPlan, "matches")
+_HASH = NodePlan(hash="0" * 32).SerializeToString()  # as long as every plan's
+_VERSION = NodePlan(operator_version=metadata.version("kernelspan")).SerializeToString()
 
 
-def made(
-    node: str,
-    labels: dict[str, str],
-    pods: PodsOfNode,
-    wanted: Callable[[Iterable[ProfileKey]], Sequence[Profile]],
-    secret_of: SecretOf,
-) -> tuple[control_pb2.NodePlan, frozenset[str]]:
-    """The plan without its hash, and the uids of the profiles that it had no room for.
+class Plan(msgspec.Struct, frozen=True, gc=False):
+    """A NodePlan: `data` is the message whole, the rest is what the operator itself asks of it."""
 
-    `pods`: by uid, each with who selects it. `wanted`: of those, the ones that trace something now, in their order.
+    hash: str  # of all of it but the hash itself and the operator's version
+    data: bytes
+    uids: frozenset[str]  # of its profiles; none: it has no pods either
+    left_out: frozenset[str]  # the uids of those that it has no room for
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """What of a profile is in plans: fields with their tags."""
+
+    profile: Profile
+    data: bytes
+    secret: bytes  # empty: none
+    match: bytes  # of a pod of which it selects every container; empty: it selects containers by their names
+    anywhere: bool  # it does not choose nodes
+
+    @property
+    def size(self) -> int:
+        """Of the room for profiles."""
+        return len(self.profile.document) + len(self.secret)
+
+
+@dataclass(slots=True)
+class _Group:
+    """The profiles of pods that the same watches select. `matches`: in each of those pods; None: each has its own."""
+
+    parts: tuple[_Part, ...]
+    matches: bytes | None
+    anywhere: bool
+
+
+class Batch:
+    """Makes plans one after the other, while nothing that they are made of changes.
+
+    `profiles_of`: of those that watches belong to, the ones that trace something now, in their order.
     """
-    groups = {keys: [one for one in wanted(keys) if one.selects_node(labels)] for keys in {keys for _, keys in pods}}
-    profiles = {one.key: one for group in groups.values() for one in group}
-    budget = MAX_PROFILES_BYTES
-    kept = _fitting(profiles, secret_of, budget)
-    while (plan := _plan(node, pods, groups, kept, secret_of)).ByteSize() > MAX_PLAN_BYTES:
-        budget //= 2
-        kept = _fitting(profiles, secret_of, budget)
-    return plan, frozenset(one.uid for key, one in profiles.items() if key not in kept)
+
+    def __init__(self, profiles_of: ProfilesOf, secret_of: SecretOf) -> None:
+        self._profiles_of, self._secret_of = profiles_of, secret_of
+        self._groups: dict[frozenset[WatchKey], _Group] = {}
+        self._parts: dict[ProfileKey, _Part] = {}
+
+    def plan(self, node: str, labels: dict[str, str], pods: PodsOfNode) -> Plan:
+        """The plan of a node. `pods`: by uid, each with the watches that select it."""
+        groups = {keys: self._group(keys, labels) for keys in {keys for _, keys in pods}}
+        parts = {part: None for group in groups.values() for part in group.parts}
+        front = NodePlan(node=node, revision=REVISION).SerializeToString()
+        room, budget = MAX_PLAN_BYTES - len(_HASH) - len(front) - len(_VERSION), MAX_PROFILES_BYTES
+        kept, rest = parts, b""
+        while True:
+            if (fitting := _fitting(kept, budget)) != kept:
+                kept, groups = fitting, {keys: _among(group, fitting) for keys, group in groups.items()}
+            rest = b"".join(chain(_profile_fields(kept), _pod_fields(pods, groups), _secret_fields(kept)))
+            if len(rest) <= room:
+                break
+            budget //= 2
+        digest = hashlib.sha256(front)
+        digest.update(rest)
+        found = digest.hexdigest()[:32]
+        return Plan(
+            hash=found,
+            data=b"".join((NodePlan(hash=found).SerializeToString(), front, _VERSION, rest)),
+            uids=frozenset(part.profile.uid for part in kept),
+            left_out=frozenset(part.profile.uid for part in parts if part not in kept),
+        )
+
+    def _group(self, keys: frozenset[WatchKey], labels: dict[str, str]) -> _Group:
+        """Of a node with these labels."""
+        found = self._groups.get(keys)
+        if found is None:
+            found = self._groups[keys] = _grouped(tuple(map(self._part, self._profiles_of(keys))))
+        if found.anywhere:
+            return found
+        return _grouped(tuple(part for part in found.parts if part.anywhere or part.profile.selects_node(labels)))
+
+    def _part(self, profile: Profile) -> _Part:
+        found = self._parts.get(profile.key)
+        if found is None:
+            assert profile.spec is not None
+            secret = self._secret_of(profile)
+            found = self._parts[profile.key] = _Part(
+                profile=profile,
+                data=delimited(_PROFILES, _profile(profile).SerializeToString()),
+                secret=delimited(_SECRETS, secret.SerializeToString(deterministic=True)) if secret is not None else b"",
+                match=_match(profile, None) if _every(profile) else b"",
+                anywhere=not profile.spec.node_selector,
+            )
+        return found
 
 
-def _fitting(profiles: dict[ProfileKey, Profile], secret_of: SecretOf, budget: int) -> dict[ProfileKey, Profile]:
+_Parts = dict[_Part, None]  # in no order of its own
+
+
+def _fitting(parts: _Parts, budget: int) -> _Parts:
     """The oldest that fit: a new profile never ousts one that is in effect."""
-    kept: dict[ProfileKey, Profile] = {}
-    for one in sorted(profiles.values(), key=lambda one: (one.created, one.key)):
-        secret = secret_of(one)
-        size = len(one.document) + (secret.ByteSize() if secret is not None else 0)
-        if size <= budget:
-            budget -= size
-            kept[one.key] = one
+    if sum(part.size for part in parts) <= budget:
+        return parts
+    kept: _Parts = {}
+    for part in sorted(parts, key=lambda one: (one.profile.created, one.profile.key)):
+        if part.size <= budget:
+            budget -= part.size
+            kept[part] = None
     return kept
 
 
-def _plan(
-    node: str,
-    pods: PodsOfNode,
-    groups: dict[frozenset[ProfileKey], list[Profile]],
-    kept: dict[ProfileKey, Profile],
-    secret_of: SecretOf,
-) -> control_pb2.NodePlan:
-    plan = control_pb2.NodePlan(node=node, revision=REVISION)
-    fitting = {keys: [one for one in group if one.key in kept] for keys, group in groups.items()}
-    matches = {keys: [_match(one) for one in group] for keys, group in fitting.items()}
+def _grouped(parts: tuple[_Part, ...]) -> _Group:
+    same = b"".join(part.match for part in parts) if all(part.match for part in parts) else None
+    return _Group(parts, same, all(part.anywhere for part in parts))
+
+
+def _among(group: _Group, kept: _Parts) -> _Group:
+    return _grouped(tuple(part for part in group.parts if part in kept))
+
+
+def _profile_fields(parts: _Parts) -> Iterator[bytes]:
+    for part in sorted(parts, key=_order):
+        yield part.data
+
+
+def _order(part: _Part) -> tuple[str, str, str]:
+    key = part.profile.key
+    return key.kind, key.namespace, key.name
+
+
+def _secret_fields(parts: _Parts) -> Iterator[bytes]:
+    with_secret = [part for part in parts if part.secret]
+    for part in sorted(with_secret, key=lambda one: one.profile.uid):
+        yield part.secret
+
+
+def _pod_fields(pods: PodsOfNode, groups: dict[frozenset[WatchKey], _Group]) -> Iterator[bytes]:
+    """Of each pod that a profile selects: the tag and length of its field, and what is in it."""
     for pod, keys in pods:
-        if fitting[keys]:
-            _add_pod(plan, pod, fitting[keys], matches[keys])
-    plan.profiles.extend(_profile(kept[key]) for key in sorted(kept))
-    secrets = [secret_of(one) for one in sorted(kept.values(), key=lambda one: one.uid)]
-    plan.secrets.extend(one for one in secrets if one is not None)
-    return plan
+        group = groups[keys]
+        if not group.parts:
+            continue
+        matches = group.matches
+        if matches is None:
+            matches = b"".join(part.match or _match(part.profile, pod) for part in group.parts)
+        before, after = pod.before_matches, pod.after_matches
+        yield head(_PODS, len(before) + len(matches) + len(after))
+        yield before
+        yield matches
+        yield after
 
 
-def hash_of(plan: control_pb2.NodePlan) -> str:
-    """By its content; one operator always gives the same for the same."""
-    bare = plan
-    if plan.hash or plan.operator_version:
-        bare = control_pb2.NodePlan()
-        bare.CopyFrom(plan)
-        bare.ClearField("hash")
-        bare.ClearField("operator_version")
-    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()[:32]
-
-
-def _add_pod(
-    plan: control_pb2.NodePlan, pod: SelectedPod, profiles: list[Profile], matches: list[control_pb2.MatchSet]
-) -> None:
-    found = plan.pods.add(
-        uid=pod.uid,
-        namespace=pod.namespace,
-        name=pod.name,
-        labels=dict(pod.labels),
-        static_hash=pod.static_hash,
-        containers=[
-            control_pb2.Container(name=one.name, id=one.id, restart_count=one.restart_count) for one in pod.containers
-        ],
-        matches=matches,
-    )
-    if pod.workload_kind:
-        found.workload.kind, found.workload.name = pod.workload_kind, pod.workload_name
-    for profile, match in zip(profiles, found.matches, strict=True):
-        if not match.all_containers:
-            selector = profile.spec.container_selector if profile.spec is not None else None
-            match.containers.extend(one.name for one in pod.containers if selects_container(selector, one.name))
-
-
-def _match(profile: Profile) -> control_pb2.MatchSet:
-    """Without the names of containers, which are each pod's own."""
+def _every(profile: Profile) -> bool:
+    """Whether it selects every container of its pods."""
     selector = profile.spec.container_selector if profile.spec is not None else None
-    every = selector is None or not (selector.include or selector.exclude)
-    return control_pb2.MatchSet(profile_uid=profile.uid, all_containers=every)
+    return selector is None or not (selector.include or selector.exclude)
 
 
-def _profile(profile: Profile) -> control_pb2.ProfilePlan:
-    return control_pb2.ProfilePlan(
+def _match(profile: Profile, pod: SelectedPod | None) -> bytes:
+    """The field of a pod that says what of it the profile selects; without a pod, all."""
+    if pod is None:
+        found = MatchSet(profile_uid=profile.uid, all_containers=True)
+    else:
+        selector = profile.spec.container_selector if profile.spec is not None else None
+        names = [name for name in pod.containers if selects_container(selector, name)]
+        found = MatchSet(profile_uid=profile.uid, containers=names)
+    return delimited(_MATCHES, found.SerializeToString())
+
+
+def _profile(profile: Profile) -> ProfilePlan:
+    return ProfilePlan(
         uid=profile.uid,
         kind=profile.key.kind,
         namespace=profile.key.namespace,

@@ -11,15 +11,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib import metadata
 
 import msgspec
 
-from kernelspan_api.control import control_pb2
-from kernelspan_operator.models.profiles import ProfileKey
+from kernelspan_operator.models.profiles import Profile, ProfileKey
 from kernelspan_operator.models.spans import Spans, no_spans
+from kernelspan_operator.models.watched import WatchKey
 
-from .making import hash_of, made
+from .making import Batch, Plan
 from .nodes import Nodes
 from .pods import Pods
 from .profiles import Profiles
@@ -29,11 +28,11 @@ DEBOUNCE_SECONDS = 0.05
 NODES_AT_ONCE = (
     16  # plans made before the loop goes on: a change of 5,000 nodes must hold up neither health nor reports
 )
+BUSY_SECONDS = 0.002
 FRESH_PLANS = 64  # made for their hash and kept until a stream takes them, a few turns of the loop later
 # Making plans takes no more than a quarter of the time: while profiles come by the hundred, each would be made hundreds
 # of times, and nothing else would be done.
 PAUSE, MAX_PAUSE_SECONDS = 3.0, 1.0
-_VERSION = metadata.version("kernelspan")
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -77,13 +76,15 @@ class Plans:
         now: Callable[[], float],
         debounce_seconds: float = DEBOUNCE_SECONDS,
         spans: Spans = no_spans,
+        busy: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`busy`: whether plans that were made have yet to be sent."""
         self._profiles, self._pods, self._nodes = profiles, pods, nodes
         self._secrets = secrets
         self._changed, self._now, self._debounce_seconds = changed, now, debounce_seconds
         self._told: dict[str, _Told] = {}
         self._dirty: set[str] = set()
-        self._fresh: dict[str, control_pb2.NodePlan] = {}  # of nodes that nothing has touched since
+        self._fresh: dict[str, Plan] = {}  # of nodes that nothing has touched since
         self._touched: tuple[float, int] | None = None  # when the first of them was: monotonic s, ns since the epoch
         self._left_out: dict[str, frozenset[str]] = {}  # by node: profiles' uids
         self._changes: dict[str, Change] = {}  # of nodes whose plan has changed and was not sent since
@@ -91,7 +92,7 @@ class Plans:
         self._parts: Iterator[int] = iter(())  # what is left of a flush
         self._rested = 0.0  # when the next plans may be made, by the loop's clock
         self._is_open = False
-        self._spans = spans
+        self._spans, self._busy = spans, busy
         self.built = 0  # plans made, for tests and metrics
 
     @property
@@ -138,7 +139,9 @@ class Plans:
 
     def _go_on(self) -> None:
         self._timer = None
-        if next(self._parts, None) is not None:
+        if self._busy():
+            self._timer = asyncio.get_running_loop().call_later(BUSY_SECONDS, self._go_on)
+        elif next(self._parts, None) is not None:
             self._timer = asyncio.get_running_loop().call_later(0, self._go_on)
         else:
             self._schedule()
@@ -150,9 +153,9 @@ class Plans:
         parent: object = None
         seconds = 0.0
         for start in range(0, len(dirty), NODES_AT_ONCE):
-            began = time.monotonic()
+            began, batch = time.monotonic(), self._batch()
             for node in dirty[start : start + NODES_AT_ONCE]:
-                if (found := self._differs(node)) is None:
+                if (found := self._differs(node, batch)) is None:
                     continue
                 if found.plan:
                     found_ns = time.time_ns()
@@ -164,13 +167,13 @@ class Plans:
             self._rested = time.monotonic() + PAUSE * seconds
             yield start
 
-    def _differs(self, node: str) -> _Difference | None:
+    def _differs(self, node: str, batch: Batch) -> _Difference | None:
         """Makes the node's hash anew; None: all is as before."""
-        plan = self.plan(node)
+        plan = self._plan(node, batch)
         old = self._told.pop(node, _NOTHING)
         out = self._left_out.get(node, frozenset())
-        new = _Told(plan.hash, frozenset(one.uid for one in plan.profiles), out)
-        if plan.pods or out:
+        new = _Told(plan.hash, plan.uids, out)
+        if plan.uids or out:
             self._told[node] = new
         if (new.hash, new.left_out) == (old.hash, old.left_out):
             return None
@@ -180,7 +183,7 @@ class Plans:
                 del self._fresh[next(iter(self._fresh))]
         return _Difference(new.hash != old.hash, (old.uids ^ new.uids) | (old.left_out ^ new.left_out))
 
-    def take(self, node: str) -> control_pb2.NodePlan:
+    def take(self, node: str) -> Plan:
         """The whole plan of a node: the one that was made for its hash, if that is not long ago, or a new one."""
         return self._fresh.pop(node, None) or self.plan(node)
 
@@ -194,22 +197,25 @@ class Plans:
             self._timer.cancel()
             self._timer = None
 
-    def plan(self, node: str) -> control_pb2.NodePlan:
+    def plan(self, node: str) -> Plan:
         """The whole plan of a node as of now; one without pods where there is nothing to do."""
-        self.built += 1
+        return self._plan(node, self._batch())
+
+    def _batch(self) -> Batch:
+        """For plans that are made now, in one go."""
         now = self._now()
-        plan, left_out = made(
-            node,
-            self._nodes.labels(node),
-            self._pods.on_node(node),
-            lambda keys: self._profiles.wanted(keys, now),
-            self._secrets.of,
-        )
+
+        def profiles_of(keys: frozenset[WatchKey]) -> list[Profile]:
+            return self._profiles.wanted(self._pods.profiles_of(keys), now)
+
+        return Batch(profiles_of, self._secrets.of)
+
+    def _plan(self, node: str, batch: Batch) -> Plan:
+        self.built += 1
+        plan = batch.plan(node, self._nodes.labels(node), self._pods.on_node(node))
         self._left_out.pop(node, None)
-        if left_out:
-            self._left_out[node] = left_out
-        plan.hash = hash_of(plan)
-        plan.operator_version = _VERSION
+        if plan.left_out:
+            self._left_out[node] = plan.left_out
         return plan
 
     def leaves_out(self, node: str, uid: str) -> bool:

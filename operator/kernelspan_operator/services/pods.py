@@ -56,7 +56,8 @@ class Pods:
         self._wanted: dict[ProfileKey, frozenset[WatchKey]] = {}
         self._held: dict[ProfileKey, frozenset[WatchKey]] = {}  # and what is held on to until the wanted are synced
         self._pods: dict[str, SelectedPod] = {}
-        self._keys: dict[str, set[WatchKey]] = {}  # of each pod
+        self._keys: dict[str, frozenset[WatchKey]] = {}  # of each pod
+        self._shared: dict[frozenset[WatchKey], frozenset[WatchKey]] = {}  # these, each once
         self._nodes: dict[str, set[str]] = {}  # node to uids
 
     # --- who asks for what --------------------------------------------------------------------------------------------
@@ -114,6 +115,7 @@ class Pods:
         watched.end()
         for uid in list(watched.uids):
             self._forget(uid, key, watched)
+        self._shared = {keys: keys for keys in self._shared if key not in keys}
 
     # --- what the watches tell ----------------------------------------------------------------------------------------
 
@@ -134,7 +136,8 @@ class Pods:
             return
         joined = pod.uid not in watched.uids
         watched.uids.add(pod.uid)
-        self._keys.setdefault(pod.uid, set()).add(key)
+        if joined:
+            self._keys[pod.uid] = self._share(self._keys.get(pod.uid, frozenset()) | {key})
         if before is not None and before.version > pod.version:
             pod = before  # another watch has told of a newer form already
         self._pods[pod.uid] = pod
@@ -157,11 +160,15 @@ class Pods:
         if node := self._pods[uid].node:
             _count(watched, node, -1)
             self._touched([node])
-        keys = self._keys[uid]
-        keys.discard(key)
-        if not keys:
+        if keys := self._keys[uid] - {key}:
+            self._keys[uid] = self._share(keys)
+        else:
             del self._keys[uid]
             self._leave(self._pods.pop(uid))
+
+    def _share(self, keys: frozenset[WatchKey]) -> frozenset[WatchKey]:
+        """The same object for the same watches: tens of thousands of pods have few sets of them."""
+        return self._shared.setdefault(keys, keys)
 
     def _move(self, before: SelectedPod, pod: SelectedPod, joined: set[WatchKey]) -> None:
         """It is on another node than before, for all who have told of it but those that join now."""
@@ -182,16 +189,18 @@ class Pods:
         """Whether every watch has told all that was there when it began."""
         return all(watched.synced for watched in self._watched.values())
 
-    def on_node(self, node: str) -> list[tuple[SelectedPod, frozenset[ProfileKey]]]:
-        """The pods of a node by uid, each with the profiles that select it; those of the same watches share the set."""
-        shared: dict[frozenset[WatchKey], frozenset[ProfileKey]] = {}
-        found = []
-        for uid in sorted(self._nodes.get(node, ())):
-            keys = frozenset(self._keys[uid])
-            if keys not in shared:
-                shared[keys] = frozenset().union(*(self._watched[key].profiles for key in keys))
-            found.append((self._pods[uid], shared[keys]))
-        return found
+    def on_node(self, node: str) -> list[tuple[SelectedPod, frozenset[WatchKey]]]:
+        """The pods of a node by uid, each with the watches that select it."""
+        return [(self._pods[uid], self._keys[uid]) for uid in sorted(self._nodes.get(node, ()))]
+
+    def profiles_of(self, keys: Iterable[WatchKey]) -> set[ProfileKey]:
+        """Whose watches these are."""
+        return set().union(*(self._watched[key].profiles for key in keys))
+
+    def profiles_on(self, node: str) -> set[ProfileKey]:
+        """Those that select a pod of the node."""
+        keys = {self._keys[uid] for uid in self._nodes.get(node, ())}
+        return self.profiles_of(frozenset().union(*keys))
 
     def nodes_of(self, profile: ProfileKey) -> set[str]:
         """Where pods of the profile are."""
@@ -224,4 +233,4 @@ def _count(watched: _Watched, node: str, change: int) -> None:
 
 def _plan_part(pod: SelectedPod) -> tuple[object, ...]:
     """What of a pod a plan holds: a change of anything else touches no node."""
-    return (pod.node, pod.containers, pod.labels, pod.workload_kind, pod.workload_name, pod.static_hash)
+    return (pod.node, pod.before_matches, pod.after_matches)

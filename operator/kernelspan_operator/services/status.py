@@ -94,8 +94,7 @@ class Statuses:
 
     def touch_node(self, node: str, uids: AbstractSet[str] | None = None) -> None:
         """Something of the node's agent has changed: for the profiles with these uids, or for all."""
-        keys = set().union(*{keys for _, keys in self._pods.on_node(node)})
-        found = [profile for key in keys if (profile := self._profiles.get(key)) is not None]
+        found = [profile for key in self._pods.profiles_on(node) if (profile := self._profiles.get(key)) is not None]
         self.touch(one.key for one in found if uids is None or one.uid in uids)
 
     def remove(self, key: ProfileKey) -> None:
@@ -206,7 +205,7 @@ class Statuses:
             if reported is None:
                 found.append(OnNode(name, unreachable, left_out=left_out))
                 continue
-            hello, state = reported.hello, reported.profiles.get(profile.uid)
+            hello, state = reported.hello, reported.profile(profile.uid)
             outdated = is_outdated(hello)
             found.append(OnNode(name, unreachable, outdated, left_out, hello.kernel, hello.agent_version, state))
         pods = len(self._pods.uids_of(profile.key))

@@ -69,7 +69,14 @@ class System:
         self.whom = Whom(self.watches.open, self.pods)
         self.secrets = Secrets(self.watches.open, settings.namespace, self._judged)
         self.plans = Plans(
-            self.profiles, self.pods, self.nodes, self.secrets, self._plan_changed, kube.now, spans=spans
+            self.profiles,
+            self.pods,
+            self.nodes,
+            self.secrets,
+            self._plan_changed,
+            kube.now,
+            spans=spans,
+            busy=self._is_busy,
         )
         self.auth = Auth(kube, settings.agent_service_account, kube.now)
         self.agents = Agents(self.auth, self.plans, self._agent_changed, kube.now, spans)
@@ -182,6 +189,9 @@ class System:
         self.agents.plan_changed(node)
         if uids:
             self.statuses.touch_node(node, uids)
+
+    def _is_busy(self) -> bool:
+        return self.agents.is_busy()
 
     def _agent_changed(self, node: str, uids: set[str] | None) -> None:
         self.statuses.touch_node(node, uids)

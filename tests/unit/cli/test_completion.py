@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from kernelspan_agent.cli import COMMANDS, cli
+from kernelspan_agent.cli.list import KINDS
 
 _MAIN = [sys.executable, "-c", "from kernelspan_agent.cli import main; main()"]
 
@@ -32,6 +33,7 @@ def test_the_script_is_one_the_shell_reads(shell: str) -> None:
     [
         ("kernelspan ", set(COMMANDS)),
         ("kernelspan re", {"render"}),
+        ("kernelspan list ", set(KINDS)),
         ("kernelspan completion ", {"bash", "zsh", "fish"}),
     ],
 )

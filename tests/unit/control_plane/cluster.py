@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -109,8 +110,8 @@ class Cluster:
         self.system.remove(body)
 
     def plan(self, name: str = "n1") -> control_pb2.NodePlan:
-        """The plan of a node."""
-        return self.system.plans.plan(name)
+        """The plan of a node, as its agent would read it."""
+        return control_pb2.NodePlan.FromString(self.system.plans.plan(name).data)
 
     def names(self, name: str = "n1") -> list[tuple[str, list[str]]]:
         """The pods of a plan with the names of the profiles that select them."""
@@ -127,6 +128,15 @@ class Cluster:
         """Status and reason of a condition."""
         all_ = {one["type"]: (one["status"], one["reason"]) for one in self.status(body).get("conditions", [])}
         return all_.get(kind, ("", ""))
+
+
+def hash_of(plan: control_pb2.NodePlan) -> str:
+    """What a plan's hash must be: that of the message which protobuf makes of all else, without the operator's version."""
+    bare = control_pb2.NodePlan()
+    bare.CopyFrom(plan)
+    bare.ClearField("hash")
+    bare.ClearField("operator_version")
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()[:32]
 
 
 def stored(body: dict[str, Any]) -> str:
@@ -173,10 +183,12 @@ def run(test: Callable[[Cluster], Awaitable[None]], policy: Policy | None = None
 class Agent:
     """An agent's side of a stream, as a test drives it."""
 
-    def __init__(self, cluster: Cluster, bearer: str, *, trust: bytes | None = None) -> None:
+    def __init__(
+        self, cluster: Cluster, bearer: str, *, trust: bytes | None = None, options: Sequence[tuple[str, int]] = ()
+    ) -> None:
         bundle = cluster.server.objects["/api/v1/namespaces/kernelspan/configmaps"]["kernelspan-ca"]["data"]["ca.crt"]
         credentials = grpc.ssl_channel_credentials(trust or bundle.encode())
-        self.channel = grpc.aio.secure_channel(f"localhost:{cluster.system.port}", credentials)
+        self.channel = grpc.aio.secure_channel(f"localhost:{cluster.system.port}", credentials, options)
         method = self.channel.stream_stream(
             SYNC,
             request_serializer=control_pb2.NodeReport.SerializeToString,

@@ -50,6 +50,57 @@ def test_an_agent_gets_the_plan_of_its_node_and_each_new_one() -> None:
     run(test)
 
 
+def test_a_node_whose_plan_is_as_before_is_sent_nothing() -> None:
+    """Neither where its hash was made anew, nor where a change touches another node alone."""
+
+    async def test(cluster: Cluster) -> None:
+        cluster.server.put(SHOP, pod("b", node="n2"))
+        await traced(cluster)
+        sent = cluster.system.agents.plan_bytes
+        async with Agent(cluster, token("n1")) as one, Agent(cluster, token("n2")) as other:
+            for agent, name in ((one, "n1"), (other, "n2")):
+                await agent.hello(name)
+                await agent.state(await agent.plan())
+            assert sent.count == 2
+            reading = asyncio.ensure_future(other.plan())
+            built = cluster.system.plans.built
+            cluster.system.plans.touch(["n1", "n2"])
+            await until(lambda: cluster.system.plans.built == built + 2)
+            cluster.server.put(SHOP, pod("c"))
+            assert [found.name for found in (await one.plan()).pods] == ["a", "c"]
+            await asyncio.sleep(0.2)
+            assert (sent.count, reading.done()) == (3, False)
+            reading.cancel()
+
+    run(test)
+
+
+def test_an_agent_that_takes_nothing_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans wait while others are on their way, but not for one whose agent does not read."""
+    monkeypatch.setattr(agents_module, "PLANS_AT_ONCE", 1)
+
+    async def test(cluster: Cluster) -> None:
+        paths = [f"/{number:03}" + "x" * 200 for number in range(60)]
+        narrow = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16)]
+        for number in range(60):  # 700 KB: what does not fit into that window is not sent before the agent reads
+            cluster.apply(profile(f"p{number}", files={"paths": paths}, nodeSelector={"disk": "ssd"}))
+        cluster.server.put(SHOP, pod("b", node="n2"))
+        await traced(cluster)
+        agents = cluster.system.agents
+        async with Agent(cluster, token("n2")) as good, Agent(cluster, token("n1"), options=narrow) as bad:
+            await good.hello("n2")
+            await good.plan()
+            await bad.hello("n1")
+            await until(lambda: agents.plan_bytes.count == 2)
+            cluster.server.put(SHOP, pod("c"))
+            await until(agents.is_busy)
+            cluster.server.put(SHOP, pod("d", node="n2"))
+            assert [one.name for one in (await good.plan()).pods] == ["b", "d"]
+            assert agents.connected == 2
+
+    run(test)
+
+
 def test_an_agent_that_came_before_the_plans() -> None:
     """Waits, and keeps what it has, until everything is known."""
 

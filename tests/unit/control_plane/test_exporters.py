@@ -11,10 +11,9 @@ import pytest
 from kernelspan_operator.models.exporter import Needs, held
 from kernelspan_operator.models.policy import Policy
 from kernelspan_operator.services import making
-from kernelspan_operator.services.making import hash_of
 from kernelspan_operator.services.secrets import REFUSALS_TO_BELIEVE
 from tests.support.apiserver import until
-from tests.unit.control_plane.cluster import PODS, Cluster, cluster_profile, pod, profile, run
+from tests.unit.control_plane.cluster import PODS, Cluster, cluster_profile, hash_of, pod, profile, run
 
 SHOP = PODS.format("shop")
 SECRETS = "/api/v1/namespaces/{}/secrets"

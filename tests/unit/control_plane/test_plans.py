@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from kernelspan_operator.models.policy import Policy
-from kernelspan_operator.services.making import hash_of
 from tests.support.apiserver import api_server, until
 from tests.unit.control_plane.cluster import (
     NAMESPACES,
@@ -17,6 +16,7 @@ from tests.unit.control_plane.cluster import (
     PODS,
     Cluster,
     cluster_profile,
+    hash_of,
     node,
     operator,
     pod,

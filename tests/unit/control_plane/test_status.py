@@ -179,7 +179,7 @@ def test_counters_alone_are_written_once_a_minute(monkeypatch: pytest.MonkeyPatc
             await asyncio.sleep(0.3)
             before = writes(cluster)
             await agent.state(plan, counters=control_pb2.Counters(seen=5, exported=5))
-            await until(lambda: cluster.system.agents.reported("n1").profiles["uid-checkout"].counters.seen == 5)  # type: ignore[union-attr]
+            await until(lambda: cluster.system.agents.reported("n1").profile("uid-checkout").counters.seen == 5)  # type: ignore[union-attr]
             # Exporting has become true, which is news; the counters are none yet.
             await until(lambda: cluster.condition(profile(), "Exporting")[0] == "True")
             await asyncio.sleep(0.3)

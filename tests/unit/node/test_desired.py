@@ -56,3 +56,14 @@ def test_what_was_in_the_plan_before_is_known() -> None:
     assert before.key == same.key != other.key
     assert changed.profile is not before.profile
     assert {uid_of(each.key) for each in (before, other, changed)} == {"u/0"}
+
+
+def test_what_this_version_lacks_is_told_apart_from_what_a_node_does() -> None:
+    """Requests are a part that is missing; which own probes a node can have it finds out by attaching them."""
+    spec = (
+        b'{"podSelector":{},"files":{},"requests":[{"protocol":"HTTP"}],'
+        b'"probes":[{"name":"x","kprobe":{"call":"no_such_function"}}]}'
+    )
+    (found,) = read(Reader(), plan_of(spec))
+    assert [each.name for each in found.missing] == ["requests"]
+    assert [each.name for each in found.wanted.probes] == ["x"]

@@ -15,6 +15,7 @@ from kernelspan_agent.libraries.base import Libraries
 from kernelspan_agent.model import ResolvedBatch
 from kernelspan_agent.resolve.clock import Clock
 from kernelspan_agent.resolve.infos import Infos
+from kernelspan_agent.resolve.own import OwnSpans
 from kernelspan_agent.resolve.processes import ProcessTable
 from kernelspan_agent.resolve.resolver import Resolver, ResolveSettings
 from kernelspan_agent.resolve.resource import ResourceSettings
@@ -23,8 +24,10 @@ from kernelspan_agent.ring import records
 from kernelspan_agent.ring.records import OPERATION, OperationFlag, ProcessEvent, RecordKind
 from kernelspan_agent.runtimes.registry import Unsupported
 from kernelspan_api import semconv
+from kernelspan_api.handling import Redaction
 from kernelspan_api.operations import OPERATIONS, Group
 from kernelspan_api.plan import Wanted
+from kernelspan_api.userprobes import UserProbe
 from tests.unit.resolve.making import STAT, operations, path_record, process_record, stack_record
 
 NUMBER = {operation.name: operation.number for operation in OPERATIONS}
@@ -59,6 +62,16 @@ class Kernel:
 EVERYTHING = Wanted("all", frozenset(NUMBER.values()), {}, (), (), (), 64, 10_000, 10_000, 20_000)
 
 
+class NoProbes:
+    """A session without own probes."""
+
+    def get(self, _spec: UserProbe) -> None:
+        return None
+
+    def tell(self, *_: int) -> None:
+        """Of no interest here."""
+
+
 class Stage:
     """Tables and one profile's resolver behind them."""
 
@@ -68,7 +81,8 @@ class Stage:
         self.processes = table
         self.tables = Tables(table, clock, kernel)
         infos = Infos(ResourceSettings())
-        self.resolver = Resolver(ResolveSettings(wanted), self.tables, clock, infos, kernel.reject_file, NO_OWN)
+        own = OwnSpans((), NoProbes(), self.tables, Redaction())
+        self.resolver = Resolver(ResolveSettings(wanted), self.tables, clock, infos, kernel.reject_file, own)
         self.learn = self.tables.learn
 
     def resolve(self, rows: np.ndarray) -> ResolvedBatch | None:

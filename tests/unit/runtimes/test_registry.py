@@ -6,7 +6,9 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +19,7 @@ from kernelspan_agent.process.procfs import open_process
 from kernelspan_agent.ring.records import CODE_HEADER
 from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.look import MAX_CACHED_FILES, FileCache
+from kernelspan_agent.targets.command import program_of
 
 
 def test_every_folder_is_a_runtime() -> None:
@@ -57,6 +60,38 @@ def test_this_process_is_python() -> None:
     found = registry.detect(open_process(os.getpid()))
     assert isinstance(found, registry.DetectedRuntime)
     assert found.version == platform.python_version()
+
+
+def test_the_runtime_of_a_program(tmp_path: Path) -> None:
+    """By its file, as a process has it and as it lies there; nothing of what is no program."""
+    cache = FileCache()
+    assert registry.of_program(f"/proc/{os.getpid()}/exe", cache) in {"python", ""}  # "": the library has it
+    assert registry.of_program("/bin/sleep", cache) == ""
+    assert registry.of_program(str(tmp_path), cache) == ""
+    assert registry.of_program(str(tmp_path / "none"), cache) == ""
+    (tmp_path / "text").write_text("php python")
+    assert registry.of_program(str(tmp_path / "text"), cache) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "program"),
+    [
+        (b"#!/usr/bin/php\n<?php", "/usr/bin/php"),
+        (b"#! /usr/bin/php8.2 -n -d a=b\n", "/usr/bin/php8.2"),
+        (b"#!/usr/bin/env -S A=1 sh -e\n", shutil.which("sh")),
+        (b"#!/usr/bin/env no-such-program\n", None),
+        (b"#!\n", None),
+        (b"#!", None),
+        (b"\x7fELF", None),
+        (b"", None),
+        (b"#!\xff\xfe\n", "\udcff\udcfe"),
+    ],
+)
+def test_the_program_of_a_script(tmp_path: Path, text: bytes, program: str | None) -> None:
+    """Its interpreter; the file itself where it names none."""
+    path = tmp_path / "script"
+    path.write_bytes(text)
+    assert program_of(str(path)) == (program or str(path))
 
 
 def test_another_program_is_none() -> None:

@@ -9,6 +9,7 @@ as often a library's exec (named tuples, dataclasses) as a `-c` program: it stay
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from kernelspan_agent.libraries.base import Clock, LibraryContext, Verdict
 from kernelspan_agent.libraries.pip.claims import Claim
@@ -46,6 +47,12 @@ class PipManager:
             return self._classify_path(file, context)
         except OSError:  # the process's root is gone
             return _UNKNOWN
+
+    def sites(self, files: Sequence[str], prefixes: Sequence[str], context: LibraryContext) -> dict[str, int]:
+        """Directories with distributions, and how many. Raises OSError."""
+        from kernelspan_agent.libraries.pip.sites import find_sites  # noqa: PLC0415 - only who explains asks
+
+        return find_sites(files, prefixes, context)
 
     def _classify_path(self, file: str, context: LibraryContext) -> Verdict:
         path = _absolute(file, context)

@@ -8,10 +8,12 @@ in everything, is one.
 from __future__ import annotations
 
 import base64
+import enum
+import logging
 import struct
 import time
 from collections import Counter as Sums
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +26,8 @@ from kernelspan_agent.probes.own import limits
 from kernelspan_agent.probes.own.codegen import Generated
 from kernelspan_agent.probes.own.machine import Plan
 from kernelspan_agent.probes.own.prepare import Prepared
+from kernelspan_agent.probes.own.sweep import KEY, Calls, Sweeper, call_of
+from kernelspan_agent.process.symbols.identity import Identity
 from kernelspan_agent.resolve.arguments import Captured
 from kernelspan_agent.ring.records import MAX_OWN_PROBES
 from kernelspan_agent.runtimes.registry import Runtime
@@ -32,17 +36,16 @@ from kernelspan_api.userprobes import RateScope, UserProbe
 
 SCRATCHES = "ks_scratches."  # the loader's name for those of own probes
 SCRATCH_ENTRIES = 2  # KS_OWN_SCRATCH_* in bpf/include/own.h
-_CONFIG = struct.Struct("<QQQIIII")
-_KEY_BYTES = 16
+_CONFIG = struct.Struct("<QQQIIII8x")
 MAX_PARTS = 16  # of one probe
 REST_SECONDS = 60.0  # of a number that was given back
 _QUESTION = struct.Struct("<QII")  # struct ks_own_question
-_CALL = struct.Struct("<QQQIIII")  # struct ks_own_call
-_CLASS_AT = 5
 _OWN_MAPS = ("ks_own_calls", "ks_own_blank", "ks_own_config", "ks_own_rates", "ks_own_nothing")
 # Walkers and scratches that programs of one kind share, of which no two run on a CPU at once: the kernel enters none of
 # these while another is at work (bpf_prog_active), and what comes in an interrupt touches no scratch.
 _SHARED = {bpf.PROG_KPROBE: ".k", bpf.PROG_TRACEPOINT: ".t", bpf.PROG_RAW_TRACEPOINT: ".r"}
+UNNUMBERED = -1  # of a probe that there was no number left for
+_log = logging.getLogger(__name__)
 _SCOPES = {RateScope.PROCESS: 0, RateScope.POD: 1, RateScope.NODE: 2}
 
 
@@ -62,9 +65,20 @@ class Part:
     plans: list[Plan] = field(default_factory=list)  # by which it was attached, and can be again
 
 
+class Standing(enum.Enum):
+    """Where a probe stands, as a profile's status says it."""
+
+    ATTACHED = "Attached"
+    PENDING = "Pending"  # on user code: no process that has the file has come yet
+    FAILED = "Failed"
+
+
 @dataclass(slots=True, eq=False)
 class OwnProbe:
-    """A probe of the user's. `problem`: why it is not attached; `files`: of a probe on user code, where it is."""
+    """A probe of the user's. `problem`: why it is not attached; `files`: of a probe on user code, where it is.
+
+    `awaits`: of a probe on user code that is attached nowhere yet, what was last found instead.
+    """
 
     spec: UserProbe
     number: int
@@ -72,8 +86,10 @@ class OwnProbe:
     captured: tuple[Captured, ...] = ()
     problem: KernelspanError | None = None
     parts: list[Part] = field(default_factory=list)
-    files: set[tuple[int, int]] = field(default_factory=set)
+    files: set[Identity] = field(default_factory=set)
     waits: bool = False  # for a process that has the file
+    awaits: KernelspanError | None = None
+    was_attached: bool = False  # at some time
     keep: float = 1.0  # the share of its hits that the guard does not have thrown away
     off: bool = False  # the guard has taken it off
     epoch: int = 0  # how often it has
@@ -89,15 +105,32 @@ class OwnProbe:
         exits = [name + part.load.suffix for part in self.parts for name in part.generated.exits]
         return enters, exits
 
+    @property
+    def standing(self) -> Standing:
+        """Attached if it is anywhere: what one file of several refuses is logged."""
+        if self.is_attached:
+            return Standing.ATTACHED
+        return Standing.FAILED if self.problem is not None or not self.waits else Standing.PENDING
+
+    @property
+    def trouble(self) -> KernelspanError | None:
+        """Why it is not attached, or not yet; None: it is, or nothing is known."""
+        return None if self.is_attached else self.problem or self.awaits
+
 
 class OwnProbes:
     """Those of one session. Not for several threads."""
 
-    def __init__(self, loader: Loader, array: str, cpus: int) -> None:
-        """`array`: the program array that walkers are called by. `cpus`: values of a per-CPU map for one key."""
+    def __init__(self, loader: Loader, array: str, process_start: Callable[[int], int | None], cpus: int) -> None:
+        """`array`: the program array that walkers are called by. `process_start`: see Sweeper. `cpus`: values of a per-CPU
+        map for one key.
+        """
+        self.sweeper = Sweeper(process_start)
+        self.cut_off = Sums[int]()  # by class: calls under way when their probe was taken away
         self._loader, self._array, self._cpus = loader, array, cpus
         self._walkers: dict[str, tuple[Runtime, Any]] = {}  # each with its built module
         self._probes: dict[bytes, OwnProbe] = {}
+        self._removed: list[OwnProbe] = []  # detached, and not given back yet
         self._rest: dict[int, float] = {}  # numbers that were given back, and when
         self._sets: dict[str, Load] = {}  # walkers by their suffix
 
@@ -120,23 +153,33 @@ class OwnProbes:
         return self._probes.get(key_of(spec))
 
     def mask(self, specs: Sequence[UserProbe]) -> int:
-        """Bits by the numbers of these, of those that are attached, or may come to be."""
+        """Bits by the numbers of these: what is not attached is not seen, and may come to be when the bits are set already."""
         found = (self.get(spec) for spec in specs)
-        return sum(1 << own.number for own in found if own is not None and (own.problem is None or own.is_attached))
+        return sum(1 << own.number for own in found if own is not None and own.number != UNNUMBERED)
 
     def open(self, prepared: Sequence[Prepared]) -> None:
-        """Loads and attaches; what cannot be says why (`OwnProbe.problem`). Raises BudgetError: too many."""
+        """Loads and attaches; what cannot be says why (`OwnProbe.problem`)."""
         for each in prepared:
             key = key_of(each.spec)
-            if key not in self._probes:
-                own = self._probes[key] = OwnProbe(each.spec, self._free())
-                own.waits = each.plan is None and each.problem is None
-                self.attach(own, each)
+            if key in self._probes:
+                each.close()
+                continue
+            own = self._probes[key] = OwnProbe(each.spec, self._free())
+            if own.number == UNNUMBERED:
+                message = f"a node has at most {MAX_OWN_PROBES} own probes at once"
+                own.problem = BudgetError(
+                    message, reason="TooManyProbes", hint="let profiles share probes, or have fewer"
+                )
+                each.close()
+                continue
+            own.waits = each.plan is None and each.problem is None
+            self.attach(own, each)
 
     def attach(self, own: OwnProbe, prepared: Prepared) -> None:
         """Loads what is not loaded, and attaches, unless the guard has it off. `own.problem` says why not."""
         if prepared.problem is not None:
             own.problem = prepared.problem
+            _log.info("probe.failed probe=%s reason=%s message=%s", own.spec.name, own.problem.reason, own.problem)
             return
         if prepared.plan is None or prepared.generated is None:
             return
@@ -148,9 +191,12 @@ class OwnProbes:
                 part = self._loaded(own, prepared, plan, generated)
             part.plans.append(plan)
             if not own.off:
-                self._attach(part, plan)
+                self._attach(own, part, plan)
+            places = sum(len(each.attachments) for each in own.parts)
+            _log.info("probe.attached probe=%s mechanism=%s places=%d", own.spec.name, own.mechanism, places)
         except KernelspanError as error:
-            own.problem = error
+            _log.info("probe.failed probe=%s reason=%s message=%s", own.spec.name, error.reason, error)
+            own.problem = None if own.is_attached else error  # elsewhere it may be seen
             plan.close()
             if part is not None and plan in part.plans:
                 part.plans.remove(plan)
@@ -177,24 +223,32 @@ class OwnProbes:
         for part in own.parts:
             for plan in part.plans:
                 try:
-                    self._attach(part, plan)
+                    self._attach(own, part, plan)
                 except KernelspanError as error:
                     own.problem = error
 
     def remove(self, own: OwnProbe) -> None:
-        """Detaches a probe and gives back what it has."""
-        for part in own.parts:
-            while part.attachments:
-                part.attachments.pop().close()
-            while part.plans:
-                part.plans.pop().close()
-        for part in list(own.parts):
-            self._unload(own, part)
-        self._probes.pop(key_of(own.spec), None)
-        self._rest[own.number] = time.monotonic()
+        """Detaches a probe. What it has is given back by `reap`, and its number then."""
+        if self._probes.get(key_of(own.spec)) is own:
+            del self._probes[key_of(own.spec)]
+            self._removed.append(own)
+        _detach(own)
+        _log.info("probe.detached probe=%s", own.spec.name)
+
+    def reap(self) -> None:
+        """Gives back what removed probes have, long enough after for no program to run any more."""
+        while self._removed:
+            own = self._removed.pop()
+            for part in list(own.parts):
+                self._unload(own, part)
+            self._rest[own.number] = time.monotonic()
 
     def _unload(self, own: OwnProbe, part: Part) -> None:
         own.parts.remove(part)
+        for calls, size, _ in self._calls(part.load.suffix):  # nobody will see how these end
+            for key in bpf.map_keys(calls, KEY.size):
+                if (value := bpf.map_lookup(calls, key, size)) is not None:
+                    self.cut_off[call_of(key, value).cls] += 1
         self._loader.unload(part.load.suffix)
         if part.walkers == part.load.suffix:  # nobody else's
             self._sets.pop(part.walkers, None)
@@ -203,10 +257,8 @@ class OwnProbes:
         """A number that means nothing: what still bears one that was given back is read before it means something else."""
         now = time.monotonic()
         self._rest = {number: since for number, since in self._rest.items() if now - since < REST_SECONDS}
-        taken = {own.number for own in self} | self._rest.keys()
-        number = next((each for each in range(MAX_OWN_PROBES) if each not in taken), None)
-        if number is None:
-            raise BudgetError(f"a node has at most {MAX_OWN_PROBES} own probes at once", reason="TooManyProbes")
+        taken = {own.number for own in (*self, *self._removed)} | self._rest.keys()
+        number = next((each for each in range(MAX_OWN_PROBES) if each not in taken), UNNUMBERED)
         self._forget_verdicts(number)
         return number
 
@@ -258,13 +310,14 @@ class OwnProbes:
         limits.require_room(name, wanted, sum(part.map_bytes for own in self for part in own.parts))
         return wanted
 
-    def _attach(self, part: Part, plan: Plan) -> None:
+    def _attach(self, own: OwnProbe, part: Part, plan: Plan) -> None:
         before = len(part.attachments)
         try:
             # returns first: an entry without its return would stay in flight
             for names, attaches in ((part.generated.exits, plan.exits), (part.generated.enters, plan.enters)):
                 for name, attach in zip(names, attaches, strict=True):
                     part.attachments += attach(self._loader.programs[name + part.load.suffix])
+            own.was_attached = True
         except BaseException:
             while len(part.attachments) > before:
                 part.attachments.pop().close()
@@ -296,18 +349,36 @@ class OwnProbes:
     def in_flight(self) -> Sums[int]:
         """Calls that have begun and not ended, by class."""
         found = Sums[int]()
-        for name in [name for name in self._loader.maps if name.startswith("ks_own_calls.")]:
-            calls, size = self._loader.maps[name], self._loader.value_bytes(name)
-            for key in bpf.map_keys(calls, _KEY_BYTES):
+        for calls, size, _ in self._calls():
+            for key in bpf.map_keys(calls, KEY.size):
                 if (value := bpf.map_lookup(calls, key, size)) is not None:
-                    found[_CALL.unpack_from(value)[_CLASS_AT]] += 1
+                    found[call_of(key, value).cls] += 1
         return found
+
+    def _calls(self, suffix: str = "") -> list[Calls]:
+        """Maps of calls that have begun; with `suffix` of one part."""
+        loader, prefix = self._loader, "ks_own_calls."
+        names = [
+            name for name in loader.maps if name.startswith(prefix) and (not suffix or name == prefix[:-1] + suffix)
+        ]
+        return [Calls(loader.maps[name], loader.value_bytes(name), loader.room(name)) for name in names]
+
+    def sweep(self, now: float | None = None) -> None:
+        """Takes out calls that can never end, where it is time for it, or (None) all of them at once."""
+        if now is None:
+            self.sweeper.sweep(self._calls(), 1 << 32, 0)
+        else:
+            self.sweeper.tick(now, self._calls())
 
     def detach(self) -> None:
         """Detaches all; what they counted stays."""
         for own in self:
-            for part in own.parts:
-                while part.attachments:  # entries first
-                    part.attachments.pop().close()
-                while part.plans:
-                    part.plans.pop().close()
+            _detach(own)
+
+
+def _detach(own: OwnProbe) -> None:
+    for part in own.parts:
+        while part.attachments:  # entries first
+            part.attachments.pop().close()
+        while part.plans:
+            part.plans.pop().close()

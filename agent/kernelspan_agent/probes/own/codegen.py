@@ -8,32 +8,24 @@ probes that differ in name, attributes or limits only are one compiled object.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.ktypes import Leaf, Resolved
-from kernelspan_agent.probes.own.conditions import (
-    SUFFIX_ROOM,
-    Subject,
-    has_capabilities,
-    holds,
-    in_namespaces,
-)
-from kernelspan_agent.probes.own.limits import require_text
+from kernelspan_agent.probes.own.decisions import Decisions, mask
+from kernelspan_agent.probes.own.layout import declarations
 from kernelspan_agent.probes.own.paths import along
-from kernelspan_agent.probes.own.sources import ArgumentError, Raw, Source
+from kernelspan_agent.probes.own.sources import NOWHERE, PLACE, ArgumentError, Raw, Source, of_program
 from kernelspan_agent.probes.own.values import NUMBERS, data_bytes, laid_out, number, read
 from kernelspan_agent.resolve.arguments import Captured, Slot
 from kernelspan_agent.resolve.judging import judged
-from kernelspan_agent.ring.records import ARGUMENT, ARGUMENTS_HEADER, RING_HEADER, SLOT
 from kernelspan_api.conditions import ArgumentType, NamespaceType
-from kernelspan_api.userprobes import Argument, Match, Mode, UserProbe
+from kernelspan_api.userprobes import Argument, Mode, UserProbe
 
-MAX_CALL_BYTES = 4 << 20  # of the kernel's memory, for calls of one probe that have begun
-MIN_CALLS, MAX_CALLS = 256, 8192
 _LATER = {ArgumentType.STRING, ArgumentType.BYTES, ArgumentType.SOCK_ADDR}
-_FEW_CALLS = 256  # of mode Event: as many as programs that run at this moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +66,7 @@ class Generator:
         resolve: Callable[[Leaf, str], Resolved],
     ) -> None:
         """`host`: the inode number of the host's namespace of a kind. `resolve`: the way from a value along a path."""
-        self._probe, self._places, self._host, self._resolve = probe, places, host, resolve
+        self._probe, self._places, self._resolve = probe, places, resolve
         wanted = [(each.type, each.max_bytes) for each in probe.args]
         returned = probe.returns
         self._returns_data = returned is not None and data_bytes(returned.type, 0) > 0
@@ -82,55 +74,22 @@ class Generator:
             wanted.append((returned.type, 0))
         self._slots = laid_out(wanted)
         self._is_span = probe.mode is Mode.SPAN
-        self._has_arguments = bool(self._slots)
+        self._decisions = Decisions(probe, self._slots, places.enters[0], host)
+        self._placed: set[int] = set()  # arguments of the program at hand that may be nowhere
 
     def generate(self) -> Generated:
         """The text with the names of its programs."""
-        enters, exits = list(self._places.enters), list(self._places.exits)
-        parts = [self._declarations(), '#include "own_calls.h"\n']
-        names: list[str] = []
-        for index, source in enumerate(enters):
-            names.append(_name("ks_own_enter", index, len(enters)))
-            parts.append(self._enter(names[-1], source))
-        ends: list[str] = []
-        for index, source in enumerate(exits):
-            ends.append(_name("ks_own_exit", index, len(exits)))
-            parts.append(self._exit(ends[-1], source))
-        captured = [
-            Captured(slot, argument.attribute) for slot, argument in zip(self._slots, self._probe.args, strict=False)
-        ]
+        enters, exits = self._places.enters, self._places.exits
+        parts = [declarations(self._slots, is_span=self._is_span), '#include "own_calls.h"\n']
+        names = [_name("ks_own_enter", index, len(enters)) for index in range(len(enters))]
+        ends = [_name("ks_own_exit", index, len(exits)) for index in range(len(exits))]
+        parts += [self._enter(name, source) for name, source in zip(names, enters, strict=True)]
+        parts += [self._exit(name, source) for name, source in zip(ends, exits, strict=True)]
+        named = zip(self._slots, self._probe.args, strict=False)
+        captured = [Captured(slot, argument.attribute) for slot, argument in named]
         if self._returns_data and self._probe.returns is not None:
             captured.append(Captured(self._slots[-1], self._probe.returns.attribute))
         return Generated("\n".join(parts), tuple(names), tuple(ends), tuple(captured))
-
-    # --- maps ---------------------------------------------------------------------------------------------------------
-
-    def _declarations(self) -> str:
-        count = len(self._slots)
-        data = sum((slot.data_bytes + 7) & ~7 for slot in self._slots)
-        record = ARGUMENTS_HEADER.itemsize + count * ARGUMENT.itemsize + data
-        slots = -(-(record + RING_HEADER) // SLOT)
-        sent = slots * SLOT - RING_HEADER
-        room = sent - record + (self._suffix_room() if data else 0)
-        value = 64 + record + room
-        calls = min(max(MAX_CALL_BYTES // value, MIN_CALLS), MAX_CALLS) if self._is_span else _FEW_CALLS
-        lines = [
-            f"#define KS_OWN_ARGUMENTS {count}",
-            f"#define KS_OWN_RECORD {sent}",
-            f"#define KS_OWN_ENTRIES {calls}",
-            '#include "own.h"',
-            "struct ks_own_value {",
-            "\tstruct ks_own_call call;",
-            "\tstruct ks_own_rec record;",
-        ]
-        if count:
-            lines.append(f"\tstruct ks_own_arg arguments[{count}];")
-        lines.append(f"\tu8 data[{data + room + 8 & ~7}];")
-        return "\n".join([*lines, "};\n"])
-
-    def _suffix_room(self) -> int:
-        largest = max(slot.data_bytes for slot in self._slots)
-        return SUFFIX_ROOM + (1 << largest.bit_length())
 
     # --- programs -----------------------------------------------------------------------------------------------------
 
@@ -177,9 +136,13 @@ class Generator:
             "\t}",
             "\tks_count(p->cls, KS_C_OWN_SEEN);",
         ]
-        lines += [f"\tu64 a{index} = {value};" for index, value in enumerate(values)]
-        early, late = self._split()
-        lines += ["\tu32 groups = " + (_mask(early) if self._probe.match else "1") + ";"]
+        for index, (raw, value) in enumerate(zip(raws, values, strict=True)):
+            if raw.place:
+                lines.append(f"\tu64 p{index} = {raw.place};")
+            lines.append(f"\tu64 a{index} = {value.replace(PLACE, f'p{index}')};")
+        self._placed = {index for index, raw in enumerate(raws) if raw.place}
+        early, late = self._decisions.of_arguments(self._placed)
+        lines += ["\tu32 groups = " + (mask(early) if self._probe.match else "1") + ";"]
         if self._probe.match:
             if judged(self._probe).image:
                 lines.append("\tgroups &= ks_own_verdict(p->start, config->number, KS_OWN_IMAGE | tgid);")
@@ -207,6 +170,8 @@ class Generator:
         if not source.is_user and (not self._is_span or any(_USES_SCRATCH.search(line) for line in reads)):
             lines += self._scratch("KS_OWN_SCRATCH_ENTER" if self._is_span else "KS_OWN_SCRATCH_EXIT")
         lines += ["\t" + line for line in reads]
+        for index in sorted(self._placed):
+            lines += [f"\tif (!p{index})", f"\t\tv->arguments[{index}].state = KS_ARGUMENT_UNREADABLE;"]
         lines += self._note_unreadable()
         paths = judged(self._probe).arguments
         if paths:
@@ -220,7 +185,7 @@ class Generator:
             ]
         if any(late):
             lines += [
-                f"\tif (!v->call.again && !(groups &= {_mask(late)})) {{",
+                f"\tif (!v->call.again && !(groups &= {mask(late)})) {{",
                 "\t\tks_own_calls.delete(&key);",
                 "\t\tks_count(p->cls, KS_C_FILTERED);",
                 "\t\treturn 0;",
@@ -253,18 +218,23 @@ class Generator:
         lines = ["\tif (v->call.again) {"]
         for slot in slots:
             arg = f"v->arguments[{slot.number}]"
-            (statement,) = read(slot, Raw(""), f"{arg}.value", _nothing_follows, is_user=source.is_user)
+            (statement,) = read(
+                slot, Raw("", user=self._user(slot)), f"{arg}.value", _nothing_follows, is_user=source.is_user
+            )
             lines += [f"\t\tif (v->call.again & {1 << slot.number})", f"\t\t\t{statement}"]
-        _, late = self._split()
+        _, late = self._decisions.of_arguments()
         if any(late):
             lines += [
-                f"\t\tif (!(v->call.groups &= {_mask(late)})) {{",
+                f"\t\tif (!(v->call.groups &= {mask(late)})) {{",
                 "\t\t\tks_count(v->call.cls, KS_C_FILTERED);",
                 "\t\t\tks_own_calls.delete(&key);",
                 "\t\t\treturn 0;",
                 "\t\t}",
             ]
         return [*lines, "\t}"]
+
+    def _user(self, slot: Slot) -> bool:
+        return self._raw(self._places.enters[0], self._probe.args[slot.number]).user
 
     def _reads(self, source: Source, raws: list[Raw]) -> list[str]:
         lines: list[str] = []
@@ -280,10 +250,24 @@ class Generator:
         return lines
 
     def _raw(self, source: Source, argument: Argument) -> Raw:
+        try:
+            return self._raw_of(source, argument)
+        except ArgumentError:
+            for other in self._places.enters:
+                if other is not source:
+                    with contextlib.suppress(ArgumentError):
+                        self._raw_of(other, argument)
+                        return NOWHERE
+            raise
+
+    def _raw_of(self, source: Source, argument: Argument) -> Raw:
         raw = source.named(argument.field) if argument.field is not None else source.argument(argument.index or 0)
-        if not argument.resolve:
+        settled = raw.user or raw.inline or argument.type in NUMBERS or source.kind == bpf.PROG_TRACEPOINT
+        if not argument.resolve and settled:
             return raw
         start = self._places.type_of(argument)
+        if not argument.resolve:
+            return replace(raw, user=start is not None and start.user)
         if start is None:
             raise ArgumentError(f"resolve {argument.resolve}: the kernel says nothing of this argument's type")
         return along(raw, self._resolve(start, argument.resolve))
@@ -324,14 +308,16 @@ class Generator:
         ]
         filters = []
         if not instant:
-            if self._result_is_read():
+            if self._decisions.needs_result:
                 returned = self._probe.returns.type if self._probe.returns else ArgumentType.INT64
+                if returned in (ArgumentType.FILE, ArgumentType.PATH):
+                    raise ArgumentError(f"a returned {returned.value} cannot be read")
                 lines.append(f"\tu64 result = {number(returned, Raw(source.result()))};")
             lines.append("\tif (now - v->call.start < config->min_duration_ns)")
             lines += _end_as("KS_C_FILTERED")
-            filters = [self._result_condition(match) for match in self._probe.match]
+            filters = [self._decisions.of_result(match) for match in self._probe.match]
             if any(filters):
-                lines.append(f"\tif (!(v->call.groups &= {_mask(filters)}))")
+                lines.append(f"\tif (!(v->call.groups &= {mask(filters)}))")
                 lines += _end_as("KS_C_FILTERED")
         lines += [
             "\tif (!ks_own_within_limits(config, c, p, v, now)) {",
@@ -340,11 +326,11 @@ class Generator:
             "\t}",
         ]
         if not instant and self._returns_data:
-            raw = Raw(source.result())
+            raw = Raw(source.result(), user=of_program(source))
             reads = read(self._slots[-1], raw, "result", _nothing_follows, is_user=source.is_user)
             lines += ["\t" + line for line in reads]
         lines.append("\tu64 arguments = ks_own_send(v, config->number, now);")
-        result = "result" if not instant and self._result_is_read() else "0"
+        result = "result" if not instant and self._decisions.needs_result else "0"
         flags = (
             " | ".join((["KS_OP_INSTANT"] if instant else []) + (["KS_OP_NO_RESULT"] if result == "0" else [])) or "0"
         )
@@ -390,53 +376,6 @@ class Generator:
             "\ts->op.tid = v->call.tid;",
         ]
 
-    # --- conditions ---------------------------------------------------------------------------------------------------
-
-    def _split(self) -> tuple[list[str], list[str]]:
-        """For each match entry what is decided before anything is read, and what after. Empty: it holds."""
-        early, late = [], []
-        for match in self._probe.match:
-            first: list[str] = []
-            second: list[str] = []
-            for condition in match.args:
-                if condition.index in self._judged_positions():
-                    continue
-                subject = self._subject(condition.index)
-                (first if subject.type in NUMBERS else second).append(
-                    holds(subject, condition.operator, condition.values)
-                )
-            first += [has_capabilities(each) for each in match.capabilities]
-            first += [in_namespaces(each, self._host) for each in match.namespaces]
-            early.append(" && ".join(first))
-            late.append(" && ".join(second))
-        return early, late
-
-    def _subject(self, index: int) -> Subject:
-        for at, argument in enumerate(self._probe.args):
-            if self._position(argument) == index:
-                return Subject(argument.type, f"a{at}", self._slots[at])
-        raise ArgumentError(f"match compares argument {index}, which args does not have: add it there with its type")
-
-    def _judged_positions(self) -> set[int]:
-        return {self._position(self._probe.args[at]) for at in judged(self._probe).arguments}
-
-    def _position(self, argument: Argument) -> int:
-        if argument.index is not None:
-            return argument.index
-        fields = getattr(self._places.enters[0], "fields", ())
-        return next((at for at, each in enumerate(fields) if each.name == argument.field), -1)
-
-    def _result_is_read(self) -> bool:
-        conditions = any(match.returns for match in self._probe.match)
-        return self._probe.returns is not None or self._probe.error_when is not None or conditions
-
-    def _result_condition(self, match: Match) -> str:
-        kind = self._probe.returns.type if self._probe.returns else ArgumentType.INT64
-        if kind not in NUMBERS and match.returns:
-            raise ArgumentError(f"a returned {kind.value} cannot be compared in the kernel")
-        subject = Subject(kind, "result")
-        return " && ".join(holds(subject, each.operator, each.values) for each in match.returns)
-
 
 def _nothing_follows(_distance: int) -> str:
     raise ArgumentError("a Go type cannot be returned: its parts lie in several registers")
@@ -444,11 +383,6 @@ def _nothing_follows(_distance: int) -> str:
 
 def _name(base: str, index: int, count: int) -> str:
     return base if count == 1 else f"{base}{index}"
-
-
-def _mask(conditions: Sequence[str]) -> str:
-    """A u32 expression: a bit for each entry whose condition holds."""
-    return "(" + " | ".join(f"(({each or '1'}) ? {1 << at}U : 0)" for at, each in enumerate(conditions)) + ")"
 
 
 def _end_as(counter: str) -> list[str]:
@@ -462,14 +396,3 @@ def _end_as(counter: str) -> list[str]:
 
 
 _USES_SCRATCH = re.compile(r"\((s),|ks_path_id\(s")
-_PLAIN = re.compile(r"[\x20-\x7e\t\n]*")
-
-
-def checked(generated: Generated) -> Generated:
-    """The same; refuses a text with anything in it that no template of ours has, or more of it (BudgetError)."""
-    require_text(generated.text)
-    if not _PLAIN.fullmatch(generated.text) or '"' in generated.text.replace('#include "own.h"', "").replace(
-        '#include "own_calls.h"', ""
-    ):
-        raise AssertionError("a generated text holds what no template has")
-    return replace(generated)

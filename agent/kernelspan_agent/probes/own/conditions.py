@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kernelspan_agent.probes.own.sources import ArgumentError
-from kernelspan_agent.probes.own.values import NUMBERS, SIGNED, SOCKETS, TEXTS
+from kernelspan_agent.probes.own.values import ANY_BOUNDS, BOUNDS, NUMBERS, SIGNED, SOCKETS, STRING_EXTRA, TEXTS
 from kernelspan_agent.resolve.arguments import Slot
 from kernelspan_api.conditions import (
     ArgumentType,
@@ -41,6 +41,7 @@ class Subject:
     type: ArgumentType
     c: str
     slot: Slot | None = None
+    known: str = ""  # a C expression that is 0 where there is no such value
 
 
 def holds(subject: Subject, operator: Operator, values: Sequence[str]) -> str:
@@ -49,7 +50,8 @@ def holds(subject: Subject, operator: Operator, values: Sequence[str]) -> str:
     if positive is not None:
         return f"!{holds(subject, positive, values)}"
     if subject.type in NUMBERS:
-        return _number(subject, operator, values)
+        found = _number(subject, operator, values)
+        return f"({subject.known} && {found})" if subject.known else found
     if subject.type in TEXTS and subject.slot is not None:
         return _any([_text(subject.slot, operator, value.encode()) for value in values])
     if subject.type in SOCKETS and subject.slot is not None:
@@ -73,34 +75,42 @@ def _c(value: int) -> str:
     return f"{value & _U64:#x}ULL"
 
 
+def _range(value: str) -> tuple[str, str]:
+    low, colon, high = value.partition(":")
+    if not colon:
+        raise ArgumentError(f"{value!r} is no range: write LOW:HIGH, both included")
+    return low, high
+
+
 def _number(subject: Subject, operator: Operator, values: Sequence[str]) -> str:
     signed = subject.type in SIGNED
     cast = "(s64)" if signed else ""
+
+    def within(text: str) -> int:
+        low, high = BOUNDS.get(subject.type, ANY_BOUNDS)
+        if not low <= (value := whole(text)) <= high:
+            raise ArgumentError(f"{text} is no {subject.type.value}: those are {low} to {high}")
+        return value
 
     def compared(sign: str, value: int) -> str:
         return f"({cast}({subject.c}) {sign} {cast}{_c(value)})"
 
     if operator in (_O.EQUAL, _O.IN):
-        return _any([compared("==", whole(value)) for value in values])
+        return _any([compared("==", within(value)) for value in values])
     if operator is _O.GREATER_THAN:
-        return compared(">", whole(values[0]))
+        return compared(">", within(values[0]))
     if operator is _O.LESS_THAN:
-        return compared("<", whole(values[0]))
+        return compared("<", within(values[0]))
     if operator is _O.MASK:
         return _any([f"(({subject.c}) & {_c(whole(value))})" for value in values])
     if operator is _O.IN_RANGE:
-        ranges = []
-        for value in values:
-            low, colon, high = value.partition(":")
-            if not colon:
-                raise ArgumentError(f"{value!r} is no range: write LOW:HIGH, both included")
-            ranges.append(f"({compared('>=', whole(low))} && {compared('<=', whole(high))})")
-        return _any(ranges)
+        ends = [_range(value) for value in values]
+        return _any([f"({compared('>=', within(low))} && {compared('<=', within(high))})" for low, high in ends])
     raise ArgumentError(f"{subject.type.value} is a number: it cannot be compared by {operator.value}")
 
 
 def _text(slot: Slot, operator: Operator, value: bytes) -> str:
-    room = slot.data_bytes - (slot.type is ArgumentType.STRING)
+    room = slot.data_bytes - (STRING_EXTRA if slot.type is ArgumentType.STRING else 0)
     if len(value) > room:
         raise ArgumentError(f"{len(value)} bytes are to be compared, but only {room} are read: raise maxBytes")
     length, state = f"v->arguments[{slot.number}].length", f"v->arguments[{slot.number}].state"

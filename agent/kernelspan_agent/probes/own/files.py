@@ -10,26 +10,30 @@ the program compiled: tens of milliseconds to a second. A library that is not th
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from kernelspan_agent.errors import KernelspanError
+from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.probes.own.attached import OwnProbe, OwnProbes
 from kernelspan_agent.probes.own.machine import Machine
-from kernelspan_agent.probes.own.prepare import Prepared, compiled, text_of
+from kernelspan_agent.probes.own.prepare import Prepared, build_all, text_of
 from kernelspan_agent.probes.own.user_functions import plan_in
 from kernelspan_agent.process.errors import ProcessEndedError
 from kernelspan_agent.process.procfs import Process
+from kernelspan_agent.process.symbols.identity import Identity
 from kernelspan_agent.process.symbols.usdt import find_probe
 from kernelspan_agent.process.symbols.where import AUTO, Binary, mapped_binaries, open_binary, open_mapped, open_path
 from kernelspan_api.userprobes import UserProbe
 
 MAX_WAITING = 4096  # looks that are due
 RETRIES_SECONDS = (0.02, 0.1, 0.5, 2.0, 10.0, 60.0)  # for code that a process has not loaded yet
+PATIENCE = 4  # retries, 2.6 s together, after which a process is said not to have the code
+MAX_TOGETHER = 8  # looks whose texts are compiled by one child
 MAX_FILES = 256  # of one probe
 
 _log = logging.getLogger(__name__)
@@ -37,10 +41,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Look:
-    """A probe to be looked for: in a process's files, or (None) in this machine's."""
+    """A probe to be looked for: in a process's files, or (None) in this machine's file `path`."""
 
     own: OwnProbe
     process: Process | None
+    path: str = ""
     tries: int = 0
 
 
@@ -49,9 +54,10 @@ class _Found:
     """What a look came to."""
 
     look: _Look
-    identity: tuple[int, int] | None = None
+    identity: Identity | None = None
     prepared: Prepared | None = None
     problem: KernelspanError | None = None
+    is_absent: bool = False  # this machine has nothing by that path
 
 
 @dataclass(slots=True)
@@ -64,17 +70,22 @@ class UserFiles:
     _due: queue.SimpleQueue[_Look | None] = field(default_factory=queue.SimpleQueue)
     _done: queue.SimpleQueue[_Found] = field(default_factory=queue.SimpleQueue)
     _later: list[tuple[float, _Look]] = field(default_factory=list)
-    _known: set[tuple[int, tuple[int, int]]] = field(default_factory=set)  # probes by number, in files
+    _known: set[tuple[OwnProbe, Identity]] = field(default_factory=set)  # probes in files
     _thread: threading.Thread | None = None
     _open: int = 0  # looks whose answer has not come
 
-    def saw(self, process: Process | None, specs: Sequence[UserProbe]) -> None:
-        """A process that these probes are wanted of; None: whatever this machine itself has by their paths."""
+    def saw(self, process: Process | None, specs: Sequence[UserProbe], executable: str = "") -> None:
+        """A process that these probes are wanted of; None: whatever this machine itself has by their paths.
+
+        `executable`: of a program that is going to be run, for probes that name no path.
+        """
         for spec in specs:
             own = self.own.get(spec)
-            if own is None or not _is_user(spec) or (process is None and _path(spec) == AUTO):
+            if own is None or not _is_user(spec):
                 continue
-            self._look(_Look(own, process))
+            path = _path(spec) if _path(spec) != AUTO else executable
+            if process is not None or path:
+                self._look(_Look(own, process, path))
 
     def _look(self, look: _Look) -> None:
         if self._open >= MAX_WAITING:
@@ -85,6 +96,11 @@ class UserFiles:
             self._thread.start()
         self._open += 1
         self._due.put(look)
+
+    def forget(self, own: OwnProbe) -> None:
+        """A probe that is removed; what its looks come to is not attached any more."""
+        self._later = [each for each in self._later if each[1].own is not own]
+        self._known = {each for each in self._known.copy() if each[0] is not own}
 
     def wait(self, timeout_seconds: float) -> None:
         """Until every look so far is answered, for at most so long."""
@@ -110,57 +126,106 @@ class UserFiles:
 
     def _take(self, found: _Found) -> None:
         own = found.look.own
+        if self.own.get(own.spec) is not own:  # it has been removed meanwhile
+            if found.prepared is not None:
+                found.prepared.close()
+            return
         if found.problem is not None:
-            if not own.is_attached:
-                own.problem = found.problem
-            retries = RETRIES_SECONDS if found.look.process is not None else ()
-            if found.look.tries < len(retries) and found.problem.reason in _MAY_COME:
-                self._later.append((time.monotonic() + retries[found.look.tries], found.look))
-                found.look.tries += 1
-            return
-        if found.identity is None:  # known already, or the process has ended
-            return
-        if found.prepared is not None and len(own.files) < MAX_FILES:
-            own.problem = None
-            self.own.attach(own, found.prepared)
-            if own.problem is None:
+            self._miss(found.look, found.problem, is_absent=found.is_absent)
+        elif found.identity is not None and found.prepared is not None:  # else known already, or the process has ended
+            if found.identity in own.files or len(own.files) >= MAX_FILES:
+                found.prepared.close()
+                if found.identity not in own.files:
+                    _log.warning("probe.file.skipped probe=%s reason=TooManyProbes", own.spec.name)
+                return
+            problem = self._attach(own, found.prepared)
+            if problem is None:
                 own.files.add(found.identity)
                 own.waits = False
+            else:
+                _tell(own, problem)
+
+    def _attach(self, own: OwnProbe, prepared: Prepared) -> KernelspanError | None:
+        own.problem = None
+        self.own.attach(own, prepared)
+        return own.problem
+
+    def _miss(self, look: _Look, problem: KernelspanError, *, is_absent: bool) -> None:
+        """What is not there may come: a library is loaded late, and this machine's files are not those of a container."""
+        own = look.own
+        retries = RETRIES_SECONDS if look.process is not None else ()
+        if look.tries < len(retries) and problem.reason in _MAY_COME:
+            self._later.append((time.monotonic() + retries[look.tries], look))
+            look.tries += 1
+        if not own.is_attached:
+            # of a program that is named a library or another one that it starts may have the code
+            awaits = look.tries <= PATIENCE if look.process is not None else is_absent or _path(own.spec) == AUTO
+            if awaits and problem.reason in _MAY_COME:
+                own.awaits = problem
+            else:
+                own.problem = problem
+        elif problem.reason not in _MAY_COME:
+            _tell(own, problem)
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while (look := self._due.get()) is not None:
-            self._done.put(self._looked(look))
+        while looks := self._next():
+            found = [self._looked(look) for look in looks]
+            for each in self._compiled(found):
+                self._done.put(each)
+
+    def _next(self) -> list[_Look]:
+        """Waits for a look, and takes those that wait besides, which are compiled together; empty: it is over."""
+        looks = [self._due.get()]
+        while len(looks) < MAX_TOGETHER:
+            try:
+                looks.append(self._due.get_nowait())
+            except queue.Empty:
+                break
+        if looks[-1] is None:  # the last there is
+            return []
+        return [look for look in looks if look is not None]
 
     def _looked(self, look: _Look) -> _Found:
         found = _Found(look)
         try:
-            with _binary(look.own.spec, look.process) as binary:
-                key = (look.own.number, binary.identity)
+            with _binary(look.own.spec, look.process, look.path) as binary:
+                key = (look.own, binary.identity)
                 if key in self._known:
                     return found
-                found.identity = binary.identity
-                found.prepared = self._prepared(look.own.spec, binary)
                 self._known.add(key)
+                found.identity = binary.identity
+                try:
+                    found.prepared = _planned(look.own.spec, binary)
+                except BaseException:
+                    self._known.discard(key)
+                    raise
         except ProcessEndedError:
             pass
         except KernelspanError as error:
             found.problem = error
+            found.is_absent = look.process is None and not os.path.lexists(look.path)
+        except Exception as error:  # noqa: BLE001 - files are hostile, and the next look is to be answered too
+            found.problem = MachineError(f"its file cannot be read: {error!r}", reason="BinaryNotFound")
         return found
 
-    def _prepared(self, spec: UserProbe, binary: Binary) -> Prepared:
-        machine = Machine()
-        try:
-            plan = plan_in(spec, binary)
-            generated = text_of(spec, plan, machine)
-        finally:
-            machine.close()
-        try:
-            return compiled(Prepared(spec, plan, generated), self.defines, self.environ)
-        except BaseException:
-            plan.close()
-            raise
+    def _compiled(self, looks: Sequence[_Found]) -> Iterator[_Found]:
+        """The same with their modules; a text that does not compile fails alone."""
+        wanted = [each.prepared.generated for each in looks if each.prepared and each.prepared.generated]
+        built = build_all(list({each.text: each for each in wanted}.values()), self.defines, self.environ)
+        for each in looks:
+            if each.prepared is not None and each.prepared.generated is not None:
+                module = built[each.prepared.generated.text]
+                if isinstance(module, KernelspanError):
+                    if each.prepared.plan is not None:
+                        each.prepared.plan.close()
+                    each.problem, each.prepared = module, None
+                    if each.identity is not None:
+                        self._known.discard((each.look.own, each.identity))
+                else:
+                    each.prepared = replace(each.prepared, module=module)
+            yield each
 
     def close(self) -> None:
         """Ends the thread, when it has done with what it is at."""
@@ -172,8 +237,29 @@ class UserFiles:
                 found = self._done.get_nowait()
             except queue.Empty:
                 break
-            if found.prepared is not None and found.prepared.plan is not None:
-                found.prepared.plan.close()
+            if found.prepared is not None:
+                found.prepared.close()
+
+
+def planned_here(spec: UserProbe) -> Prepared:
+    """The probe as it would be in this machine's own file; without a plan where it names none. Raises KernelspanError."""
+    if _path(spec) == AUTO:
+        return Prepared(spec)
+    with _binary(spec, None, _path(spec)) as binary:
+        return _planned(spec, binary)
+
+
+def _planned(spec: UserProbe, binary: Binary) -> Prepared:
+    machine = Machine()
+    try:
+        plan = plan_in(spec, binary)
+        return Prepared(spec, plan, text_of(spec, plan, machine))
+    finally:
+        machine.close()
+
+
+def _tell(own: OwnProbe, problem: KernelspanError) -> None:
+    _log.warning("probe.file.failed probe=%s reason=%s message=%s", own.spec.name, problem.reason, problem)
 
 
 _MAY_COME = {"BinaryNotFound", "SymbolNotFound", "UsdtNotFound"}
@@ -190,15 +276,14 @@ def _path(spec: UserProbe) -> str:
 
 
 @contextmanager
-def _binary(spec: UserProbe, process: Process | None) -> Iterator[Binary]:
+def _binary(spec: UserProbe, process: Process | None, path: str) -> Iterator[Binary]:
     """The file that has the code. Raises SymbolError, ProcessError."""
-    path = _path(spec)
     if process is None:
         with open_path(path) as found:
             yield found
         return
-    if spec.usdt is None or path != AUTO:
-        with open_binary(process, path) as found:
+    if spec.usdt is None or _path(spec) != AUTO:
+        with open_binary(process, _path(spec)) as found:
             yield found
         return
     problem: KernelspanError | None = None

@@ -13,8 +13,9 @@ from functools import cached_property
 from pathlib import Path
 
 from kernelspan_agent.errors import MachineError
-from kernelspan_agent.probes import bpf, functions, kallsyms
+from kernelspan_agent.probes import bpf, functions
 from kernelspan_agent.probes.attach import Attachment, raw_tracepoint, tracepoint
+from kernelspan_agent.probes.kfunctions import KernelFunctions
 from kernelspan_agent.probes.ktypes import KernelTypes, Leaf
 from kernelspan_agent.probes.own.codegen import Places
 from kernelspan_agent.probes.own.sources import (
@@ -76,6 +77,11 @@ class Machine:
         return self._opened
 
     @cached_property
+    def functions(self) -> KernelFunctions:
+        """The kernel's functions."""
+        return KernelFunctions()
+
+    @cached_property
     def tracefs(self) -> Tracefs:
         """Raises MachineError."""
         return Tracefs.find()
@@ -83,7 +89,7 @@ class Machine:
     @cached_property
     def return_slot(self) -> int:
         """See RETURN_SLOT."""
-        return RETURN_SLOT if kallsyms.find(_NEW_TRAMPOLINES) else OLD_RETURN_SLOT
+        return RETURN_SLOT if self.functions.find(_NEW_TRAMPOLINES) else OLD_RETURN_SLOT
 
     def close(self) -> None:
         """Gives the types' memory back."""
@@ -163,7 +169,8 @@ def _tracepoint(probe: UserProbe, wanted: TracepointSpec, machine: Machine) -> P
     enter = TracepointRecord(machine.tracefs.tracepoint(wanted.category, wanted.event))
 
     def type_of(argument: Argument) -> Leaf | None:
-        return typed(machine.types, enter.field(argument).type)
+        # What a system call is given points into the process's memory.
+        return typed(machine.types, enter.field(argument).type, user=wanted.category == "syscalls")
 
     attach, alone = [_attach(machine, wanted.category, wanted.event)], wanted.category == "syscalls"
     if probe.mode is Mode.EVENT:
@@ -215,9 +222,9 @@ def _of_call(call: SystemCall) -> Callable[[Argument], Leaf | None]:
 
 def _function(probe: UserProbe, wanted: Kprobe, machine: Machine, call: SystemCall | None = None) -> Plan:
     name = call.function if call else wanted.call
-    function = kallsyms.require([name])[name]
+    function = machine.functions.function(name)
     is_span = probe.mode is Mode.SPAN
-    placement = functions.place(function, wanted.mechanism, returns=is_span, btf=machine.types.kernel)
+    placement = functions.place(function, wanted.mechanism, returns=is_span, types=machine.types)
     described = machine.types.function(name)
 
     def type_of(argument: Argument) -> Leaf | None:

@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kernelspan_agent.errors import KernelspanError
+from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.probes.build import Module, build
 from kernelspan_agent.probes.memberpath import resolve
-from kernelspan_agent.probes.own.codegen import Generated, Generator, checked
+from kernelspan_agent.probes.own.codegen import Generated, Generator
+from kernelspan_agent.probes.own.limits import require_text
 from kernelspan_agent.probes.own.machine import Machine, Plan, host_namespace, plan_of
+from kernelspan_agent.probes.syscalls import function_of
 from kernelspan_api.userprobes import UserProbe
 
 
@@ -25,11 +30,19 @@ class Prepared:
     module: Any = None  # as the compiling child gives it
     problem: KernelspanError | None = None
 
+    def close(self) -> None:
+        """Gives back what its plan holds; `OwnProbes.attach` does it too."""
+        if self.plan is not None:
+            self.plan.close()
+
 
 def planned(specs: Sequence[UserProbe]) -> list[Prepared]:
     """The probes with their text; nothing is compiled."""
     machine = Machine()
     try:
+        calls = [spec.kprobe for spec in specs if spec.kprobe is not None]
+        with contextlib.suppress(OSError):  # of that each will tell for itself
+            machine.functions.expect(function_of(each.call) if each.syscall else each.call for each in calls)
         return [_planned(spec, machine) for spec in specs]
     finally:
         machine.close()
@@ -43,6 +56,8 @@ def _planned(spec: UserProbe, machine: Machine) -> Prepared:
         return Prepared(spec, plan, text_of(spec, plan, machine))
     except KernelspanError as error:
         return Prepared(spec, problem=error)
+    except OSError as error:  # tracefs, BTF: this probe's alone, as far as it is known
+        return Prepared(spec, problem=MachineError(f"what it needs of this machine cannot be read: {error}"))
 
 
 def text_of(spec: UserProbe, plan: Plan, machine: Machine) -> Generated:
@@ -59,7 +74,7 @@ def prepare(specs: Sequence[UserProbe], defines: Mapping[str, int], environ: Map
     """The probes with their modules; a text that does not compile fails alone."""
     found = planned(specs)
     wanted = {each.generated.text: each.generated for each in found if each.generated is not None}
-    built = _build(list(wanted.values()), defines, environ)
+    built = build_all(list(wanted.values()), defines, environ)
     done = []
     for each in found:
         module = built[each.generated.text] if each.generated is not None else None
@@ -70,9 +85,14 @@ def prepare(specs: Sequence[UserProbe], defines: Mapping[str, int], environ: Map
     return done
 
 
-def _build(texts: Sequence[Generated], defines: Mapping[str, int], environ: Mapping[str, str]) -> dict[str, Any]:
+def _name(text: str) -> str:
+    """Of a module: the same text has the same, whatever else is built with it, and so is found compiled."""
+    return f"own-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def build_all(texts: Sequence[Generated], defines: Mapping[str, int], environ: Mapping[str, str]) -> dict[str, Any]:
     """By text the built module, or the error that its own compile gave."""
-    modules = [Module(f"own{index}", each.programs, each.text) for index, each in enumerate(texts)]
+    modules = [Module(_name(each.text), each.programs, each.text) for each in texts]
     if not modules:
         return {}
     try:
@@ -80,12 +100,18 @@ def _build(texts: Sequence[Generated], defines: Mapping[str, int], environ: Mapp
     except KernelspanError as error:
         if len(texts) == 1:
             return {texts[0].text: error}
-        return {text: module for each in texts for text, module in _build([each], defines, environ).items()}
+        return {text: module for each in texts for text, module in build_all([each], defines, environ).items()}
     return {each.text: built.modules[module.name] for each, module in zip(texts, modules, strict=True)}
 
 
-def compiled(prepared: Prepared, defines: Mapping[str, int], environ: Mapping[str, str]) -> Prepared:
-    """The same with its module. Raises KernelspanError."""
-    assert prepared.generated is not None
-    made = prepared.generated
-    return replace(prepared, module=build([Module("own", made.programs, made.text)], defines, environ).modules["own"])
+_PLAIN = re.compile(r"[\x20-\x7e\t\n]*")
+
+
+def checked(generated: Generated) -> Generated:
+    """The same; refuses a text with anything in it that no template of ours has, or more of it (BudgetError)."""
+    require_text(generated.text)
+    if not _PLAIN.fullmatch(generated.text) or '"' in generated.text.replace('#include "own.h"', "").replace(
+        '#include "own_calls.h"', ""
+    ):
+        raise AssertionError("a generated text holds what no template has")
+    return replace(generated)

@@ -33,12 +33,19 @@ class Raw:
     """An argument as it lies there.
 
     `c`: a u64 expression: the value, or with `inline` the address of memory that holds it. `length`: a u64 expression of how
-    many bytes are inline.
+    many bytes are inline. `user`: the program itself has passed it: it leads to memory of the process, or nowhere. `place`: a
+    u64 expression of where in memory it has to be read from, 0 where the way there is cut; `c` names it PLACE.
     """
 
     c: str
     inline: bool = False
     length: str = ""
+    user: bool = False
+    place: str = ""
+
+
+PLACE = "KS_OWN_PLACE"
+NOWHERE = Raw("0", place="0")  # not to be had here, though it is elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,7 @@ class SystemCallFunction(_Indexed):
 
     def argument(self, index: int) -> Raw:
         """As the call's registers hold them."""
-        return Raw(f"KS_KREAD(u64, {_register('DI')} + KS_REGS_{_call_register(index)})")
+        return Raw(f"KS_KREAD(u64, {_register('DI')} + KS_REGS_{_call_register(index)})", user=True)
 
     def result(self) -> str:
         """rax."""
@@ -140,7 +147,7 @@ class Trampoline(_Indexed):
     def argument(self, index: int) -> Raw:
         """In the trampoline's array."""
         if self.is_call:
-            return Raw(f"KS_KREAD(u64, KS_OWN_WORD(0) + KS_REGS_{_call_register(index)})")
+            return Raw(f"KS_KREAD(u64, KS_OWN_WORD(0) + KS_REGS_{_call_register(index)})", user=True)
         if index >= self.count:
             raise ArgumentError(f"the function has {self.count} arguments, from 0; there is no argument {index}")
         return Raw(f"KS_OWN_WORD({index})")
@@ -206,7 +213,7 @@ class TracepointRecord:
             return Raw(f"(u64)ctx + {at.offset}", inline=True, length=str(at.size))
         kind = f"{'s' if at.signed else 'u'}{8 * at.size}"
         value = f"KS_OWN_FIELD({kind}, {at.offset})"
-        return Raw(f"(u64)(s64){value}" if at.signed else f"(u64){value}")
+        return Raw(f"(u64)(s64){value}" if at.signed else f"(u64){value}", user=self.event.category == "syscalls")
 
     def result(self) -> str:
         """The field `ret`, by which a system call's end tells how it ended."""
@@ -243,24 +250,25 @@ class RawTracepoint(_Indexed):
 
 @dataclass(frozen=True, slots=True)
 class UserFunction(_Indexed):
-    """uprobe and uretprobe of a function that takes its arguments as C does."""
+    """A function that takes its arguments as C does. `at_ret`: it is seen at its RET instructions, not by a uretprobe."""
 
+    at_ret: bool = False
     kind: int = bpf.PROG_KPROBE
     is_user: bool = True
 
     def argument(self, index: int) -> Raw:
         """The first six lie in registers, the rest behind the return address."""
         if index < len(_FUNCTION_REGISTERS):
-            return Raw(_register(_FUNCTION_REGISTERS[index]))
-        return Raw(f"KS_UREAD(u64, {_register('SP')} + {8 * (index - len(_FUNCTION_REGISTERS) + 1)})")
+            return Raw(_register(_FUNCTION_REGISTERS[index]), user=True)
+        return Raw(f"KS_UREAD(u64, {_register('SP')} + {8 * (index - len(_FUNCTION_REGISTERS) + 1)})", user=True)
 
     def result(self) -> str:
         """rax."""
         return _register("AX")
 
     def key(self, *, returning: bool) -> Key:
-        """Where the return address lies; a return has taken it off."""
-        return Key(f"{_register('SP')} - 8" if returning else _register("SP"))
+        """Where the return address lies; a return has taken it off, a RET has not yet."""
+        return Key(f"{_register('SP')} - 8" if returning and not self.at_ret else _register("SP"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +293,7 @@ class StaticProbe(_Indexed):
             raise ArgumentError(f"the probe has {len(self.operands)} arguments; there is no argument {index}")
         if self.operands[index].problem:
             raise ArgumentError(self.operands[index].problem)
-        return Raw(self.operands[index].c)
+        return Raw(self.operands[index].c, user=True)
 
     def result(self) -> str:
         """It has none."""
@@ -312,10 +320,10 @@ class GoFunction(_Indexed):
     def argument(self, index: int) -> Raw:
         """In Go's own order of registers (abi-internal), or behind the return address."""
         if self.stack:
-            return Raw(f"KS_UREAD(u64, {_register('SP')} + {8 * index + 8})")
+            return Raw(f"KS_UREAD(u64, {_register('SP')} + {8 * index + 8})", user=True)
         if index >= len(_GO_REGISTERS):
             raise ArgumentError(f"Go passes {len(_GO_REGISTERS)} words in registers; word {index} cannot be read")
-        return Raw(_register(_GO_REGISTERS[index]))
+        return Raw(_register(_GO_REGISTERS[index]), user=True)
 
     def result(self) -> str:
         """The first word."""
@@ -327,3 +335,8 @@ class GoFunction(_Indexed):
         """runtime.g begins with its stack's bounds: lo, hi (runtime/runtime2.go)."""
         goroutine = "KS_OWN_OLD_GOROUTINE" if self.stack else _register("R14")
         return Key(goroutine, f"KS_UREAD(u64, {goroutine} + 8) - {_register('SP')}", "tgid")
+
+
+def of_program(source: Source) -> bool:
+    """Whether what returns there is the program's own, and may be any address."""
+    return source.is_user or isinstance(source, SystemCallFunction) or getattr(source, "is_call", False)

@@ -22,11 +22,12 @@ from kernelspan_agent.probes.own.sources import (
     StaticProbe,
     UserFunction,
 )
-from kernelspan_agent.probes.uprobe import open_file, uprobe
+from kernelspan_agent.probes.uprobe import open_file, target, uprobe
 from kernelspan_agent.probes.uretprobe import require_safe
 from kernelspan_agent.process.errors import ElfError
-from kernelspan_agent.process.symbols.functions import find_functions
+from kernelspan_agent.process.symbols.functions import Function, find_functions
 from kernelspan_agent.process.symbols.golang import Abi, go_program, go_returns
+from kernelspan_agent.process.symbols.returns import COLD, may_unwind, plain_returns
 from kernelspan_agent.process.symbols.usdt import Site, find_probe
 from kernelspan_agent.process.symbols.usdt_arguments import Argument, Place
 from kernelspan_agent.process.symbols.where import Binary
@@ -50,6 +51,7 @@ def plan_in(probe: UserProbe, binary: Binary) -> Plan:
     except KernelspanError:
         os.close(file)
         raise
+    found.entry = found.exit = target()
     found.close = lambda: os.close(file)
     return found
 
@@ -81,7 +83,7 @@ def _at(file: int, places: Sequence[tuple[int, int]], name: str, *, returns: boo
 
 def _functions(probe: UserProbe, wanted: Uprobe, binary: Binary, file: int) -> Plan:
     found = find_functions(binary, wanted.symbols) if wanted.symbols else []
-    functions = {each.offset: each for one in found for each in one.functions}
+    functions = {each.offset: each for one in found for each in one.functions if not each.name.endswith(COLD)}
     problems = [one.problem for one in found if one.problem is not None]
     if problems and not functions and not wanted.offsets:
         raise problems[0]
@@ -95,8 +97,7 @@ def _functions(probe: UserProbe, wanted: Uprobe, binary: Binary, file: int) -> P
         enter = _at(file, places, binary.path)
         if probe.mode is Mode.EVENT:
             return Plan("Uprobe", Places([source]), [enter])
-        require_safe(binary.attach_path)
-        return Plan("Uprobe", Places([source], [source]), [enter], [_at(file, places, binary.path, returns=True)])
+        return _plain(binary, functions, wanted.offsets, file, enter)
     if program is None or program.abi is Abi.UNKNOWN:
         raise ArgumentError(f"{binary.path} does not say which Go made it: how it passes arguments is not known")
     go = GoFunction(stack=program.abi is Abi.STACK)
@@ -112,6 +113,29 @@ def _functions(probe: UserProbe, wanted: Uprobe, binary: Binary, file: int) -> P
     bodies = [(each.body_offset, 0) for each in returns]
     rets = [(offset, 0) for each in returns for offset in each.offsets]
     return Plan("Uprobe", Places([go], [go]), [_at(file, bodies, binary.path)], [_at(file, rets, binary.path)])
+
+
+def _plain(binary: Binary, functions: dict[int, Function], offsets: Sequence[int], file: int, enter: Attach) -> Plan:
+    """A span of functions that C compilers made: at their RET instructions where these are certain, else by uretprobes."""
+    known = plain_returns(binary, functions.values())
+    rest = sorted({*functions, *offsets} - known.keys())
+    exits: list[Source] = []
+    attaches: list[Attach] = []
+    if rets := sorted({(offset, 0) for each in known.values() for offset in each}):
+        exits.append(UserFunction(at_ret=True))
+        attaches.append(_at(file, rets, binary.path))
+    if rest:
+        require_safe(file)
+        if may_unwind(binary):
+            name = functions[rest[0]].name if rest[0] in functions else f"offset {rest[0]:#x}"
+            raise MachineError(
+                f"the returns of {name} are not certain, and an exception that passes a uretprobe ends the program",
+                reason="UretprobeUnsafe",
+                hint="use mode Event, or probe another function",
+            )
+        exits.append(UserFunction())
+        attaches.append(_at(file, [(offset, 0) for offset in rest], binary.path, returns=True))
+    return Plan("Uprobe", Places([UserFunction()], exits), [enter], attaches)
 
 
 # --- static probes --------------------------------------------------------------------------------------------------------

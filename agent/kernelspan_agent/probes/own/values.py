@@ -15,6 +15,7 @@ from kernelspan_api.conditions import ArgumentType
 
 DEFAULT_TEXT_BYTES, DEFAULT_BYTES = 128, 64
 MAX_DATA_BYTES = 8192  # of all arguments of one probe together
+STRING_EXTRA = 2  # its NUL, and one byte more by which a text that is longer is told from one that just fits
 SOCKET_BYTES, ADDRESS_BYTES, CREDENTIAL_BYTES = 40, 112, 24
 
 _T = ArgumentType
@@ -34,17 +35,32 @@ CASTS = {
     _T.GID: "(u64)(u32)",
     _T.FD: "(u64)(s64)(s32)",
 }
+BOUNDS = {  # of what a type can hold; any other: 64 bits without a sign
+    _T.INT8: (-(1 << 7), (1 << 7) - 1),
+    _T.INT16: (-(1 << 15), (1 << 15) - 1),
+    _T.INT32: (-(1 << 31), (1 << 31) - 1),
+    _T.INT64: (-(1 << 63), (1 << 63) - 1),
+    _T.FD: (-(1 << 31), (1 << 31) - 1),
+    _T.UINT8: (0, (1 << 8) - 1),
+    _T.UINT16: (0, (1 << 16) - 1),
+    _T.UINT32: (0, (1 << 32) - 1),
+    _T.UID: (0, (1 << 32) - 1),
+    _T.GID: (0, (1 << 32) - 1),
+    _T.BOOL: (0, 1),
+}
+ANY_BOUNDS = (0, (1 << 64) - 1)
 SIGNED = {_T.INT8, _T.INT16, _T.INT32, _T.INT64, _T.FD}
 NUMBERS = set(CASTS)  # compared as numbers
 TEXTS = {_T.STRING, _T.BYTES, _T.GO_STRING, _T.GO_SLICE, _T.IO_VEC}  # compared as bytes
 PATHS = {_T.FILE, _T.PATH, _T.FD}  # told by the id of a path
+KERNELS = {_T.FILE, _T.PATH, _T.SOCK, _T.CRED}
 SOCKETS = {_T.SOCK, _T.SOCK_ADDR}
 
 
 def data_bytes(kind: ArgumentType, max_bytes: int) -> int:
     """How much room the data of a type takes; 0: none."""
     if kind in (_T.STRING, _T.GO_STRING):
-        return (max_bytes or DEFAULT_TEXT_BYTES) + (kind is _T.STRING)  # and its NUL
+        return (max_bytes or DEFAULT_TEXT_BYTES) + (STRING_EXTRA if kind is _T.STRING else 0)
     if kind in (_T.BYTES, _T.GO_SLICE, _T.IO_VEC):
         return max_bytes or DEFAULT_BYTES
     return {_T.SOCK: SOCKET_BYTES, _T.SOCK_ADDR: ADDRESS_BYTES, _T.CRED: CREDENTIAL_BYTES}.get(kind, 0)
@@ -76,25 +92,26 @@ def read(slot: Slot, raw: Raw, value: str, following: Callable[[int], str], *, i
     """
     kind, size = slot.type, slot.data_bytes
     arg, data = f"&v->arguments[{slot.number}]", f"v->data + {slot.at}"
+    if raw.user and kind in KERNELS:
+        raise ArgumentError(f"{kind.value} is a struct of the kernel: what a program passes is none")
     if kind is _T.FD:
         return _descriptor(arg, value, is_user=is_user)
     if kind in NUMBERS:
         return [f"ks_own_number({arg}, {value});"]
     if kind in (_T.FILE, _T.PATH):
-        if is_user:
-            raise ArgumentError(f"{kind.value} is a struct of the kernel: a user function has none")
         place = f"{value} + KS_FILE_PATH" if kind is _T.FILE else value
         return [f"ks_own_number({arg}, {value} ? ks_path_id(s, {place}) : 0);"]
+    user = int(raw.user)
     reader, rest = {
-        _T.STRING: ("ks_own_text", f"{size}, {value}"),
-        _T.BYTES: ("ks_own_bytes", f"{size}, {value}, {raw.length or size}"),
-        _T.IO_VEC: ("ks_own_bytes", f"{size}, ks_own_word({value}), ks_own_word({value} + 8)"),
-        _T.SOCK_ADDR: ("ks_own_address", value),
+        _T.STRING: ("ks_own_text", f"{size}, {value}, {user}"),
+        _T.BYTES: ("ks_own_bytes", f"{size}, {value}, {raw.length or size}, {user}"),
+        _T.IO_VEC: ("ks_own_vector", f"{size}, {value}, {user}"),
+        _T.SOCK_ADDR: ("ks_own_address", f"{value}, {user}"),
         _T.SOCK: ("ks_own_socket", value),
         _T.CRED: ("ks_own_credentials", value),
     }.get(kind, ("ks_own_bytes", ""))
     if not rest:  # a Go string or slice
-        rest = f"{size}, {value}, {following(1)}"
+        rest = f"{size}, {value}, {following(1)}, {user}"
     return [f"{reader}({arg}, (void *)({data}), {rest});"]
 
 

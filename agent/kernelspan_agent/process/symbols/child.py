@@ -5,7 +5,8 @@ Demanglers recurse by the letters of a name and can print a short one as gigabyt
 imported. Both are wanted seldom. So they run here, with limits on memory and CPU, and what goes wrong is the child's end.
 
     child.py demangle   names on standard input, each ended by NUL; for each a length (u32) and the demangled name, none: 0
-    child.py returns    entry and end of the text's function (u64, u64) and its code; an answer in JSON
+    child.py returns    for each function the number of its parts (u64), of each its address and size (u64, u64) and its code;
+                        a list of answers in JSON
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import struct
 import sys
 from typing import Any
 
-MEMORY_BYTES = 1 << 30  # of addresses; what is used is some 30 MB
-CPU_SECONDS = 10
+MEMORY_BYTES = 128 << 20  # of addresses; what is used is some 30 MB, 60 with the disassembler
+CPU_SECONDS = 3  # 20,000 names of a C++ library take 0.1
 MAX_SHOWN_BYTES = 16 << 10  # of one name
 MAX_ANSWER_BYTES = 16 << 20  # then it ends, and another one goes on
 MAX_CHECK_BYTES = 64  # of the longest check, for a large frame, some 40
@@ -41,31 +42,38 @@ def demangle() -> None:
             return
 
 
-def returns(entry: int, end: int, code: bytes) -> dict[str, Any]:
+def returns(parts: list[tuple[int, bytes]]) -> dict[str, Any]:
     """`returns`: addresses of the function's RET instructions; `body`: where it goes on once its stack is large enough.
 
-    `problem` where that is not certain.
+    `parts`: its code as (address, bytes), and behind it such as may be its own as well (what a compiler has put aside): it
+    is where a jump leads there. `problem` where that is not certain.
     """
     import iced_x86  # noqa: PLC0415
 
     flow, found = iced_x86.FlowControl, []
     jumps: list[tuple[int, int, int]] = []  # where it is, what follows it, where it leads
     calls: list[int] = []
-    for at in iced_x86.Decoder(64, code, ip=entry):
-        if at.code == iced_x86.Code.INVALID:
-            return {"problem": f"no instruction is known at {at.ip:#x}"}
-        if at.flow_control == flow.RETURN:
-            found.append(at.ip)
-        elif at.flow_control in {flow.CALL, flow.INDIRECT_CALL}:
-            calls.append(at.ip)
-        elif at.flow_control in {flow.UNCONDITIONAL_BRANCH, flow.CONDITIONAL_BRANCH}:
-            if not entry <= at.near_branch_target < end:
-                return {"problem": f"it goes on in another function, by a jump at {at.ip:#x}"}
-            jumps.append((at.ip, at.next_ip, at.near_branch_target))
-        elif at.flow_control == flow.INDIRECT_BRANCH and not (
-            at.op0_kind == iced_x86.OpKind.MEMORY and at.memory_index_scale == 8  # a switch's table
-        ):
-            return {"problem": f"it jumps to what is only known when it runs, at {at.ip:#x}"}
+    entry, mine = parts[0][0], [0]
+    for part in mine:  # grows on the way
+        for at in iced_x86.Decoder(64, parts[part][1], ip=parts[part][0]):
+            if at.code == iced_x86.Code.INVALID:
+                return {"problem": f"no instruction is known at {at.ip:#x}"}
+            if at.flow_control == flow.RETURN:
+                found.append(at.ip)
+            elif at.flow_control in {flow.CALL, flow.INDIRECT_CALL}:
+                calls.append(at.ip)
+            elif at.flow_control in {flow.UNCONDITIONAL_BRANCH, flow.CONDITIONAL_BRANCH}:
+                to = at.near_branch_target
+                leads_to = next((n for n, (begin, code) in enumerate(parts) if begin <= to < begin + len(code)), None)
+                if leads_to is None:
+                    return {"problem": f"it goes on in another function, by a jump at {at.ip:#x}"}
+                if leads_to not in mine:
+                    mine.append(leads_to)
+                jumps.append((at.ip, at.next_ip, to))
+            elif at.flow_control == flow.INDIRECT_BRANCH and not (
+                at.op0_kind == iced_x86.OpKind.MEMORY and at.memory_index_scale == 8  # a switch's table
+            ):
+                return {"problem": f"it jumps to what is only known when it runs, at {at.ip:#x}"}
     return {"returns": found, "body": _body(entry, jumps, calls, found)}
 
 
@@ -96,9 +104,17 @@ def main() -> None:
     if sys.argv[1] == "demangle":
         demangle()
     else:
-        data = sys.stdin.buffer.read()
-        entry, end = struct.unpack_from("<QQ", data)
-        print(json.dumps(returns(entry, end, data[16:])))
+        data, at, answers = sys.stdin.buffer.read(), 0, []
+        while at < len(data):
+            (count,) = struct.unpack_from("<Q", data, at)
+            at += 8
+            parts = []
+            for _ in range(count):
+                address, size = struct.unpack_from("<QQ", data, at)
+                at += 16 + size
+                parts.append((address, data[at - size : at]))
+            answers.append(returns(parts))
+        print(json.dumps(answers))
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ from kernelspan_agent.process.errors import ElfError
 from kernelspan_agent.process.rootfs import Root
 
 MAX_LINK_BYTES = 4096
-MAX_CRC_BYTES = 2 << 30
-MAX_PACKED_BYTES = 32 << 20
-MAX_UNPACKED_BYTES = 128 << 20  # of MiniDebugInfo: names of a program's functions, a browser's take some 30 MB
-_LZMA_MEMORY_BYTES = 96 << 20  # what xz -9 needs to be read, and a little
+MAX_CRC_BYTES = 1 << 30
+MAX_PACKED_BYTES = 16 << 20
+MAX_UNPACKED_BYTES = 32 << 20  # of MiniDebugInfo: names of a program's own functions; it counts as the agent's memory
+_LZMA_MEMORY_BYTES = 20 << 20  # what xz -7 needs to be read, and a little; distributions use -6
 _PIECE_BYTES = 1 << 20
 
 

@@ -13,15 +13,26 @@ _RUST_HASH = re.compile(r"::h[0-9a-f]{16}(?=\Z| \()")
 _RUST_ESCAPE = re.compile(r"\$(SP|BP|RF|LT|GT|LP|RP|C|u[0-9a-f]{1,6})\$|\.\.")
 _RUST_SIGNS = {"SP": "@", "BP": "*", "RF": "&", "LT": "<", "GT": ">", "LP": "(", "RP": ")", "C": ","}
 _CLONE = re.compile(r" \(\.[^()]*\)\Z")  # foo.cold, foo.llvm.123: a part or a copy of the function
+_RUST_METHOD = re.compile(r"<((?:(?! as ).)+)>(::[^<>]+(?:::<.*>)?)\Z")  # v0: <krate::Type<i32>>::method
 _SUFFIX = re.compile(r"(?: const| volatile| ?&&?| noexcept|\[abi:[^\]]*\])\Z")
 
 
 def readable(mangled: bytes, demangled: str) -> str:
     """The demangled name as its language writes it."""
     if mangled.startswith(b"_ZN") and _RUST_HASH.search(demangled):
-        name = _RUST_HASH.sub("", demangled)
-        return re.sub(r"(^|::)_(?=<)", r"\1", _RUST_ESCAPE.sub(_rust_sign, name))
+        name = re.sub(r"(^|::)_(?=\$)", r"\1", _RUST_HASH.sub("", demangled))  # no name begins with a sign
+        return _RUST_ESCAPE.sub(_rust_sign, name)
     return demangled
+
+
+def written(mangled: bytes, shown: str) -> tuple[str, ...]:
+    """The ways to write the function that `readable` gave: whole, without parameters, Rust's methods without brackets."""
+    if mangled.startswith((b"_ZT", b"_ZG")):  # a thunk or a guard is not the function that it is named after
+        return (shown,)
+    forms = [shown, qualified(shown)]
+    if match := _RUST_METHOD.match(shown):
+        forms.append(match[1] + match[2])
+    return tuple(form for form in forms if form)
 
 
 def qualified(demangled: str) -> str:

@@ -8,21 +8,24 @@ name (static ones) are all found; one place is one function, however many names 
 
 from __future__ import annotations
 
-import difflib
+import os
 import re
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from kernelspan_agent.process.elf import SHT_DYNSYM, SHT_SYMTAB, Elf, build_id, read_elf
+import numpy as np
+
+from kernelspan_agent.process.elf import SHT_DYNSYM, SHT_SYMTAB, Elf, build_id, file_offset, read_elf
 from kernelspan_agent.process.errors import ElfError, SymbolError
 from kernelspan_agent.process.procfs import printable
 
 from .debugfiles import debug_file, mini_debug_info
-from .demangling import qualified, readable
+from .demangling import qualified, readable, written
 from .gopclntab import functions as go_functions
 from .gopclntab import go_table
+from .nearest import nearest
 from .patterns import Pattern, decode, encode, without_version
 from .reading import demangled, is_mangled
 from .tables import Entry, Table, elf_table, search
@@ -31,7 +34,7 @@ from .where import Binary
 MAX_MATCHES = 256  # functions of one text
 MAX_PLACES = 4 << 20  # that are counted beyond those
 MAX_DEMANGLED = 2 << 20  # names of one file
-_NEAR_NAMES, _MAX_NEAR_CANDIDATES, _NEAR_PIECE = 3, 4000, 4
+_NEAR_NAMES, _MAX_NEAR_CANDIDATES, _NEAR_PIECE = 3, 20_000, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,17 @@ def find_functions(binary: Binary, texts: Sequence[str], limit: int = MAX_MATCHE
         return [_answer(searched, wanted) for wanted in searched.wanted]
 
 
+def check_offset(binary: Binary, offset: int) -> None:
+    """Raises SymbolError where no code lies at the offset of the file; ElfError for a file that is none.
+
+    Whether an instruction begins there nobody can tell: whoever gives an offset must know.
+    """
+    elf = read_elf(binary.fd)
+    inside = any(each.is_code and each.offset <= offset < each.offset + each.file_bytes for each in elf.segments)
+    if not inside or offset >= os.fstat(binary.fd).st_size:
+        raise SymbolError(f"{printable(binary.path)} has no code at offset {offset:#x}")
+
+
 @dataclass(slots=True)
 class _Hits:
     """Places of one kind for one text."""
@@ -83,7 +97,7 @@ class _Hits:
 
     @property
     def matched(self) -> int:
-        return len(set(self.places)) if len(self.places) > len(self.functions) else len(self.places)
+        return len(np.unique(np.frombuffer(self.places, np.uint64))) if self.places else 0
 
 
 @dataclass(slots=True)
@@ -135,28 +149,31 @@ class _Search:
     def near(self, wanted: _Wanted) -> list[str]:
         """Names of the file's functions that look like the one that was not found."""
         text = without_version(wanted.pattern.text).strip("*?")
-        words = re.findall(r"[^\W\d]\w{2,}", text) or [text]
-        word = words[-1]
-        head, tail = encode(word[:_NEAR_PIECE]), encode(word[-_NEAR_PIECE:])
-        needles = sorted({piece for piece in (head, tail) if piece})
-        names: dict[str, str] = {}
+        word = (re.findall(r"[^\W\d]\w{2,}", text) or [text])[-1]
+        piece = _NEAR_PIECE if len(word) > 2 * _NEAR_PIECE else 1
+        needles = sorted({end for end in (encode(word[:piece]), encode(word[-piece:])) if end})
+        plain: set[str] = set()
+        mangled: list[bytes] = []
         for table in self.sources if needles else ():
-            for entries in search(table, needles):
-                for name, shown in zip(entries, demangled([entry.name for entry in entries[:2000]]), strict=False):
-                    form = qualified(readable(name.name, shown)) if shown else decode(name.name).split("@")[0]
-                    if form and abs(len(form) - len(text)) <= max(4, len(text)):
-                        names[form.lower()] = form
-                if len(names) > _MAX_NEAR_CANDIDATES:
-                    break
-        close = difflib.get_close_matches(text.lower(), names, _NEAR_NAMES, 0.6)
-        return [names[form] for form in close]
+            for entry in (entry for entries in search(table, needles) for entry in entries):
+                name = entry.name.split(b"@")[0]
+                if is_mangled(name):
+                    if len(mangled) < _MAX_NEAR_CANDIDATES:
+                        mangled.append(name)
+                elif abs(len(name) - len(text)) <= len(text) // 3 + 1 and len(plain) < _MAX_NEAR_CANDIDATES:
+                    plain.add(decode(name))
+        shown = (qualified(readable(name, form)) for name, form in zip(mangled, demangled(mangled), strict=True))
+        return nearest(text, [name for name in (*shown, *plain) if name], _NEAR_NAMES)
+
+    def imports(self, wanted: _Wanted) -> bool:
+        """Whether it is a function of another file that this one calls."""
+        table = elf_table(self._elf, SHT_DYNSYM, "dynsym", imported=True)
+        found = search(table, [wanted.pattern.needle]) if table is not None and wanted.pattern.name else ()
+        return any(wanted.pattern.is_name(entry.name) for entries in found for entry in entries)
 
     def offset_of(self, address: int) -> int | None:
         """Where in the file the code at `address` lies; None: no code is loaded there."""
-        for segment in self._elf.segments:
-            if segment.is_code and segment.address <= address < segment.address + segment.file_bytes:
-                return segment.offset + address - segment.address
-        return None
+        return file_offset(self._elf, address, code=True)
 
     @property
     def identity(self) -> str:
@@ -207,7 +224,7 @@ class _Search:
                 self._take_demangled(entry, readable(entry.name, shown), source)
 
     def _take_demangled(self, entry: Entry, shown: str, source: str) -> None:
-        forms = [form for form in (shown, qualified(shown)) if form]
+        forms = written(entry.name, shown)
         for wanted in self.wanted:
             if wanted.pattern.is_demangled(*forms):
                 self._add(wanted.demangled, entry, shown, source)
@@ -261,6 +278,10 @@ def _problem(searched: _Search, wanted: _Wanted) -> SymbolError:
         return SymbolError(
             f"{text} of {path} is chosen among several functions when the program is loaded (IFUNC)",
             hint=f"probe the function that is chosen, one of {text}'s variants in the library's symbols",
+        )
+    if searched.imports(wanted):
+        return SymbolError(
+            f"{path} calls {text}, which is a function of a library", hint="give the path of the library that has it"
         )
     near = searched.near(wanted)
     if near:

@@ -81,9 +81,7 @@ def go_returns(binary: Binary, function: Function) -> GoReturns:
         raise _unsafe(function, "returns are found in code of x86-64 only")
     if not 0 < function.size <= MAX_CODE_BYTES:
         raise _unsafe(function, f"its size is {function.size or 'not known'}")
-    code = read_address(elf, function.address, function.size).rstrip(b"\xcc")  # what fills the gap to the next one
-    if not code:
-        raise _unsafe(function, "it has no code")
+    code = read_address(elf, function.address, function.size)
     found, body = returns(function.address, code)
     if not 0 < len(found) <= MAX_RETURNS:
         raise _unsafe(function, "it never returns" if not found else f"it returns in {len(found)} places")

@@ -2,7 +2,7 @@
 """The table by which a Go program names its own functions in a traceback: there however much was stripped.
 
 Four layouts, told apart by the magic number: Go 1.2, 1.16, 1.18 and 1.20. Up to 1.16 entries are addresses, since 1.18
-offsets from the start of the text, which linkers since 1.26 no longer write into the header. Facts: the Go project's
+offsets from the start of the text, which linkers since 1.26 no longer write into the header (`gomodule`). Facts: the Go project's
 design note "Go 1.2 Runtime Symbol Information", and the fields as src/internal/abi and src/runtime/symtab.go name them.
 """
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from kernelspan_agent.process.elf import MAX_STRINGS_BYTES, PT_LOAD, SHT_NOBITS, Elf, read_at
 from kernelspan_agent.process.errors import ElfError
 
-from .tables import BATCH, MAX_FUNCTIONS, WINDOW_BYTES, Columns, Table
+from .gomodule import text_start
+from .tables import MAX_FUNCTIONS, WINDOW_BYTES, Columns, Table, batch_of
 
 GO_1_2, GO_1_16, GO_1_18, GO_1_20 = 0xFFFFFFFB, 0xFFFFFFFA, 0xFFFFFFF0, 0xFFFFFFF1
 SECTIONS = (".gopclntab", ".data.rel.ro.gopclntab")
@@ -85,7 +86,7 @@ def _table(elf: Elf, offset: int, size: int) -> GoTable:
     if count > MAX_FUNCTIONS or names >= size or array + count * entry > size or size > MAX_STRINGS_BYTES:
         raise ElfError(f"a table of Go's functions that does not hold its {count} functions")
     if magic in {GO_1_18, GO_1_20} and not text:
-        text = _text_start(elf)
+        text = text_start(elf, offset, offset + names)
     names_size = (words[3] if magic == GO_1_16 else words[4]) - names if magic != GO_1_2 else size
     if not 0 < names_size <= size - names:
         raise ElfError("a table of Go's functions whose parts overlap")
@@ -94,17 +95,11 @@ def _table(elf: Elf, offset: int, size: int) -> GoTable:
     )
 
 
-def _text_start(elf: Elf) -> int:
-    text = elf.section(".text")
-    if text is None:
-        raise ElfError("a table of Go's functions that does not say where the text begins")
-    return text.address
-
-
 def _batches(table: GoTable) -> Iterator[Columns]:
     word = np.dtype("<u8") if table.wide else np.dtype("<u4")
-    for first in range(0, table.count, BATCH):
-        count = min(BATCH, table.count - first)
+    batch = batch_of(table.count)
+    for first in range(0, table.count, batch):
+        count = min(batch, table.count - first)
         # One word more: the next function's entry, or the end of the text.
         data = read_at(table.fd, table.functions + first * 2 * word.itemsize, (2 * count + 1) * word.itemsize)
         words = np.frombuffer(data, word).astype(np.uint64)

@@ -13,15 +13,25 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 _VERSION = re.compile(r"(?s)(.+?)@@?[A-Za-z_][\w.+-]*\Z")
-# std's own, which Itanium abbreviates (St, Sa, Ss, ...), and words that are no source name where they stand in a component
-_ABBREVIATED = {"std", "allocator", "basic_string", "string", "basic_istream", "basic_ostream", "basic_iostream"} | {
-    "istream",
-    "ostream",
-    "iostream",
-    "operator",
+# std's own that Itanium abbreviates (St, Sa, Ss, ...)
+_ABBREVIATED = {
+    *("std", "allocator", "basic_string", "string", "operator"),
+    *("basic_istream", "basic_ostream", "basic_iostream", "istream", "ostream", "iostream"),
 }
+# Words of demangled names that are no text of the mangled one: those, types, and what demanglers say.
+_WORDS = """
+allocator basic_iostream basic_istream basic_ostream basic_string char_traits iostream istream ostream std string
+auto bool char char16_t char32_t char8_t const decltype double float int long nullptr_t short signed unsigned void volatile
+wchar_t restrict noexcept requires operator new delete co_await __int128 __float128 half decimal32 decimal64 decimal128 _BitInt
+complex imaginary enable_if vector objcproto template parameter object block literal string_literal initializer
+vtable VTT for typeinfo name guard variable reference temporary construction covariant return thunk to virtual non in
+anonymous namespace lambda unnamed anonymous structured binding descriptor TLS init function wrapper routine initialization
+i8 i16 i32 i64 i128 isize u8 u16 u32 u64 u128 usize f16 f32 f64 f128 str dyn mut as fn extern unsafe closure shim impl
+true false sizeof alignof throw this typeid static_cast dynamic_cast reinterpret_cast const_cast
+"""
 _IDENTIFIER = re.compile(r"[^\W\d]\w*\Z")
 _MIN_PIECE = 2
+_RUN = re.compile(r"\w{3,}", re.ASCII)
 
 _Segment = tuple[re.Pattern[bytes], int]  # of a fixed length
 
@@ -69,11 +79,14 @@ class Pattern:
     @cached_property
     def pieces(self) -> tuple[bytes, ...]:
         """Bytes that a mangled name holds whose demangled form it matches, longest first; empty: nothing is certain."""
-        found = set()
+        found: set[str] = set()
         for part in _components(self.text.removeprefix("~").replace("::~", "::")):
-            if _IDENTIFIER.match(part) and part.isascii() and len(part) >= _MIN_PIECE and part not in _ABBREVIATED:
-                found.add(part.encode())
-        return tuple(sorted(found, key=lambda piece: (-len(piece), piece)))
+            if "*" in part or "?" in part:
+                found |= {run for run in _RUN.findall(part) if run not in _WORDS}
+            elif _IDENTIFIER.match(part) and part.isascii() and len(part) >= _MIN_PIECE and part not in _ABBREVIATED:
+                found.add(part)
+        pieces = (piece.encode() for piece in found)
+        return tuple(sorted(pieces, key=lambda piece: (-len(piece), piece)))
 
     @cached_property
     def _segments(self) -> tuple[_Segment, ...]:

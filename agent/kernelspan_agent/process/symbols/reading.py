@@ -18,7 +18,7 @@ from kernelspan_agent.process.errors import SymbolError
 
 NAMES_AT_ONCE = 20_000
 MAX_MANGLED_BYTES = 16 << 10
-MAX_DEATHS = 8  # of one call
+MAX_DEATHS = 3  # of one call: a file made to kill costs 12 s of the CPU, of a child
 TIMEOUT_SECONDS = 60.0  # of the clock: an agent may be allowed a tenth of a CPU
 _CHILD = str(Path(__file__).with_name("child.py"))
 
@@ -51,15 +51,30 @@ def returns(entry: int, code: bytes) -> tuple[list[int], int]:
 
     Raises SymbolError (UretprobeUnsafe) where they are not certain.
     """
-    data, status = _run("returns", struct.pack("<QQ", entry, entry + len(code)) + code)
+    (found,) = returns_of([[(entry, code)]])
+    if isinstance(found, str):
+        raise SymbolError(f"the function's returns are not certain: {found}", reason="UretprobeUnsafe")
+    return found
+
+
+def returns_of(functions: Sequence[Sequence[tuple[int, bytes]]]) -> list[tuple[list[int], int] | str]:
+    """The same of many at once, each by its parts (`child.returns`); why not, where they are not certain."""
+    asked = bytearray()
+    for parts in functions:
+        asked += struct.pack("<Q", len(parts))
+        for address, code in parts:
+            asked += struct.pack("<QQ", address, len(code)) + code
+    data, status = _run("returns", bytes(asked))
     try:
-        answer = json.loads(data)
-        problem = answer.get("problem", "")
-        if not problem:
-            return [int(address) for address in answer["returns"]], int(answer["body"])
+        answers = [
+            str(each["problem"])
+            if each.get("problem")
+            else ([int(address) for address in each["returns"]], int(each["body"]))
+            for each in json.loads(data)
+        ]
     except (ValueError, TypeError, KeyError, AttributeError):
-        problem = f"the disassembler ended with {status}"
-    raise SymbolError(f"the function's returns are not certain: {problem}", reason="UretprobeUnsafe")
+        answers = []
+    return answers if len(answers) == len(functions) else [f"the disassembler ended with {status}"] * len(functions)
 
 
 def _demangle(names: list[bytes]) -> tuple[list[str], bool]:

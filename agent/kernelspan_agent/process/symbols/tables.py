@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +24,13 @@ from kernelspan_agent.process.elf import (
 )
 from kernelspan_agent.process.errors import ElfError
 
-MAX_FUNCTIONS = 8 << 20  # of one table; a browser with all its symbols has half a million
+MAX_FUNCTIONS = 4 << 20  # of one table; a browser with all its symbols has a million and a half
 MAX_NAME_BYTES = 64 << 10  # longer names are never matched; templates reach some 10,000 bytes
-BATCH = 1 << 18
+BATCH = 1 << 16  # symbols looked at together: some 10 MB of arrays
 WINDOW_BYTES = 1 << 20
-MAX_READ_BYTES = (
-    4 << 30
-)  # of names for one table: a string table is read once, unless it is crafted to be read for each batch
+MAX_BATCHES = 8  # of larger tables: a linker that merges names scatters those of every batch over all of them
+MAX_READ_BYTES = 4 << 30  # of names for one table, all batches together
+MAX_ENTRIES = 2 << 20  # that one search may give
 STT_FUNC, STT_GNU_IFUNC = 2, 10
 
 _SYMBOL = np.dtype(
@@ -58,8 +59,7 @@ class Table:
     batches: Callable[[], Iterator[Columns]]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A function as its table has it."""
 
     name: bytes
@@ -68,8 +68,11 @@ class Entry:
     indirect: bool
 
 
-def elf_table(elf: Elf, kind: int, source: str) -> Table | None:
-    """The first symbol table of that kind (SHT_SYMTAB, SHT_DYNSYM); None: the file has none. Raises ElfError."""
+def elf_table(elf: Elf, kind: int, source: str, *, imported: bool = False) -> Table | None:
+    """Functions of the first symbol table of that kind (SHT_SYMTAB, SHT_DYNSYM), or what it takes from other files.
+
+    None: the file has none. Raises ElfError.
+    """
     section = next((section for section in elf.sections if section.kind == kind and section.size), None)
     if section is None:
         return None
@@ -82,7 +85,7 @@ def elf_table(elf: Elf, kind: int, source: str) -> Table | None:
         raise ElfError(f"symbol table {section.name!r} of {section.size} bytes")
     if strings.size > MAX_STRINGS_BYTES:
         raise ElfError(f"section {strings.name!r} of {strings.size} bytes")
-    return Table(source, elf.fd, strings.offset, strings.size, lambda: _symbols(elf, section))
+    return Table(source, elf.fd, strings.offset, strings.size, lambda: _symbols(elf, section, imported))
 
 
 def search(table: Table, needles: Sequence[bytes]) -> Iterator[list[Entry]]:
@@ -90,7 +93,7 @@ def search(table: Table, needles: Sequence[bytes]) -> Iterator[list[Entry]]:
 
     No wanted name is left out; others may be among them only where a needle is all that was asked. Raises ElfError.
     """
-    remaining = MAX_READ_BYTES
+    remaining, given = MAX_READ_BYTES, 0
     for columns in table.batches():
         order = np.argsort(columns.names, kind="stable")
         names = columns.names[order].astype(np.int64)
@@ -103,59 +106,67 @@ def search(table: Table, needles: Sequence[bytes]) -> Iterator[list[Entry]]:
             if remaining < 0:
                 raise ElfError(f"the names of {table.source} are scattered over too many bytes")
             window = read_at(table.fd, table.offset + start, size)
-            ends = np.flatnonzero(np.frombuffer(window, np.uint8) == 0)
+            letters = np.frombuffer(window, np.uint8)
+            ends = np.flatnonzero(letters == 0)
             if not len(ends):  # a name without an end, or longer than any that is matched
                 at = int(np.searchsorted(names, start + size))
                 continue
             until = int(np.searchsorted(names, start + int(ends[-1]), side="right"))
-            found = _matching(window, names[at:until] - start, ends, needles)
-            if found:
-                rows = order[at:until]
-                yield [
-                    Entry(
-                        name,
-                        int(columns.addresses[rows[index]]),
-                        int(columns.sizes[rows[index]]),
-                        bool(columns.indirect[rows[index]]),
-                    )
-                    for index, name in found
-                ]
+            firsts = names[at:until] - start
+            stops = ends[np.searchsorted(ends, firsts)]
+            matching = _matching(letters, firsts, stops, needles)
+            if len(matching):
+                given += len(matching)
+                if given > MAX_ENTRIES:
+                    raise ElfError(f"more than {MAX_ENTRIES} functions of {table.source} have such names")
+                rows = order[at:until][matching]
+                columns_of = (columns.addresses, columns.sizes, columns.indirect)
+                places = zip(firsts[matching].tolist(), stops[matching].tolist(), strict=True)
+                found = [window[first:stop] for first, stop in places]
+                yield list(map(Entry, found, *(column[rows].tolist() for column in columns_of)))
             at = until
 
 
 def _matching(
-    window: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64], needles: Sequence[bytes]
-) -> list[tuple[int, bytes]]:
-    stops = ends[np.searchsorted(ends, starts)]
-    wanted = np.zeros(len(starts), np.bool_)
+    letters: NDArray[np.uint8], firsts: NDArray[np.int64], stops: NDArray[np.int64], needles: Sequence[bytes]
+) -> NDArray[np.int64]:
+    """Which of the names, each from its `firsts` to its `stops`, hold a needle."""
+    wanted = np.zeros(len(firsts), np.bool_)
     for needle in needles:
         if not needle:
             wanted[:] = True
             break
-        places = _places(window, needle)
+        places = _places(letters, needle)
         if len(places):
-            following = np.searchsorted(places, starts)
+            following = np.searchsorted(places, firsts)
             inside = following < len(places)
             wanted[inside] |= places[following[inside]] + len(needle) <= stops[inside]
-    wanted &= stops - starts <= MAX_NAME_BYTES
-    return [(int(index), window[starts[index] : stops[index]]) for index in np.flatnonzero(wanted)]
+    return np.flatnonzero(wanted & (stops - firsts <= MAX_NAME_BYTES))
 
 
-def _places(window: bytes, needle: bytes) -> NDArray[np.int64]:
-    found = []
-    at = window.find(needle)
-    while at >= 0:
-        found.append(at)
-        at = window.find(needle, at + 1)
-    return np.array(found, np.int64)
+def batch_of(total: int) -> int:
+    """How many of a table's functions are looked at together."""
+    return max(BATCH, -(-total // MAX_BATCHES))
 
 
-def _symbols(elf: Elf, section: Section) -> Iterator[Columns]:
+def _places(letters: NDArray[np.uint8], needle: bytes) -> NDArray[np.int64]:
+    found = np.flatnonzero(letters[: max(len(letters) - len(needle) + 1, 0)] == needle[0])
+    for index in range(1, len(needle)):
+        found = found[letters[found + index] == needle[index]]
+    return found
+
+
+def _symbols(elf: Elf, section: Section, imported: bool) -> Iterator[Columns]:
     total = section.size // _SYMBOL.itemsize
-    for first in range(0, total, BATCH):
-        count = min(BATCH, total - first)
+    batch = batch_of(total)
+    for first in range(0, total, batch):
+        count = min(batch, total - first)
         data = read_at(elf.fd, section.offset + first * _SYMBOL.itemsize, count * _SYMBOL.itemsize)
         rows = np.frombuffer(data, _SYMBOL)
         kinds = rows["info"] & 15
-        rows = rows[((kinds == STT_FUNC) | (kinds == STT_GNU_IFUNC)) & (rows["section"] != 0) & (rows["value"] != 0)]
+        if imported:
+            rows = rows[(rows["section"] == 0) & (rows["name"] != 0)]
+        else:
+            function = (kinds == STT_FUNC) | (kinds == STT_GNU_IFUNC)
+            rows = rows[function & (rows["section"] != 0) & (rows["value"] != 0)]
         yield Columns(rows["name"], rows["value"], rows["size"], (rows["info"] & 15) == STT_GNU_IFUNC)

@@ -8,18 +8,20 @@ SystemTap's wiki, "User-space probe implementation", and <sys/sdt.h> for the lay
 
 from __future__ import annotations
 
-import difflib
 import struct
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from kernelspan_agent.process.elf import PT_LOAD, SHT_NOTE, Elf, read_at, read_elf, symbol_addresses
-from kernelspan_agent.process.errors import ElfError, SymbolError
-from kernelspan_agent.process.procfs import printable
+from kernelspan_agent.process.elf import SHT_NOTE, Elf, file_offset, read_at, read_elf, symbol_addresses
+from kernelspan_agent.process.errors import ElfError, ProcessEndedError, ProcessError, SymbolError
+from kernelspan_agent.process.procfs import Process, printable
 
+from .identity import Identity
+from .nearest import nearest
 from .patterns import Pattern, decode, encode
 from .usdt_arguments import Argument, parse_arguments, symbols_of
-from .where import Binary
+from .where import AUTO, Binary, mapped_binaries, open_binary, open_mapped
 
 MAX_NOTES_BYTES = 32 << 20
 MAX_NOTES = 1 << 17
@@ -95,6 +97,38 @@ def list_probes(binary: Binary, pattern: str = "*", limit: int = 4096) -> tuple[
     return [_probe(elf, notes) for _, notes in sorted(found.items())], len(names)
 
 
+def probes_of(process: Process, path: str, provider: str, name: str) -> Iterator[tuple[Binary, StaticProbe]]:
+    """Each file of the process that has the probe, open until the next is asked for.
+
+    `path`, or with `Auto` its executable and whatever else it may run code of now. Raises SymbolError (UsdtNotFound) where
+    none has it, ElfError, ProcessEndedError.
+    """
+    missing: ProcessError | None = None
+    seen: set[Identity] = set()
+    found = False
+    for opened in _files(process, path):
+        try:
+            with opened as binary:
+                if binary.identity in seen:
+                    continue
+                seen.add(binary.identity)
+                probe = find_probe(binary, provider, name)
+                found = True
+                yield binary, probe
+        except ProcessError as error:
+            if path != AUTO or isinstance(error, ProcessEndedError):
+                raise
+            missing = missing or error  # the executable's
+    if missing and not found:
+        raise missing
+
+
+def _files(process: Process, path: str) -> Iterator[AbstractContextManager[Binary]]:
+    yield open_binary(process, path)
+    if path == AUTO:
+        yield from (open_mapped(process, mapping) for mapping in mapped_binaries(process))
+
+
 @dataclass(frozen=True, slots=True)
 class _Note:
     provider: bytes
@@ -149,10 +183,10 @@ def _probe(elf: Elf, notes: list[_Note]) -> StaticProbe:
     symbols = symbol_addresses(elf, sorted(names)) if names else {}
     sites = {}
     for note in notes:
-        offset = _offset(elf, note.address, code=True)
+        offset = file_offset(elf, note.address, code=True)
         if offset is None:
             raise ElfError(f"a site of {decode(note.name)} lies at {note.address:#x}, where no code is loaded")
-        semaphore = _offset(elf, note.semaphore, code=False) if note.semaphore else 0
+        semaphore = file_offset(elf, note.semaphore, code=False) if note.semaphore else 0
         if semaphore is None:
             raise ElfError(f"the semaphore of {decode(note.name)} lies at {note.semaphore:#x}, where nothing is loaded")
         text = texts[note.text]
@@ -160,14 +194,6 @@ def _probe(elf: Elf, notes: list[_Note]) -> StaticProbe:
     return StaticProbe(decode(notes[0].provider), decode(notes[0].name), tuple(sites[each] for each in sorted(sites)))
 
 
-def _offset(elf: Elf, address: int, *, code: bool) -> int | None:
-    for segment in elf.segments:
-        inside = segment.address <= address < segment.address + segment.file_bytes
-        if inside and segment.kind == PT_LOAD and (segment.is_code or not code):
-            return segment.offset + address - segment.address
-    return None
-
-
 def _near(others: set[str], provider: str, name: str) -> str:
-    close = difflib.get_close_matches(f"{provider}:{name}", others, _NEAR_NAMES, 0.6)
+    close = nearest(f"{provider}:{name}", others, _NEAR_NAMES)
     return f"; it has {', '.join(map(printable, close))}" if close else ""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The file that a probe names, opened: in a process's own tree, or of this machine.
 
-A probe is attached to an inode, once, whichever paths and processes lead to it: `identity` is what to remember. Nothing
-but a regular file is ever opened for reading, and no link leads out of the process's root.
+A probe is attached to an inode, once, whichever paths, processes and containers lead to it: `identity` is what to
+remember. Nothing but a regular file is ever opened for reading, and no link leads out of the process's root.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from kernelspan_agent.process.errors import ProcessError, SymbolError
+from kernelspan_agent.process.errors import ProcessEndedError, ProcessError, SymbolError
 from kernelspan_agent.process.files import FileKey, file_key, open_executable, open_mapping
 from kernelspan_agent.process.procfs import Mapping, Process, printable, read_executable, read_maps
 from kernelspan_agent.process.rootfs import Root
+
+from .identity import Identity, identity
 
 AUTO = "Auto"
 
@@ -25,18 +27,14 @@ class Binary:
     """An open file to attach to. `fd` is good as long as the `with` it came from.
 
     `path`: as its tree names it, for people and for the search of debug files. `root`: the path that its tree has for
-    us; empty: not known. `key`: identity of the content, for what is learnt from it.
+    us; empty: not known. `key`: of the content, for what is learnt from it. `identity`: of what a probe is attached to.
     """
 
     fd: int
     path: str
     root: str
     key: FileKey
-
-    @property
-    def identity(self) -> tuple[int, int]:
-        """Device and inode: a probe is attached once for each."""
-        return self.key.device, self.key.inode
+    identity: Identity
 
     @property
     def attach_path(self) -> str:
@@ -49,7 +47,7 @@ def open_binary(process: Process, path: str = AUTO) -> Iterator[Binary]:
     """The process's executable (`Auto`), or the regular file `path` of its tree. Raises SymbolError, ProcessEndedError."""
     if path == AUTO:
         with open_executable(process) as fd:
-            yield Binary(fd, read_executable(process)[0], f"{process.path}/root", file_key(fd))
+            yield Binary(fd, read_executable(process)[0], f"{process.path}/root", file_key(fd), identity(fd))
         return
     with _opened(f"{process.path}/root", path, f"the tree of process {process.pid}") as found:
         yield found
@@ -78,7 +76,7 @@ def mapped_binaries(process: Process) -> Iterator[Mapping]:
 def open_mapped(process: Process, mapping: Mapping) -> Iterator[Binary]:
     """The file behind a mapping, whatever its name leads to by now. Raises ProcessError."""
     with open_mapping(process, mapping) as fd:
-        yield Binary(fd, mapping.path, f"{process.path}/root", file_key(fd))
+        yield Binary(fd, mapping.path, f"{process.path}/root", file_key(fd), identity(fd))
 
 
 @contextmanager
@@ -88,6 +86,8 @@ def _opened(root: str, path: str, whose: str) -> Iterator[Binary]:
         raise SymbolError(f"{shown!r} is no absolute path", reason="BinaryNotFound")
     try:
         tree = Root(root)
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise ProcessEndedError(f"{whose} is gone") from error
     except OSError as error:
         raise ProcessError(f"{whose} cannot be opened: {error.strerror}") from error
     with tree, ExitStack() as stack:
@@ -102,7 +102,7 @@ def _opened(root: str, path: str, whose: str) -> Iterator[Binary]:
             fd = stack.enter_context(tree.opened(path))
         except OSError as error:
             raise SymbolError(f"{shown} cannot be opened: {error.strerror}", reason="BinaryNotFound") from error
-        yield Binary(fd, entry.path, root, file_key(fd))
+        yield Binary(fd, entry.path, root, file_key(fd), identity(fd))
 
 
 def _kind(mode: int) -> str:

@@ -43,7 +43,7 @@ def detect(look: Look) -> Detection:
     libraries = [file for file in look.files if _LIBRARY.match(file.name)]
     refusal: Unsupported | None = None
     for file in look.own + libraries:
-        found = file.ask(NAME, _inspect)
+        found = file.ask(NAME, inspect)
         if isinstance(found, PythonBuild):
             return _detected(file, found)
         if found is not None and (refusal is None or file not in look.own):
@@ -57,7 +57,8 @@ def flags(process: procfs.Process) -> int:
     return GREENLETS if found else 0
 
 
-def _inspect(fd: int, name: str) -> PythonBuild | Unsupported | None:
+def inspect(fd: int, name: str) -> PythonBuild | Unsupported | None:
+    """What an open file with this name says of the CPython in it; None: nothing."""
     try:
         return inspect_file(fd, name) or (_NEEDS_LIBRARY if needs_libpython(fd) else None)
     except ElfError as error:

@@ -25,10 +25,11 @@ Fields for asyncio's generation: see `tasks`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
+
+from kernelspan_agent.runtimes.mixing import mix_all
 
 ABSENT = 0xFFFF
 NO_SKIP = 255
@@ -224,21 +225,7 @@ def check_word(window: bytes, strings: bytes = b"") -> int:
 
 def mix_words(data: bytes) -> int:
     """64 bits of a hash of whole words; not for secrets."""
-    return _mix(0, (word for (word,) in struct.iter_unpack("<Q", data)))
-
-
-def _mix(mixed: int, words: Iterable[int]) -> int:
-    for word in words:
-        mixed = (mixed ^ word) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
-        mixed ^= mixed >> 29
-    return mixed
-
-
-def mix_lanes(data: bytes) -> int:
-    """64 bits of a hash of bytes, the last word filled up with zeros: four of `mix_words` side by side, then of these."""
-    words = [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
-    lanes = [_mix(0, words[lane::4]) for lane in range(4)]
-    return _mix(lanes[0], lanes[1:])
+    return mix_all(0, (word for (word,) in struct.iter_unpack("<Q", data)))
 
 
 def split_globals(namespace: int, tag: int) -> tuple[int, int]:

@@ -26,9 +26,10 @@ import numpy as np
 
 from kernelspan_agent.process.errors import MemoryReadError
 from kernelspan_agent.process.procfs import printable
+from kernelspan_agent.runtimes.mixing import mix_lanes
 from kernelspan_agent.runtimes.registry import RawFrame
 
-from .layout import ABSENT, NO_MODULE, NOT_TOLD, PY_CODE, check_word, mix_lanes, mix_words, module_bits, split_globals
+from .layout import ABSENT, NO_MODULE, NOT_TOLD, PY_CODE, check_word, mix_words, module_bits, split_globals
 from .lines import line_of
 from .objects import ELLIPSIS, CorruptObjectError, find_module_name, is_alive, read_bytes, read_str
 

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PHP 7.4 to 8.6, builds without threads: `layout` and `build` (what the kernel needs), `functions`, `symbolise`, `walk`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime, Walker
+
+from .detect import NAME, NUMBER, detect, inspect
+from .layout import CUT_CLASS, CUT_FILE, CUT_NAME, MAIN, PHP_CODE, PHP_LAYOUT, UNREAD
+from .symbolise import PhpSymboliser
+from .walk import read_stacks
+
+if TYPE_CHECKING:
+    from kernelspan_agent.process.memory import Memory
+
+
+def _symboliser(found: DetectedRuntime, memory: Memory) -> PhpSymboliser:
+    return PhpSymboliser(memory, found.details)
+
+
+WALKER = Walker(
+    ("ks_php", "ks_php_codes"),
+    {"ks_php_layout": PHP_LAYOUT, "ks_php_code_rec": PHP_CODE},
+    {
+        "KS_PHP_MAIN": MAIN,
+        "KS_PHP_UNREAD": UNREAD,
+        "KS_PHP_CUT_NAME": CUT_NAME,
+        "KS_PHP_CUT_CLASS": CUT_CLASS,
+        "KS_PHP_CUT_FILE": CUT_FILE,
+    },
+)
+RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, read_stacks, inspect)

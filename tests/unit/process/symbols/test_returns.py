@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Returns and the check of the stack in code written by hand; of real linkers: tests/kernel/test_symbols_go.py."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernelspan_agent.process.errors import SymbolError
+from kernelspan_agent.process.symbols import child
+from kernelspan_agent.process.symbols.reading import returns
+
+ENTRY = 0x401000
+COMPARE, GROW_BACK = "49 3b 66 10", "e8 00 00 00 00 eb"  # cmp rsp, [r14+16]; call, jmp short
+
+
+def code(*parts: str) -> bytes:
+    return bytes.fromhex(" ".join(parts))
+
+
+@pytest.mark.parametrize(
+    ("parts", "found", "body"),
+    [
+        # no check: ret
+        (["31 c0 c3"], [2], 0),
+        # cmp; jbe grow; test; je other; ret; other: ret; grow
+        ([COMPARE, "76 06 85 c0 74 01 c3 c3", GROW_BACK, "ed"], [10, 11], 6),
+        # a large frame's: mov r12, rsp; jb grow; cmp; jbe grow; ret; grow
+        (["49 89 e4 72 07", COMPARE, "76 01 c3", GROW_BACK, "ed"], [11], 11),
+        # a loop to its own entry is no growth: dec; jne entry; ret
+        (["ff c8 75 fc c3"], [4], 0),
+        # what is between the functions: ret; int3
+        (["c3 cc cc cc"], [0], 0),
+        # rep ret, ret 8
+        (["f3 c3 c2 08 00"], [0, 2], 0),
+    ],
+)
+def test_code_by_hand(parts: list[str], found: list[int], body: int) -> None:
+    """Each by its bytes; places from the entry."""
+    addresses, behind = returns(ENTRY, code(*parts))
+    assert ([address - ENTRY for address in addresses], behind - ENTRY) == (found, body)
+
+
+@pytest.mark.parametrize(
+    ("parts", "problem"),
+    [
+        (["c3 0f ff ff ff ff ff ff"], "no instruction is known"),
+        (["eb 40 c3"], "goes on in another function"),
+        (["74 f0 c3"], "goes on in another function"),
+        (["ff e0 c3"], "only known when it runs"),
+        (["c3 48"], "no instruction is known"),  # cut in the middle
+    ],
+)
+def test_what_is_not_certain_is_refused(parts: list[str], problem: str) -> None:
+    """With the reason."""
+    with pytest.raises(SymbolError, match=problem) as caught:
+        returns(ENTRY, code(*parts))
+    assert caught.value.reason == "UretprobeUnsafe"
+
+
+@settings(max_examples=200)
+@given(st.binary(min_size=1, max_size=80))
+def test_any_bytes_are_an_answer(content: bytes) -> None:
+    """Returns inside the code, or a problem."""
+    answer = child.returns(ENTRY, ENTRY + len(content), content)
+    if "problem" not in answer:
+        assert all(ENTRY <= address < ENTRY + len(content) for address in answer["returns"])
+        assert ENTRY <= answer["body"] <= ENTRY + len(content)
