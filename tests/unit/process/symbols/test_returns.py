@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kernelspan_agent.process.errors import SymbolError
 from kernelspan_agent.process.symbols import child
-from kernelspan_agent.process.symbols.reading import returns
+from kernelspan_agent.process.symbols.reading import returns, returns_of
 
 ENTRY = 0x401000
 COMPARE, GROW_BACK = "49 3b 66 10", "e8 00 00 00 00 eb"  # cmp rsp, [r14+16]; call, jmp short
@@ -59,11 +59,28 @@ def test_what_is_not_certain_is_refused(parts: list[str], problem: str) -> None:
     assert caught.value.reason == "UretprobeUnsafe"
 
 
+ASIDE = ENTRY + 0x100
+TO_ASIDE = "0f 84 fa 00 00 00 c3"  # je aside; ret
+
+
+def test_what_was_put_aside() -> None:
+    """Is the function's own where it jumps there; what lies there besides is another's."""
+    back = bytes.fromhex("74 01 c3 e9") + (ENTRY + 6 - ASIDE - 8).to_bytes(
+        4, "little", signed=True
+    )  # je +1; ret; jmp back
+    parts = [(ENTRY, code(TO_ASIDE)), (ASIDE, back), (ASIDE + 0x40, b"\xc3")]
+    assert returns_of([parts, [(ENTRY, b"\xc3"), *parts[1:]], parts[:1]]) == [
+        ([ENTRY + 6, ASIDE + 2], ENTRY),
+        ([ENTRY], ENTRY),
+        f"it goes on in another function, by a jump at {ENTRY:#x}",
+    ]
+
+
 @settings(max_examples=200)
 @given(st.binary(min_size=1, max_size=80))
 def test_any_bytes_are_an_answer(content: bytes) -> None:
     """Returns inside the code, or a problem."""
-    answer = child.returns(ENTRY, ENTRY + len(content), content)
+    answer = child.returns([(ENTRY, content)])
     if "problem" not in answer:
         assert all(ENTRY <= address < ENTRY + len(content) for address in answer["returns"])
         assert ENTRY <= answer["body"] <= ENTRY + len(content)
