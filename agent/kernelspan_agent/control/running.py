@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import enum
+
     from kernelspan_agent.accounting import Accounting
     from kernelspan_agent.export.base import Exporter
-    from kernelspan_agent.guard.measured import Told
     from kernelspan_agent.probes.session import Session
     from kernelspan_agent.resolve.processes import ProcessTable
     from kernelspan_agent.resolve.resolver import Resolver
@@ -41,6 +42,30 @@ class RunningProfile(Protocol):
     resolver: Resolver
     tracer: Tracer
     exporter: Exporter
+
+
+class Told(Protocol):
+    """How a profile stands to its limit (guard.measured.Told)."""
+
+    @property
+    def limit(self) -> float:
+        """Millicores."""
+
+    @property
+    def used(self) -> float:
+        """Millicores, lately."""
+
+    @property
+    def spent_seconds(self) -> float:
+        """CPU in all."""
+
+    @property
+    def phase(self) -> enum.Enum:
+        """Free, Throttled or Detached."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """By part, what is not thrown away."""
 
 
 class Limits(Protocol):

@@ -25,7 +25,7 @@ GROWTH = 2.0  # of a share, from one sample to the next at most
 LEAST_SHARE = 1e-4
 TRIAL_SHARE = 0.1  # of a part that is put back
 FALLING = 0.5  # of the way that a demand falls, what is believed of it at once
-STUBBORN = 4  # samples in a row beyond the limit although hits are thrown away
+STUBBORN = 7  # samples in a row beyond the limit although hits are thrown away
 COOL_SECONDS, MOST_COOL_SECONDS, MOST_DEBT_SECONDS = 2.0, 64.0, 600.0
 AVERAGE_SECONDS = 2.0  # over which `used` is told
 
