@@ -13,7 +13,8 @@
  *             line. No address is in it, so none can lead to the function that had it before: closures are made anew for
  *             every use, and the functions of a request go with it. Strings bear a hash of their own (zend_string.h). Where
  *             a string's page is not there (opcache's shared memory, in a process that has not touched it), its address
- *             takes the hash's place, and the frame says so (KS_PHP_UNREAD): the agent reads it, which brings the page.
+ *             takes the hash's place, and the frame says so (KS_PHP_UNREAD): the agent is told where it is, and reads
+ *             it, which brings the page.
  *
  * Offsets come from runtimes/php/layout.py; facts and sources are there.
  */

@@ -22,16 +22,21 @@ struct ks_php_code_scratch {
 
 BPF_PERCPU_ARRAY(ks_php_code_scratches, struct ks_php_code_scratch, 1);
 
-/* Appends the text of a string, `limit` bytes at most; `cut`: flag that says it was longer. -1: it cannot be read. */
-static __always_inline int ks_php_append(struct ks_php_code_scratch *c, u64 str, u64 limit, u32 cut, u16 *bytes)
+/*
+ * Appends the text of a string, `limit` bytes at most; `cut`: flag that says it was longer, or, KS_PHP_MISSING times it, that
+ * it cannot be read: the agent has its address.
+ */
+static __always_inline void ks_php_append(struct ks_php_code_scratch *c, u64 str, u64 limit, u32 cut, u16 *bytes)
 {
 	u64 length, at, size;
 
 	*bytes = 0;
 	if (!str)
-		return 0;
-	if (ks_read_user(&length, sizeof(length), (void *)(str + KS_PHP_STRING_HASH + 8)))
-		return -1;
+		return;
+	if (ks_read_user(&length, sizeof(length), (void *)(str + KS_PHP_STRING_HASH + 8))) {
+		c->header.flags |= cut * KS_PHP_MISSING;
+		return;
+	}
 	if (length > limit) {
 		length = limit;
 		c->header.flags |= cut;
@@ -41,29 +46,31 @@ static __always_inline int ks_php_append(struct ks_php_code_scratch *c, u64 str,
 	at = KS_LOAD(c->at);
 	size = KS_LOAD(*bytes);
 	if (ks_read_user(&c->bytes[at & (KS_PHP_TEXTS - 1)], size & (KS_PHP_FILE - 1),
-			 (void *)(str + KS_PHP_STRING_TEXT)))
-		return -1;
+			 (void *)(str + KS_PHP_STRING_TEXT))) {
+		c->header.flags |= cut * KS_PHP_MISSING;
+		*bytes = 0;
+		return;
+	}
 	c->at = KS_LOAD(c->at) + size;
-	return 0;
 }
 
-static __always_inline int ks_php_fill(struct ks_php_code_scratch *c, struct ks_php_layout *l, struct ks_frame *f)
+static __always_inline void ks_php_fill(struct ks_php_code_scratch *c, struct ks_php_layout *l, struct ks_frame *f)
 {
 	struct ks_php_code_rec *r = &c->header;
-	u64 func = f->globals, class, file;
+	u64 func = f->globals, class = KS_UREAD(u64, func + 16);
 
 	r->code = f->code;
 	r->flags = 0;
-	c->at = 0;
-	if (ks_php_append(c, KS_UREAD(u64, func + 8), KS_PHP_NAME, KS_PHP_CUT_NAME, &r->name_bytes))
-		return 0;
-	class = KS_UREAD(u64, func + 16);
+	r->name_at = KS_UREAD(u64, func + 8);
+	r->class_at = r->file_at = 0;
 	if (class)
-		class = KS_UREAD(u64, class + KS_PHP_CLASS_NAME);
-	if (ks_php_append(c, class, KS_PHP_NAME, KS_PHP_CUT_CLASS, &r->class_bytes))
-		return 0;
-	file = f->owner == KS_PHP_INTERNAL ? 0 : KS_UREAD(u64, func + l->op_array_file);
-	return !ks_php_append(c, file, KS_PHP_FILE - 1, KS_PHP_CUT_FILE, &r->file_bytes);
+		r->class_at = KS_UREAD(u64, class + KS_PHP_CLASS_NAME);
+	if ((f->owner & ~KS_PHP_UNREAD) != KS_PHP_INTERNAL)
+		r->file_at = KS_UREAD(u64, func + l->op_array_file);
+	c->at = 0;
+	ks_php_append(c, r->name_at, KS_PHP_NAME, KS_PHP_CUT_NAME, &r->name_bytes);
+	ks_php_append(c, r->class_at, KS_PHP_NAME, KS_PHP_CUT_CLASS, &r->class_bytes);
+	ks_php_append(c, r->file_at, KS_PHP_FILE - 1, KS_PHP_CUT_FILE, &r->file_bytes);
 }
 
 static __always_inline void ks_php_make_code(struct ks_scratch *s, struct ks_php_code_scratch *c,
@@ -72,8 +79,7 @@ static __always_inline void ks_php_make_code(struct ks_scratch *s, struct ks_php
 	u64 size;
 	u8 one = 1;
 
-	if (!ks_php_fill(c, l, f))
-		return; /* not resident: the agent reads it itself, if it still can */
+	ks_php_fill(c, l, f);
 	c->header.kind = KS_KIND_CODE;
 	c->header.version = KS_VERSION;
 	c->header.time = s->op.time;
@@ -120,8 +126,6 @@ static __always_inline void ks_php_send_codes(struct ks_scratch *s, struct ks_ph
 		if (n >= KS_LOAD(s->frames))
 			break;
 		s->walk.count = n + 1;
-		if (f->owner & KS_PHP_UNREAD)
-			continue;
 		key = ks_mix(ks_mix(s->proc_start, s->op.tgid), f->code);
 		if (!ks_codes.lookup(&key))
 			ks_php_send_code(s, l, f, key);

@@ -7,14 +7,19 @@ FastCGI client. Nothing may be wrong.
 
 from __future__ import annotations
 
+import random
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from unittest import mock
 from urllib.parse import urlencode
 
 import pytest
 
+from kernelspan_agent.runtimes.php.symbolise import PhpSymboliser
 from kernelspan_agent.targets import select
 from tests.support import fastcgi, php_runs, truth
 from tests.support.php_runs import FUNCTION_JIT, OPCACHE, TRACING_JIT, Outcome, needed, wanted_phps
@@ -95,6 +100,66 @@ def _ask(server: php_runs.Fpm, start: int, count: int, problems: list[str]) -> N
         answer = fastcgi.request(server.socket, f"{server.inside}/request.php", query)
         if f'"number":{number}' not in answer.body.decode(errors="replace") or answer.errors:
             problems.append(f"{answer}")
+
+
+def test_strings_that_a_worker_has_not_touched(tmp_path: Path) -> None:
+    """Names in opcache's shared memory, of which a new worker has no page yet: the agent reads them where the kernel could not."""
+    count, completed = 4000, Counter[bool]()
+    complete = PhpSymboliser._complete
+
+    def counted(self: PhpSymboliser, code: int) -> Any:
+        found = complete(self, code)
+        completed[found is not None] += 1
+        return found
+
+    php = needed(
+        "experimental-8.5", "/usr/sbin/php-fpm"
+    )  # closures have names of their own, and few pages are mapped ahead
+    with php_runs.fpm(php, workers=2, requests=8, settings=OPCACHE) as server:
+        call = "(function () use ($token, $k) { file_exists('/kernelspan-truth/' . $token . '/' . $k); })();"
+        cases = [f"case {number}: {call} break;" for number in range(count)]
+        head = ["<?php", "$k = (int)$_GET['k'];", "$token = $_GET['token'];", "switch ($k) {"]
+        (server.folder / "many.php").write_text("\n".join([*head, *cases, "}", "echo 'done';"]))
+        file, token = f"{server.inside}/many.php", "00000000000a"
+        asked = random.Random(1).sample(range(1, count), 200)
+        fastcgi.request(server.socket, file, urlencode({"k": 0, "token": "000000000000"}))
+        with (
+            mock.patch.object(PhpSymboliser, "_complete", counted),
+            truth.open_app(tmp_path / "spans.jsonl") as app,
+        ):
+            for process in [select.by_pid(server.program.pid), *select.descendants([server.program.pid])]:
+                app.select(process.pid, "fpm")
+            php_runs.wait_for_walker(app)
+
+            def ask() -> None:
+                for number in asked:
+                    fastcgi.request(server.socket, file, urlencode({"k": number, "token": token}))
+
+            client = threading.Thread(target=ask)
+            client.start()
+            truth.run_until(app, lambda: not client.is_alive())
+            app.end(10.0)
+    spans = truth.by_key(truth.read_spans(tmp_path / "spans.jsonl"))
+    missing = Counter[str]()
+    for number in asked:
+        (span,) = spans[f"{token}/{number}"]
+        stack, line = span.attributes.get("code.stacktrace"), number + 5
+        if stack is None:
+            missing[str(span.attributes["kernelspan.code.missing"])] += 1
+            continue
+        expected = [
+            ("file_exists", "[internal function]", 0),
+            (f"{{closure:{file}:{line}}}", file, line),
+            ("{main}", file, line),
+        ]
+        shown = truth.parse_stack(str(stack))
+        if span.attributes.get("kernelspan.code.missing") == "NotResident":  # the function itself lies in such a page
+            missing["NotResident"] += 1
+            expected = expected[: len(shown)]
+        assert shown == expected
+    assert set(missing) <= {"MemoryUnreadable", "NotResident"}  # of a worker that ended meanwhile
+    assert missing.total() < len(asked) / 5, missing
+    assert completed[True] > 3, completed  # else this shows nothing
 
 
 def test_what_a_span_has_of_php() -> None:

@@ -22,11 +22,13 @@ from kernelspan_agent.runtimes.php.functions import read_function
 from kernelspan_agent.runtimes.php.layout import (
     BY_VERSION,
     CALL_TOP,
+    CUT_CLASS,
     CUT_FILE,
     EVAL,
     HANDLE_EXCEPTION,
     INTERNAL,
     MAIN,
+    MISSING,
     OBJECT_TYPE,
     PHP_CODE,
     UNREAD,
@@ -169,6 +171,7 @@ def test_hostile_records(data: bytes) -> None:
     symboliser = PhpSymboliser(Heap(), DETAILS)
     symboliser.learn(data)
     symboliser.learn(code_record(5, b"", b"", b"")[:40] + data)
+    symboliser.learn(code_record(7, b"", b"", b"", MISSING * 7)[:40] + data)
     rows = np.zeros(1, FRAME)
     rows["code"] = 7
     symboliser.frames(rows)
@@ -191,6 +194,31 @@ def test_strings_that_were_not_resident(unread: tuple[int, ...]) -> None:
     heap.write(function.name.address + 8, bytes(8))
     (frame,) = symboliser.frames(row(heap, at, code=code, owner=USER | UNREAD))
     assert frame.unresolved == ("" if 0 in unread else symbolise.REPLACED)
+
+
+def test_a_record_of_strings_that_were_not_resident() -> None:
+    """What the kernel could not read is read where it said, if it is a whole string, anew each time."""
+    heap = Heap()
+    text = "Acme\\Repo"
+    said = 5381
+    for byte in text.encode():
+        said = (said * 33 + byte) & (1 << 64) - 1
+    at = heap.string(text)
+    record = np.frombuffer(code_record(9, b"find", b"", b"/a.php", MISSING * CUT_CLASS), PHP_CODE, 1).copy()
+    record["class_at"] = at
+    symboliser = PhpSymboliser(heap, DETAILS)
+    symboliser.learn(record.tobytes() + b"find/a.php")
+    rows = np.zeros(1, FRAME)
+    rows["code"], rows["owner"], rows["globals"] = 9, USER | UNREAD, 0x77
+    (frame,) = symboliser.frames(rows)
+    assert frame.unresolved  # its hash is not its text's
+    heap.write(at + 8, struct.pack("<Q", said | 1 << 63))
+    (frame,) = symboliser.frames(rows)
+    assert (frame.function, frame.file) == ("Acme\\Repo::find", "/a.php")
+    heap.write(at + 24, b"X")
+    (frame,) = symboliser.frames(rows)
+    assert frame.unresolved
+    assert 9 not in symboliser._codes
 
 
 class Noise:

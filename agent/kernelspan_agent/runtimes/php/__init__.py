@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime, Walker
 
 from .detect import NAME, NUMBER, detect, inspect
-from .layout import CUT_CLASS, CUT_FILE, CUT_NAME, MAIN, PHP_CODE, PHP_LAYOUT, UNREAD
+from .layout import CUT_CLASS, CUT_FILE, CUT_NAME, MAIN, MISSING, PHP_CODE, PHP_LAYOUT, UNREAD
 from .symbolise import PhpSymboliser
 from .walk import read_stacks
 
@@ -26,6 +26,7 @@ WALKER = Walker(
     {
         "KS_PHP_MAIN": MAIN,
         "KS_PHP_UNREAD": UNREAD,
+        "KS_PHP_MISSING": MISSING,
         "KS_PHP_CUT_NAME": CUT_NAME,
         "KS_PHP_CUT_CLASS": CUT_CLASS,
         "KS_PHP_CUT_FILE": CUT_FILE,

@@ -37,6 +37,7 @@ MAX_TEXT_BYTES = 4096
 MAX_STRING_BYTES = 1 << 31  # longer than any name: a stray word
 ELLIPSIS = "…"
 _TAIL_BYTES = 128
+_MASK = (1 << 64) - 1
 
 
 class CorruptFunctionError(ValueError):
@@ -66,6 +67,20 @@ class Text:
             size = min(length, _TAIL_BYTES)
             mixed = mix(mixed, mix_lanes(memory.read(address + STRING_TEXT + length - size, size)))
         return cls(address, mixed, text, len(text) < length)
+
+
+def is_whole(memory: Memory, text: Text) -> bool:
+    """Whether the string bears the hash of its own text (zend_inline_hash_func): it is one, and no part of it is another's.
+
+    Raises MemoryReadError.
+    """
+    if text.cut:
+        return False
+    said = read_u64(memory, text.address + STRING_HASH)
+    found = 5381
+    for byte in text.text:
+        found = (found * 33 + byte) & _MASK
+    return said == found | 1 << 63
 
 
 NO_TEXT = Text(0, 0, b"", False)

@@ -18,7 +18,8 @@ ABSENT = 0xFFFF
 # FRAME["owner"] and what else the kernel's programs are compiled with
 INTERNAL, USER, MAIN, EVAL = 1, 2, 3, 4  # zend_function.type; MAIN: a script's own code that nobody in PHP has called
 UNREAD = 0x80  # a string was not resident: the frame's code is made of its address, see bpf/runtimes/php.bpf.h
-CUT_NAME, CUT_CLASS, CUT_FILE = 1, 2, 4  # PHP_CODE["flags"]
+CUT_NAME, CUT_CLASS, CUT_FILE = 1, 2, 4  # PHP_CODE["flags"]: a text is longer than what was sent
+MISSING = 8  # times one of these: its page was not resident; the string is at its address
 
 PHP_LAYOUT = np.dtype(
     [
@@ -46,6 +47,9 @@ PHP_CODE = np.dtype(
         ("layout", "<u4"),
         ("flags", "<u4"),  # which text was too long and is cut
         ("code", "<u8"),  # as FRAME["code"]
+        ("name_at", "<u8"),  # the strings
+        ("class_at", "<u8"),
+        ("file_at", "<u8"),
         ("name_bytes", "<u2"),  # 0: code of a file, or of eval
         ("class_bytes", "<u2"),  # 0: no method
         ("file_bytes", "<u2"),  # 0: an internal function

@@ -19,8 +19,8 @@ from kernelspan_agent.process.errors import MemoryReadError
 from kernelspan_agent.process.procfs import printable
 from kernelspan_agent.runtimes.registry import RawFrame
 
-from .functions import ELLIPSIS, CorruptFunctionError, read_function
-from .layout import CUT_CLASS, CUT_FILE, CUT_NAME, EVAL, INTERNAL, MAIN, PHP_CODE, UNREAD
+from .functions import ELLIPSIS, CorruptFunctionError, Text, is_whole, read_function
+from .layout import CUT_CLASS, CUT_FILE, CUT_NAME, EVAL, INTERNAL, MAIN, MISSING, PHP_CODE, UNREAD
 
 if TYPE_CHECKING:
     from kernelspan_agent.process.memory import Memory
@@ -33,6 +33,16 @@ REPLACED, UNREADABLE, CORRUPT = "CodeReplaced", "MemoryUnreadable", "Corrupt"
 INTERNAL_FILE = "[internal function]"  # as PHP's own traces have it
 _NAMELESS = {MAIN: "{main}", EVAL: "{eval}"}
 _INCLUDED = "{include}"
+_CUTS = (CUT_NAME, CUT_CLASS, CUT_FILE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A text of a CODE record; `missing_at`: where its string is, of which nothing could be read; 0: it is here."""
+
+    text: bytes
+    cut: bool
+    missing_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,7 @@ class PhpSymboliser:
     def __init__(self, memory: Memory, details: PhpDetails) -> None:
         self._memory, self._offsets = memory, details.offsets
         self._codes: OrderedDict[int, _Shown] = OrderedDict()
+        self._partial: OrderedDict[int, list[_Part]] = OrderedDict()
         self.unresolved: Counter[str] = Counter()  # frames without a name, by reason
 
     def learn(self, record: bytes) -> None:
@@ -54,19 +65,24 @@ class PhpSymboliser:
         if len(record) < PHP_CODE.itemsize:
             return
         header = np.frombuffer(record, PHP_CODE, 1)[0]
-        sizes = [int(header[name]) for name in ("name_bytes", "class_bytes", "file_bytes")]
+        flags, sizes = int(header["flags"]), [int(header[name]) for name in ("name_bytes", "class_bytes", "file_bytes")]
         if PHP_CODE.itemsize + sum(sizes) > len(record):
             return
         texts, at = [], PHP_CODE.itemsize
         for size in sizes:
             texts.append(record[at : at + size])
             at += size
-        flags = int(header["flags"])
-        name, class_name, file = (
-            _text(text, cut=bool(flags & flag))
-            for text, flag in zip(texts, (CUT_NAME, CUT_CLASS, CUT_FILE), strict=True)
-        )
-        self._keep(int(header["code"]), _shown(name, class_name, file))
+        parts = [
+            _Part(text, bool(flags & flag), int(header[name]) if flags & flag * MISSING else 0)
+            for text, flag, name in zip(texts, _CUTS, ("name_at", "class_at", "file_at"), strict=True)
+        ]
+        code = int(header["code"])
+        if any(part.missing_at for part in parts):
+            self._partial[code] = parts
+            if len(self._partial) > MAX_CODES:
+                self._partial.popitem(last=False)
+        else:
+            self._keep(code, _shown(*(_text(part.text, cut=part.cut) for part in parts)))
 
     def _keep(self, code: int, shown: _Shown) -> None:
         self._codes[code] = shown
@@ -82,13 +98,34 @@ class PhpSymboliser:
         found = []
         columns = [rows[name].tolist() for name in ("code", "pc", "globals", "owner")]
         for code, pc, function, owner in zip(*columns, strict=True):
-            shown = self._codes.get(code) or self._read(code, function, owner)
+            shown = self._codes.get(code) or self._complete(code) or self._read(code, function, owner)
             if isinstance(shown, str):
                 self.unresolved[shown] += 1
                 found.append(RawFrame("", "", "", "", 0, pc >> 32, code, shown))
             else:
                 found.append(_frame(shown, code, pc, owner & ~UNREAD))
         return found
+
+    def _complete(self, code: int) -> _Shown | None:
+        """What a record said of a function whose strings were not all resident, with these; None: they cannot be had.
+
+        They are read anew each time: where they lie is a part of the hash, and tells nothing of what lies there later.
+        """
+        parts = self._partial.get(code)
+        if parts is None:
+            return None
+        texts = []
+        for part in parts:
+            text = Text(0, 0, part.text, part.cut)
+            if part.missing_at:
+                try:
+                    text = Text.read(self._memory, part.missing_at)
+                    if not is_whole(self._memory, text):
+                        return None
+                except (MemoryReadError, CorruptFunctionError):
+                    return None
+            texts.append(_text(text.text, cut=text.cut))
+        return _shown(*texts)
 
     def _read(self, code: int, address: int, owner: int) -> _Shown | str:
         """What the function in memory is shown by; a reason where it cannot be the frame's."""
