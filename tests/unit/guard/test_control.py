@@ -63,7 +63,7 @@ def test_whatever_it_costs_it_is_within_the_limit_soon_and_stays(
     """After two seconds; on an average of any time then that is longer than its trials are apart."""
     machine = Machine(Control(limit), parts)
     machine.run(2.0)
-    assert machine.run(300.0) <= limit
+    assert machine.run(300.0) <= limit * 1.01  # what its trials cost besides
     for share in machine.control.shares.values():
         assert 0.0 <= share <= 1.0
     if sum(fixed + rest for fixed, rest in parts.values()) <= limit:
