@@ -74,15 +74,15 @@ def test_packages_of_composer_1(site: Site) -> None:
 def test_packages_in_other_places(site: Site) -> None:
     """A plug-in puts them beside the vendor directory; a path repository is a link, and PHP names where it leads."""
     site.write("/app/web/modules/token/token.module")
-    site.write("/work/shared/src/Shared.php")
-    site.link("/app/vendor/acme/shared", "/work/shared")
+    site.write("/srv/shared/src/Shared.php")
+    site.link("/app/vendor/acme/shared", "/srv/shared")
     token = {"name": "drupal/token", "version": "1.15.0", "install-path": "../../web/modules/token/"}
     shared = {"name": "acme/shared", "version": "dev-main", "install-path": "../acme/shared"}
     site.installed({"packages": [token, shared, {"name": "acme/meta", "version": "1", "install-path": None}]})
     assert site.verdict("/app/web/modules/token/token.module") == "Library pkg:composer/drupal/token@1.15.0"
     assert site.verdict("/app/vendor/acme/shared/src/Shared.php") == "Library pkg:composer/acme/shared@dev-main"
-    # Nothing around /work/shared says that it is one: it is not below the application.
-    assert site.verdict("/work/shared/src/Shared.php") == "App"
+    # Nothing around /srv/shared says that it is one: it is not below the application.
+    assert site.verdict("/srv/shared/src/Shared.php") == "App"
 
 
 def test_names_that_php_makes_up(site: Site) -> None:
