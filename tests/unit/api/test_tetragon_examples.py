@@ -173,7 +173,7 @@ def test_program_of_a_probe_that_needs_no_types(probe: UserProbe) -> None:
         made = _generated(probe, _places(probe, sources, lambda _: None))
         assert len(made.enters) == 1
         assert len(made.exits) == (probe.mode is Mode.SPAN)
-        assert [each.name for each in made.captured][: len(probe.args)] == [each.attribute for each in probe.args]
+        assert [each.attribute for each in made.captured][: len(probe.args)] == [each.attribute for each in probe.args]
 
 
 @pytest.fixture(scope="module")
