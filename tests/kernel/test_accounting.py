@@ -26,7 +26,7 @@ from kernelspan_agent.ring.records import SLOT
 from tests.support import leftovers, runs
 from tests.support.generators import compiled
 from tests.support.ports import PortReservation
-from tests.support.runs import PROGRAMS, SYSTEM_PYTHON, accounting_of, app_of
+from tests.support.runs import PROGRAMS, SYSTEM_PYTHON, UNLIMITED, accounting_of, app_of
 
 THREADS, CALLS = 2, 150_000
 SMALL_RING = 64 << 10
@@ -89,7 +89,7 @@ def test_nobody_works(tmp_path: Path) -> None:
 
 def test_the_rate_limit_leaves_nothing_out(tmp_path: Path) -> None:
     """In-kernel limit, user-space limit and both sides of the sampling at once."""
-    limits = {"eventsPerSecond": 8_000, "spansPerSecond": 2_000}  # a burst fits into the ring
+    limits = {**UNLIMITED, "eventsPerSecond": 8_000, "spansPerSecond": 2_000}  # a burst fits into the ring
     profile = runs.profile(tmp_path, **STATS, limits=limits, sampling={"percent": 50}, correlation={"orphans": "Root"})
     with flood() as program, app_of(profile) as app:
         app.select(program.pid, "flood")

@@ -26,14 +26,9 @@ from kernelspan_agent.resolve.tables import Taken
 from kernelspan_api.plan import together
 from kernelspan_api.plan import wanted as wanted_by
 from tests.support import runs
-from tests.support.collector import Collector
 from tests.support.engines import Made, Program, profile
 from tests.support.generators import compiled
-from tests.support.node_agents import Start, starting
-from tests.support.node_agents import profile as node_profile
-from tests.support.pods import Pod, every_container
 from tests.support.runs import UNLIMITED
-from tests.support.tls import TlsFiles
 
 LIMIT = 100
 RECOVERY_SECONDS = 200.0
@@ -112,12 +107,6 @@ def program(stack: contextlib.ExitStack) -> Program:
     made = Program()
     stack.callback(made.close)
     return made
-
-
-@pytest.fixture
-def start(tmp_path: Path, tls_files: TlsFiles, collector: Collector) -> Iterator[Start]:
-    with starting(tmp_path, tls_files, collector) as begin:
-        yield begin
 
 
 Make = Callable[..., Made]
@@ -318,43 +307,6 @@ def test_a_run_says_so_at_its_end(tmp_path: Path) -> None:
     assert ran.report["guard"]["exceeded"] >= 1
     assert ran.report["guard"]["limitMillicores"] == 1
     assert "times beyond cpuMillicores 1," in ran.stderr
-
-
-@pytest.mark.parametrize("what", ["Throttle", "Detach"])
-def test_the_operator_is_told(start: Start, what: str) -> None:
-    """By an agent, of a pod: what is thrown away with the probe, a profile that is detached as a whole; until it is changed."""
-    agent = start()
-    with Pod("web-1") as pod:
-        running = pod.run(str(compiled("busy")), "read")
-        assert running.stdin is not None
-        assert running.stdout is not None
-        assert running.stdout.readline() == b"ready\n"
-        spec = limited(READS, 60, onExceed=what)
-        pods = [pod.plan(every_container("a"))]
-        agent.follow([node_profile("a", **spec)], pods)
-        running.stdin.write(b"fast\n")
-        running.stdin.flush()
-
-        def state() -> Any:
-            return agent.server.states()["a"]
-
-        if what == "Throttle":
-            agent.until(lambda: state().probes[0].reason == "BudgetExceeded", "told")
-            assert not state().reason
-        else:
-            agent.until(lambda: state().reason == "BudgetExceeded", "told")
-            assert state().probes[0].state == "Detached"
-        assert "cpuMillicores 60" in state().probes[0].message
-        running.stdin.write(b"slow\n")
-        running.stdin.flush()
-        if what == "Throttle":
-            agent.until(lambda: not state().probes[0].reason, "recovered")
-        else:
-            agent.follow([node_profile("a", 2, **spec)], pods)
-            agent.until(lambda: state().generation == 2 and not state().reason, "another")
-        exported = state().counters.exported
-        agent.until(lambda: state().counters.exported > exported, "seen again")
-        agent.stop()
 
 
 def test_detach_is_until_the_profile_is_another(engine: Make, busy: Begin) -> None:
