@@ -48,6 +48,7 @@ _KEYS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
         ("attached", "number of attachments"),
         ("seconds", "open: the whole start; compile: of it the compiler"),
         ("cost", "agentCpuSeconds, agentMillicores, programsMillicores, sampledSeconds, limitMillicores: CPU of the agent and of its programs"),
+        ("guard", "phase (`Free` `Throttled` `Detached`), millicores, limitMillicores, exceeded (times), kept: by part the share that was not thrown away"),
         ("lastError", "of the outputs; empty: none"),
     ),
     ("check", "Keys of `--json`:"): (
