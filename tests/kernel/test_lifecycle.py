@@ -71,7 +71,6 @@ def test_interrupted(tmp_path: Path, before: set[str], number: int, mechanism: s
         with runs.attached(tmp_path, runs.profile(tmp_path, **spec), "--pid", str(target.pid)) as agent:
             there = {thing.kind for thing in leftovers.left_behind(before)}
             assert there >= {"prog", "map", "link"}
-            assert ("perf event" in there) == (mechanism == "Tracepoint")
             ran = agent.stop(number)
         assert (ran.status, ran.report["mechanism"]) == (0, mechanism)
         assert target.poll() is None
