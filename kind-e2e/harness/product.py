@@ -44,7 +44,7 @@ class Product:
         `images`: ids by name; pods of another image than these are replaced.
         """
         started = time.monotonic()
-        options = ["--set=jaeger.enabled=true", f"--set=jaeger.maxTraces={_TRACES}"]
+        options = ["--set=jaeger.enabled=true", f"--set=jaeger.maxTraces={_TRACES}", "--set=policy.probes=true"]
         options += [f"--set-string={part}.podAnnotations.image={images[part]}" for part in ("operator", "agent")]
         self.helm.run(
             "upgrade", "--install", RELEASE, CHART, f"--namespace={NAMESPACE}", "--create-namespace", *options
