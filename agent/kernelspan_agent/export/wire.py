@@ -9,31 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kernelspan_agent.model import Attributes, AttributeValue
+from kernelspan_api.wire import BYTES, block, tag, varint
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+__all__ = ["BYTES", "any_value", "attributes", "block", "fields", "in_int64", "signed", "tag", "text", "varint"]
+
+VARINT, FIXED64, FIXED32 = 0, 1, 5
 _MAX_VARINT_BYTES = 10
 _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
-
-
-def varint(value: int) -> bytes:
-    """Shortest varint of `value`; a negative int64 takes its ten bytes of two's complement."""
-    value &= (1 << 64) - 1
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def tag(number: int, wire_type: int) -> bytes:
-    """Key of a field."""
-    return varint(number << 3 | wire_type)
-
-
-def block(number: int, payload: bytes) -> bytes:
-    """A length-delimited field: string, bytes or message."""
-    return tag(number, BYTES) + varint(len(payload)) + payload
 
 
 def text(value: str) -> bytes:

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from google.protobuf.message import Message
 
-_LENGTH_DELIMITED = 2  # the wire type of messages, strings and bytes
+from kernelspan_api import wire
 
 
 def number(message: type[Message], field: str) -> int:
@@ -21,19 +21,10 @@ def number(message: type[Message], field: str) -> int:
 
 @lru_cache(4096)
 def head(field: int, length: int) -> bytes:
-    """What stands before the bytes of a field that has so many."""
-    return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(length)
+    """What stands before the bytes of a field that has so many; of pods of one shape they are the same."""
+    return wire.head(field, length)
 
 
 def delimited(field: int, data: bytes) -> bytes:
     """The field whole."""
     return head(field, len(data)) + data
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
