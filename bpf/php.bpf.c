@@ -29,13 +29,7 @@ int ks_php(void *ctx)
 		if (l && KS_LOAD(s->stage) == KS_WALK_FRAMES && ks_php_walk(s, rt, l))
 			ks_continue(ctx, KS_WALKER_PHP);
 	}
-	if (KS_LOAD(s->frames)) {
-		s->walk.count = 0;
-		ks_continue(ctx, KS_WALKER_PHP_CODES);
-		s->op.stack = 0;
-		s->op.frame_state = KS_FRAMES_STACK_LOST;
-	}
-	ks_finish(s);
+	ks_end_walk(ctx, s, KS_WALKER_PHP_CODES);
 	return 0;
 }
 
@@ -53,9 +47,6 @@ int ks_php_codes(void *ctx)
 		if (l)
 			ks_php_send_codes(s, l);
 	}
-	if (KS_LOAD(s->walk.count) < KS_LOAD(s->frames))
-		ks_continue(ctx, KS_WALKER_PHP_CODES);
-	ks_send_stack(s, KS_RUNTIME_PHP, s->op.stack, KS_LOAD(s->frames));
-	ks_finish(s);
+	ks_end_codes(ctx, s, KS_WALKER_PHP_CODES, KS_RUNTIME_PHP);
 	return 0;
 }

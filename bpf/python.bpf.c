@@ -37,13 +37,7 @@ int ks_py(void *ctx)
 			ks_continue(ctx, KS_WALKER_PY);
 		}
 	}
-	if (KS_LOAD(s->frames)) {
-		s->walk.count = 0;
-		ks_continue(ctx, KS_WALKER_PY_CODES);
-		s->op.stack = 0;
-		s->op.frame_state = KS_FRAMES_STACK_LOST;
-	}
-	ks_finish(s);
+	ks_end_walk(ctx, s, KS_WALKER_PY_CODES);
 	return 0;
 }
 
@@ -83,9 +77,6 @@ int ks_py_codes(void *ctx)
 		if (l)
 			ks_py_send_codes(s, l, rt->base);
 	}
-	if (KS_LOAD(s->walk.count) < KS_LOAD(s->frames))
-		ks_continue(ctx, KS_WALKER_PY_CODES);
-	ks_send_stack(s, KS_RUNTIME_PYTHON, s->op.stack, KS_LOAD(s->frames));
-	ks_finish(s);
+	ks_end_codes(ctx, s, KS_WALKER_PY_CODES, KS_RUNTIME_PYTHON);
 	return 0;
 }

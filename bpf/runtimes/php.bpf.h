@@ -282,7 +282,6 @@ static __always_inline int ks_php_step(struct ks_scratch *s, struct ks_php_layou
 static __always_inline int ks_php_walk(struct ks_scratch *s, struct ks_runtime *rt, struct ks_php_layout *l)
 {
 	struct ks_walk *w = &s->walk;
-	u64 hash;
 
 	for (u32 i = 0; i < KS_PHP_WALK_AT_ONCE; i++) {
 		ks_user_turn(s);
@@ -298,14 +297,6 @@ static __always_inline int ks_php_walk(struct ks_scratch *s, struct ks_runtime *
 		s->op.context_kind = KS_CONTEXT_FIBER;
 		s->op.context = KS_LOAD(w->task_frame);
 	}
-	if (!KS_LOAD(w->count)) {
-		if (KS_LOAD(w->state) == KS_FRAMES_COMPLETE)
-			s->op.frame_state = KS_FRAMES_NONE;
-		return 0;
-	}
-	hash = ks_mix(KS_LOAD(w->hash), KS_LOAD(w->state));
-	s->op.stack = hash;
-	if (!ks_stacks.lookup(&hash))
-		s->frames = KS_LOAD(w->count);
+	ks_name_stack(s);
 	return 0;
 }

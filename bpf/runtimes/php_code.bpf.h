@@ -12,6 +12,9 @@
 #define KS_PHP_TEXTS 4096 /* a power of two above all three */
 #define KS_PHP_AT_ONCE 32
 
+_Static_assert(__builtin_offsetof(struct ks_php_code_rec, layout) == __builtin_offsetof(struct ks_code_header, layout),
+	       "a CODE record begins with its header");
+
 struct ks_php_code_scratch {
 	struct ks_php_code_rec header;
 	u8 bytes[KS_PHP_TEXTS + KS_PHP_FILE];
@@ -76,27 +79,9 @@ static __always_inline void ks_php_fill(struct ks_php_code_scratch *c, struct ks
 static __always_inline void ks_php_make_code(struct ks_scratch *s, struct ks_php_code_scratch *c,
 					     struct ks_php_layout *l, struct ks_frame *f, u64 key)
 {
-	u64 size;
-	u8 one = 1;
-
 	ks_php_fill(c, l, f);
-	c->header.kind = KS_KIND_CODE;
-	c->header.version = KS_VERSION;
-	c->header.time = s->op.time;
-	c->header.tgid = s->op.tgid;
-	c->header.tid = s->op.tid;
-	c->header.layout = s->layout;
-	size = ks_slots(sizeof(c->header) + KS_LOAD(c->at));
-	c->header.size = size;
-	KS_OPAQUE(size);
-	if (size > sizeof(c->header) + sizeof(c->bytes))
-		return;
-	if (ks_ring.ringbuf_output(c, size, 1 /* NO_WAKEUP: the stack's record follows */)) {
-		ks_count(s->op.cls, KS_C_STACK_LOST);
-		return;
-	}
-	ks_codes.update(&key, &one);
-	ks_count(s->op.cls, KS_C_CODES_SENT);
+	ks_send_code(s, (struct ks_code_header *)&c->header, sizeof(c->header) + KS_LOAD(c->at),
+		     sizeof(c->header) + sizeof(c->bytes), key);
 }
 
 /* Where one thread interrupted another at it (see KS_SCRATCH_ENTER), its codes are left to the agent to read. */

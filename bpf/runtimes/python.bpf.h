@@ -344,7 +344,6 @@ static __always_inline int ks_py_walk(struct ks_scratch *s, struct ks_runtime *r
 {
 	struct ks_walk *w =
 		&s->walk; /* at: a frame; count, state: of the frames; root: the last frame's file, hashed */
-	u64 hash;
 
 	if (KS_LOAD(s->stage) != KS_WALK_FRAMES) {
 		w->at = ks_py_frame_of(s, l, KS_LOAD(w->thread));
@@ -359,14 +358,6 @@ static __always_inline int ks_py_walk(struct ks_scratch *s, struct ks_runtime *r
 		return 1;
 	s->op.frame_state = KS_LOAD(w->state);
 	ks_py_context(s, rt, l, KS_LOAD(w->thread));
-	if (!KS_LOAD(w->count)) {
-		if (KS_LOAD(w->state) == KS_FRAMES_COMPLETE)
-			s->op.frame_state = KS_FRAMES_NONE;
-		return 0;
-	}
-	hash = ks_mix(KS_LOAD(w->hash), KS_LOAD(w->state));
-	s->op.stack = hash;
-	if (!ks_stacks.lookup(&hash))
-		s->frames = KS_LOAD(w->count);
+	ks_name_stack(s);
 	return 0;
 }

@@ -18,6 +18,9 @@
 #define KS_PY_TEXTS 2048 /* a power of two above all three */
 #define KS_PY_TABLE 16384
 
+_Static_assert(__builtin_offsetof(struct ks_code_rec, layout) == __builtin_offsetof(struct ks_code_header, layout),
+	       "a CODE record begins with its header");
+
 struct ks_code_scratch {
 	struct ks_code_rec header;
 	u8 bytes[20480]; /* 18176 at most, in whole slots */
@@ -151,28 +154,10 @@ static __always_inline int ks_py_fill(struct ks_code_scratch *c, struct ks_py_la
 static __always_inline void ks_py_make_code(struct ks_scratch *s, struct ks_code_scratch *c, struct ks_py_layout *l,
 					    u64 base, struct ks_frame *f, u64 key)
 {
-	u64 size;
-	u8 one = 1;
-
 	if (!ks_py_fill(c, l, base, f))
 		return;
-	c->header.kind = KS_KIND_CODE;
-	c->header.version = KS_VERSION;
-	c->header.time = s->op.time;
-	c->header.tgid = s->op.tgid;
-	c->header.tid = s->op.tid;
-	c->header.layout = s->layout;
-	size = ks_slots(sizeof(c->header) + KS_LOAD(c->at));
-	c->header.size = size;
-	KS_OPAQUE(size);
-	if (size > 20000)
-		return;
-	if (ks_ring.ringbuf_output(c, size, 1 /* NO_WAKEUP: the stack's record follows */)) {
-		ks_count(s->op.cls, KS_C_STACK_LOST);
-		return;
-	}
-	ks_codes.update(&key, &one);
-	ks_count(s->op.cls, KS_C_CODES_SENT);
+	ks_send_code(s, (struct ks_code_header *)&c->header, sizeof(c->header) + KS_LOAD(c->at),
+		     sizeof(c->header) + sizeof(c->bytes), key);
 }
 
 /* Where one thread interrupted another at it (see KS_SCRATCH_ENTER), its codes are left to the agent to read. */
