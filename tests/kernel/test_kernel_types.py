@@ -201,7 +201,7 @@ def test_near_names_are_told() -> None:
 
 
 def test_memory_is_given_back() -> None:
-    """A process that has asked holds no more than one that has not."""
+    """What was asked is not kept: kept, sixty times would be some sixty MiB. How much the allocator keeps is its own."""
     script = """
 import re
 from pathlib import Path
@@ -214,15 +214,16 @@ def ask():
         types.function("tcp_sendmsg")
         memberpath.resolve(types, pointer_to(types, "struct task_struct *"), "mm.owner.comm")
         return held()
-ask()
+for _ in range(5):
+    ask()
 before = held()
-most = max(ask() for _ in range(20))
+most = max(ask() for _ in range(60))
 print(most - before, held() - before)
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     most, left = map(int, run.stdout.split())
     assert most < _GROWN
-    assert left < 512
+    assert left < 8 << 10
 
 
 def listed(*arguments: str) -> subprocess.CompletedProcess[str]:
