@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that probes on user code are looked for in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from kernelspan_agent.errors import KernelspanError
+from kernelspan_agent.probes.own import files
+from kernelspan_agent.process.procfs import open_process
+from kernelspan_api.userprobes import UserProbe
+
+
+def test_what_is_wrong_with_the_file_that_has_the_probe_is_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that another file of the process has no such probe; and the files are let go of."""
+    let_go: list[bool] = []
+
+    def probes_of(*_: object) -> Iterator[tuple[str, None]]:
+        try:
+            yield from (("the first", None), ("the second", None))
+        finally:
+            let_go.append(True)
+
+    monkeypatch.setattr(files, "probes_of", probes_of)
+    spec = msgspec.convert({"name": "x", "usdt": {"path": files.AUTO, "provider": "p", "probe": "q"}}, UserProbe)
+    with (
+        pytest.raises(KernelspanError, match="in the first"),
+        files._binary(spec, open_process(os.getpid()), files.AUTO) as binary,
+    ):
+        raise KernelspanError(f"no end probe in {binary}")
+    assert let_go == [True]
