@@ -25,7 +25,7 @@ from kernelspan_agent.probes.own.sources import (
 from kernelspan_agent.probes.uprobe import open_file, target, uprobe
 from kernelspan_agent.probes.uretprobe import require_safe
 from kernelspan_agent.process.errors import ElfError
-from kernelspan_agent.process.symbols.functions import Function, find_functions
+from kernelspan_agent.process.symbols.functions import Function, check_offset, find_functions
 from kernelspan_agent.process.symbols.golang import Abi, go_program, go_returns
 from kernelspan_agent.process.symbols.returns import COLD, may_unwind, plain_returns
 from kernelspan_agent.process.symbols.usdt import Site, find_probe
@@ -82,6 +82,8 @@ def _at(file: int, places: Sequence[tuple[int, int]], name: str, *, returns: boo
 
 
 def _functions(probe: UserProbe, wanted: Uprobe, binary: Binary, file: int) -> Plan:
+    for offset in wanted.offsets:
+        check_offset(binary, offset)
     found = find_functions(binary, wanted.symbols) if wanted.symbols else []
     functions = {each.offset: each for one in found for each in one.functions if not each.name.endswith(COLD)}
     problems = [one.problem for one in found if one.problem is not None]
