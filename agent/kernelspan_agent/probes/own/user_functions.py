@@ -26,8 +26,8 @@ from kernelspan_agent.probes.uprobe import open_file, target, uprobe
 from kernelspan_agent.probes.uretprobe import require_safe
 from kernelspan_agent.process.errors import ElfError
 from kernelspan_agent.process.symbols.functions import Function, check_offset, find_functions
-from kernelspan_agent.process.symbols.golang import Abi, go_program, go_returns
-from kernelspan_agent.process.symbols.returns import COLD, may_unwind, plain_returns
+from kernelspan_agent.process.symbols.golang import Abi, go_program
+from kernelspan_agent.process.symbols.returns import COLD, go_returns, may_unwind, plain_returns
 from kernelspan_agent.process.symbols.usdt import Site, find_probe
 from kernelspan_agent.process.symbols.usdt_arguments import Argument, Place
 from kernelspan_agent.process.symbols.where import Binary
@@ -111,7 +111,7 @@ def _functions(probe: UserProbe, wanted: Uprobe, binary: Binary, file: int) -> P
             reason="UretprobeUnsafe",
             hint="name the function, or use mode Event",
         )
-    returns = [go_returns(binary, each) for each in functions.values()]
+    returns = go_returns(binary, list(functions.values()))
     bodies = [(each.body_offset, 0) for each in returns]
     rets = [(offset, 0) for each in returns for offset in each.offsets]
     return Plan("Uprobe", Places([go], [go]), [_at(file, bodies, binary.path)], [_at(file, rets, binary.path)])
