@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import msgspec
 import pytest
@@ -23,7 +23,7 @@ def test_what_is_wrong_with_the_file_that_has_the_probe_is_what_is_told(monkeypa
     """Not that another file of the process has no such probe; and the files are let go of."""
     let_go: list[bool] = []
 
-    def probes_of(*_: object) -> Iterator[tuple[str, None]]:
+    def probes_of(*_: object) -> Generator[tuple[str, None]]:
         try:
             yield from (("the first", None), ("the second", None))
         finally:
