@@ -18,6 +18,7 @@ from kernelspan_agent.process.elf import read_address, read_elf
 from kernelspan_agent.process.errors import SymbolError
 from kernelspan_agent.process.symbols import child, golang, where
 from kernelspan_agent.process.symbols.functions import Function, find_functions
+from kernelspan_agent.process.symbols.returns import go_returns
 from tests.support.compiled import nm, run
 from tests.support.require import require
 from tests.support.uprobes import counted
@@ -131,7 +132,7 @@ def test_functions_and_returns_are_passed_as_often_as_they_are_called(built: dic
         ((function,),) = functions_of(path, name)
         assert function.source == ("pclntab" if "strip" in mode or "independent" in mode else "symtab")
         with where.open_path(str(path)) as binary, ExitStack() as stack:
-            found = golang.go_returns(binary, function)
+            (found,) = go_returns(binary, [function])
             entry, body, *ends = [
                 stack.enter_context(counted(binary.attach_path, offset))
                 for offset in (function.offset, found.body_offset, *found.offsets)
@@ -186,7 +187,7 @@ def test_what_leaves_by_a_jump_is_refused(built: dict[str, Path], name: str) -> 
     """Assembly that goes on in another function has no return of its own."""
     ((function, *_),) = functions_of(built["plain"], name)
     with where.open_path(str(built["plain"])) as binary, pytest.raises(SymbolError, match="not certain") as caught:
-        golang.go_returns(binary, function)
+        go_returns(binary, [function])
     assert caught.value.reason == "UretprobeUnsafe"
 
 

@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 
 from kernelspan_agent.errors import KernelspanError, MachineError
@@ -26,8 +26,8 @@ from kernelspan_agent.probes.own.user_functions import plan_in
 from kernelspan_agent.process.errors import ProcessEndedError
 from kernelspan_agent.process.procfs import Process
 from kernelspan_agent.process.symbols.identity import Identity
-from kernelspan_agent.process.symbols.usdt import find_probe
-from kernelspan_agent.process.symbols.where import AUTO, Binary, mapped_binaries, open_binary, open_mapped, open_path
+from kernelspan_agent.process.symbols.usdt import probes_of
+from kernelspan_agent.process.symbols.where import AUTO, Binary, open_binary, open_path
 from kernelspan_api.userprobes import UserProbe
 
 MAX_WAITING = 4096  # looks that are due
@@ -282,17 +282,9 @@ def _binary(spec: UserProbe, process: Process | None, path: str) -> Iterator[Bin
         with open_path(path) as found:
             yield found
         return
-    if spec.usdt is None or _path(spec) != AUTO:
+    if spec.usdt is None:
         with open_binary(process, _path(spec)) as found:
             yield found
         return
-    problem: KernelspanError | None = None
-    for mapping in mapped_binaries(process):  # the executable first, then its libraries
-        try:
-            with open_mapped(process, mapping) as found:
-                find_probe(found, spec.usdt.provider, spec.usdt.probe)
-                yield found
-                return
-        except KernelspanError as error:
-            problem = problem or error
-    raise problem or KernelspanError("the process maps no code", reason="UsdtNotFound")
+    with closing(probes_of(process, _path(spec), spec.usdt.provider, spec.usdt.probe)) as files:
+        yield next(files)[0]

@@ -25,9 +25,9 @@ from kernelspan_agent.probes.own.sources import (
 from kernelspan_agent.probes.uprobe import open_file, target, uprobe
 from kernelspan_agent.probes.uretprobe import require_safe
 from kernelspan_agent.process.errors import ElfError
-from kernelspan_agent.process.symbols.functions import Function, find_functions
-from kernelspan_agent.process.symbols.golang import Abi, go_program, go_returns
-from kernelspan_agent.process.symbols.returns import COLD, may_unwind, plain_returns
+from kernelspan_agent.process.symbols.functions import Function, check_offset, find_functions
+from kernelspan_agent.process.symbols.golang import Abi, go_program
+from kernelspan_agent.process.symbols.returns import COLD, go_returns, may_unwind, plain_returns
 from kernelspan_agent.process.symbols.usdt import Site, find_probe
 from kernelspan_agent.process.symbols.usdt_arguments import Argument, Place
 from kernelspan_agent.process.symbols.where import Binary
@@ -82,6 +82,8 @@ def _at(file: int, places: Sequence[tuple[int, int]], name: str, *, returns: boo
 
 
 def _functions(probe: UserProbe, wanted: Uprobe, binary: Binary, file: int) -> Plan:
+    for offset in wanted.offsets:
+        check_offset(binary, offset)
     found = find_functions(binary, wanted.symbols) if wanted.symbols else []
     functions = {each.offset: each for one in found for each in one.functions if not each.name.endswith(COLD)}
     problems = [one.problem for one in found if one.problem is not None]
@@ -109,7 +111,7 @@ def _functions(probe: UserProbe, wanted: Uprobe, binary: Binary, file: int) -> P
             reason="UretprobeUnsafe",
             hint="name the function, or use mode Event",
         )
-    returns = [go_returns(binary, each) for each in functions.values()]
+    returns = go_returns(binary, list(functions.values()))
     bodies = [(each.body_offset, 0) for each in returns]
     rets = [(offset, 0) for each in returns for offset in each.offsets]
     return Plan("Uprobe", Places([go], [go]), [_at(file, bodies, binary.path)], [_at(file, rets, binary.path)])

@@ -79,6 +79,7 @@ def find_functions(binary: Binary, texts: Sequence[str], limit: int = MAX_MATCHE
 def check_offset(binary: Binary, offset: int) -> None:
     """Raises SymbolError where no code lies at the offset of the file; ElfError for a file that is none.
 
+    A uprobe on data changes what the program reads: the kernel puts its breakpoint into any private mapping of the file.
     Whether an instruction begins there nobody can tell: whoever gives an offset must know.
     """
     elf = read_elf(binary.fd)

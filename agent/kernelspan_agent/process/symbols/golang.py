@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must be known of a Go program before a probe reads its arguments or waits for a return.
+"""What must be known of a Go program before a probe reads its arguments.
 
-A uretprobe writes its own address into the stack, which Go moves and walks: it ends the program. So a return is probed at
-every RET of the function, found by disassembly, and refused where that is not certain. A function whose stack is too
-small begins anew once it has grown: its entry is passed twice, what lies behind the check (`body`) once. Facts:
-src/debug/buildinfo for the version's place, src/cmd/compile/abi-internal.md for the registers.
+Facts: src/debug/buildinfo for the version's place, src/cmd/compile/abi-internal.md for the versions that use registers.
 """
 
 from __future__ import annotations
@@ -14,22 +11,17 @@ import re
 import struct
 from dataclasses import dataclass
 
-from kernelspan_agent.process.elf import PT_LOAD, Elf, read_address, read_at, read_elf
-from kernelspan_agent.process.errors import ElfError, SymbolError
+from kernelspan_agent.process.elf import EM_AARCH64, EM_X86_64, PT_LOAD, Elf, read_address, read_at, read_elf
+from kernelspan_agent.process.errors import ElfError
 
-from .functions import Function
 from .gopclntab import SECTIONS, go_table
-from .reading import returns
 from .where import Binary
 
-MAX_CODE_BYTES = 1 << 20  # of one function; the largest of the standard library have some 30,000
-MAX_RETURNS = 256
 MAX_VERSION_BYTES = 256
-_EM_X86_64, _EM_AARCH64 = 62, 183
 _MAGIC = b"\xff Go buildinf:"
 _SCAN_BYTES = 1 << 20  # buildinfo lies at the start of the data
 _VERSION = re.compile(r"go(\d{1,3})(?:\.(\d{1,3}))?")
-_REGISTERS_SINCE = {_EM_X86_64: (1, 17), _EM_AARCH64: (1, 18)}
+_REGISTERS_SINCE = {EM_X86_64: (1, 17), EM_AARCH64: (1, 18)}
 
 
 class Abi(enum.Enum):
@@ -38,14 +30,6 @@ class Abi(enum.Enum):
     STACK = "stack"
     REGISTERS = "registers"
     UNKNOWN = "unknown"
-
-
-# Integer registers of arguments and results in their order, as struct pt_regs of the kernel names them.
-ARGUMENT_REGISTERS = {
-    _EM_X86_64: ("ax", "bx", "cx", "di", "si", "r8", "r9", "r10", "r11"),
-    _EM_AARCH64: tuple(f"regs[{number}]" for number in range(16)),
-}
-GOROUTINE_REGISTER = {_EM_X86_64: "r14", _EM_AARCH64: "regs[28]"}  # with Abi.REGISTERS: the address of the goroutine
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +41,6 @@ class GoProgram:
     machine: int
 
 
-@dataclass(frozen=True, slots=True)
-class GoReturns:
-    """Offsets in the file: every RET, and where to probe instead of the entry to see each call once."""
-
-    offsets: tuple[int, ...]
-    body_offset: int
-
-
 def go_program(binary: Binary) -> GoProgram | None:
     """None: it is no Go program. Raises ElfError."""
     elf = read_elf(binary.fd)
@@ -72,29 +48,6 @@ def go_program(binary: Binary) -> GoProgram | None:
     if not version and not _has_table(elf):
         return None
     return GoProgram(version, _abi(elf.machine, version), elf.machine)
-
-
-def go_returns(binary: Binary, function: Function) -> GoReturns:
-    """Where the function returns. Raises SymbolError (UretprobeUnsafe) where that is not certain."""
-    elf = read_elf(binary.fd)
-    if elf.machine != _EM_X86_64:
-        raise _unsafe(function, "returns are found in code of x86-64 only")
-    if not 0 < function.size <= MAX_CODE_BYTES:
-        raise _unsafe(function, f"its size is {function.size or 'not known'}")
-    code = read_address(elf, function.address, function.size)
-    found, body = returns(function.address, code)
-    if not 0 < len(found) <= MAX_RETURNS:
-        raise _unsafe(function, "it never returns" if not found else f"it returns in {len(found)} places")
-    skew = function.offset - function.address
-    return GoReturns(tuple(address + skew for address in found), body + skew)
-
-
-def _unsafe(function: Function, why: str) -> SymbolError:
-    return SymbolError(
-        f"the return of {function.demangled or function.name} cannot be probed: {why}",
-        reason="UretprobeUnsafe",
-        hint="use mode Event, or probe another function",
-    )
 
 
 def _abi(machine: int, version: str) -> Abi:

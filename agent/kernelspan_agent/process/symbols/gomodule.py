@@ -13,7 +13,7 @@ import struct
 
 import numpy as np
 
-from kernelspan_agent.process.elf import PT_LOAD, Elf, read_at
+from kernelspan_agent.process.elf import EM_AARCH64, EM_X86_64, PT_LOAD, Elf, read_at
 from kernelspan_agent.process.errors import ElfError
 
 from .tables import WINDOW_BYTES
@@ -23,7 +23,7 @@ MAX_RELOCATIONS = 4 << 20
 _NAMES, _FIRST_ENTRY, _TEXT = 8, 160, 176  # offsets of the fields funcnametab, minpc and text
 _HEAD_BYTES = _TEXT + 8
 _RELOCATION = np.dtype([("offset", "<u8"), ("info", "<u8"), ("addend", "<i8")])
-_RELATIVE = {62: 8, 183: 1027}  # R_X86_64_RELATIVE, R_AARCH64_RELATIVE
+_RELATIVE = {EM_X86_64: 8, EM_AARCH64: 1027}  # R_X86_64_RELATIVE, R_AARCH64_RELATIVE
 SHT_RELA = 4
 
 

@@ -14,9 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kernelspan_agent.process.errors import SymbolError
-
 NAMES_AT_ONCE = 20_000
+CODE_AT_ONCE_BYTES = 2 << 20  # some 0.6 s of the child's CPU
 MAX_MANGLED_BYTES = 16 << 10
 MAX_DEATHS = 3  # of one call: a file made to kill costs 12 s of the CPU, of a child
 TIMEOUT_SECONDS = 60.0  # of the clock: an agent may be allowed a tenth of a CPU
@@ -46,25 +45,26 @@ def is_mangled(name: bytes) -> bool:
     return name.startswith((b"_Z", b"_R")) and len(name) <= MAX_MANGLED_BYTES and name.isascii()
 
 
-def returns(entry: int, code: bytes) -> tuple[list[int], int]:
-    """(addresses of RET instructions, address behind the check of the stack's size) of x86-64 code at `entry`.
-
-    Raises SymbolError (UretprobeUnsafe) where they are not certain.
-    """
-    (found,) = returns_of([[(entry, code)]])
-    if isinstance(found, str):
-        raise SymbolError(f"the function's returns are not certain: {found}", reason="UretprobeUnsafe")
-    return found
-
-
 def returns_of(functions: Sequence[Sequence[tuple[int, bytes]]]) -> list[tuple[list[int], int] | str]:
-    """The same of many at once, each by its parts (`child.returns`); why not, where they are not certain."""
-    asked = bytearray()
+    """(addresses of RET instructions, address behind the check of the stack's size) of each function of x86-64.
+
+    A function by its parts (`child.returns`); why not, where they are not certain.
+    """
+    found: list[tuple[list[int], int] | str] = []
+    asked: list[bytes] = []
+    size = 0
     for parts in functions:
-        asked += struct.pack("<Q", len(parts))
-        for address, code in parts:
-            asked += struct.pack("<QQ", address, len(code)) + code
-    data, status = _run("returns", bytes(asked))
+        words = [struct.pack("<QQ", address, len(code)) + code for address, code in parts]
+        asked.append(struct.pack("<Q", len(parts)) + b"".join(words))
+        size += len(asked[-1])
+        if size >= CODE_AT_ONCE_BYTES:
+            found += _returns(asked)
+            asked, size = [], 0
+    return found + (_returns(asked) if asked else [])
+
+
+def _returns(asked: Sequence[bytes]) -> list[tuple[list[int], int] | str]:
+    data, status = _run("returns", b"".join(asked))
     try:
         answers = [
             str(each["problem"])
@@ -74,7 +74,7 @@ def returns_of(functions: Sequence[Sequence[tuple[int, bytes]]]) -> list[tuple[l
         ]
     except (ValueError, TypeError, KeyError, AttributeError):
         answers = []
-    return answers if len(answers) == len(functions) else [f"the disassembler ended with {status}"] * len(functions)
+    return answers if len(answers) == len(asked) else [f"the disassembler ended with {status}"] * len(asked)
 
 
 def _demangle(names: list[bytes]) -> tuple[list[str], bool]:

@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where functions that C compilers made return, and which files must not have their return addresses changed.
+"""Where functions return, and which files must not have their return addresses changed.
 
 A uretprobe puts an address of its own in the place of the return address. An exception (C++'s, a panic of Rust's) that is
 to pass such a frame finds no way on, and ends the program; a coroutine that goes on with another stack makes the kernel
-forget such a frame, and kills the program when it returns. A probe on the RET instructions changes nothing on the stack.
-It is for functions whose code is all there and leads nowhere else but by calls; the others are told of.
+forget such a frame, and kills the program when it returns; Go moves and walks its stacks, and ends the program. A probe on
+the RET instructions changes nothing on the stack. It is for functions whose code is all there and leads nowhere else but
+by calls; the others are told of. A function of Go whose stack is too small begins anew once it has grown: its entry is
+passed twice, what lies behind the check (`body`) once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from kernelspan_agent.process.elf import Elf, read_address, read_elf, section_chunks
-from kernelspan_agent.process.errors import ElfError
+from kernelspan_agent.process.elf import EM_X86_64, Elf, read_address, read_elf, section_chunks
+from kernelspan_agent.process.errors import ElfError, SymbolError
 
 from .functions import Function, find_functions
-from .golang import MAX_CODE_BYTES, MAX_RETURNS
 from .reading import returns_of
 from .where import Binary
 
-_EM_X86_64 = 62
+MAX_CODE_BYTES = 1 << 20  # of one function; the largest of Go's standard library have some 30,000
+MAX_RETURNS = 256  # of one function
 _MAX_ALL_CODE_BYTES = 16 << 20  # of the functions of one probe
 _MAX_PARTS = 8  # of static functions of one name
 COLD = ".cold"  # how compilers call what they put aside of a function
@@ -32,10 +35,52 @@ _UNWINDERS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class GoReturns:
+    """Offsets in the file: every RET, and where to probe instead of the entry to see each call once."""
+
+    offsets: tuple[int, ...]
+    body_offset: int
+
+
+def go_returns(binary: Binary, functions: Sequence[Function]) -> list[GoReturns]:
+    """Where each function returns. Raises SymbolError (UretprobeUnsafe) where that is not certain, ElfError."""
+    elf = read_elf(binary.fd)
+    parts: list[list[tuple[int, bytes]]] = []
+    room = _MAX_ALL_CODE_BYTES
+    for function in functions:
+        if elf.machine != EM_X86_64:
+            raise _unsafe(function, "returns are found in code of x86-64 only")
+        if not 0 < function.size <= MAX_CODE_BYTES:
+            raise _unsafe(function, f"its size is {function.size or 'not known'}")
+        room -= function.size
+        if room < 0:
+            raise _unsafe(function, f"{len(functions)} functions have more than {_MAX_ALL_CODE_BYTES} bytes of code")
+        parts.append([(function.address, read_address(elf, function.address, function.size))])
+    found = []
+    for function, answer in zip(functions, returns_of(parts), strict=True):
+        if isinstance(answer, str):
+            raise _unsafe(function, f"it is not certain, {answer}")
+        addresses, body = answer
+        if not 0 < len(addresses) <= MAX_RETURNS:
+            raise _unsafe(function, f"it returns in {len(addresses)} places" if addresses else "it never returns")
+        skew = function.offset - function.address
+        found.append(GoReturns(tuple(address + skew for address in addresses), body + skew))
+    return found
+
+
+def _unsafe(function: Function, why: str) -> SymbolError:
+    return SymbolError(
+        f"the return of {function.demangled or function.name} cannot be probed: {why}",
+        reason="UretprobeUnsafe",
+        hint="use mode Event, or probe another function",
+    )
+
+
 def plain_returns(binary: Binary, functions: Iterable[Function]) -> dict[int, tuple[int, ...]]:
     """By the function's offset, those of its RET instructions; of functions whose returns are certain. Raises ElfError."""
     elf = read_elf(binary.fd)
-    if elf.machine != _EM_X86_64:
+    if elf.machine != EM_X86_64:
         return {}
     known: list[Function] = []
     parts: list[list[tuple[int, bytes]]] = []
@@ -46,12 +91,12 @@ def plain_returns(binary: Binary, functions: Iterable[Function]) -> dict[int, tu
             room -= len(code)
             known.append(function)
             parts.append([(function.address, code)])
-    answers = returns_of(parts) if parts else []
+    answers = returns_of(parts)
     aside = _put_aside(binary, [each for each, answer in zip(known, answers, strict=True) if isinstance(answer, str)])
     again = [index for index, each in enumerate(known) if each.name in aside and isinstance(answers[index], str)]
     for index in again:
         parts[index] += [(each.address, code) for each in aside[known[index].name] if (code := _code(elf, each, room))]
-    for index, answer in zip(again, returns_of([parts[each] for each in again]) if again else (), strict=True):
+    for index, answer in zip(again, returns_of([parts[each] for each in again]), strict=True):
         answers[index] = answer
     found: dict[int, tuple[int, ...]] = {}
     for function, answer in zip(known, answers, strict=True):

@@ -9,7 +9,7 @@ SystemTap's wiki, "User-space probe implementation", and <sys/sdt.h> for the lay
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -97,7 +97,7 @@ def list_probes(binary: Binary, pattern: str = "*", limit: int = 4096) -> tuple[
     return [_probe(elf, notes) for _, notes in sorted(found.items())], len(names)
 
 
-def probes_of(process: Process, path: str, provider: str, name: str) -> Iterator[tuple[Binary, StaticProbe]]:
+def probes_of(process: Process, path: str, provider: str, name: str) -> Generator[tuple[Binary, StaticProbe]]:
     """Each file of the process that has the probe, open until the next is asked for.
 
     `path`, or with `Auto` its executable and whatever else it may run code of now. Raises SymbolError (UsdtNotFound) where

@@ -14,7 +14,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-EM_X86_64, EM_AARCH64 = 62, 183
+from kernelspan_agent.process.elf import EM_AARCH64, EM_X86_64
+
 MAX_ARGUMENTS = 12  # of <sys/sdt.h>
 _SIZES = {1, 2, 4, 8}
 _SPLIT = re.compile(r"(?:\A|\s+)(?=(?:-?\d+f?@))")

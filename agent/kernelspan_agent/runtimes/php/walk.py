@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The main thread's stack as it is now, read from outside: for people who look, never for tracing.
 
-Nothing stops the process meanwhile, so the stack is read until two readings agree; where it goes on changing, the outer
-frames that two readings have in common are given. Memory may be hostile: every list is bounded.
+Nothing stops the process meanwhile: see `readings`. Memory may be hostile: every list is bounded.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernelspan_agent.process.errors import MemoryReadError
 from kernelspan_agent.process.memory import read_u64
-from kernelspan_agent.runtimes.registry import COMPLETE, RUNNING, TRUNCATED, UNREADABLE, LiveStack
+from kernelspan_agent.runtimes.readings import MAX_FRAMES, agreed
+from kernelspan_agent.runtimes.registry import LiveStack
 
 from .functions import CorruptFunctionError, read_function
 from .layout import (
@@ -41,8 +40,7 @@ if TYPE_CHECKING:
 
     from .detect import PhpDetails
 
-MAX_FRAMES, MAX_STEPS, MAX_DELEGATES = 512, 2048, 64
-READINGS = 8
+MAX_STEPS, MAX_DELEGATES = 2048, 64
 _ROW = np.dtype([("code", "<u8"), ("pc", "<u8"), ("globals", "<u8"), ("owner", "u1")])
 _Row = tuple[int, int, int, int]
 
@@ -50,33 +48,8 @@ _Row = tuple[int, int, int, int]
 def read_stacks(found: DetectedRuntime, memory: Memory) -> list[LiveStack]:
     """One stack: only the main thread runs PHP. Raises MemoryReadError where PHP's own globals cannot be read."""
     read_u64(memory, found.address)
-    before: list[_Row] | None = None
-    common: list[_Row] = []
-    for _ in range(READINGS):
-        try:
-            now = list(_frames(memory, found.address, found.details))
-        except (MemoryReadError, CorruptFunctionError):
-            before = None
-            continue
-        if now == before:
-            return [_stack(now[:MAX_FRAMES], TRUNCATED if len(now) > MAX_FRAMES else COMPLETE)]
-        if before is not None and len(now) <= MAX_FRAMES:
-            common = max(common, _outer(before, now), key=len)
-        before = now
-    return [_stack(common, RUNNING if common else UNREADABLE)]
-
-
-def _stack(rows: list[_Row], state: str) -> LiveStack:
-    return LiveStack(0, 0, np.array(rows, _ROW), state, main=True)
-
-
-def _outer(one: list[_Row], other: list[_Row]) -> list[_Row]:
-    count = 0
-    for first, second in zip(reversed(one), reversed(other), strict=False):
-        if first != second:
-            break
-        count += 1
-    return other[len(other) - count :]
+    rows, state = agreed(lambda: _frames(memory, found.address, found.details), (CorruptFunctionError,))
+    return [LiveStack(0, 0, np.array(rows, _ROW), state, main=True)]
 
 
 def _frames(memory: Memory, head: int, details: PhpDetails) -> Iterator[_Row]:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The stacks of all threads as they are now, read from outside: for people who look, never for tracing.
 
-The kernel's programs walk a thread that has stopped in the kernel; here nothing stops it. So a stack is read until two
-readings in a row agree. A thread that runs on changes its innermost frames all the time: then the outer frames that
-two readings have in common are given and the stack says RUNNING. Memory may be hostile: every list is bounded.
+The kernel's programs walk a thread that has stopped in the kernel; here nothing stops it: see `readings`. Memory may be
+hostile: every list is bounded.
 
 The number of a thread is `native_thread_id`, the word after `thread_id` from 3.11 on (Include/cpython/pystate.h);
 before that a thread has its pthread_self() only.
@@ -19,7 +18,8 @@ import numpy as np
 
 from kernelspan_agent.process.errors import MemoryReadError
 from kernelspan_agent.process.memory import read_u64
-from kernelspan_agent.runtimes.registry import COMPLETE, RUNNING, TRUNCATED, UNREADABLE, LiveStack
+from kernelspan_agent.runtimes.readings import MAX_FRAMES, agreed
+from kernelspan_agent.runtimes.registry import UNREADABLE, LiveStack
 
 from .layout import ABSENT
 from .symbolise import read_check
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
     from .layout import Offsets
 
-MAX_INTERPRETERS, MAX_THREADS, MAX_FRAMES = 64, 16384, 512
-READINGS = 8
+MAX_INTERPRETERS, MAX_THREADS = 64, 16384
 _FIRST_WITH_NATIVE_ID = 11
 _ROW = np.dtype([("code", "<u8"), ("pc", "<u8"), ("globals", "<u8"), ("check", "<u4"), ("owner", "u1")])
 
@@ -82,35 +81,8 @@ def _stack(memory: Memory, thread: int, offsets: Offsets) -> LiveStack:
             native = read_u64(memory, thread + offsets.ts_thread_id + 8)
     except MemoryReadError:
         return LiveStack(0, 0, _rows([]), UNREADABLE)
-    rows, state = _agreed(memory, thread, offsets)
-    return LiveStack(key, native, rows, state)
-
-
-def _agreed(memory: Memory, thread: int, offsets: Offsets) -> tuple[np.ndarray, str]:
-    before: list[_Seen] | None = None
-    common: list[_Seen] = []
-    for _ in range(READINGS):
-        try:
-            now = list(_frames(memory, thread, offsets))
-        except MemoryReadError:
-            before = None
-            continue
-        if now == before:
-            return _rows(now[:MAX_FRAMES]), TRUNCATED if len(now) > MAX_FRAMES else COMPLETE
-        if before is not None and len(now) <= MAX_FRAMES:
-            common = max(common, _outer(before, now), key=len)
-        before = now
-    return _rows(common), RUNNING if common else UNREADABLE
-
-
-def _outer(one: list[_Seen], other: list[_Seen]) -> list[_Seen]:
-    """The frames from the outermost inwards that two readings share."""
-    count = 0
-    for first, second in zip(reversed(one), reversed(other), strict=False):
-        if first != second:
-            break
-        count += 1
-    return other[len(other) - count :]
+    frames, state = agreed(lambda: _frames(memory, thread, offsets))
+    return LiveStack(key, native, _rows(frames), state)
 
 
 def _frames(memory: Memory, thread: int, offsets: Offsets) -> Iterator[_Seen]:

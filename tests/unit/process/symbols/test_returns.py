@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernelspan_agent.process.errors import SymbolError
-from kernelspan_agent.process.symbols import child
-from kernelspan_agent.process.symbols.reading import returns, returns_of
+from kernelspan_agent.process.symbols import child, reading
+from kernelspan_agent.process.symbols.reading import returns_of
 
 ENTRY = 0x401000
 COMPARE, GROW_BACK = "49 3b 66 10", "e8 00 00 00 00 eb"  # cmp rsp, [r14+16]; call, jmp short
@@ -38,8 +37,7 @@ def code(*parts: str) -> bytes:
 )
 def test_code_by_hand(parts: list[str], found: list[int], body: int) -> None:
     """Each by its bytes; places from the entry."""
-    addresses, behind = returns(ENTRY, code(*parts))
-    assert ([address - ENTRY for address in addresses], behind - ENTRY) == (found, body)
+    assert returns_of([[(ENTRY, code(*parts))]]) == [([ENTRY + at for at in found], ENTRY + body)]
 
 
 @pytest.mark.parametrize(
@@ -54,9 +52,20 @@ def test_code_by_hand(parts: list[str], found: list[int], body: int) -> None:
 )
 def test_what_is_not_certain_is_refused(parts: list[str], problem: str) -> None:
     """With the reason."""
-    with pytest.raises(SymbolError, match=problem) as caught:
-        returns(ENTRY, code(*parts))
-    assert caught.value.reason == "UretprobeUnsafe"
+    (answer,) = returns_of([[(ENTRY, code(*parts))]])
+    assert isinstance(answer, str)
+    assert problem in answer
+
+
+def test_much_code_is_read_by_one_child_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None has more than its CPU time is enough for; what a child dies of is not told of the others' functions."""
+    run = reading._run
+    monkeypatch.setattr(reading, "CODE_AT_ONCE_BYTES", 100)
+    monkeypatch.setattr(reading, "_run", lambda what, data: run(what, data) if len(data) < 200 else (b"", -9))
+    short, long = [(ENTRY, b"\xc3")], [(ENTRY, b"\x90" * 200)]
+    found, died = ([ENTRY], ENTRY), "the disassembler ended with -9"
+    assert returns_of([short] * 4 + [short, long] + [short]) == [found] * 4 + [died] * 2 + [found]
+    assert returns_of([]) == []
 
 
 ASIDE = ENTRY + 0x100
