@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.probes import functions, proofs
-from kernelspan_agent.probes.kfunctions import KernelFunction, KernelFunctions
+from kernelspan_agent.probes.kfunctions import KernelFunction
 from kernelspan_agent.probes.own.attached import OwnProbe, Standing
 from kernelspan_agent.probes.own.files import UserFiles
 from kernelspan_agent.probes.own.machine import Machine
@@ -145,4 +145,4 @@ def _function(kprobe: Kprobe, machine: Machine) -> KernelFunction:
     name = kprobe.call
     if kprobe.syscall:
         name = system_call(name, machine.types, machine.tracefs).function
-    return KernelFunctions().function(name)
+    return machine.functions.function(name)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,6 @@ from kernelspan_agent.probes.memberpath import resolve
 from kernelspan_agent.probes.own.codegen import Generated, Generator
 from kernelspan_agent.probes.own.limits import require_text
 from kernelspan_agent.probes.own.machine import Machine, Plan, host_namespace, plan_of
-from kernelspan_agent.probes.syscalls import function_of
 from kernelspan_api.userprobes import UserProbe
 
 
@@ -40,9 +38,7 @@ def planned(specs: Sequence[UserProbe]) -> list[Prepared]:
     """The probes with their text; nothing is compiled."""
     machine = Machine()
     try:
-        calls = [spec.kprobe for spec in specs if spec.kprobe is not None]
-        with contextlib.suppress(OSError):  # of that each will tell for itself
-            machine.functions.expect(function_of(each.call) if each.syscall else each.call for each in calls)
+        machine.expect(spec.kprobe for spec in specs if spec.kprobe is not None)
         return [_planned(spec, machine) for spec in specs]
     finally:
         machine.close()
