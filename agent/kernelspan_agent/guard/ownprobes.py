@@ -95,7 +95,7 @@ def try_all(wanted: Wanted, environ: Mapping[str, str]) -> list[Tried]:
 
 
 def _tried(own: OwnProbe, programs: Mapping[str, Mapping[str, int]], machine: Machine) -> Tried:
-    names = [name + part.load.suffix for part in own.parts for name in part.generated.programs]
+    names = [name + part.suffix for part in own.parts for name in part.generated.programs]
     counts = [programs[name]["verified_instructions"] for name in names if name in programs]
     trouble = own.trouble
     message = str(trouble or "")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes.kfunctions import KernelFunctions
+from kernelspan_agent.probes.nearest import nearest
 from kernelspan_agent.probes.own.machine import Machine
 from kernelspan_api.userprobes import Kprobe
-from kernelspan_agent.probes.nearest import nearest
 
 SYMBOLS = """\
 ffffffff81000000 T vfs_read
