@@ -37,8 +37,8 @@ from kernelspan_api.plan import Wanted, key_of
 if TYPE_CHECKING:
     from kernelspan_agent.export.base import Exporter
     from kernelspan_agent.model import AttributeValue
-    from kernelspan_agent.probes.build import Built
     from kernelspan_agent.probes.mechanisms import Mechanism
+    from kernelspan_agent.probes.ready import Ready
     from kernelspan_agent.resolve.resource import ResourceSettings
     from kernelspan_agent.ring.reader import Drained
     from kernelspan_agent.runtimes.look import FileCache
@@ -71,14 +71,14 @@ class Engine:
         mechanism: Mechanism | None = None,
         ring_bytes: int = RING_BYTES,
         watch_exec: bool = False,
-        built: Built | None = None,
+        ready: Ready | None = None,
         files: FileCache | None = None,
     ) -> None:
-        """Builds (unless it is `built`), loads and attaches what is wanted. Raises MachineError; nothing is left behind."""
+        """Builds (unless it is `ready`), loads and attaches what is wanted. Raises MachineError; nothing is left behind."""
         started = time.monotonic()
         self.clock = Clock()
         self.session = Session.open(
-            wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism, built=built
+            wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism, ready=ready
         )
         built = self.session.built
         self.timings = Timings(time.monotonic() - started, built.seconds, built.cached)

@@ -197,3 +197,9 @@ class UserProbe(Part, frozen=True, kw_only=True):
         ResultCondition | None, Meta(description="Returned values that make the span an error; mode Span.")
     ] = None
     rate_limit: Annotated[RateLimit | None, Meta(description="Absent: only the profile's limits.")] = None
+
+    @property
+    def file(self) -> str | None:
+        """The path of the file that is probed, or Auto; None: it is the kernel."""
+        in_user = self.uprobe or self.usdt
+        return in_user.path if in_user is not None else None

@@ -53,8 +53,7 @@ def require_any(app: App, *, has_command: bool) -> None:
         return
     problems = []
     for own in of(app):
-        is_user = own.spec.uprobe is not None or own.spec.usdt is not None
-        if own.is_attached or own.problem is None or (is_user and not has_command):
+        if own.is_attached or own.problem is None or (own.spec.file is not None and not has_command):
             return
         problems.append(own.problem)
     if problems:

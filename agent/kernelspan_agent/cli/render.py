@@ -52,7 +52,7 @@ def command(profile_path: str) -> None:
 def _own(probes: Sequence[UserProbe]) -> Iterator[tuple[UserProbe, str]]:
     """The text of each, or a comment that says why there is none here."""
     from kernelspan_agent.errors import KernelspanError
-    from kernelspan_agent.probes.own.files import planned_here
+    from kernelspan_agent.probes.own.looking import planned_here
     from kernelspan_agent.probes.own.prepare import planned
 
     for prepared in planned(probes):

@@ -24,6 +24,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from kernelspan_agent.guard.control import Phase
 from kernelspan_agent.probes.own.attached import Standing
 
 if TYPE_CHECKING:
@@ -87,9 +88,10 @@ class _Agent:
 
 def _operations(engine: Running) -> Iterator[Metric]:
     found: dict[str, list[Accounting]] = {}  # a profile whose spec has changed runs twice for a moment
+    in_kernel = engine.session.in_flight()  # once: it is a look at every call
     for uid, run in dict(engine.profiles).items():
         with contextlib.suppress(KeyError):  # it has been taken out meanwhile
-            found.setdefault(run.label, []).append(engine.accounting_of(uid))
+            found.setdefault(run.label, []).append(engine.accounting_of(uid, in_kernel))
     for field, text in _OPERATIONS.items():
         counted = {label: sum(getattr(one, field) for one in each) for label, each in found.items()}
         yield _totals(f"operations_{field}", text, "profile", counted)
@@ -225,8 +227,8 @@ def _guard(engine: Running) -> Iterator[Metric]:
         limit[run.label] = max(limit.get(run.label, 0.0), told.limit)
         used[run.label] = used.get(run.label, 0.0) + told.used
         spent[run.label] = spent.get(run.label, 0.0) + told.spent_seconds
-        cut[run.label] = max(cut.get(run.label, 0.0), told.phase.value == "Throttled")
-        detached[run.label] = max(detached.get(run.label, 0.0), told.phase.value == "Detached")
+        cut[run.label] = max(cut.get(run.label, 0.0), told.phase is Phase.THROTTLED)
+        detached[run.label] = max(detached.get(run.label, 0.0), told.phase is Phase.DETACHED)
         for part, share in told.shares.items():
             shares[run.label, part] = min(share, shares.get((run.label, part), 1.0))
     for labels, share in shares.items():

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import enum
-
     from kernelspan_agent.accounting import Accounting
     from kernelspan_agent.export.base import Exporter
+    from kernelspan_agent.guard.measured import Told
     from kernelspan_agent.probes.session import Session
     from kernelspan_agent.resolve.processes import ProcessTable
     from kernelspan_agent.resolve.resolver import Resolver
@@ -42,30 +41,6 @@ class RunningProfile(Protocol):
     resolver: Resolver
     tracer: Tracer
     exporter: Exporter
-
-
-class Told(Protocol):
-    """How a profile stands to its limit (guard.measured.Told)."""
-
-    @property
-    def limit(self) -> float:
-        """Millicores."""
-
-    @property
-    def used(self) -> float:
-        """Millicores, lately."""
-
-    @property
-    def spent_seconds(self) -> float:
-        """CPU in all."""
-
-    @property
-    def phase(self) -> enum.Enum:
-        """Free, Throttled or Detached."""
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """By part, what is not thrown away."""
 
 
 class Limits(Protocol):
@@ -107,8 +82,8 @@ class Running(Protocol):
     def ring_fill(self) -> float:
         """Share of the ring buffer that waits to be drained."""
 
-    def accounting_of(self, uid: str) -> Accounting:
-        """A profile's balance so far."""
+    def accounting_of(self, uid: str, in_flight: Mapping[int, int] | None = None) -> Accounting:
+        """A profile's balance so far. `in_flight`: what the session says of that, for many of them."""
 
 
 class Pods(Protocol):

@@ -20,8 +20,17 @@ import numpy as np
 from kernelspan_agent.guard.control import Control, Load, Phase
 from kernelspan_agent.guard.cost import REST_SECONDS, CostSampler, Run, Sample
 from kernelspan_agent.guard.costs import Counted, Groups, among
-from kernelspan_agent.guard.measured import OPERATIONS, Classes, Profile, Told, UserSpace, own_load, part_of
-from kernelspan_agent.guard.traps import ASSUMED, Traps, measure
+from kernelspan_agent.guard.measured import (
+    ASSUMED,
+    OPERATIONS,
+    Classes,
+    Profile,
+    Told,
+    Traps,
+    UserSpace,
+    own_load,
+    part_of,
+)
 from kernelspan_agent.probes.constants import Counter
 from kernelspan_agent.ring.records import MAX_OWN_PROBES, OWN_OPERATION
 from kernelspan_api.handling import OnExceed
@@ -81,7 +90,7 @@ class Guard:
         for spec in run.wanted.probes:
             own = self._session.own.get(spec)
             if own is not None:
-                self._wants.setdefault(own.number, {})[run.uid] = part_of(spec)
+                self._wants.setdefault(own.number, {})[run.uid] = part_of(spec.name)
                 self._apply_own(own)  # it may be off for another's sake
 
     def remove(self, uid: str) -> None:
@@ -106,10 +115,13 @@ class Guard:
         if self._closed:
             return
         self.cost.tick(now)
+        done = {number for number, closing in self._closing.items() if closing.done()}
+        if not done:
+            return
+        for number in done:
+            del self._closing[number]
         for own in self._session.own:
-            done = self._closing.get(own.number)
-            if done is not None and done.done():
-                del self._closing[own.number]
+            if own.number in done:
                 self._apply_own(own)
 
     def _begin(self) -> None:
@@ -167,8 +179,8 @@ class Guard:
         hits = [sum(each[2] for each in counted.values()), sum(each[3] for each in counted.values())]
         attached = [own for own in self._session.own if own.is_attached]
         for own in attached:
-            if own.parts and self._traps is None and not own.parts[0].walkers:
-                self._traps = self._worker.submit(measure)
+            if self._traps is None and own.spec.file is not None:
+                self._traps = self._worker.submit(_measured)
             traps = self._traps.result() if self._traps is not None and self._traps.done() else ASSUMED
             runs = sample.programs
             if self._blind:  # calls of all own probes are one number: taken as spread evenly
@@ -251,6 +263,12 @@ class Guard:
         self._closed = True
         self.cost.close()
         self._worker.shutdown()
+
+
+def _measured() -> Traps:
+    from kernelspan_agent.guard.traps import measure  # noqa: PLC0415 - with what attaches user probes 0.5 MB resident
+
+    return measure()
 
 
 def _close(attachments: list[Attachment]) -> None:

@@ -89,8 +89,8 @@ class Control:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of each part the share of hits that is not thrown away."""
-        return {name: 0.0 if self.phase is Phase.DETACHED else part.share for name, part in self.parts.items()}
+        """Of each part the share of hits that is not thrown away. From any thread."""
+        return {name: 0.0 if self.phase is Phase.DETACHED else part.share for name, part in list(self.parts.items())}
 
     @property
     def least_share(self) -> float:

@@ -15,17 +15,26 @@ from kernelspan_agent.probes.own.sources import UserFunction
 from kernelspan_api.reasons import Reason
 
 if TYPE_CHECKING:
-    from kernelspan_agent.guard.traps import Traps
     from kernelspan_agent.probes.own.attached import OwnProbe
     from kernelspan_api.plan import Wanted
     from kernelspan_api.profile import TraceProfile
-    from kernelspan_api.userprobes import UserProbe
 
 OPERATIONS = "operations"  # the part that is a profile's built-in groups
-PROBE = "probe "  # how the names of the others begin
 THROWN_AWAY_NS = 150.0  # what a probe's program takes at most to throw a hit away
 ASSUMED_RUN_NS = 1000.0  # of a program, where the kernel does not time them
 _NOTHING = Run(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Traps:
+    """Nanoseconds of one hit, at an entry and at a return. `measured`: else they are assumed, as large machines have them."""
+
+    enter_ns: float
+    exit_ns: float
+    measured: bool
+
+
+ASSUMED = Traps(1000.0, 1500.0, measured=False)
 
 
 class Profile(Protocol):
@@ -56,22 +65,23 @@ class Classes(Protocol):
         """The classes, each with its profiles."""
 
 
-def part_of(spec: UserProbe) -> str:
-    """The name of the part that a probe of a profile is."""
-    return PROBE + spec.name
+def part_of(probe: str) -> str:
+    """The name of the part that a probe of a profile is, by its own name."""
+    return f"probe {probe}"
 
 
 def own_load(own: OwnProbe, programs: Mapping[str, Run], traps: Traps) -> Load:
     """What a probe cost, in nanoseconds: its programs, and the traps of one on user code."""
     total = fixed = 0.0
     for part in own.parts:
-        sources = part.plans[0].places if part.plans else None
-        for names, is_return in ((part.generated.enters, False), (part.generated.exits, True)):
-            for name in names:
-                run = programs.get(name + part.load.suffix, _NOTHING)
+        places, made = part.plans[0].places, part.generated
+        for names, sources, is_return in ((made.enters, places.enters, False), (made.exits, places.exits, True)):
+            for name, source in zip(names, sources, strict=True):
+                run = programs.get(name + part.suffix, _NOTHING)
                 trap_ns = 0.0
-                if not part.walkers:
-                    patched = is_return and sources is not None and isinstance(sources.exits[0], UserFunction)
+                if source.is_user:
+                    # a RET instruction is trapped as an entry is; a return address that is not the program's costs more
+                    patched = is_return and isinstance(source, UserFunction) and not source.at_ret
                     trap_ns = traps.exit_ns if patched else traps.enter_ns
                 time_ns = run.time_ns or run.count * ASSUMED_RUN_NS
                 total += time_ns + run.count * trap_ns

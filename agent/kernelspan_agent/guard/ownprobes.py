@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.probes import functions, proofs
-from kernelspan_agent.probes.kfunctions import KernelFunction, KernelFunctions
+from kernelspan_agent.probes.kfunctions import KernelFunction
 from kernelspan_agent.probes.own.attached import OwnProbe, Standing
 from kernelspan_agent.probes.own.files import UserFiles
 from kernelspan_agent.probes.own.machine import Machine
@@ -95,7 +95,7 @@ def try_all(wanted: Wanted, environ: Mapping[str, str]) -> list[Tried]:
 
 
 def _tried(own: OwnProbe, programs: Mapping[str, Mapping[str, int]], machine: Machine) -> Tried:
-    names = [name + part.load.suffix for part in own.parts for name in part.generated.programs]
+    names = [name + part.suffix for part in own.parts for name in part.generated.programs]
     counts = [programs[name]["verified_instructions"] for name in names if name in programs]
     trouble = own.trouble
     message = str(trouble or "")
@@ -145,4 +145,4 @@ def _function(kprobe: Kprobe, machine: Machine) -> KernelFunction:
     name = kprobe.call
     if kprobe.syscall:
         name = system_call(name, machine.types, machine.tracefs).function
-    return KernelFunctions().function(name)
+    return machine.functions.function(name)

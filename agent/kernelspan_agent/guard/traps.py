@@ -15,10 +15,10 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 
 from kernelspan_agent.errors import MachineError
+from kernelspan_agent.guard.measured import ASSUMED, Traps
 from kernelspan_agent.probes import bpf, specimen
 from kernelspan_agent.probes.proofs import counting
 from kernelspan_agent.probes.uprobe import uprobe
@@ -26,18 +26,6 @@ from kernelspan_agent.probes.uprobe import uprobe
 CALLS, ROUNDS = 200, 3
 _PAGE = 4096
 _LOOP = 0x100
-
-
-@dataclass(frozen=True, slots=True)
-class Traps:
-    """Nanoseconds of one hit, at an entry and at a return. `measured`: else they are assumed, as large machines have them."""
-
-    enter_ns: float
-    exit_ns: float
-    measured: bool
-
-
-ASSUMED = Traps(1000.0, 1500.0, measured=False)
 
 
 def _code() -> bytes:

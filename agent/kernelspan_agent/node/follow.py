@@ -30,7 +30,8 @@ from kernelspan_agent.node.trouble import Trouble
 from kernelspan_agent.node.unobserved import Unobserved
 from kernelspan_agent.node.warm import Warm
 from kernelspan_agent.node.whom import Whom
-from kernelspan_agent.probes.build import Built, abandon
+from kernelspan_agent.probes.build import abandon
+from kernelspan_agent.probes.ready import Ready
 from kernelspan_agent.probes.session import Session
 from kernelspan_agent.resolve.resource import ResourceSettings
 from kernelspan_agent.selftrace import span
@@ -53,7 +54,7 @@ class _Building:
 
     wanted: Wanted
     engine: Engine | None
-    made: Future[Built]
+    made: Future[Ready]
 
 
 class Follower:
@@ -169,8 +170,8 @@ class Follower:
                 made = self._compile(partial(Session.prepare, wanted, self._environ, watch_exec=True))
                 self._building = _Building(wanted, None, made)
 
-    def _compile(self, make: Callable[[], Built]) -> Future[Built]:
-        def alone() -> Built:
+    def _compile(self, make: Callable[[], Ready]) -> Future[Ready]:
+        def alone() -> Ready:
             with self._warm.pause():
                 return make()
 
@@ -182,14 +183,16 @@ class Follower:
             return
         self._building = None
         if not any(each.profile for each in self._desired) or building.engine not in (None, self.engine):
+            if building.made.exception() is None:
+                building.made.result().close()
             self._ensure()  # it is not wanted any more, or the engine is another
             return
         try:
-            built = building.made.result()
+            ready = building.made.result()
             if building.engine is not None:
-                building.engine.session.extend(building.wanted, built)
+                building.engine.session.extend(building.wanted, ready)
             else:
-                self._open_engine(building.wanted, built)
+                self._open_engine(building.wanted, ready)
         except (KernelspanError, OSError) as error:
             reason, hint = (error.reason, error.hint) if isinstance(error, KernelspanError) else ("CompileFailed", "")
             _log.error("engine.failed reason=%s message=%s hint=%s", reason, error, hint)
@@ -202,8 +205,8 @@ class Follower:
         if self.engine is not None:
             self._fill(self.engine, now)
 
-    def _open_engine(self, wanted: Wanted, built: Built) -> None:
-        before, engine = self.engine, Engine(wanted, self._environ, watch_exec=True, built=built)
+    def _open_engine(self, wanted: Wanted, ready: Ready) -> None:
+        before, engine = self.engine, Engine(wanted, self._environ, watch_exec=True, ready=ready)
         self.engine = engine
         engine.on_exec = self._on_exec
         self._leaving.clear()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kernelspan_agent.accounting import Accounting
 from kernelspan_agent.guard.control import Phase
-from kernelspan_agent.guard.measured import OPERATIONS, PROBE, Told
+from kernelspan_agent.guard.measured import OPERATIONS, Told, part_of
 from kernelspan_agent.node.desired import uid_of
 from kernelspan_agent.node.trouble import Trouble
 from kernelspan_agent.node.whom import Whom, counts_of
@@ -190,7 +190,7 @@ def _say_limits(state: ProfileState, told: Told) -> None:
     if told.phase is Phase.DETACHED:
         state.reason, state.message = Reason.BUDGET_EXCEEDED.value, told.message()
     for probe in state.probes:
-        part = OPERATIONS if probe.name in _GROUPS else f"{PROBE}{probe.name}"
+        part = OPERATIONS if probe.name in _GROUPS else part_of(probe.name)
         if probe.state != State.ATTACHED.value or not told.is_cut(part):
             continue
         probe.reason, probe.message = Reason.BUDGET_EXCEEDED.value, told.message(part)

@@ -22,14 +22,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import compiler, constants, pidns
 from kernelspan_agent.probes.source import bpf_directory, generated_text, module_text, walkers
-
-if TYPE_CHECKING:
-    from kernelspan_agent.probes.own.prepare import Prepared
 
 COMPILER_PYTHON = "/usr/bin/python3"  # Debian's bcc belongs to Debian's Python
 COMPILE_TIMEOUT_SECONDS = 300  # 2 s of a CPU; an agent may be allowed a tenth of one, or run on an emulated one
@@ -60,7 +57,6 @@ class Built:
     defines: dict[str, int]
     cached: bool
     seconds: float
-    own: Sequence[Prepared] = ()  # the user's own probes
 
 
 def kernel_version_code(release: str) -> int:

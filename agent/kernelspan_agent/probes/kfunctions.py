@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which functions the running kernel has, by /proc/kallsyms, and which of them can be probed.
 
-Nothing is kept: each question is one pass over the kernel's list (120,000 lines, 0.1-0.2 s), for any number of names at
-once. `traceable` is what ftrace says (fentry, kprobe.multi), `blacklisted` what kprobes say; None where the kernel does
+Each question is one pass over the kernel's list (120,000 lines, 0.1-0.2 s), for any number of names at once; of `known` the
+answers are kept. `traceable` is what ftrace says (fentry, kprobe.multi), `blacklisted` what kprobes say; None where the kernel does
 not show it: tracefs or debugfs is not mounted, or may not be read.
 """
 
@@ -97,12 +97,6 @@ class KernelFunctions:
         self._known: dict[str, KernelFunction | None] = {}
         self._hints = MOST_HINTS
 
-    def expect(self, names: Iterable[str]) -> None:
-        """Looks these up in one pass, for `function`: a pass takes some 0.4 s, however many are looked for."""
-        wanted = set(names)
-        if wanted:
-            self._known |= dict.fromkeys(wanted) | self.find(wanted)
-
     def find(self, names: Iterable[str]) -> dict[str, KernelFunction]:
         """Those of the names that the kernel has. A name with a suffix (`f.isra.0`) is a name of its own."""
         wanted = set(names)
@@ -129,23 +123,19 @@ class KernelFunctions:
             for name, entry in found.items()
         }
 
+    def known(self, names: Iterable[str]) -> dict[str, KernelFunction]:
+        """The same; a name is looked for once."""
+        asked = set(names)
+        if missing := asked - self._known.keys():
+            self._known |= dict.fromkeys(missing) | self.find(missing)
+        return {name: found for name in asked if (found := self._known[name]) is not None}
+
     def function(self, name: str) -> KernelFunction:
         """One that a probe may be put on. Raises MachineError, its reason FunctionNotFound or FunctionBlacklisted."""
-        if name not in self._known:
-            return self.probeable([name])[name]
-        found = self._known[name]
+        found = self.known([name]).get(name)
         if (error := self.refusal(name, found)) is not None:
             raise error
         assert found is not None
-        return found
-
-    def probeable(self, names: Iterable[str]) -> dict[str, KernelFunction]:
-        """The same for several, in one pass; raises for the first that is not."""
-        asked = list(names)
-        found = self.find(asked)
-        for name in asked:
-            if (error := self.refusal(name, found.get(name))) is not None:
-                raise error
         return found
 
     def refusal(self, name: str, found: KernelFunction | None) -> MachineError | None:

@@ -115,12 +115,13 @@ class Loader:
         entries = self._sizes.get(name.partition(".")[0] + "." if "." in name else name, shape["entries"])
         create = partial(bpf.map_create, shape["type"], shape["key"], shape["value"], entries, shape["flags"], name)
         try:
-            self.maps[name] = with_locked_memory(create)
+            made = with_locked_memory(create)
         except PermissionError as error:
             raise _forbidden(f"map {name}") from error
         except OSError as error:
             raise MachineError(f"map {name} ({entries} entries): {error.strerror}") from error
-        self._shapes[name] = shape
+        self._shapes[name] = shape  # first: who finds the map in another thread asks for its shape
+        self.maps[name] = made
 
     def _load_program(self, kind: int, code: bytes, name: str, target: bpf.Target) -> int:
         try:

@@ -7,12 +7,10 @@ One session is one set of maps and programs. Only the modules that the plan name
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 import threading
 from collections import Counter as Sums
 from collections.abc import Mapping
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -25,7 +23,7 @@ from kernelspan_agent.probes.constants import Counter
 from kernelspan_agent.probes.cpus import possible_cpus
 from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own.attached import SCRATCH_ENTRIES, SCRATCHES, OwnProbes
-from kernelspan_agent.probes.own.prepare import prepare as prepare_own
+from kernelspan_agent.probes.ready import Ready, with_own
 from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, MAPS_PROGRAM, walkers
 from kernelspan_agent.resolve.images import Image
 from kernelspan_agent.ring.records import MAX_DEPTH, OP_SIZE, OPERATION
@@ -113,15 +111,16 @@ class Session:
         ring_bytes: int = RING_BYTES,
         watch_exec: bool = False,
         mechanism: mechanisms.Mechanism | None = None,
-        built: Built | None = None,
+        ready: Ready | None = None,
     ) -> Self:
         """Builds, loads and attaches what `wanted` names. Raises MachineError; nothing is left behind then.
 
-        `built`: what `prepare` has made of the same.
+        `ready`: what `prepare` has made of the same.
         """
         mechanism = mechanism or mechanisms.choose(wanted)
-        if built is None:
-            built = cls.prepare(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism)
+        if ready is None:
+            ready = cls.prepare(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism)
+        built = ready.built
         loader = Loader({"ks_ring": ring_bytes, SCRATCHES: SCRATCH_ENTRIES})
         try:
             with span("agent.load", modules=len(built.modules)):
@@ -134,8 +133,9 @@ class Session:
                 for name, module in built.modules.items():
                     if name in walkers():
                         session.own.add_walker(walkers()[name], module)
-                session.own.open(built.own)
+                session.own.open(ready.own)
         except BaseException:
+            ready.close()
             loader.close()
             raise
         return session
@@ -148,13 +148,12 @@ class Session:
         ring_bytes: int = RING_BYTES,
         watch_exec: bool = False,
         mechanism: mechanisms.Mechanism | None = None,
-    ) -> Built:
+    ) -> Ready:
         """Compiles what `open` needs. Takes seconds, and may be done in another thread. Raises MachineError."""
         raw = (mechanism or mechanisms.choose(wanted)).raw
         defines = constants.defines(ring_bytes=ring_bytes, watch_exec=watch_exec, raw=raw)
         with span("agent.compile"):
-            built = build(modules_of(wanted), defines, environ)
-            return replace(built, own=prepare_own(wanted.probes, defines, environ))
+            return with_own(build(modules_of(wanted), defines, environ), wanted.probes, defines, environ)
 
     def _attach(self, wanted: Wanted) -> None:
         if wanted.max_depth:
@@ -204,16 +203,16 @@ class Session:
         own = any(self.own.get(probe) is None for probe in wanted.probes)
         return stacks or own or not wanted.operations <= self.wanted.operations
 
-    def build_more(self, wanted: Wanted, environ: Mapping[str, str]) -> Built:
+    def build_more(self, wanted: Wanted, environ: Mapping[str, str]) -> Ready:
         """Compiles what `extend` needs. Takes seconds, and may be done in another thread. Raises MachineError."""
         missing = [group for group in wanted.groups if group not in self.wanted.groups]
         built = build([_module(group) for group in missing], self._defines, environ)
         probes = [probe for probe in wanted.probes if self.own.get(probe) is None]
-        return replace(built, own=prepare_own(probes, self._defines, environ))
+        return with_own(built, probes, self._defines, environ)
 
-    def extend(self, wanted: Wanted, more: Built) -> None:
+    def extend(self, wanted: Wanted, more: Ready) -> None:
         """Attaches what is wanted and not attached; what is goes on. Raises MachineError: all is as it was."""
-        self._loader.load(*(Load(each, self.mechanism.program_kind) for each in more.modules.values()))
+        self._loader.load(*(Load(each, self.mechanism.program_kind) for each in more.built.modules.values()))
         if self.mechanism.raw:  # else nothing but own probes is new: see can_see
             for each in mechanisms.extend(wanted, self.wanted, self._chain, self._loader.programs, self._loader.link):
                 self._loader.keep(each)
@@ -392,8 +391,3 @@ def mix(value: int, word: int) -> int:
     """ks_mix of bpf/include/ks.h."""
     value = (value ^ word) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
     return value ^ value >> 29
-
-
-def current_environ() -> Mapping[str, str]:
-    """The process's environment, read in one place."""
-    return os.environ

@@ -11,6 +11,14 @@ import numpy as np
 from kernelspan_agent.ring.records import ARGUMENT, ARGUMENTS_HEADER, ArgumentState
 from kernelspan_api.conditions import ArgumentType
 
+_T = ArgumentType
+SIGNED = frozenset({_T.INT8, _T.INT16, _T.INT32, _T.INT64, _T.FD})
+NUMBERS = SIGNED | {
+    *(_T.UINT8, _T.UINT16, _T.UINT32, _T.UINT64),
+    *(_T.SIZE, _T.POINTER, _T.UID, _T.GID, _T.BOOL),
+}  # the others are texts, bytes or structs
+PATHS = frozenset({_T.FILE, _T.PATH, _T.FD})  # told by the id of a PATH record
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from kernelspan_api.conditions import ArgumentType, Operator
-from kernelspan_api.plan import key_of
-from kernelspan_api.userprobes import UserProbe
+from kernelspan_agent.resolve.arguments import PATHS
+from kernelspan_api.conditions import ArgumentCondition, Operator
 
 if TYPE_CHECKING:
     from kernelspan_agent.resolve.processes import TracedProcess
+    from kernelspan_api.userprobes import UserProbe
 
 IMAGE = 1 << 31  # in ks_own_question.of, with the process
-_PATHS = {ArgumentType.FILE, ArgumentType.PATH, ArgumentType.FD}
 _NUMERIC_ON_FD = {Operator.GREATER_THAN, Operator.LESS_THAN, Operator.IN_RANGE, Operator.MASK}
 MAX_KNOWN = 16384
 
@@ -38,38 +37,22 @@ class Judged:
         return self.image or bool(self.arguments)
 
 
-_known: dict[bytes, Judged] = {}
-
-
 def judged(spec: UserProbe) -> Judged:
     """What of a probe is decided here."""
-    key = key_of(spec)
-    found = _known.get(key)
-    if found is None:
-        if len(_known) > MAX_KNOWN:
-            _known.clear()
-        found = _known[key] = _judged(spec)
-    return found
+    conditions = [each for match in spec.match for each in match.args]
+    positions = (
+        at
+        for at, argument in enumerate(spec.args)
+        if argument.type in PATHS and any(_on_path(each, argument.index) for each in conditions)
+    )
+    return Judged(any(match.binaries for match in spec.match), tuple(positions))
 
 
-def _judged(spec: UserProbe) -> Judged:
-    image = any(match.binaries for match in spec.match)
-    positions = []
-    for at, argument in enumerate(spec.args):
-        if argument.type in _PATHS and any(
-            _on_path(each, argument.index) for match in spec.match for each in match.args
-        ):
-            positions.append(at)
-    return Judged(image, tuple(positions))
-
-
-def _on_path(condition: object, index: int | None) -> bool:
+def _on_path(condition: ArgumentCondition, index: int | None) -> bool:
     """Whether a condition compares the path that an argument stands for, and not a descriptor's number."""
-    position, operator = getattr(condition, "index", None), getattr(condition, "operator", None)
-    values = getattr(condition, "values", ())
-    if position != index or operator in _NUMERIC_ON_FD:
+    if condition.index != index or condition.operator in _NUMERIC_ON_FD:
         return False
-    return any(not _is_number(value) for value in values)
+    return any(not _is_number(value) for value in condition.values)
 
 
 def _is_number(text: str) -> bool:
@@ -94,62 +77,52 @@ def text_holds(text: str, operator: str, values: Sequence[str]) -> bool:
 
 
 class Judge:
-    """Decides for one profile's probes. Not for several threads."""
+    """Decides for one profile's probes, which it knows by their numbers. Not for several threads."""
 
     def __init__(self, specs: Sequence[UserProbe], tell: Callable[[int, int, int, int], object]) -> None:
         """`tell`: tells the kernel: what about (an image's start, a path's id), the probe's number, of what, the mask."""
         self.is_needed = any(judged(spec).any for spec in specs)
         self._tell = tell
+        self._known: dict[int, tuple[UserProbe, Judged]] = {}
         self._of_images = lru_cache(MAX_KNOWN)(self._image)
         self._of_paths = lru_cache(MAX_KNOWN)(self._path)
 
-    def image(self, spec: UserProbe, number: int, traced: TracedProcess) -> int:
-        """The entries that hold for a process's executable."""
-        if not judged(spec).image:
-            return -1
-        executable = traced.seen.executable if traced.seen else ""
-        return self._of_images(key_of(spec), _Hidden(spec), number, traced.tgid, traced.start_ns, executable)
+    def judged(self, spec: UserProbe, number: int) -> Judged:
+        """What of a probe is decided here; to be asked before anything of that number is."""
+        if number not in self._known:
+            self._known[number] = spec, judged(spec)
+        return self._known[number][1]
 
-    def _image(self, _key: bytes, spec: _Hidden, number: int, tgid: int, start_ns: int, executable: str) -> int:
+    def image(self, number: int, traced: TracedProcess) -> int:
+        """The entries that hold for a process's executable."""
+        executable = traced.seen.executable if traced.seen else ""
+        return self._of_images(number, traced.tgid, traced.start_ns, executable)
+
+    def _image(self, number: int, tgid: int, start_ns: int, executable: str) -> int:
         mask = sum(
             1 << at
-            for at, match in enumerate(spec.of.match)
+            for at, match in enumerate(self._known[number][0].match)
             if all(text_holds(executable, each.operator.value, each.values) for each in match.binaries)
         )
         self._tell(start_ns, number, IMAGE | tgid, mask)
         return mask
 
-    def path(self, spec: UserProbe, number: int, at: int, path_id: int, text: str) -> int:
+    def path(self, number: int, at: int, path_id: int, text: str) -> int:
         """The entries that hold for the path of argument `at`; `text` empty: not known."""
         if path_id and not text:
-            return self._mask(spec, at, "")  # it may yet be known
-        return self._of_paths(key_of(spec), _Hidden(spec), number, at, path_id, text)
+            return self._mask(number, at, "")  # it may yet be known
+        return self._of_paths(number, at, path_id, text)
 
-    def _path(self, _key: bytes, spec: _Hidden, number: int, at: int, path_id: int, text: str) -> int:
-        mask = self._mask(spec.of, at, text)
+    def _path(self, number: int, at: int, path_id: int, text: str) -> int:
+        mask = self._mask(number, at, text)
         self._tell(path_id, number, at, mask)
         return mask
 
-    @staticmethod
-    def _mask(spec: UserProbe, at: int, text: str) -> int:
+    def _mask(self, number: int, at: int, text: str) -> int:
+        spec = self._known[number][0]
         index = spec.args[at].index
         return sum(
             1 << entry
             for entry, match in enumerate(spec.match)
             if all(text_holds(text, each.operator.value, each.values) for each in match.args if _on_path(each, index))
         )
-
-
-class _Hidden:
-    """A spec that a cache does not look at: its key stands beside it."""
-
-    __slots__ = ("of",)
-
-    def __init__(self, of: UserProbe) -> None:
-        self.of = of
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hidden)

@@ -17,7 +17,8 @@ import numpy as np
 
 from kernelspan_agent.model import AttributeValue, Kind, Segment
 from kernelspan_agent.process.procfs import printable
-from kernelspan_agent.resolve.judging import Judge, judged
+from kernelspan_agent.resolve.arguments import NUMBERS, SIGNED
+from kernelspan_agent.resolve.judging import Judge
 from kernelspan_agent.resolve.paths import REDACTED, Redactor
 from kernelspan_agent.resolve.segments import address_text, socket_segment
 from kernelspan_agent.ring.records import MAX_OWN_PROBES, OWN_OPERATION, ArgumentState, OperationFlag
@@ -40,9 +41,10 @@ _KINDS = {
     SpanKind.CONSUMER: Kind.CONSUMER,
 }
 _T = ArgumentType
-_SIGNED = {_T.INT8, _T.INT16, _T.INT32, _T.INT64, _T.FD}
-_UNSIGNED = {_T.UINT8, _T.UINT16, _T.UINT32, _T.UINT64, _T.SIZE, _T.POINTER, _T.UID, _T.GID, _T.BOOL}
+_UNSIGNED = NUMBERS - SIGNED
+_U64 = (1 << 64) - 1
 _SOCKET = struct.Struct("<HHHH16s16s")
+_ADDRESSES: dict[int, slice] = {socket.AF_INET: slice(4, 8), socket.AF_INET6: slice(8, 24)}  # in a sockaddr
 _CREDENTIALS = struct.Struct("<IIIIQ")
 _MAX_ERRNO = 4095
 
@@ -73,7 +75,7 @@ def as_number(kind: ArgumentType, value: int) -> AttributeValue:
     if kind is _T.POINTER:
         return f"{value:#x}"
     if value >= 1 << 63:
-        return value - (1 << 64) if kind in _SIGNED else str(value)
+        return value - (1 << 64) if kind in SIGNED else str(value)
     return value
 
 
@@ -81,7 +83,8 @@ class OwnSpans:
     """What a profile's own probes show. Not for several threads."""
 
     def __init__(self, specs: Sequence[UserProbe], probes: OwnProbes, tables: Tables, redaction: Redaction) -> None:
-        self._specs, self._probes, self._tables = specs, probes, tables
+        self._unknown, self._probes, self._tables = list(specs), probes, tables
+        self._has_any = bool(specs)
         self._redactor = Redactor(redaction.paths)
         self._hidden = (
             re.compile("|".join(f"(?:{each})" for each in redaction.arguments)) if redaction.arguments else None
@@ -94,30 +97,36 @@ class OwnSpans:
         found = np.ones(len(ops), bool)
         if not self._judge.is_needed:
             return found
+        mine = self._mine()
         for row in np.flatnonzero(ops["op"] >= OWN_OPERATION).tolist():
-            own = self._mine().get(int(ops["op"][row]) - OWN_OPERATION)
-            if own is not None and judged(own.spec).any:
-                mask = int(ops["child"][row])
-                mask &= self._judge.image(own.spec, own.number, traced[row])
-                for at in judged(own.spec).arguments:
-                    mask &= self._path_mask(own, at, ops[row])
-                found[row] = bool(mask)
+            own = mine.get(int(ops["op"][row]) - OWN_OPERATION)
+            if own is None or not (judged := self._judge.judged(own.spec, own.number)).any:
+                continue
+            mask = int(ops["child"][row])
+            if judged.image:
+                mask &= self._judge.image(own.number, traced[row])
+            for at in judged.arguments:
+                mask &= self._path_mask(own, at, ops[row])
+            found[row] = bool(mask)
         return found
 
     def _path_mask(self, own: OwnProbe, at: int, op: np.void) -> int:
         arguments = self._tables.arguments.get(int(op["arg"]))
         if arguments is None or at >= len(arguments.rows):
-            return self._judge.path(own.spec, own.number, at, 0, "")
+            return self._judge.path(own.number, at, 0, "")
         number = int(arguments.rows["value"][at])
-        return self._judge.path(
-            own.spec, own.number, at, number, self._tables.paths.resolve(number, 0) if number else ""
-        )
+        return self._judge.path(own.number, at, number, self._path(number))
+
+    def _path(self, number: int) -> str:
+        """The text of a PATH record's id; empty: there is none, or it is not known."""
+        return self._tables.paths.resolve(number, 0) if number else ""
 
     def _mine(self) -> dict[int, OwnProbe]:
         """By number, whether it is attached or may come to be."""
-        if len(self._known) < len(self._specs):
-            found = [self._probes.get(spec) for spec in self._specs]
-            self._known = {own.number: own for own in found if own is not None and own.number >= 0}
+        if self._unknown:
+            found = [(spec, self._probes.get(spec)) for spec in self._unknown]
+            self._unknown = [spec for spec, own in found if own is None]
+            self._known |= {own.number: own for _, own in found if own is not None and own.number >= 0}
         return self._known
 
     def wanted(self, numbers: np.ndarray) -> np.ndarray:
@@ -138,9 +147,10 @@ class OwnSpans:
 
     def describe(self, ops: np.ndarray, parts: np.ndarray) -> None:
         """Fills arguments and errors of own operations in. `ops`: OPERATION, (n,). `parts`: Segments, (n, 5), as Resolver's."""
-        rows = np.flatnonzero(ops["op"] >= OWN_OPERATION).tolist()
-        mine = self._mine() if rows else {}
-        for row in rows:
+        if not self._has_any:
+            return
+        mine = self._mine()
+        for row in np.flatnonzero(ops["op"] >= OWN_OPERATION).tolist():
             own = mine.get(int(ops["op"][row]) - OWN_OPERATION)
             if own is None:
                 continue
@@ -150,11 +160,10 @@ class OwnSpans:
             error = ""
             if has_result:
                 result = int(op["ret"])
-                is_data = len(own.captured) > len(
-                    own.spec.args
-                )  # a text, or what else lies at the address that was returned
+                # a text, or what else lies at the address that was returned
+                is_data = len(own.captured) > len(own.spec.args)
                 if own.spec.returns is not None and not is_data:
-                    attributes[own.spec.returns.attribute] = as_number(own.spec.returns.type, result & (1 << 64) - 1)
+                    attributes[own.spec.returns.attribute] = as_number(own.spec.returns.type, result & _U64)
                 if own.spec.error_when is not None and is_error(own.spec.error_when, _compared(own.spec, result)):
                     error = errno.errorcode.get(-result, str(result)) if 0 < -result <= _MAX_ERRNO else str(result)
                     attributes[semconv.ERROR_TYPE] = error
@@ -179,10 +188,10 @@ class OwnSpans:
         value, state = int(arguments.rows["value"][slot.number]), arguments.state(slot.number)
         kind = slot.type
         if kind in (_T.FILE, _T.PATH):
-            text = self._tables.paths.resolve(value, 0) if value else ""
+            text = self._path(value)
             return {name: self._redactor.shown(text)} if text else {}
         if kind is _T.FD:
-            text = self._tables.paths.resolve(value, 0) if value else ""
+            text = self._path(value)
             number = int(arguments.rows["length"][slot.number])
             return {name: self._redactor.shown(text) if text else number - (number >> 31 << 32)}
         if state is ArgumentState.UNREADABLE:
@@ -228,15 +237,7 @@ def _address(name: str, data: bytes) -> dict[str, AttributeValue]:
     if family == socket.AF_UNIX:
         path = data[2:].split(b"\0", 1)[0]
         return {f"{name}.address": printable(path.decode("utf-8", "backslashreplace"))} if path else {}
-    place = (
-        {socket.AF_INET: slice(4, 8), socket.AF_INET6: slice(8, 24)}.get(socket.AddressFamily(family))
-        if family
-        in (
-            socket.AF_INET,
-            socket.AF_INET6,
-        )
-        else None
-    )
+    place = _ADDRESSES.get(family)
     if place is None or len(data) < place.stop:
         return {f"{name}.family": _family(family)}
     return {
@@ -261,7 +262,7 @@ def _credentials(name: str, data: bytes) -> dict[str, AttributeValue]:
 def _compared(spec: UserProbe, result: int) -> int:
     """A returned value (signed) as its type has it."""
     is_unsigned = spec.returns is not None and spec.returns.type in _UNSIGNED
-    return result & (1 << 64) - 1 if is_unsigned else result
+    return result & _U64 if is_unsigned else result
 
 
 def is_error(condition: ResultCondition, result: int) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from kernelspan_agent.errors import KernelspanError
-from kernelspan_agent.probes.own import files
+from kernelspan_agent.probes.own import looking
 from kernelspan_agent.probes.own.user_functions import plan_in
 from kernelspan_agent.process.elf import PT_LOAD, read_elf
 from kernelspan_agent.process.procfs import open_process
@@ -29,11 +29,11 @@ def test_what_is_wrong_with_the_file_that_has_the_probe_is_what_is_told(monkeypa
         finally:
             let_go.append(True)
 
-    monkeypatch.setattr(files, "probes_of", probes_of)
-    spec = msgspec.convert({"name": "x", "usdt": {"path": files.AUTO, "provider": "p", "probe": "q"}}, UserProbe)
+    monkeypatch.setattr(looking, "probes_of", probes_of)
+    spec = msgspec.convert({"name": "x", "usdt": {"path": looking.AUTO, "provider": "p", "probe": "q"}}, UserProbe)
     with (
         pytest.raises(KernelspanError, match="in the first"),
-        files._binary(spec, open_process(os.getpid()), files.AUTO) as binary,
+        looking.binary_of(spec, open_process(os.getpid()), looking.AUTO) as binary,
     ):
         raise KernelspanError(f"no end probe in {binary}")
     assert let_go == [True]

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes.kfunctions import KernelFunctions
 from kernelspan_agent.probes.nearest import nearest
+from kernelspan_agent.probes.own.machine import Machine
+from kernelspan_api.userprobes import Kprobe
 
 SYMBOLS = """\
 ffffffff81000000 T vfs_read
@@ -85,11 +87,24 @@ def test_what_cannot_be_probed(functions: KernelFunctions, name: str, reason: st
     assert hint in told.value.hint
 
 
-def test_several_are_looked_for_at_once(functions: KernelFunctions) -> None:
-    """The first that cannot be is told."""
-    assert set(functions.probeable(["vfs_read", "ovl_open"])) == {"vfs_read", "ovl_open"}
+def test_several_are_looked_for_at_once(functions: KernelFunctions, tmp_path: Path) -> None:
+    """And not again: what the kernel has not is known as well."""
+    names = ["vfs_read", "ovl_open", "parted", "nothing"]
+    assert set(functions.known(names)) == {"vfs_read", "ovl_open", "parted"}
+    (tmp_path / "kallsyms").unlink()
+    assert functions.function("ovl_open").module == "overlay"
+    assert set(functions.known(names)) == {"vfs_read", "ovl_open", "parted"}
     with pytest.raises(MachineError, match="parted"):
-        functions.probeable(["vfs_read", "parted", "nothing"])
+        functions.function("parted")
+
+
+def test_a_list_that_cannot_be_read_is_each_probes_own_trouble(tmp_path: Path) -> None:
+    """What looks for the functions of all of them at once says nothing; those that need one do."""
+    machine = Machine()
+    machine.functions = KernelFunctions(tmp_path / "missing")
+    machine.expect([Kprobe(call="vfs_read")])
+    with pytest.raises(MachineError, match="No such file"):
+        machine.functions.function("vfs_read")
 
 
 def test_names_by_a_glob(functions: KernelFunctions) -> None:

@@ -11,11 +11,12 @@ import base64
 import enum
 import logging
 import struct
+import threading
 import time
 from collections import Counter as Sums
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernelspan_agent.errors import BudgetError, KernelspanError
 from kernelspan_agent.probes import bpf
@@ -23,9 +24,6 @@ from kernelspan_agent.probes.attach import Attachment
 from kernelspan_agent.probes.constants import EVERY_HIT, of_hits
 from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own import limits
-from kernelspan_agent.probes.own.codegen import Generated
-from kernelspan_agent.probes.own.machine import Plan
-from kernelspan_agent.probes.own.prepare import Prepared
 from kernelspan_agent.probes.own.sweep import KEY, Calls, Sweeper, call_of
 from kernelspan_agent.process.symbols.identity import Identity
 from kernelspan_agent.resolve.arguments import Captured
@@ -33,6 +31,11 @@ from kernelspan_agent.ring.records import MAX_OWN_PROBES
 from kernelspan_agent.runtimes.registry import Runtime
 from kernelspan_api.plan import key_of
 from kernelspan_api.userprobes import RateScope, UserProbe
+
+if TYPE_CHECKING:
+    from kernelspan_agent.probes.own.codegen import Generated
+    from kernelspan_agent.probes.own.machine import Plan
+    from kernelspan_agent.probes.own.prepare import Prepared
 
 SCRATCHES = "ks_scratches."  # the loader's name for those of own probes
 SCRATCH_ENTRIES = 2  # KS_OWN_SCRATCH_* in bpf/include/own.h
@@ -51,13 +54,12 @@ _SCOPES = {RateScope.PROCESS: 0, RateScope.POD: 1, RateScope.NODE: 2}
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """Programs of one text that are loaded for a probe, and what they are attached to.
+    """Programs of one text that are loaded for a probe, and what they are attached to. `suffix`: behind their names.
 
     A probe of the kernel's has one; a probe on user code one for each way in which files pass its arguments.
     """
 
-    text: str
-    load: Load
+    suffix: str
     generated: Generated
     walkers: str = ""  # behind the names of those it can go on to; empty: it never walks
     attachments: list[Attachment] = field(default_factory=list)
@@ -101,8 +103,8 @@ class OwnProbe:
 
     def programs(self) -> tuple[list[str], list[str]]:
         """Names of its programs: at entries, at returns."""
-        enters = [name + part.load.suffix for part in self.parts for name in part.generated.enters]
-        exits = [name + part.load.suffix for part in self.parts for name in part.generated.exits]
+        enters = [name + part.suffix for part in self.parts for name in part.generated.enters]
+        exits = [name + part.suffix for part in self.parts for name in part.generated.exits]
         return enters, exits
 
     @property
@@ -119,7 +121,7 @@ class OwnProbe:
 
 
 class OwnProbes:
-    """Those of one session. Not for several threads."""
+    """Those of one session, for one thread; any may read them, and ask what is `in_flight`."""
 
     def __init__(self, loader: Loader, array: str, process_start: Callable[[int], int | None], cpus: int) -> None:
         """`array`: the program array that walkers are called by. `process_start`: see Sweeper. `cpus`: values of a per-CPU
@@ -132,18 +134,19 @@ class OwnProbes:
         self._probes: dict[bytes, OwnProbe] = {}
         self._removed: list[OwnProbe] = []  # detached, and not given back yet
         self._rest: dict[int, float] = {}  # numbers that were given back, and when
-        self._sets: dict[str, Load] = {}  # walkers by their suffix
+        self._reading = threading.Lock()  # of maps that `unload` would close: their descriptors would be other maps'
+        self._sets: dict[str, Load] = {}  # how walkers are loaded, by their suffix
 
     def add_walker(self, runtime: Runtime, module: Mapping[str, Any]) -> None:
         """From now on processes of this runtime can be walked, wherever a probe's program may walk. Raises MachineError."""
         self._walkers[runtime.name] = runtime, module
-        for suffix, like in self._sets.items():
-            self._load_walker(suffix, like, runtime, module)
+        for like in self._sets.values():
+            self._load_walker(like, runtime, module)
 
-    def _load_walker(self, suffix: str, like: Load, runtime: Runtime, module: Mapping[str, Any]) -> None:
-        self._loader.load(replace(like, module=module, suffix=suffix, targets=None))
+    def _load_walker(self, like: Load, runtime: Runtime, module: Mapping[str, Any]) -> None:
+        self._loader.load(replace(like, module=module))
         for place, program in runtime.places.items():
-            self._loader.link(self._array + suffix, place, program + suffix)
+            self._loader.link(self._array + like.suffix, place, program + like.suffix)
 
     def __iter__(self) -> Iterator[OwnProbe]:
         return iter(self._probes.values())
@@ -179,13 +182,14 @@ class OwnProbes:
         """Loads what is not loaded, and attaches, unless the guard has it off. `own.problem` says why not."""
         if prepared.problem is not None:
             own.problem = prepared.problem
+            prepared.close()
             _log.info("probe.failed probe=%s reason=%s message=%s", own.spec.name, own.problem.reason, own.problem)
             return
         if prepared.plan is None or prepared.generated is None:
             return
         plan, generated = prepared.plan, prepared.generated
         own.mechanism, own.captured = plan.mechanism, generated.captured
-        part = next((each for each in own.parts if each.text == generated.text), None)
+        part = next((each for each in own.parts if each.generated.text == generated.text), None)
         try:
             if part is None:
                 part = self._loaded(own, prepared, plan, generated)
@@ -245,12 +249,13 @@ class OwnProbes:
 
     def _unload(self, own: OwnProbe, part: Part) -> None:
         own.parts.remove(part)
-        for calls, size, _ in self._calls(part.load.suffix):  # nobody will see how these end
+        for calls, size, _ in self._calls(part.suffix):  # nobody will see how these end
             for key in bpf.map_keys(calls, KEY.size):
                 if (value := bpf.map_lookup(calls, key, size)) is not None:
                     self.cut_off[call_of(key, value).cls] += 1
-        self._loader.unload(part.load.suffix)
-        if part.walkers == part.load.suffix:  # nobody else's
+        with self._reading:
+            self._loader.unload(part.suffix)
+        if part.walkers == part.suffix:  # nobody else's
             self._sets.pop(part.walkers, None)
 
     def _free(self) -> int:
@@ -282,15 +287,16 @@ class OwnProbes:
         maps = {name: name + suffix for name in _OWN_MAPS}
         maps |= {name: name + (walkers or suffix) for name in ("ks_scratches", self._array)}
         load = Load(prepared.module, source.kind, suffix, maps, ends, targets)
-        part = Part(generated.text, load, generated, walkers)
+        part = Part(suffix, generated, walkers)
         part.map_bytes = self._require_limits(own.spec.name, load)
         own.parts.append(part)
         try:
             self._loader.load(load)
             if walkers and walkers not in self._sets:
+                like = replace(load, module={}, suffix=walkers, targets=None)
                 for runtime, module in self._walkers.values():
-                    self._load_walker(walkers, load, runtime, module)
-                self._sets[walkers] = load
+                    self._load_walker(like, runtime, module)
+                self._sets[walkers] = like
             self.configure(own)
         except BaseException:
             self._unload(own, part)
@@ -316,7 +322,7 @@ class OwnProbes:
             # returns first: an entry without its return would stay in flight
             for names, attaches in ((part.generated.exits, plan.exits), (part.generated.enters, plan.enters)):
                 for name, attach in zip(names, attaches, strict=True):
-                    part.attachments += attach(self._loader.programs[name + part.load.suffix])
+                    part.attachments += attach(self._loader.programs[name + part.suffix])
             own.was_attached = True
         except BaseException:
             while len(part.attachments) > before:
@@ -338,7 +344,7 @@ class OwnProbes:
             own.epoch,
         )
         for part in own.parts:
-            bpf.map_update(self._loader.maps["ks_own_config" + part.load.suffix], bytes(4), value)
+            bpf.map_update(self._loader.maps["ks_own_config" + part.suffix], bytes(4), value)
 
     def tell(self, about: int, number: int, of: int, mask: int) -> None:
         """Tells the kernel which conditions of a probe can hold: see bpf/include/own.h."""
@@ -349,17 +355,20 @@ class OwnProbes:
     def in_flight(self) -> Sums[int]:
         """Calls that have begun and not ended, by class."""
         found = Sums[int]()
-        for calls, size, _ in self._calls():
-            for key in bpf.map_keys(calls, KEY.size):
-                if (value := bpf.map_lookup(calls, key, size)) is not None:
-                    found[call_of(key, value).cls] += 1
+        with self._reading:
+            for calls, size, _ in self._calls():
+                for key in bpf.map_keys(calls, KEY.size):
+                    if (value := bpf.map_lookup(calls, key, size)) is not None:
+                        found[call_of(key, value).cls] += 1
         return found
 
     def _calls(self, suffix: str = "") -> list[Calls]:
         """Maps of calls that have begun; with `suffix` of one part."""
         loader, prefix = self._loader, "ks_own_calls."
         names = [
-            name for name in loader.maps if name.startswith(prefix) and (not suffix or name == prefix[:-1] + suffix)
+            name
+            for name in list(loader.maps)
+            if name.startswith(prefix) and (not suffix or name == prefix[:-1] + suffix)
         ]
         return [Calls(loader.maps[name], loader.value_bytes(name), loader.room(name)) for name in names]
 

@@ -19,8 +19,8 @@ from kernelspan_agent.probes.own.decisions import Decisions, mask
 from kernelspan_agent.probes.own.layout import declarations
 from kernelspan_agent.probes.own.paths import along
 from kernelspan_agent.probes.own.sources import NOWHERE, PLACE, ArgumentError, Raw, Source, of_program
-from kernelspan_agent.probes.own.values import NUMBERS, data_bytes, laid_out, number, read
-from kernelspan_agent.resolve.arguments import Captured, Slot
+from kernelspan_agent.probes.own.values import data_bytes, laid_out, number, read
+from kernelspan_agent.resolve.arguments import NUMBERS, Captured, Slot
 from kernelspan_agent.resolve.judging import judged
 from kernelspan_api.conditions import ArgumentType, NamespaceType
 from kernelspan_api.userprobes import Argument, Mode, UserProbe

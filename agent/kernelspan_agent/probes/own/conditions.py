@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kernelspan_agent.probes.own.sources import ArgumentError
-from kernelspan_agent.probes.own.values import ANY_BOUNDS, BOUNDS, NUMBERS, SIGNED, SOCKETS, STRING_EXTRA, TEXTS
-from kernelspan_agent.resolve.arguments import Slot
+from kernelspan_agent.probes.own.values import ANY_BOUNDS, BOUNDS, SOCKETS, STRING_EXTRA, TEXTS
+from kernelspan_agent.resolve.arguments import NUMBERS, SIGNED, Slot
 from kernelspan_api.conditions import (
     ArgumentType,
     CapabilityCondition,

@@ -9,8 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from kernelspan_agent.probes.own.conditions import Subject, has_capabilities, holds, in_namespaces
 from kernelspan_agent.probes.own.sources import ArgumentError, Source
-from kernelspan_agent.probes.own.values import NUMBERS
-from kernelspan_agent.resolve.arguments import Slot
+from kernelspan_agent.resolve.arguments import NUMBERS, Slot
 from kernelspan_agent.resolve.judging import judged
 from kernelspan_api.conditions import ArgumentType, NamespaceType
 from kernelspan_api.userprobes import Argument, Match, UserProbe

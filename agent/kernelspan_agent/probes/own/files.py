@@ -15,20 +15,19 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.probes.own.attached import OwnProbe, OwnProbes
-from kernelspan_agent.probes.own.machine import Machine
-from kernelspan_agent.probes.own.prepare import Prepared, build_all, text_of
-from kernelspan_agent.probes.own.user_functions import plan_in
 from kernelspan_agent.process.errors import ProcessEndedError
-from kernelspan_agent.process.procfs import Process
-from kernelspan_agent.process.symbols.identity import Identity
-from kernelspan_agent.process.symbols.usdt import probes_of
-from kernelspan_agent.process.symbols.where import AUTO, Binary, open_binary, open_path
-from kernelspan_api.userprobes import UserProbe
+from kernelspan_agent.process.symbols.where import AUTO
+
+if TYPE_CHECKING:
+    from kernelspan_agent.probes.own.prepare import Prepared
+    from kernelspan_agent.process.procfs import Process
+    from kernelspan_agent.process.symbols.identity import Identity
+    from kernelspan_api.userprobes import UserProbe
 
 MAX_WAITING = 4096  # looks that are due
 RETRIES_SECONDS = (0.02, 0.1, 0.5, 2.0, 10.0, 60.0)  # for code that a process has not loaded yet
@@ -41,11 +40,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Look:
-    """A probe to be looked for: in a process's files, or (None) in this machine's file `path`."""
+    """A probe to be looked for in the file `path`, of a process or (None) of this machine."""
 
     own: OwnProbe
     process: Process | None
-    path: str = ""
+    path: str
     tries: int = 0
 
 
@@ -81,10 +80,10 @@ class UserFiles:
         """
         for spec in specs:
             own = self.own.get(spec)
-            if own is None or not _is_user(spec):
+            if own is None or spec.file is None:
                 continue
-            path = _path(spec) if _path(spec) != AUTO else executable
-            if process is not None or path:
+            path = spec.file if process is not None or spec.file != AUTO else executable
+            if path:
                 self._look(_Look(own, process, path))
 
     def _look(self, look: _Look) -> None:
@@ -159,7 +158,7 @@ class UserFiles:
             look.tries += 1
         if not own.is_attached:
             # of a program that is named a library or another one that it starts may have the code
-            awaits = look.tries <= PATIENCE if look.process is not None else is_absent or _path(own.spec) == AUTO
+            awaits = look.tries <= PATIENCE if look.process is not None else is_absent or own.spec.file == AUTO
             if awaits and problem.reason in _MAY_COME:
                 own.awaits = problem
             else:
@@ -188,16 +187,18 @@ class UserFiles:
         return [look for look in looks if look is not None]
 
     def _looked(self, look: _Look) -> _Found:
+        from kernelspan_agent.probes.own import looking  # noqa: PLC0415 - what reads files, 1 MB resident
+
         found = _Found(look)
         try:
-            with _binary(look.own.spec, look.process, look.path) as binary:
+            with looking.binary_of(look.own.spec, look.process, look.path) as binary:
                 key = (look.own, binary.identity)
                 if key in self._known:
                     return found
                 self._known.add(key)
                 found.identity = binary.identity
                 try:
-                    found.prepared = _planned(look.own.spec, binary)
+                    found.prepared = looking.planned_in(look.own.spec, binary)
                 except BaseException:
                     self._known.discard(key)
                     raise
@@ -212,6 +213,8 @@ class UserFiles:
 
     def _compiled(self, looks: Sequence[_Found]) -> Iterator[_Found]:
         """The same with their modules; a text that does not compile fails alone."""
+        from kernelspan_agent.probes.own.prepare import build_all  # noqa: PLC0415 - as above
+
         wanted = [each.prepared.generated for each in looks if each.prepared and each.prepared.generated]
         built = build_all(list({each.text: each for each in wanted}.values()), self.defines, self.environ)
         for each in looks:
@@ -241,50 +244,8 @@ class UserFiles:
                 found.prepared.close()
 
 
-def planned_here(spec: UserProbe) -> Prepared:
-    """The probe as it would be in this machine's own file; without a plan where it names none. Raises KernelspanError."""
-    if _path(spec) == AUTO:
-        return Prepared(spec)
-    with _binary(spec, None, _path(spec)) as binary:
-        return _planned(spec, binary)
-
-
-def _planned(spec: UserProbe, binary: Binary) -> Prepared:
-    machine = Machine()
-    try:
-        plan = plan_in(spec, binary)
-        return Prepared(spec, plan, text_of(spec, plan, machine))
-    finally:
-        machine.close()
-
-
 def _tell(own: OwnProbe, problem: KernelspanError) -> None:
     _log.warning("probe.file.failed probe=%s reason=%s message=%s", own.spec.name, problem.reason, problem)
 
 
 _MAY_COME = {"BinaryNotFound", "SymbolNotFound", "UsdtNotFound"}
-
-
-def _is_user(spec: UserProbe) -> bool:
-    return spec.uprobe is not None or spec.usdt is not None
-
-
-def _path(spec: UserProbe) -> str:
-    if spec.uprobe is not None:
-        return spec.uprobe.path
-    return spec.usdt.path if spec.usdt is not None else AUTO
-
-
-@contextmanager
-def _binary(spec: UserProbe, process: Process | None, path: str) -> Iterator[Binary]:
-    """The file that has the code. Raises SymbolError, ProcessError."""
-    if process is None:
-        with open_path(path) as found:
-            yield found
-        return
-    if spec.usdt is None:
-        with open_binary(process, _path(spec)) as found:
-            yield found
-        return
-    with closing(probes_of(process, _path(spec), spec.usdt.provider, spec.usdt.probe)) as files:
-        yield next(files)[0]

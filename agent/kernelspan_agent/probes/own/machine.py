@@ -7,7 +7,8 @@ of a kernel without any is seen by its tracepoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from kernelspan_agent.probes.own.sources import (
     TracepointRecord,
     Trampoline,
 )
-from kernelspan_agent.probes.syscalls import SystemCall, system_call
+from kernelspan_agent.probes.syscalls import SystemCall, function_of, system_call
 from kernelspan_agent.probes.tracefs import Tracefs
 from kernelspan_agent.probes.typeparse import typed
 from kernelspan_api.conditions import NamespaceType
@@ -89,7 +90,13 @@ class Machine:
     @cached_property
     def return_slot(self) -> int:
         """See RETURN_SLOT."""
-        return RETURN_SLOT if self.functions.find(_NEW_TRAMPOLINES) else OLD_RETURN_SLOT
+        return RETURN_SLOT if self.functions.known(_NEW_TRAMPOLINES) else OLD_RETURN_SLOT
+
+    def expect(self, calls: Iterable[Kprobe]) -> None:
+        """Looks for all of these in one pass over the kernel's functions, with what else their plans ask for."""
+        names = {function_of(each.call) if each.syscall else each.call for each in calls}
+        with contextlib.suppress(MachineError):  # of that each will tell for itself
+            self.functions.known(names and names | {*_NEW_TRAMPOLINES})
 
     def close(self) -> None:
         """Gives the types' memory back."""

@@ -3,20 +3,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.probes.build import Module, build
+from kernelspan_agent.probes.ktypes import Leaf, Resolved
 from kernelspan_agent.probes.memberpath import resolve
 from kernelspan_agent.probes.own.codegen import Generated, Generator
 from kernelspan_agent.probes.own.limits import require_text
 from kernelspan_agent.probes.own.machine import Machine, Plan, host_namespace, plan_of
-from kernelspan_agent.probes.syscalls import function_of
 from kernelspan_api.userprobes import UserProbe
 
 
@@ -40,31 +39,31 @@ def planned(specs: Sequence[UserProbe]) -> list[Prepared]:
     """The probes with their text; nothing is compiled."""
     machine = Machine()
     try:
-        calls = [spec.kprobe for spec in specs if spec.kprobe is not None]
-        with contextlib.suppress(OSError):  # of that each will tell for itself
-            machine.functions.expect(function_of(each.call) if each.syscall else each.call for each in calls)
+        machine.expect(spec.kprobe for spec in specs if spec.kprobe is not None)
         return [_planned(spec, machine) for spec in specs]
     finally:
         machine.close()
 
 
 def _planned(spec: UserProbe, machine: Machine) -> Prepared:
-    if spec.uprobe is not None or spec.usdt is not None:
+    if spec.file is not None:
         return Prepared(spec)  # the file is known with the first process that has it: see files
     try:
         plan = plan_of(spec, machine)
-        return Prepared(spec, plan, text_of(spec, plan, machine))
+        return Prepared(spec, plan, text_of(spec, plan, lambda leaf, path: resolve(machine.types, leaf, path)))
     except KernelspanError as error:
         return Prepared(spec, problem=error)
     except OSError as error:  # tracefs, BTF: this probe's alone, as far as it is known
         return Prepared(spec, problem=MachineError(f"what it needs of this machine cannot be read: {error}"))
 
 
-def text_of(spec: UserProbe, plan: Plan, machine: Machine) -> Generated:
-    """The C text of a probe that attaches as the plan says. Raises ArgumentError; the plan is closed then."""
+def text_of(spec: UserProbe, plan: Plan, way: Callable[[Leaf, str], Resolved]) -> Generated:
+    """The C text of a probe that attaches as the plan says. Raises ArgumentError; the plan is closed then.
+
+    `way`: from a value along a path of members.
+    """
     try:
-        generator = Generator(spec, plan.places, host_namespace, lambda leaf, path: resolve(machine.types, leaf, path))
-        return checked(generator.generate())
+        return checked(Generator(spec, plan.places, host_namespace, way).generate())
     except KernelspanError:
         plan.close()
         raise
@@ -104,14 +103,12 @@ def build_all(texts: Sequence[Generated], defines: Mapping[str, int], environ: M
     return {each.text: built.modules[module.name] for each, module in zip(texts, modules, strict=True)}
 
 
-_PLAIN = re.compile(r"[\x20-\x7e\t\n]*")
+_PLAIN = re.compile(r'(?:#include "own(?:_calls)?\.h"|[\x20\x21\x23-\x7e\t\n])*')  # no other quotation mark
 
 
 def checked(generated: Generated) -> Generated:
     """The same; refuses a text with anything in it that no template of ours has, or more of it (BudgetError)."""
     require_text(generated.text)
-    if not _PLAIN.fullmatch(generated.text) or '"' in generated.text.replace('#include "own.h"', "").replace(
-        '#include "own_calls.h"', ""
-    ):
+    if not _PLAIN.fullmatch(generated.text):
         raise AssertionError("a generated text holds what no template has")
-    return replace(generated)
+    return generated

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kernelspan_agent.probes.own.sources import ArgumentError, Raw
-from kernelspan_agent.resolve.arguments import Slot
+from kernelspan_agent.resolve.arguments import NUMBERS, Slot
 from kernelspan_api.conditions import ArgumentType
 
 DEFAULT_TEXT_BYTES, DEFAULT_BYTES = 128, 64
@@ -19,7 +19,7 @@ STRING_EXTRA = 2  # its NUL, and one byte more by which a text that is longer is
 SOCKET_BYTES, ADDRESS_BYTES, CREDENTIAL_BYTES = 40, 112, 24
 
 _T = ArgumentType
-CASTS = {
+CASTS = {  # of each of NUMBERS
     _T.INT8: "(u64)(s64)(s8)",
     _T.INT16: "(u64)(s64)(s16)",
     _T.INT32: "(u64)(s64)(s32)",
@@ -49,10 +49,7 @@ BOUNDS = {  # of what a type can hold; any other: 64 bits without a sign
     _T.BOOL: (0, 1),
 }
 ANY_BOUNDS = (0, (1 << 64) - 1)
-SIGNED = {_T.INT8, _T.INT16, _T.INT32, _T.INT64, _T.FD}
-NUMBERS = set(CASTS)  # compared as numbers
 TEXTS = {_T.STRING, _T.BYTES, _T.GO_STRING, _T.GO_SLICE, _T.IO_VEC}  # compared as bytes
-PATHS = {_T.FILE, _T.PATH, _T.FD}  # told by the id of a path
 KERNELS = {_T.FILE, _T.PATH, _T.SOCK, _T.CRED}
 SOCKETS = {_T.SOCK, _T.SOCK_ADDR}
 
