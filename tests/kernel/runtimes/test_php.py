@@ -112,9 +112,8 @@ def test_strings_that_a_worker_has_not_touched(tmp_path: Path) -> None:
         completed[found is not None] += 1
         return found
 
-    php = needed(
-        "experimental-8.5", "/usr/sbin/php-fpm"
-    )  # closures have names of their own, and few pages are mapped ahead
+    # Its closures have names of their own, and few pages are mapped ahead.
+    php = needed("experimental-8.5", "/usr/sbin/php-fpm")
     with php_runs.fpm(php, workers=2, requests=8, settings=OPCACHE) as server:
         call = "(function () use ($token, $k) { file_exists('/kernelspan-truth/' . $token . '/' . $k); })();"
         cases = [f"case {number}: {call} break;" for number in range(count)]
@@ -125,19 +124,16 @@ def test_strings_that_a_worker_has_not_touched(tmp_path: Path) -> None:
         fastcgi.request(server.socket, file, urlencode({"k": 0, "token": "000000000000"}))
         with (
             mock.patch.object(PhpSymboliser, "_complete", counted),
+            mock.patch("kernelspan_agent.intake.IDLE_WAIT_SECONDS", 0.001),
             truth.open_app(tmp_path / "spans.jsonl") as app,
         ):
             for process in [select.by_pid(server.program.pid), *select.descendants([server.program.pid])]:
                 app.select(process.pid, "fpm")
             php_runs.wait_for_walker(app)
 
-            def ask() -> None:
-                for number in asked:
-                    fastcgi.request(server.socket, file, urlencode({"k": number, "token": token}))
-
-            client = threading.Thread(target=ask)
-            client.start()
-            truth.run_until(app, lambda: not client.is_alive())
+            for number in asked:  # the agent looks at each while its worker lives, unless it was that one's last
+                fastcgi.request(server.socket, file, urlencode({"k": number, "token": token}))
+                truth.run_until(app, lambda: app.accounting().unaccounted == app.accounting().in_flight == 0)
             app.end(10.0)
     spans = truth.by_key(truth.read_spans(tmp_path / "spans.jsonl"))
     missing = Counter[str]()
