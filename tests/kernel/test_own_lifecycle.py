@@ -91,8 +91,17 @@ def test_64_probes_that_all_fail(tmp_path: Path) -> None:
     with sparse.open("wb") as file:
         file.truncate(1 << 40)
     bad: list[dict[str, Any]] = []
-    for number in range(8):
-        path = [fifo, folder, text, sparse, tmp_path / "absent", "/bin/sh", "/dev/zero", "/proc/self/mem"][number]
+    places = [
+        fifo,
+        folder,
+        text,
+        sparse,
+        tmp_path / "absent",
+        Path("/bin/sh"),
+        Path("/dev/zero"),
+        Path("/proc/self/mem"),
+    ]
+    for number, path in enumerate(places):
         bad += [
             function(f"function-{number}", path, symbols=(f"no_such_{number}",)),
             {"name": f"static-{number}", "mode": "Event", "usdt": {"path": str(path), "provider": "x", "probe": "y"}},
