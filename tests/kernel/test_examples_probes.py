@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -191,8 +192,8 @@ def test_large_database_sends(tmp_path: Path) -> None:
 
 def test_slow_fsync(tmp_path: Path) -> None:
     """What the program itself found slow, with the file's path; nothing quicker."""
-    spans, said = python(tmp_path, "slow-fsync", SYNCS, "/var/tmp")
-    Path("/var/tmp/data").unlink()
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as on_disk:
+        spans, said = python(tmp_path, "slow-fsync", SYNCS, on_disk)
     limit_us = 10_000
     took = json.loads(said)
     slow = Counter(name for name, microseconds in took if microseconds >= 2 * limit_us)
@@ -200,7 +201,7 @@ def test_slow_fsync(tmp_path: Path) -> None:
     assert slow["fsync"], took
     assert all(found[name] >= count for name, count in slow.items()), (took, found)
     assert all(span.end_ns - span.start_ns >= limit_us * 1000 for span in spans)
-    assert {span.attributes["file.path"] for span in spans} == {"/var/tmp/data"}
+    assert {span.attributes["file.path"] for span in spans} == {f"{on_disk}/data"}
     assert {span.attributes["code.function.name"] for span in spans} == {"__main__.sync"}
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kernelspan_agent.engine import Engine
 from kernelspan_agent.guard import traps
 from kernelspan_agent.guard.control import Phase
 from kernelspan_agent.guard.measured import OPERATIONS, Told
@@ -23,10 +22,8 @@ from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.constants import Counter
 from kernelspan_agent.profile_run import ProfileRun
 from kernelspan_agent.resolve.tables import Taken
-from kernelspan_api.plan import together
-from kernelspan_api.plan import wanted as wanted_by
 from tests.support import runs
-from tests.support.engines import Made, Program, profile
+from tests.support.engines import Made, Make, Program, engines, programs
 from tests.support.generators import compiled
 from tests.support.runs import UNLIMITED
 
@@ -76,6 +73,9 @@ class Busy:
         self.process.communicate()
 
 
+BeginBusy = Callable[..., Busy]
+
+
 @pytest.fixture
 def stack() -> Iterator[contextlib.ExitStack]:
     with contextlib.ExitStack() as stack:
@@ -83,17 +83,12 @@ def stack() -> Iterator[contextlib.ExitStack]:
 
 
 @pytest.fixture
-def engine(stack: contextlib.ExitStack) -> Callable[..., Made]:
-    def make(*specs: dict[str, Any]) -> Made:
-        made = Engine(together([wanted_by("p", profile("p", spec).spec) for spec in specs]), {**os.environ})
-        stack.callback(made.close)
-        return Made(made)
-
-    return make
+def engine(stack: contextlib.ExitStack) -> Make:
+    return stack.enter_context(engines())
 
 
 @pytest.fixture
-def busy(stack: contextlib.ExitStack) -> Callable[..., Busy]:
+def busy(stack: contextlib.ExitStack) -> BeginBusy:
     def begin(*arguments: str) -> Busy:
         made = Busy(*arguments)
         stack.callback(made.close)
@@ -104,13 +99,7 @@ def busy(stack: contextlib.ExitStack) -> Callable[..., Busy]:
 
 @pytest.fixture
 def program(stack: contextlib.ExitStack) -> Program:
-    made = Program()
-    stack.callback(made.close)
-    return made
-
-
-Make = Callable[..., Made]
-Begin = Callable[..., Busy]
+    return stack.enter_context(programs())()
 
 
 def told(made: Made, uid: str = "a") -> Told:
@@ -144,7 +133,7 @@ def pass_time(made: Made, seconds: float) -> float:
 
 
 def test_a_probe_on_malloc_of_a_busy_process_settles_says_so_and_recovers(
-    engine: Make, busy: Begin, program: Program
+    engine: Make, busy: BeginBusy, program: Program
 ) -> None:
     """Its trap alone costs more than the limit, whatever the program decides: it is taken off. What else is traced goes on."""
     process = busy("malloc", "-static")
@@ -180,7 +169,7 @@ def test_a_probe_on_malloc_of_a_busy_process_settles_says_so_and_recovers(
 
 
 def test_system_calls_of_a_busy_process_are_thrown_away_and_each_is_counted(
-    engine: Make, busy: Begin, monkeypatch: pytest.MonkeyPatch
+    engine: Make, busy: BeginBusy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is exported are whole operations: an entry with its own return. While nothing is taken off, each is seen."""
     process = busy("read")
@@ -212,7 +201,7 @@ def test_system_calls_of_a_busy_process_are_thrown_away_and_each_is_counted(
     assert (pairs["arg"] == pairs["ret"]).all()
 
 
-def test_each_that_is_thrown_away_is_counted(engine: Make, busy: Begin) -> None:
+def test_each_that_is_thrown_away_is_counted(engine: Make, busy: BeginBusy) -> None:
     process = busy("read")
     made = engine(READS)
     made.add("a", READS)
@@ -228,7 +217,7 @@ def test_each_that_is_thrown_away_is_counted(engine: Make, busy: Begin) -> None:
     assert 0.9 < found.rate_limited / found.seen < 1.0
 
 
-def test_another_profile_of_the_same_process_has_all_of_it(engine: Make, busy: Begin) -> None:
+def test_another_profile_of_the_same_process_has_all_of_it(engine: Make, busy: BeginBusy) -> None:
     """The kernel keeps what one of them may have; the other's share is thinned in user space, and counted."""
     process = busy("read")
     made = engine(READS)
@@ -309,7 +298,7 @@ def test_a_run_says_so_at_its_end(tmp_path: Path) -> None:
     assert "times beyond cpuMillicores 1," in ran.stderr
 
 
-def test_detach_is_until_the_profile_is_another(engine: Make, busy: Begin) -> None:
+def test_detach_is_until_the_profile_is_another(engine: Make, busy: BeginBusy) -> None:
     process, allocates = busy("read"), busy("malloc", "-static")
     spec = limited({**READS, **allocations(allocates.path)}, 10, onExceed="Detach")
     made = engine(spec)
@@ -342,7 +331,7 @@ def test_detach_is_until_the_profile_is_another(engine: Make, busy: Begin) -> No
 
 
 def test_without_times_of_programs_it_goes_by_how_many_there_are(
-    engine: Make, busy: Begin, monkeypatch: pytest.MonkeyPatch
+    engine: Make, busy: BeginBusy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel times programs for CAP_SYS_ADMIN alone, which an agent need not have."""
 

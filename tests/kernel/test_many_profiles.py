@@ -11,22 +11,19 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from kernelspan_agent import classes
-from kernelspan_agent.engine import Engine
 from kernelspan_agent.errors import BudgetError
 from kernelspan_agent.probes.mechanisms import RAW_TRACEPOINT
 from kernelspan_agent.profile_run import ProfileRun
 from kernelspan_agent.resolve.processes import TracedProcess
 from kernelspan_agent.resolve.tables import Taken
-from kernelspan_api.plan import together
-from kernelspan_api.plan import wanted as wanted_by
-from tests.support.engines import Made, Program, profile
+from tests.support.engines import Begin, Made, Make, engines, programs
 from tests.support.generators import compiled
 from tests.support.runs import SYSTEM_PYTHON
 
@@ -34,32 +31,15 @@ STATS: dict[str, Any] = {"files": {"operations": ["Stat"]}}
 
 
 @pytest.fixture
-def program() -> Iterator[Callable[[], Program]]:
-    with contextlib.ExitStack() as stack:
-
-        def begin() -> Program:
-            made = Program()
-            stack.callback(made.close)
-            return made
-
+def program() -> Iterator[Begin]:
+    with programs() as begin:
         yield begin
 
 
 @pytest.fixture
-def engine() -> Iterator[Callable[..., Made]]:
-    with contextlib.ExitStack() as stack:
-
-        def make(*specs: dict[str, Any], **options: Any) -> Made:
-            wanted = together([wanted_by("p", profile("p", spec).spec) for spec in specs])
-            made = Engine(wanted, {**os.environ}, mechanism=RAW_TRACEPOINT, **options)
-            stack.callback(made.close)
-            return Made(made)
-
+def engine() -> Iterator[Make]:
+    with engines(mechanism=RAW_TRACEPOINT) as make:
         yield make
-
-
-Begin = Callable[[], Program]
-Make = Callable[..., Made]
 
 
 def test_who_wants_a_process_changes_while_it_execs_and_forks(program: Begin, engine: Make) -> None:

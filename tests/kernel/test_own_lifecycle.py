@@ -5,29 +5,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from kernelspan_agent.engine import Engine
 from kernelspan_agent.errors import KernelspanError
 from kernelspan_agent.probes.mechanisms import RAW_TRACEPOINT
-from kernelspan_api.plan import together
-from kernelspan_api.plan import wanted as wanted_by
 from tests.support import leftovers, runs
-from tests.support.engines import Made, profile
-from tests.support.generators import compiled
-from tests.support.own import argument, function, returned
+from tests.support.engines import Made, engines
+from tests.support.own import argument, function, returned, targets
 
 MANY, OF_ONE_PROFILE = 256, 32
 
 
 @contextlib.contextmanager
 def _for_ever() -> Iterator[subprocess.Popen[str]]:
-    program = compiled("own_targets", "-foptimize-sibling-calls")
-    with subprocess.Popen([program, "for-ever"], stdout=subprocess.PIPE, text=True) as target:
+    with subprocess.Popen([targets(), "for-ever"], stdout=subprocess.PIPE, text=True) as target:
         try:
             assert target.stdout is not None
             assert target.stdout.readline() == "ready\n"
@@ -44,22 +41,27 @@ def _semaphore(target: subprocess.Popen[str]) -> int:
 
 @contextlib.contextmanager
 def _engine(*specs: dict[str, Any]) -> Iterator[Made]:
-    wanted = together([wanted_by("p", profile("p", spec).spec) for spec in specs])
-    engine = Engine(wanted, {**os.environ}, mechanism=RAW_TRACEPOINT)
-    try:
-        made = Made(engine)
+    with engines(mechanism=RAW_TRACEPOINT) as make:
+        made = make(*specs)
         for number, spec in enumerate(specs):
             made.add(f"p{number}", spec)
-            engine.look_here(f"p{number}")
+            made.engine.look_here(f"p{number}")
         yield made
-    finally:
-        engine.close()
 
 
-def test_a_killed_agent_leaves_nothing(tmp_path: Any) -> None:
+def _trace_all(made: Made, *command: str | Path) -> None:
+    """Runs a command that is traced from its start, by all profiles."""
+    held = ["/bin/sh", "-c", f"read x; exec {shlex.join(map(str, command))}"]
+    with subprocess.Popen(held, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as target:
+        made.engine.trace(target.pid, "x", frozenset(made.engine.profiles))
+        made.settle()
+        target.communicate(b"\n")
+
+
+def test_a_killed_agent_leaves_nothing(tmp_path: Path) -> None:
     """No program, map, breakpoint or raised semaphore: the program goes on as if nobody had ever looked."""
     before = leftovers.mounts()
-    program = compiled("own_targets", "-foptimize-sibling-calls")
+    program = targets()
     order = {"path": str(program), "provider": "shop", "probe": "order"}
     probes: list[dict[str, Any]] = [
         function("hidden", program, argument(0, "Int32"), returns=returned("Int32")),
@@ -78,7 +80,7 @@ def test_a_killed_agent_leaves_nothing(tmp_path: Any) -> None:
         assert target.poll() is None
 
 
-def test_64_probes_that_all_fail(tmp_path: Any) -> None:
+def test_64_probes_that_all_fail(tmp_path: Path) -> None:
     """Each has its own reason, none stops the agent, nothing stays; and what can be seen besides them is."""
     before = leftovers.mounts()
     fifo, folder, text = tmp_path / "fifo", tmp_path / "folder", tmp_path / "text"
@@ -89,8 +91,17 @@ def test_64_probes_that_all_fail(tmp_path: Any) -> None:
     with sparse.open("wb") as file:
         file.truncate(1 << 40)
     bad: list[dict[str, Any]] = []
-    for number in range(8):
-        path = [fifo, folder, text, sparse, tmp_path / "absent", "/bin/sh", "/dev/zero", "/proc/self/mem"][number]
+    places = [
+        fifo,
+        folder,
+        text,
+        sparse,
+        tmp_path / "absent",
+        Path("/bin/sh"),
+        Path("/dev/zero"),
+        Path("/proc/self/mem"),
+    ]
+    for number, path in enumerate(places):
         bad += [
             function(f"function-{number}", path, symbols=(f"no_such_{number}",)),
             {"name": f"static-{number}", "mode": "Event", "usdt": {"path": str(path), "provider": "x", "probe": "y"}},
@@ -130,7 +141,7 @@ def test_64_probes_that_all_fail(tmp_path: Any) -> None:
 def test_256_probes_and_one_more() -> None:
     """As many as there are numbers, on one function: each sees every call; one more is refused with the reason."""
     before = leftovers.mounts()
-    program = compiled("own_targets", "-foptimize-sibling-calls")
+    program = targets()
     specs = [
         {
             "probes": [
@@ -142,27 +153,19 @@ def test_256_probes_and_one_more() -> None:
     ]
     with _engine(*specs) as made:
         assert all(each.problem is None and each.is_attached for each in made.engine.session.own)
-        uids = frozenset(made.engine.profiles)
-        with subprocess.Popen([program, "in-order", "13"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as _:
-            pass
-        held = subprocess.Popen(
-            ["/bin/sh", "-c", f"read x; exec {program} in-order 13"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-        )
-        with held as target:
-            made.engine.trace(target.pid, "x", uids)
-            made.settle()
-            target.communicate(b"\n")
+        subprocess.run([program, "in-order", "13"], stdout=subprocess.DEVNULL, check=True)  # nobody's
+        _trace_all(made, program, "in-order", "13")
         made.settle()
         made.end()
-        for uid in uids:
-            assert len(made.seen[uid].spans) == OF_ONE_PROFILE * 13
+        for seen in made.seen.values():
+            assert len(seen.spans) == OF_ONE_PROFILE * 13
     leftovers.check(before)
 
 
 def test_removed_while_it_is_hit() -> None:
     """A probe goes in the midst of calls, again and again: nothing breaks, and every call that was seen is accounted for."""
     before = leftovers.mounts()
-    program = compiled("own_targets", "-foptimize-sibling-calls")
+    program = targets()
     spec = {"probes": [function("hidden", program, argument(0, "Int32"), returns=returned("Int32"))]}
     with _for_ever() as target, _engine(spec) as made:
         made.engine.trace(target.pid, "x", frozenset({"p0"}))
@@ -182,16 +185,10 @@ def test_removed_while_it_is_hit() -> None:
 
 def test_calls_whose_thread_has_ended_are_given_back() -> None:
     """Without a new call at their place, within seconds, while the agent runs on."""
-    program = compiled("own_targets", "-foptimize-sibling-calls")
+    program = targets()
     spec = {"probes": [function("ends", program, argument(0, "Int64"), symbols=("ends_inside",))]}
     with _engine(spec) as made:
-        held = subprocess.Popen(
-            ["/bin/sh", "-c", f"read x; exec {program} all 13"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-        )
-        with held as target:
-            made.engine.trace(target.pid, "x", frozenset({"p0"}))
-            made.settle()
-            target.communicate(b"\n")
+        _trace_all(made, program, "all", "13")
         end = time.monotonic() + 60
         while made.engine.accounting_of("p0").dropped.get("TargetGone", 0) < 13 and time.monotonic() < end:
             made.engine.step(0.05)

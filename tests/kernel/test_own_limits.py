@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.support import own
-from tests.support.generators import compiled
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.own import argument, function, returned
 
@@ -19,7 +18,7 @@ BURST = 5
 
 @pytest.fixture
 def program() -> Path:
-    return compiled("own_targets", "-foptimize-sibling-calls")
+    return own.targets()
 
 
 @pytest.mark.parametrize(("scope", "buckets"), [("Process", 2), ("Pod", 1), ("Node", 1)])

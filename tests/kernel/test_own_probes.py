@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from tests.support import own
-from tests.support.generators import compiled
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.own import argument, function, returned
 from tests.support.runs import Run
@@ -98,7 +97,7 @@ def _probes(program: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    program = compiled("own_targets", "-foptimize-sibling-calls")
+    program = own.targets()
     return own.run(tmp_path_factory.mktemp("own"), _probes(program), program, *ALL)
 
 
@@ -212,7 +211,7 @@ def test_every_call_is_accounted_for(ran: Run) -> None:
 
 def test_threads_that_end_inside(tmp_path: Path) -> None:
     """One thread after another with the same number and stack, each seventh of which ends in the midst of the function."""
-    program = compiled("own_targets", "-foptimize-sibling-calls")
+    program = own.targets()
     probe = function("threaded", program, argument(0, "Int64"), returns=returned())
     ran = own.run(tmp_path, [probe], program, "threads", str(N_THREADS))
     assert ran.status == 0, ran.stderr

@@ -8,19 +8,16 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kernelspan_agent.engine import Engine
 from kernelspan_agent.probes.mechanisms import RAW_TRACEPOINT
 from kernelspan_agent.probes.own.attached import OwnProbe, Standing
 from kernelspan_agent.ring.records import MAX_OWN_PROBES
-from kernelspan_api.plan import together
-from kernelspan_api.plan import wanted as wanted_by
-from tests.support.engines import Made, Program, profile
+from tests.support.engines import Begin, Made, Make, engines, programs, wanted_of
 from tests.support.runs import SYSTEM_PYTHON
 
 STATS: dict[str, Any] = {"files": {"operations": ["Stat"]}}
@@ -46,32 +43,41 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def program() -> Iterator[Callable[[], Program]]:
-    with contextlib.ExitStack() as stack:
-
-        def begin() -> Program:
-            made = Program()
-            stack.callback(made.close)
-            return made
-
+def program() -> Iterator[Begin]:
+    with programs() as begin:
         yield begin
 
 
 @pytest.fixture
-def engine() -> Iterator[Callable[..., Made]]:
-    with contextlib.ExitStack() as stack:
-
-        def make(*specs: dict[str, Any]) -> Made:
-            wanted = together([wanted_by("p", profile("p", spec).spec) for spec in specs])
-            made = Engine(wanted, {**os.environ}, mechanism=RAW_TRACEPOINT)
-            stack.callback(made.close)
-            return Made(made)
-
+def engine() -> Iterator[Make]:
+    with engines(mechanism=RAW_TRACEPOINT) as make:
         yield make
 
 
-Begin = Callable[[], Program]
-Make = Callable[..., Made]
+class Loader:
+    """LOADER, running."""
+
+    def __init__(self) -> None:
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen([SYSTEM_PYTHON, "-S", "-c", LOADER], stdin=pipe, stdout=pipe, bufsize=0)
+        assert self._answer() == b"ready\n"
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def call(self, library: Path | str, times: int) -> None:
+        """Has it load a library, and call its function."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{library} {times}\n".encode())
+        assert self._answer() == b"done\n"
+
+    def close(self) -> None:
+        self.process.communicate()
+
+    def _answer(self) -> bytes:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
 
 
 def own(made: Made) -> list[OwnProbe]:
@@ -80,7 +86,7 @@ def own(made: Made) -> list[OwnProbe]:
 
 def extend(made: Made, *specs: dict[str, Any]) -> None:
     """As the agent does it when a plan wants more than is attached."""
-    wanted = together([wanted_by("p", profile("p", spec).spec) for spec in specs])
+    wanted = wanted_of(*specs)
     session = made.engine.session
     assert session.lacks(wanted)
     assert session.can_see(wanted)
@@ -189,8 +195,7 @@ def test_more_probes_than_there_are_numbers(engine: Make) -> None:
     uprobe = {"path": "Auto", "symbols": ["main"]}  # waits for a process: nothing is attached for it yet
     many = [{"name": f"p{number}", "uprobe": uprobe, "mode": "Event"} for number in range(MAX_OWN_PROBES)]
     made = engine({"probes": [LOOK]})
-    specs = [wanted_by("p", profile("p", {"probes": many[at : at + 32]}).spec) for at in range(0, MAX_OWN_PROBES, 32)]
-    wanted = together(specs)
+    wanted = wanted_of(*({"probes": many[at : at + 32]} for at in range(0, MAX_OWN_PROBES, 32)))
     made.engine.session.extend(wanted, made.engine.session.build_more(wanted, {**os.environ}))
     standings = [each.standing for each in own(made)]
     assert standings == [Standing.ATTACHED] + [Standing.PENDING] * (MAX_OWN_PROBES - 1) + [Standing.FAILED]
@@ -216,36 +221,22 @@ def test_code_that_is_loaded_late(engine: Make, tmp_path: Path, before: str) -> 
     assert probe.standing is (Standing.PENDING if before == "BinaryNotFound" else Standing.FAILED)
     assert probe.trouble is not None
     assert probe.trouble.reason == before
-    with subprocess.Popen(
-        [SYSTEM_PYTHON, "-S", "-c", LOADER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-    ) as runs:
-        assert runs.stdin is not None
-        assert runs.stdout is not None
-        assert runs.stdout.readline() == b"ready\n"
+    with contextlib.closing(Loader()) as runs:
         made.engine.trace(runs.pid, "program", frozenset({"a"}))
         made.settle()
         library.unlink(missing_ok=True)
         shutil.copyfile(LIBRARY, library)
         made.until(lambda: probe.is_attached, "attached")
         assert (probe.standing, probe.trouble) == (Standing.ATTACHED, None)
-        runs.stdin.write(f"{library} 3\n".encode())
-        assert runs.stdout.readline() == b"done\n"
+        runs.call(library, 3)
         made.settle()
         replaced = tmp_path / "next"
         shutil.copyfile(LIBRARY, replaced)
         replaced.rename(library)  # another file by the same name: of a process that starts now
-        with subprocess.Popen(
-            [SYSTEM_PYTHON, "-S", "-c", LOADER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-        ) as second:
-            assert second.stdin is not None
-            assert second.stdout is not None
-            assert second.stdout.readline() == b"ready\n"
+        with contextlib.closing(Loader()) as second:
             made.engine.trace(second.pid, "program", frozenset({"a"}))
             made.until(lambda: len(probe.files) == 2, "attached to the new file too")
-            second.stdin.write(f"{library} 4\n".encode())
-            assert second.stdout.readline() == b"done\n"
-            second.stdin.close()
-        runs.stdin.close()
+            second.call(library, 4)
     made.settle()
     assert len(made.seen["a"].spans) == 7
     made.end()
@@ -256,12 +247,7 @@ def test_user_code_of_a_process_that_is_traced_already(engine: Make) -> None:
     probe = {"name": "ilogb", "uprobe": {"path": LIBRARY, "symbols": ["ilogb"]}, "mode": "Event"}
     made = engine(STATS)
     made.add("a", STATS)
-    with subprocess.Popen(
-        [SYSTEM_PYTHON, "-S", "-c", LOADER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-    ) as runs:
-        assert runs.stdin is not None
-        assert runs.stdout is not None
-        assert runs.stdout.readline() == b"ready\n"
+    with contextlib.closing(Loader()) as runs:
         traced = made.engine.trace(runs.pid, "program", frozenset({"a"}))
         made.settle()
         extend(made, {"probes": [probe]})
@@ -269,9 +255,7 @@ def test_user_code_of_a_process_that_is_traced_already(engine: Make) -> None:
         assert [each.standing for each in own(made)] == [Standing.PENDING]
         made.engine.want(traced, frozenset({"a", "b"}))
         made.until(lambda: own(made)[0].is_attached, "attached")
-        runs.stdin.write(f"{LIBRARY} 5\n".encode())
-        assert runs.stdout.readline() == b"done\n"
-        runs.stdin.close()
+        runs.call(LIBRARY, 5)
     made.settle()
     assert [name for name, _ in made.seen["b"].spans] == ["ilogb"] * 5
     made.end()

@@ -15,14 +15,13 @@ from kernelspan_agent.probes.own.sweep import CALL, KEY, Calls, Sweeper
 
 IMAGE, CLASS, OTHER_CLASS = 77, 3, 4
 SECOND = 1_000_000_000
-HASH = 1  # BPF_MAP_TYPE_HASH
 
 
 class Map:
     """A map as a probe has one, and calls in it by a name: the place of their frame."""
 
     def __init__(self, room: int) -> None:
-        self.fd = bpf.map_create(HASH, KEY.size, CALL.size, room, 0, "ks_test")
+        self.fd = bpf.map_create(bpf.MAP_TYPES["hash"], KEY.size, CALL.size, room, 0, "ks_test")
         self.calls = Calls(self.fd, CALL.size, room)
 
     def put(

@@ -169,7 +169,7 @@ ON_ADDRESSES: list[tuple[str, dict[str, Any], set[int]]] = [
     ("cidr", _condition("DestinationCIDR", "10.0.0.0/8", "fd00::/16"), {0, 1, 2, 8}),
     ("port", _condition("DestinationPort", "65535", "80"), {1, 2}),
     ("family", _condition("Family", "AF_UNIX", "10"), {1, 2, 3, 4}),
-    ("not-family", {**_condition("Family", "AF_INET")}, {0, 8}),
+    ("one-family", _condition("Family", "AF_INET"), {0, 8}),
 ]
 
 

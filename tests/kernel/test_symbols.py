@@ -217,9 +217,8 @@ def test_cpp(tmp_path: Path) -> None:
     }
 
 
-def test_static_probes_are_those_that_readelf_shows(tmp_path: Path) -> None:
+def test_static_probes_are_those_that_readelf_shows() -> None:
     """Of this machine's python: names, places, semaphores, arguments."""
-    del tmp_path
     path = os.path.realpath("/usr/bin/python3")
     said = run("readelf", "-nW", path)
     wanted = re.findall(
@@ -244,9 +243,7 @@ def test_a_static_probe_is_raised_and_passed(tmp_path: Path) -> None:
             pytest.fail("python was built without probes")
         (site,) = probe.sites
         script = tmp_path / "collects.py"
-        script.write_text(f"import gc\ngc.disable()\nfor _ in range({CALLS}): gc.collect()\n")
         command = [path, "-S", "-E", "-I", str(script)]
-        base = 0
         with counted(binary.attach_path, site.offset, site.semaphore_offset) as counter:
             script.write_text("import gc\ngc.disable()\n")
             subprocess.run(command, check=True)

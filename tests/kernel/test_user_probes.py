@@ -163,8 +163,8 @@ def test_one_process_alone(places: Places) -> None:
             assert first_byte(other, places) == places.byte
             assert first_byte(one, places) != places.byte
             attachment.close()
-        assert seen is not None
-        one.call(5)
+            one.call(5)
+            assert seen.seen() == Observed(N, sums()[0])
         assert first_byte(one, places) == places.byte
 
 

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +18,8 @@ from kernelspan_agent.model import SpanBatch
 from kernelspan_agent.profile_run import ProfileRun
 from kernelspan_agent.resolve.processes import TracedProcess
 from kernelspan_agent.resolve.resource import ResourceSettings
+from kernelspan_api.plan import Wanted, together
+from kernelspan_api.plan import wanted as wanted_by
 from kernelspan_api.profile import TraceProfile, load
 from tests.support.runs import SYSTEM_PYTHON, UNLIMITED
 
@@ -159,6 +163,41 @@ class Made:
             found = self.engine.accounting_of(uid)
             assert found.unaccounted == 0, (uid, found)
             assert found.exported == len(self.seen[uid].spans), (uid, found)
+
+
+Begin = Callable[[], Program]
+Make = Callable[..., Made]
+
+
+@contextlib.contextmanager
+def programs() -> Iterator[Begin]:
+    """Begins programs; all end with the block."""
+    with contextlib.ExitStack() as stack:
+
+        def begin() -> Program:
+            made = Program()
+            stack.callback(made.close)
+            return made
+
+        yield begin
+
+
+@contextlib.contextmanager
+def engines(**defaults: Any) -> Iterator[Make]:
+    """Makes engines for all that some specs want together, with the options of Engine; all are closed with the block."""
+    with contextlib.ExitStack() as stack:
+
+        def make(*specs: dict[str, Any], **options: Any) -> Made:
+            engine = Engine(wanted_of(*specs), {**os.environ}, **{**defaults, **options})
+            stack.callback(engine.close)
+            return Made(engine)
+
+        yield make
+
+
+def wanted_of(*specs: dict[str, Any]) -> Wanted:
+    """What profiles with these specs want together."""
+    return together([wanted_by("p", profile("p", spec).spec) for spec in specs])
 
 
 def profile(name: str, spec: dict[str, Any]) -> TraceProfile:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support import debian
+from tests.support.require import require
 
 SUITES = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", "newest": "sid"}
 OLDEST, NEWEST = "5.10", "newest"
@@ -54,6 +55,15 @@ def kernel(label: str) -> Kernel:
     except StopIteration:
         raise KernelsError(f"{root} holds no kernel; remove it to fetch it anew") from None
     return Kernel(label, image, modules)
+
+
+def needed(label: str) -> Kernel:
+    """The same; where it cannot be had the test is left out, or fails if all was promised."""
+    try:
+        return kernel(label)
+    except KernelsError as error:
+        require("vm", False, str(error))
+        raise
 
 
 def _fetch(suite: str, root: Path) -> None:

@@ -9,7 +9,13 @@ from typing import Any
 
 from kernelspan_api import semconv
 from tests.support import runs
+from tests.support.generators import compiled
 from tests.support.otlp_json import ReceivedSpan
+
+
+def targets() -> Path:
+    """programs/own_targets.c: calls and returns that are hard to tell, tail calls among them."""
+    return compiled("own_targets", "-foptimize-sibling-calls")
 
 
 def argument(index: int, kind: str, attribute: str = "", **more: Any) -> dict[str, Any]:

@@ -46,8 +46,7 @@ RING_BYTES = 4096
 # 35), the ring (130, 134). None writes to memory of a program or of the kernel, sends a signal or changes what a call returns.
 HELPERS = frozenset({1, 2, 3, 4, 5, 7, 12, 14, 16, 35, 112, 113, 114, 115, 130, 134})
 _CALL = 0x85  # BPF_JMP | BPF_CALL
-_PSEUDO_CALL, _PSEUDO_KFUNC = 1, 2
-_STORE_CLASSES = (0x02, 0x03)  # BPF_ST, BPF_STX
+_PSEUDO_KFUNC = 2
 
 _T, _O = ArgumentType, Operator
 _TEXTS = (_T.STRING, _T.BYTES, _T.GO_STRING, _T.GO_SLICE, _T.IO_VEC)

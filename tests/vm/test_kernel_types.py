@@ -6,38 +6,32 @@ all four), by what each says itself. A machine for each kernel does it all at on
 from __future__ import annotations
 
 import json
-import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import kernels, vm
-from tests.support.require import require
+from tests.support import kernels
+from tests.vm.guests import run, visits
 from tests.vm.types_guest import LAYERS, MODULE
 
-ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 1200.0  # emulated, on a machine with other work
+
+@pytest.fixture(scope="module")
+def guests(request: pytest.FixtureRequest) -> Iterator[Callable[[str], dict[str, Any]]]:
+    with visits(request, "guest", _visit) as found:
+        yield found
 
 
 @pytest.fixture(scope="module", params=kernels.wanted_labels())
-def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def guest(request: pytest.FixtureRequest, guests: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     """What a guest with that kernel found."""
-    try:
-        kernel = kernels.kernel(request.param)
-    except kernels.KernelsError as error:
-        require("vm", False, str(error))
-        raise
-    folder = tmp_path_factory.mktemp(f"types-{request.param}")
-    ran = vm.run(
-        kernel,
-        [sys.executable, "-m", "tests.vm.types_guest", str(folder / "results.json")],
-        seconds=SECONDS,
-        shared=folder,
-        folder=ROOT,
-        environ={name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
-    )
+    return guests(request.param)
+
+
+def _visit(kernel: kernels.Kernel, folder: Path) -> dict[str, Any]:
+    ran = run(kernel, [sys.executable, "-m", "tests.vm.types_guest", str(folder / "results.json")], folder)
     assert (folder / "results.json").exists(), ran.output
     found: dict[str, Any] = json.loads((folder / "results.json").read_text())
     assert found["errors"] == []

@@ -6,25 +6,21 @@ program gives the same spans as on this machine's kernel. One machine boots for 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import kernels, vm
-from tests.support.require import require
+from tests.support import kernels
 from tests.vm import reference
-from tests.vm.tracing import PROFILES, ROOT, Traced, read, start
+from tests.vm.guests import run, visits
+from tests.vm.tracing import PROFILES, Traced, read, start
 
 MOST_INSTRUCTIONS = 400_000  # the verifier gives up at a million; other compilers and kernels need room
-SECONDS = 1200.0  # emulated, on a machine with other work
-AT_ONCE = 2
 MECHANISMS = tuple(PROFILES)
 
 
@@ -42,36 +38,19 @@ class Guest:
 
 
 @pytest.fixture(scope="module")
-def guests(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[Guest]]]:
-    """A machine for each kernel that the selected tests ask for, some of them at once."""
-    chosen = {item.callspec.params.get("guest") for item in request.session.items if hasattr(item, "callspec")}
-    labels = [label for label in kernels.SUITES if label in chosen]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {label: pool.submit(_visit, label, tmp_path_factory.mktemp(f"kernel-{label}")) for label in labels}
+def guests(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Guest]]:
+    with visits(request, "guest", _visit) as found:
+        yield found
 
 
 @pytest.fixture(scope="module", params=kernels.wanted_labels())
-def guest(request: pytest.FixtureRequest, guests: dict[str, Future[Guest]]) -> Guest:
+def guest(request: pytest.FixtureRequest, guests: Callable[[str], Guest]) -> Guest:
     """A machine with another kernel, when it has done its work."""
-    try:
-        return guests[request.param].result()
-    except kernels.KernelsError as error:
-        require("vm", False, str(error))
-        raise
+    return guests(request.param)
 
 
-def _visit(label: str, folder: Path) -> Guest:
-    kernel = kernels.kernel(label)
-    ran = vm.run(
-        kernel,
-        [sys.executable, "-m", "tests.vm.guest", str(folder)],
-        seconds=SECONDS,
-        shared=folder,
-        folder=ROOT,
-        environ={name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
-    )
+def _visit(kernel: kernels.Kernel, folder: Path) -> Guest:
+    ran = run(kernel, [sys.executable, "-m", "tests.vm.guest", str(folder)], folder)
     assert (folder / "results.json").exists(), ran.output
     return Guest(kernel, folder, json.loads((folder / "results.json").read_text()))
 
@@ -151,16 +130,14 @@ def test_the_kernel_does_not_complain(guest: Guest) -> None:
 
 if set(kernels.wanted_labels()) == set(kernels.SUITES):  # make matrix
 
-    def test_the_reference_page_is_written(guests: dict[str, Future[Guest]], here: dict[str, Traced]) -> None:
+    def test_the_reference_page_is_written(guests: Callable[[str], Guest], here: dict[str, Traced]) -> None:
         """From all kernels, with every program loaded on each."""
         rows = []
-        for label, future in guests.items():
-            found = future.result()
+        for label, suite in kernels.SUITES.items():
+            found = guests(label)
             for mechanism in MECHANISMS:
                 costs, attached = (found.results[key][mechanism] for key in ("costs", "attached"))
                 traced = found.traced(mechanism)
                 same = traced.operations == here[mechanism].operations
-                suite = kernels.SUITES[label]
                 rows.append(reference.Row(found.kernel.release, suite, mechanism, costs, attached, traced.report, same))
-        assert {row.suite for row in rows} == set(kernels.SUITES.values())
         reference.write_tracing(rows)

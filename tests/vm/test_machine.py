@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.support import kernels, vm
-from tests.support.require import require
 
 SECONDS = 120.0
 
@@ -16,11 +15,7 @@ SECONDS = 120.0
 @pytest.fixture(scope="module")
 def kernel() -> kernels.Kernel:
     """The oldest one."""
-    try:
-        return kernels.kernel(kernels.OLDEST)
-    except kernels.KernelsError as error:
-        require("vm", False, str(error))
-        raise
+    return kernels.needed(kernels.OLDEST)
 
 
 def _children() -> set[int]:

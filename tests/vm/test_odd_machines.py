@@ -7,61 +7,52 @@ import json
 import os
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support import kernels, runs, vm
-from tests.support.require import require
-from tests.vm.tracing import ROOT
+from tests.vm.guests import run
 
-SECONDS = 600.0  # emulated, and it compiles
 MOST_OFF_SECONDS = 60.0
 LABELS = kernels.wanted_labels() if os.environ.get("KERNELSPAN_MATRIX") else [kernels.OLDEST]  # the quickest to boot
 STATS = {"files": {"operations": ["Stat"]}}
 
 
-def kernel(label: str) -> kernels.Kernel:
-    """That kernel; the test is left out where it cannot be had."""
-    try:
-        return kernels.kernel(label)
-    except kernels.KernelsError as error:
-        require("vm", False, str(error))
-        raise
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """What was said on a machine whose kernel is locked down: by `kernelspan run` of a command, and by the checks."""
+
+    ran: vm.Ran
+    has_run: bool
+    checks: list[dict[str, Any]]
 
 
-def in_guest(label: str, folder: Path, *commands: list[str], parameters: str = "") -> vm.Ran:
-    """Runs the commands one after another; the status of the last."""
-    script = "; ".join(shlex.join(command) for command in commands)
-    return vm.run(
-        kernel(label), ["sh", "-c", script], seconds=SECONDS, shared=folder, folder=ROOT, parameters=parameters
-    )
+@pytest.fixture(scope="module", params=LABELS)
+def locked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Locked:
+    folder = tmp_path_factory.mktemp("locked")
+    left, checks = folder / "left", folder / "checks"
+    script = "import json; from kernelspan_agent.guard import probing; print(json.dumps([c.as_json() for c in probing.checks()]))"
+    tried = [str(runs.KERNELSPAN), "run", "-f", str(runs.profile(folder, **STATS)), "--", "touch", str(left)]
+    both = f"{shlex.join([sys.executable, '-c', script])} >{checks} && {shlex.join(tried)}"
+    ran = run(kernels.needed(request.param), ["sh", "-c", both], folder, parameters="lockdown=confidentiality")
+    return Locked(ran, left.exists(), json.loads(checks.read_text()))
 
 
-@pytest.mark.parametrize("label", LABELS)
-def test_lockdown(tmp_path: Path, label: str) -> None:
+def test_lockdown(locked: Locked) -> None:
     """A kernel that lets nobody read its memory: named, with what to do, status 3; and the command has not run."""
-    profile, left = runs.profile(tmp_path, **STATS), tmp_path / "left"
-    ran = in_guest(
-        label,
-        tmp_path,
-        [str(runs.KERNELSPAN), "run", "-f", str(profile), "--", "touch", str(left)],
-        parameters="lockdown=confidentiality",
-    )
-    assert ran.status == 3, ran.output
-    first, hint = ran.output.splitlines()
+    assert locked.ran.status == 3, locked.ran.output
+    first, hint = locked.ran.output.splitlines()
     assert first.startswith("kernelspan: LockdownActive: ")
     assert "lockdown" in hint
-    assert not left.exists()
+    assert not locked.has_run
 
 
-@pytest.mark.parametrize("label", LABELS)
-def test_lockdown_of_own_probes(tmp_path: Path, label: str) -> None:
+def test_lockdown_of_own_probes(locked: Locked) -> None:
     """What the kernel forbids then is told as that, though securityfs is not mounted to say so."""
-    script = "import json; from kernelspan_agent.guard import probing; print(json.dumps([c.as_json() for c in probing.checks()]))"
-    ran = in_guest(label, tmp_path, [sys.executable, "-c", script], parameters="lockdown=confidentiality")
-    assert ran.status == 0, ran.output
-    found = {each["name"]: (each["state"], each["reason"]) for each in json.loads(ran.output)}
+    found = {each["name"]: (each["state"], each["reason"]) for each in locked.checks}
     assert found["kprobe"] == found["kretprobe"] == ("no", "LockdownActive")
     assert {reason for state, reason in found.values() if state == "no"} <= {"LockdownActive", "MechanismUnsupported"}
 
@@ -69,9 +60,9 @@ def test_lockdown_of_own_probes(tmp_path: Path, label: str) -> None:
 def test_the_clock_is_set(tmp_path: Path) -> None:
     """Each operation has the time of the clock's moment, and no span lasts as long as the clock jumped."""
     spans, said, report = (tmp_path / name for name in ("spans", "said", "report"))
-    run = [str(runs.KERNELSPAN), "run", "-q", "-f", str(runs.profile(tmp_path, **STATS)), "--output", str(spans)]
-    run += ["--report", str(report), "--", "sh", "-c", f"{sys.executable} -m tests.vm.clocks >{said}"]
-    ran = in_guest(kernels.OLDEST, tmp_path, run)
+    command = [str(runs.KERNELSPAN), "run", "-q", "-f", str(runs.profile(tmp_path, **STATS)), "--output", str(spans)]
+    command += ["--report", str(report), "--", "sh", "-c", f"{sys.executable} -m tests.vm.clocks >{said}"]
+    ran = run(kernels.needed(kernels.OLDEST), command, tmp_path)
     assert (ran.status, ran.output) == (0, "")
     expected = json.loads(said.read_text())
     assert len(expected) == 3

@@ -5,17 +5,49 @@ every mechanism that there is, with its argument and its result; and what a kern
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support import kernels
 from tests.vm import probing, reference
-from tests.vm.conftest import Survey
+from tests.vm.guests import run, visits
 
 HAS_MULTI = ("6.12", "newest")  # Debian's 6.1 is built without CONFIG_FPROBE, 5.10 is older than it
 TELLS_MISSED = ("6.12", "newest")
 ALL = [mechanism.value for mechanism in probing.MECHANISMS]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What tests.vm.probing found on a kernel."""
+
+    kernel: kernels.Kernel
+    found: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def surveys(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Survey]]:
+    with visits(request, "probed", _visit) as found:
+        yield found
+
+
+@pytest.fixture(scope="module", params=kernels.wanted_labels())
+def probed(request: pytest.FixtureRequest, surveys: Callable[[str], Survey]) -> Survey:
+    """One of the kernels."""
+    return surveys(request.param)
+
+
+def _visit(kernel: kernels.Kernel, folder: Path) -> Survey:
+    result = folder / "found.json"
+    ran = run(kernel, [sys.executable, "-m", "tests.vm.probing", str(result)], folder)
+    assert ran.status == 0, ran.output
+    return Survey(kernel, json.loads(result.read_text()))
 
 
 def there(probed: Survey) -> list[str]:

@@ -30,6 +30,17 @@ JIT_SINCE = "8.0"
 SETTINGS = {"plain": (), "opcache": OPCACHE, "function JIT": FUNCTION_JIT, "tracing JIT": TRACING_JIT}
 
 
+def with_every_php(*settings: str) -> list[tuple[str, str]]:
+    """Labels and settings, of a JIT where there is one."""
+    versions = {label: label.rpartition("-")[2] for label in wanted_phps()}
+    return [
+        (label, each)
+        for label, version in versions.items()
+        for each in settings
+        if "JIT" not in each or version >= JIT_SINCE
+    ]
+
+
 def assert_all_right(outcome: Outcome, at_least: int, truncated: int = 0) -> None:
     """Nothing is wrong, nothing missing, and enough was said for that to mean something."""
     verdict = judge(outcome.said, outcome.spans, allow_outer_missing=True)
@@ -40,34 +51,26 @@ def assert_all_right(outcome: Outcome, at_least: int, truncated: int = 0) -> Non
     assert not outcome.accounting["dropped"]
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("label", wanted_phps())
+@pytest.mark.parametrize(("label", "settings"), with_every_php(*SETTINGS))
 def test_every_frame_is_true(label: str, settings: str) -> None:
     """Methods, closures, generators that delegate, fibers, magic methods, destructors, includes, eval, call-backs, exceptions:
     thousands of operations of two programs at once.
     """
-    php = needed(label)
-    if "JIT" in settings and php_runs.version_of(php) < JIT_SINCE:
-        pytest.skip("it has no JIT")
-    outcome = php_runs.traced(php, "kinds", "40", settings=SETTINGS[settings], at_once=2)
+    outcome = php_runs.traced(needed(label), "kinds", "40", settings=SETTINGS[settings], at_once=2)
     assert (outcome.opcache, outcome.jit) == (settings != "plain", "JIT" in settings)
     assert_all_right(outcome, 9000, truncated=2)
 
 
-@pytest.mark.parametrize("settings", ["plain", "opcache"])
-@pytest.mark.parametrize("label", wanted_phps())
+@pytest.mark.parametrize(("label", "settings"), with_every_php("plain", "opcache"))
 def test_functions_that_are_made_and_dropped(label: str, settings: str) -> None:
     """Whatever had an address before, a frame's name is that of the function that ran."""
     outcome = php_runs.traced(needed(label), "dropped", "1000", settings=SETTINGS[settings], at_once=2)
     assert_all_right(outcome, 10_000)
 
 
-@pytest.mark.parametrize("settings", ["plain", "opcache", "tracing JIT"])
-@pytest.mark.parametrize("label", wanted_phps())
+@pytest.mark.parametrize(("label", "settings"), with_every_php("plain", "opcache", "tracing JIT"))
 def test_workers_of_fpm(label: str, settings: str) -> None:
     """Two workers at once, each ended and begun anew all the time, and one script whose functions are other ones each time."""
-    if "JIT" in settings and label.rpartition("-")[2] < JIT_SINCE:
-        pytest.skip("it has no JIT")
     with (
         tempfile.TemporaryDirectory() as made,
         php_runs.fpm(needed(label, "/usr/sbin/php-fpm"), workers=2, requests=30, settings=SETTINGS[settings]) as server,
@@ -112,9 +115,8 @@ def test_strings_that_a_worker_has_not_touched(tmp_path: Path) -> None:
         completed[found is not None] += 1
         return found
 
-    php = needed(
-        "experimental-8.5", "/usr/sbin/php-fpm"
-    )  # closures have names of their own, and few pages are mapped ahead
+    # Its closures have names of their own, and few pages are mapped ahead.
+    php = needed("experimental-8.5", "/usr/sbin/php-fpm")
     with php_runs.fpm(php, workers=2, requests=8, settings=OPCACHE) as server:
         call = "(function () use ($token, $k) { file_exists('/kernelspan-truth/' . $token . '/' . $k); })();"
         cases = [f"case {number}: {call} break;" for number in range(count)]
@@ -125,19 +127,16 @@ def test_strings_that_a_worker_has_not_touched(tmp_path: Path) -> None:
         fastcgi.request(server.socket, file, urlencode({"k": 0, "token": "000000000000"}))
         with (
             mock.patch.object(PhpSymboliser, "_complete", counted),
+            mock.patch("kernelspan_agent.intake.IDLE_WAIT_SECONDS", 0.001),
             truth.open_app(tmp_path / "spans.jsonl") as app,
         ):
             for process in [select.by_pid(server.program.pid), *select.descendants([server.program.pid])]:
                 app.select(process.pid, "fpm")
             php_runs.wait_for_walker(app)
 
-            def ask() -> None:
-                for number in asked:
-                    fastcgi.request(server.socket, file, urlencode({"k": number, "token": token}))
-
-            client = threading.Thread(target=ask)
-            client.start()
-            truth.run_until(app, lambda: not client.is_alive())
+            for number in asked:  # the agent looks at each while its worker lives, unless it was that one's last
+                fastcgi.request(server.socket, file, urlencode({"k": number, "token": token}))
+                truth.run_until(app, lambda: app.accounting().unaccounted == app.accounting().in_flight == 0)
             app.end(10.0)
     spans = truth.by_key(truth.read_spans(tmp_path / "spans.jsonl"))
     missing = Counter[str]()

@@ -40,6 +40,7 @@ from kernelspan_agent.runtimes.php.layout import (
 from kernelspan_agent.runtimes.php.symbolise import PhpSymboliser
 from kernelspan_agent.runtimes.php.walk import MAX_FRAMES, read_stacks
 from kernelspan_agent.runtimes.registry import COMPLETE, TRUNCATED, UNREADABLE, DetectedRuntime
+from tests.support.noise import Noise
 
 OFFSETS = BY_VERSION[8, 4]
 SYMBOLS = Symbols(0x1000, 0x2000, 0x2008)
@@ -219,20 +220,6 @@ def test_a_record_of_strings_that_were_not_resident() -> None:
     (frame,) = symboliser.frames(rows)
     assert frame.unresolved
     assert 9 not in symboliser._codes
-
-
-class Noise:
-    """Memory whose every byte follows from its address and a seed; words are often addresses of itself."""
-
-    def __init__(self, data: bytes, *, holes: int) -> None:
-        self.data, self.holes, self.reads = data, holes, 0
-
-    def read(self, address: int, size: int) -> bytes:
-        self.reads += 1
-        if size > 1 << 20 or (self.holes and address % self.holes == 0):
-            raise MemoryReadError(address, size, "a hole")
-        start = address % len(self.data)
-        return (self.data[start:] + self.data * (size // len(self.data) + 1))[:size]
 
 
 WORDS = st.lists(

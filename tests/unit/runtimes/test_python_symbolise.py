@@ -27,24 +27,9 @@ from kernelspan_agent.runtimes.python.lines import line_of
 from kernelspan_agent.runtimes.python.symbolise import PythonSymboliser, read_check
 from kernelspan_agent.runtimes.python.tasks import NONE, task_number
 from kernelspan_agent.runtimes.python.versions import BY_MINOR
+from tests.support.noise import Noise
 
 MINOR = sys.version_info.minor
-
-
-class Noise:
-    """Memory whose every byte follows from its address and a seed; words are often addresses of itself."""
-
-    def __init__(self, data: bytes, *, holes: int) -> None:
-        self.data = data
-        self.holes = holes
-        self.reads = 0
-
-    def read(self, address: int, size: int) -> bytes:
-        self.reads += 1
-        if size > 1 << 20 or (self.holes and address % self.holes == 0):
-            raise MemoryReadError(address, size, "a hole")
-        start = address % len(self.data)
-        return (self.data[start:] + self.data * (size // len(self.data) + 1))[:size]
 
 
 @pytest.fixture(scope="module")

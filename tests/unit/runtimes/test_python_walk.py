@@ -22,6 +22,7 @@ from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.python import walk
 from kernelspan_agent.runtimes.python.versions import BY_MINOR
 from kernelspan_agent.runtimes.registry import COMPLETE, RUNNING, TRUNCATED, UNREADABLE, LiveStack
+from tests.support.noise import Noise
 
 
 class Words:
@@ -41,20 +42,6 @@ class Words:
             found += struct.pack("<Q", self.words[at])
             at += 8
         return found[address % 8 :][:size]
-
-
-class Noise:
-    """Memory whose bytes follow from the address: words are often addresses of itself."""
-
-    def __init__(self, data: bytes, holes: int) -> None:
-        self.data, self.holes, self.reads = data, holes, 0
-
-    def read(self, address: int, size: int) -> bytes:
-        self.reads += 1
-        if size > 1 << 20 or (self.holes and address % self.holes == 0):
-            raise MemoryReadError(address, size, "a hole")
-        start = address % len(self.data)
-        return (self.data[start:] + self.data * (size // len(self.data) + 1))[:size]
 
 
 @pytest.fixture
@@ -174,7 +161,7 @@ def test_a_process_that_is_gone_raises() -> None:
 )
 def test_any_memory_ends_bounded(data: bytes, minor: int, holes: int, address: int) -> None:
     """Whatever the words are: stacks within bounds or an error of ours, after a bounded number of reads."""
-    memory = Noise(data, holes)
+    memory = Noise(data, holes=holes)
     limit = walk.MAX_THREADS
     walk.MAX_THREADS = 5  # time, not truth: each thread costs the same
     try:
