@@ -38,7 +38,7 @@ from tests.support.require import require
 
 ROOT = Path(__file__).parents[3]
 PROFILES = sorted((ROOT / "examples" / "tetragon").glob("*.yaml"))
-PAGE = (ROOT / "docs" / "reference" / "tetragon.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "tetragon.md").read_text(encoding="utf-8")
 POLICIES = 78  # files of both folders at the commit that the page names
 # Members that a kernel has one or the other of; whichever it has, one of the group must be found.
 ONE_OF = (
