@@ -18,19 +18,18 @@ READINGS = 8
 _Frame = TypeVar("_Frame")
 
 
-def agreed(
-    read: Callable[[], Iterator[_Frame]], corrupt: tuple[type[Exception], ...] = ()
-) -> tuple[list[_Frame], str]:
+def agreed(read: Callable[[], Iterator[_Frame]], corrupt: tuple[type[Exception], ...] = ()) -> tuple[list[_Frame], str]:
     """Frames, innermost first, and the state of their stack.
 
     `read` gives those of one reading, as many as it likes beyond MAX_FRAMES; it may raise MemoryReadError and `corrupt`.
     """
+    unread: tuple[type[Exception], ...] = (MemoryReadError, *corrupt)
     before: list[_Frame] | None = None
     common: list[_Frame] = []
     for _ in range(READINGS):
         try:
             now = list(read())
-        except (MemoryReadError, *corrupt):
+        except unread:
             before = None
             continue
         if now == before:
