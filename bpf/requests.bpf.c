@@ -10,7 +10,7 @@
 #include "sock.h"
 #include <asm/unistd.h>
 
-#define HEAD_BYTES 2048 /* of a call that are copied at most; a power of two */
+#define HEAD_BYTES 2048 /* of a call's beginning that are copied at most, and of its end; a power of two */
 #define MAX_PARTS 8 /* of a vectored call that are looked at */
 #define MAX_MISSES 8 /* calls whose bytes begin no message, after which a connection is opaque */
 #define MSG_PEEK 2
@@ -111,6 +111,23 @@ static __always_inline u32 copy(struct ks_scratch *s)
 	return KS_LOAD(w->state);
 }
 
+/* Copies the end of what one buffer took or gave, as far as it lies behind its beginning; gives how much. */
+static __always_inline u32 copy_tail(struct ks_scratch *s, u32 length)
+{
+	u64 left = s->op.ret - length;
+	u32 size;
+
+	if (KS_LOAD(s->walk.found[0]) || length < HEAD_BYTES || s->op.ret <= length)
+		return 0;
+	size = left < HEAD_BYTES ? left : HEAD_BYTES;
+	KS_OPAQUE(size);
+	if (size > HEAD_BYTES)
+		return 0;
+	if (ks_read_user(s->bytes.bytes + HEAD_BYTES, size, (void *)(s->call.args[1] + s->op.ret - size)))
+		return 0;
+	return size;
+}
+
 static __always_inline int peeks(struct ks_call *call)
 {
 	return (call->nr == __NR_recvfrom && call->args[3] & MSG_PEEK) ||
@@ -124,7 +141,7 @@ static __always_inline int sends(u32 nr)
 
 static __always_inline void tell(struct ks_scratch *s, u64 id)
 {
-	u32 length = copy(s), size;
+	u32 length = copy(s), tail = copy_tail(s, length), size;
 	struct ks_bytes_rec *r = &s->bytes.header;
 
 	r->kind = KS_KIND_BYTES;
@@ -136,11 +153,11 @@ static __always_inline void tell(struct ks_scratch *s, u64 id)
 	r->moved = s->op.ret;
 	r->length = length;
 	r->sends = sends(s->call.nr);
-	r->pad = 0;
-	r->size = sizeof(*r) + length;
-	size = (sizeof(*r) + length + KS_RING_HEADER + KS_SLOT - 1) / KS_SLOT * KS_SLOT - KS_RING_HEADER;
+	r->tail = tail;
+	r->size = sizeof(*r) + length + tail;
+	size = (sizeof(*r) + length + tail + KS_RING_HEADER + KS_SLOT - 1) / KS_SLOT * KS_SLOT - KS_RING_HEADER;
 	KS_OPAQUE(size);
-	size &= 2 * HEAD_BYTES - 1;
+	size &= 4 * HEAD_BYTES - 1;
 	if (ks_ring.ringbuf_output(r, size, ks_wake()))
 		ks_count(s->op.cls, KS_C_BYTES_LOST);
 }

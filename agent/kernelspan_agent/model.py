@@ -156,12 +156,13 @@ class ProcessInfo:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What one call sent or received on a connection. `data`: the first of `moved` bytes."""
+    """What one call sent or received on a connection. `data`: the first of `moved` bytes, `tail`: the last, if others."""
 
     connection: int
     sends: bool
     moved: int
     data: bytes
+    tail: bytes = b""
 
 
 @dataclass(slots=True)

@@ -94,7 +94,7 @@ class ProfileRun:
                 functions=spec.code.functions,
                 orphans=Orphans(spec.correlation.orphans.value),
                 percent=spec.sampling.percent,
-                requests=tuple(spec.requests),
+                requests=self.wanted.requests,
             )
         )
         self._spans = RateLimit(spec.limits.spans_per_second)

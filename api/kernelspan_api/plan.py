@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from .operations import BY_NAME, OPERATIONS, Group, Operation
+from .subjects import Protocol, Request
 
 if TYPE_CHECKING:
     from .resource import Spec
-    from .subjects import Request
     from .userprobes import UserProbe
 
 _T = TypeVar("_T", str, int)
 
 _NETWORK = frozenset(operation.number for operation in OPERATIONS if operation.group is Group.NETWORK)
-_MOVES = frozenset(BY_NAME[Group.NETWORK, name].number for name in ("Send", "Receive"))
+_MOVES = frozenset(BY_NAME[Group.NETWORK, name].number for name in ("Send", "Receive", "Close"))
 
 DEFAULT_BURST_SECONDS = 2
 # A program's start is a burst of its own: it may spend two seconds' worth at once, then the rate holds.
@@ -123,7 +123,8 @@ def wanted(name: str, spec: Spec) -> Wanted:
     files, network = spec.files, spec.network
     ports = tuple(network.ports) if network else ()
     spans = None
-    if spec.requests:  # what is sent and received anywhere must be seen
+    requests = tuple(each for each in spec.requests if each.protocol is Protocol.HTTP)
+    if requests:  # what is sent and received anywhere must be seen
         spans = NetworkSpans(frozenset(numbers & _NETWORK), durations.get(Group.NETWORK, 0), ports)
         numbers |= _MOVES
         durations[Group.NETWORK] = 0
@@ -141,6 +142,6 @@ def wanted(name: str, spec: Spec) -> Wanted:
         burst_events=spec.limits.events_per_second * DEFAULT_BURST_SECONDS,
         probes=tuple(spec.probes),
         runtimes=tuple(runtime.value.lower() for runtime in spec.process_selector.runtimes),
-        requests=tuple(spec.requests),
+        requests=requests,
         spans=spans,
     )

@@ -79,8 +79,8 @@ struct ks_bytes_rec {
 	u32 tgid, tid;
 	u64 connection;
 	u32 moved;
-	u16 length;
-	u8 sends, pad;
+	u16 length, tail;
+	u64 sends;
 	u8 bytes[];
 };
 
@@ -205,7 +205,7 @@ struct ks_scratch {
 		} path;
 		struct {
 			struct ks_bytes_rec header;
-			u8 bytes[KS_MAX_PATH];
+			u8 bytes[2 * KS_MAX_PATH];
 		} bytes;
 	};
 	u8 pad[KS_SLOT]; /* records are sent in whole slots */

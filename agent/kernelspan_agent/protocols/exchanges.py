@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from kernelspan_agent.model import Payload
-from kernelspan_agent.protocols.http1 import Head, Reader, may_ask
+from kernelspan_agent.protocols.http1 import Head, Part, Reader, may_ask
 
 MAX_CONNECTIONS = 16384
 MAX_PIPELINED = 256
@@ -62,7 +62,7 @@ class _Connection:
     def _feed_request(self, payload: Payload, when_ns: int, told: Told) -> None:
         if not self._requests.is_in_head:
             self._first_ns = when_ns
-        for part in self._requests.feed(payload.data, payload.moved):
+        for part in _read(self._requests, payload):
             if isinstance(part, Head):
                 self._asked = Exchange(not self.requests_sent, part, self._first_ns)
                 self._first_ns = when_ns
@@ -78,7 +78,7 @@ class _Connection:
 
     def _feed_response(self, payload: Payload, when_ns: int, told: Told) -> None:
         current = self._open[0] if self._open else None
-        for part in self._responses.feed(payload.data, payload.moved):
+        for part in _read(self._responses, payload):
             if current is None:
                 return
             if isinstance(part, Head):
@@ -118,3 +118,10 @@ class Connections:
                 self._by_id.popitem(last=False)
         self._by_id.move_to_end(payload.connection)
         return connection.feed(payload, start_ns, end_ns)
+
+
+def _read(reader: Reader, payload: Payload) -> list[Part]:
+    data, tail, moved = payload.data, payload.tail, payload.moved
+    if len(data) + len(tail) == moved:
+        return reader.feed(data + tail, moved)
+    return reader.feed(data, moved - len(tail)) + (reader.feed(tail, len(tail)) if tail else [])

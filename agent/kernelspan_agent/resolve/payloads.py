@@ -3,43 +3,50 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 
 from kernelspan_agent.model import Payload
 from kernelspan_agent.ring.records import BYTES_HEADER
 
-MAX_BYTES = 8 << 20  # of one piece
+MAX_BYTES = 8 << 20
+KEPT_NS = 1_000_000_000  # an operation comes with its bytes, or as soon as its walk is done
 
 
 class PayloadTable:
-    """Those that came with the last two pieces of the ring, by (thread, end of the call in ns of the monotonic clock)."""
+    """Those of the last second, by (thread, end of the call in ns of the monotonic clock)."""
 
     def __init__(self) -> None:
-        self._young: dict[tuple[int, int], bytes] = {}
-        self._old: dict[tuple[int, int], bytes] = {}
-        self._bytes = 0
+        self._records: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._bytes = self._newest_ns = 0
         self.dropped = 0
 
     def learn(self, record: bytes) -> None:
         """Takes in a BYTES record."""
         header = np.frombuffer(record, BYTES_HEADER, 1)[0]
-        if self._bytes + len(record) > MAX_BYTES:
-            self.dropped += 1
-            return
-        self._young[int(header["tid"]), int(header["time"])] = record
+        key = int(header["tid"]), int(header["time"])
+        if key in self._records:
+            self._bytes -= len(self._records.pop(key))
+        self._records[key] = record
         self._bytes += len(record)
+        self._newest_ns = max(self._newest_ns, key[1])
+        while self._bytes > MAX_BYTES:
+            self._bytes -= len(self._records.popitem(last=False)[1])
+            self.dropped += 1
 
     def age(self) -> None:
-        """A piece is done: what came with the one before it has found its operations."""
-        self._old, self._young, self._bytes = self._young, {}, 0
+        """Lets go of those whose operations have come long since."""
+        while self._records and next(iter(self._records))[1] < self._newest_ns - KEPT_NS:
+            self._bytes -= len(self._records.popitem(last=False)[1])
 
     def of(self, ops: np.ndarray) -> dict[int, Payload]:
         """Row to payload, of those rows that have one. `ops`: OPERATION, shape (n,)."""
-        if not self._young and not self._old:
+        if not self._records:
             return {}
         found = {}
         for row, key in enumerate(zip(ops["tid"].tolist(), ops["time"].tolist(), strict=True)):
-            record = self._young.get(key) or self._old.get(key)
+            record = self._records.get(key)
             if record is not None:
                 found[row] = _payload(record)
         return found
@@ -48,5 +55,8 @@ class PayloadTable:
 def _payload(record: bytes) -> Payload:
     header = np.frombuffer(record, BYTES_HEADER, 1)[0]
     begin = BYTES_HEADER.itemsize
-    data = record[begin : begin + int(header["length"])]
-    return Payload(int(header["connection"]), bool(header["sends"]), int(header["moved"]), data)
+    middle = begin + int(header["length"])
+    end = middle + int(header["tail"])
+    return Payload(
+        int(header["connection"]), bool(header["sends"]), int(header["moved"]), record[begin:middle], record[middle:end]
+    )

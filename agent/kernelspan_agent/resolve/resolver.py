@@ -24,7 +24,7 @@ from kernelspan_agent.resolve.paths import Redactor
 from kernelspan_agent.resolve.stacks import NO_FRAMES, as_seen_by
 from kernelspan_agent.ring.records import MAX_OWN_PROBES, OWN_OPERATION, OperationFlag
 from kernelspan_api import semconv
-from kernelspan_api.operations import OPERATIONS, Group
+from kernelspan_api.operations import BY_NAME, OPERATIONS, Group
 from kernelspan_api.plan import Wanted
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ for _operation in OPERATIONS:
     _ARGUMENT_KEY[_operation.number] = VALUE_KEYS.index(_operation.argument)
     _RESULT_KEY[_operation.number] = VALUE_KEYS.index(_operation.result)
 _FILES, _NETWORK = 1, 2
+_CLOSE = BY_NAME[Group.NETWORK, "Close"].number
 _NETWORK_NUMBERS = [operation.number for operation in OPERATIONS if operation.group is Group.NETWORK]
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 SEGMENTS = 5  # name, code, object (or arguments), error, thread
@@ -123,6 +124,7 @@ class Resolver:
         kept = wanted.copy()
         if self._settings.wanted.requests:
             kept[list(self._payloads.of(taken.ops))] = True
+            kept |= taken.ops["op"] == _CLOSE
         taken = taken.of(kept)
         if not len(taken.ops):
             return None

@@ -178,9 +178,9 @@ BYTES_HEADER = np.dtype(
         *HEADER_FIELDS,  # of the operation: thread and end
         ("connection", "<u8"),  # which socket: another one at the same address has another
         ("moved", "<u4"),  # bytes sent or received in all
-        ("length", "<u2"),  # of those that follow
-        ("sends", "u1"),
-        ("pad", "u1"),
+        ("length", "<u2"),  # of those that follow, the first
+        ("tail", "<u2"),  # of those that follow them, the last; there may be others between
+        ("sends", "<u8"),
     ]
 )
 

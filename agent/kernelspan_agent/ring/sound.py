@@ -36,7 +36,7 @@ _HEADER = struct.Struct("<HHIQII")
 _STACK = struct.Struct("<QHBB")  # after the header: stack, count, state, runtime
 _ARGUMENTS = struct.Struct("<QHHI")  # id, probe, count, reserved
 _PATH = struct.Struct("<QHHH")  # file, length, count, flags
-_BYTES = struct.Struct("<QIHBB")  # connection, moved, length, sends, pad
+_BYTES = struct.Struct("<QIHH")  # connection, moved, length, tail
 _PROCESS = struct.Struct("<IIiIQ")  # event, parent, exit code, pad, start
 _ALL_FLAGS = sum(PathFlag)
 _STATES, _EVENTS = set(FrameState), set(ProcessEvent)
@@ -88,8 +88,8 @@ def _is_arguments(record: bytes) -> bool:
 def _is_bytes(record: bytes) -> bool:
     if len(record) < BYTES_HEADER.itemsize:
         return False
-    _, moved, length, _, _ = _BYTES.unpack_from(record, _HEADER.size)
-    return bool(BYTES_HEADER.itemsize + length <= len(record) and length <= moved)
+    _, moved, length, tail = _BYTES.unpack_from(record, _HEADER.size)
+    return bool(BYTES_HEADER.itemsize + length + tail <= len(record) and length + tail <= moved)
 
 
 def _is_process(record: bytes) -> bool:

@@ -24,6 +24,7 @@ MAX_STEPS = 16  # of a path that a guess keeps
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _IDENTIFIER = re.compile(r"\d+|[0-9a-fA-F-]{8,}|(?=.*\d)[\w.~%:@=+-]{6,}|.{25,}")
 _SECRET = {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "x-auth-token"}
+_SERVER_ERROR, _CLIENT_ERROR = 500, 400  # from which on a status is an error, of the conventions
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d{1,5}))?")
 
 
@@ -45,61 +46,71 @@ def parent_of(request: Head) -> Parent | None:
     return Parent(int(found[1][:16], 16), int(found[1][16:], 16), int(found[2], 16), bool(int(found[3], 16) & 1))
 
 
-class HttpSpans:
-    """Makes their Segments."""
+Ends = tuple[str, int, str, int]
+"""Of a connection: local address and port, the peer's address and port; empty and 0 where they are not known."""
 
-    def is_ignored(self, exchange: Exchange, wanted: Request) -> bool:
-        """Whether the profile wants nothing of requests to this path."""
-        path = _path(exchange.request.target)
-        return any(fnmatch.fnmatchcase(path, glob) for glob in wanted.ignore_paths)
 
-    def segment(
-        self, exchange: Exchange, wanted: Request, ends: tuple[str, int, str, int], correlation: str
-    ) -> Segment:
-        """All that the span says. `ends`: local address and port, the peer's address and port."""
-        request, response = exchange.request, exchange.response
-        local_address, local_port, peer_address, peer_port = ends
-        path = _path(request.target)
-        found: dict[str, AttributeValue] = {
-            semconv.HTTP_REQUEST_METHOD: request.method,
-            semconv.NETWORK_PROTOCOL_NAME: "http",
-            semconv.NETWORK_PROTOCOL_VERSION: request.version,
-        }
-        if peer_port:
-            found[semconv.NETWORK_PEER_ADDRESS], found[semconv.NETWORK_PEER_PORT] = peer_address, peer_port
-        if exchange.is_server:
-            found[semconv.URL_PATH], found[semconv.URL_SCHEME] = path[:MAX_VALUE], "http"
-            found[semconv.CORRELATION] = correlation
-            if peer_address:
-                found[semconv.CLIENT_ADDRESS] = peer_address
-            default = local_address, local_port
-        else:
-            found[semconv.URL_FULL] = _full(request, peer_address, peer_port, path, wanted)
-            default = peer_address, peer_port
-        host, port = _host(request.headers.get("host", ""), *default)
-        if host:
-            found[semconv.SERVER_ADDRESS] = host
-            if port:
-                found[semconv.SERVER_PORT] = port
-        query = request.target.partition("?")[2]
-        if wanted.capture_query and query and exchange.is_server:
-            found[semconv.URL_QUERY] = query[:MAX_VALUE]
-        route = _route(path, wanted.routes)
-        if route and exchange.is_server:
-            found[semconv.HTTP_ROUTE] = route
-        error = ""
-        if response is not None:
-            found[semconv.HTTP_RESPONSE_STATUS_CODE] = response.status
-            if response.status >= (500 if exchange.is_server else 400):
-                error = str(response.status)
-                found[semconv.ERROR_TYPE] = error
-        _headers(found, "http.request.header.", request, wanted)
-        if response is not None:
-            _headers(found, "http.response.header.", response, wanted)
-        name = request.method
-        if exchange.is_server:
-            name = f"{request.method} {route or guess(path)}"
-        return Segment(found, name, Kind.SERVER if exchange.is_server else Kind.CLIENT, error)
+def is_ignored(request: Head, wanted: Request) -> bool:
+    """Whether the profile wants nothing of requests to this path."""
+    path = _path(request.target)
+    return any(fnmatch.fnmatchcase(path, glob) for glob in wanted.ignore_paths)
+
+
+def segment(exchange: Exchange, wanted: Request, ends: Ends, correlation: str) -> Segment:
+    """All that the span says."""
+    request, response = exchange.request, exchange.response
+    found: dict[str, AttributeValue] = {
+        semconv.HTTP_REQUEST_METHOD: request.method,
+        semconv.NETWORK_PROTOCOL_NAME: "http",
+        semconv.NETWORK_PROTOCOL_VERSION: request.version,
+    }
+    if ends[3]:
+        found[semconv.NETWORK_PEER_ADDRESS], found[semconv.NETWORK_PEER_PORT] = ends[2:]
+    if exchange.is_server:
+        name = _of_server(found, request, wanted, ends)
+        found[semconv.CORRELATION] = correlation
+    else:
+        name = _of_client(found, request, wanted, ends)
+    _headers(found, "http.request.header.", request, wanted)
+    error = ""
+    if response is not None:
+        found[semconv.HTTP_RESPONSE_STATUS_CODE] = response.status
+        if response.status >= (_SERVER_ERROR if exchange.is_server else _CLIENT_ERROR):
+            found[semconv.ERROR_TYPE] = error = str(response.status)
+        _headers(found, "http.response.header.", response, wanted)
+    return Segment(found, name, Kind.SERVER if exchange.is_server else Kind.CLIENT, error)
+
+
+def _of_server(found: dict[str, AttributeValue], request: Head, wanted: Request, ends: Ends) -> str:
+    path, query = _path(request.target), request.target.partition("?")[2]
+    found[semconv.URL_PATH], found[semconv.URL_SCHEME] = path[:MAX_VALUE], "http"
+    if ends[2]:
+        found[semconv.CLIENT_ADDRESS] = ends[2]
+    _server(found, _host(request, ends[0], ends[1]))
+    if wanted.capture_query and query:
+        found[semconv.URL_QUERY] = query[:MAX_VALUE]
+    route = _route(path, wanted.routes)
+    if route:
+        found[semconv.HTTP_ROUTE] = route
+    return f"{request.method} {route or guess(path)}"
+
+
+def _of_client(found: dict[str, AttributeValue], request: Head, wanted: Request, ends: Ends) -> str:
+    host, port = _host(request, ends[2], ends[3])
+    _server(found, (host, port))
+    shown = f"[{host}]" if ":" in host else host
+    query = request.target.partition("?")[2]
+    tail = f"?{query}" if query and wanted.capture_query else ""
+    url = f"http://{shown}{'' if port in (0, 80) else f':{port}'}{_path(request.target)}{tail}"
+    found[semconv.URL_FULL] = url[: 2 * MAX_VALUE]
+    return request.method
+
+
+def _server(found: dict[str, AttributeValue], server: tuple[str, int]) -> None:
+    if server[0]:
+        found[semconv.SERVER_ADDRESS] = server[0]
+        if server[1]:
+            found[semconv.SERVER_PORT] = server[1]
 
 
 def guess(path: str) -> str:
@@ -130,19 +141,11 @@ def _path(target: str) -> str:
     return path or "/"
 
 
-def _host(header: str, address: str, port: int) -> tuple[str, int]:
-    found = _HOST.fullmatch(header.rpartition("@")[2][:MAX_VALUE])
+def _host(request: Head, address: str, port: int) -> tuple[str, int]:
+    found = _HOST.fullmatch(request.headers.get("host", "").rpartition("@")[2][:MAX_VALUE])
     if found is None or not found[1]:
         return address, port
     return found[1].strip("[]"), int(found[2]) if found[2] else 80
-
-
-def _full(request: Head, address: str, port: int, path: str, wanted: Request) -> str:
-    host, at = _host(request.headers.get("host", ""), address, port)
-    host = f"[{host}]" if ":" in host else host
-    query = request.target.partition("?")[2]
-    shown = f"?{query}" if query and wanted.capture_query else ""
-    return f"http://{host}{'' if at in (0, 80) else f':{at}'}{path}{shown}"[: 2 * MAX_VALUE]
 
 
 def _headers(found: dict[str, AttributeValue], prefix: str, head: Head, wanted: Request) -> None:

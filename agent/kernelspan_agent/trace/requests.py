@@ -17,39 +17,34 @@ from kernelspan_agent.model import ProcessInfo, ResolvedBatch, Stack, StackState
 from kernelspan_agent.protocols.exchanges import Connections, Exchange
 from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace.contexts import Context
-from kernelspan_agent.trace.httpspans import HttpSpans, parent_of
+from kernelspan_agent.trace.httpspans import Ends, is_ignored, parent_of, segment
 from kernelspan_agent.trace.ids import IdSource
 from kernelspan_agent.trace.spans import Closed, OpenSpan, Trace
 from kernelspan_api import semconv
+from kernelspan_api.operations import BY_NAME, Group
 from kernelspan_api.subjects import Request, Role
 
+CLOSE = BY_NAME[Group.NETWORK, "Close"].number
 MAX_OPEN = 16384
 IDLE_NS = 1_000_000_000  # without a byte, after which a response whose length was not told has ended
 MAX_LENGTH_NS = 3600_000_000_000
 # Frames of event loops, by the beginnings of their names: which callback runs under them, nobody has said.
-_LOOPS = (
-    "asyncio.",
-    "twisted.internet.",
-    "tornado.ioloop",
-    "eventlet.hubs",
-    "gevent.hub",
-    "curio.kernel",
-    "trio._core",
-)
+_LOOPS = ("asyncio.", "twisted.internet.", "tornado.ioloop", "eventlet.", "gevent.", "curio.", "trio.")
 _SYNCHRONOUS = {"cpython", "php"}  # runtimes whose threads do one thing after another, but for those loops
 _CORRELATION = {ContextKind.THREAD: "Thread", ContextKind.TASK: "Task", ContextKind.GREENLET: "Fiber"}
 
 
 @dataclass(slots=True, eq=False)
 class Followed:
-    """An exchange that a profile wants, and its span. `ends`: addresses and ports (local, peer) of the connection."""
+    """An exchange that a profile wants, and its span."""
 
     exchange: Exchange
     wanted: Request
     root: OpenSpan
     parent_id: int
     process: ProcessInfo
-    ends: tuple[str, int, str, int]
+    ends: Ends
+    fd: int  # of the connection
     context: Context | None = None  # that works on it
     correlation: str = "None"
 
@@ -60,7 +55,8 @@ class Marks:
 
     began: dict[int, list[Exchange]] = field(default_factory=dict)
     ended: dict[int, list[Exchange]] = field(default_factory=dict)
-    rows: set[int] = field(default_factory=set)
+    closed: set[int] = field(default_factory=set)  # descriptors
+    rows: set[int] = field(default_factory=set)  # all of these
 
 
 class Requests:
@@ -75,8 +71,11 @@ class Requests:
     ) -> None:
         self._wanted, self._new_trace, self._ids, self._out = wanted, new_trace, ids, out
         self._connections = Connections()
-        self._spans = HttpSpans()
         self._open: dict[Exchange, Followed] = {}
+        self._by_fd: dict[tuple[ProcessInfo, int], dict[Followed, None]] = {}
+        self.bound: dict[tuple[ProcessInfo, int, int], Context] = {}
+        # Contexts that work on a request, by what stays the same of their keys meanwhile: of a greenlet each step has a
+        # generation of its own, but as it lives its address is nobody else's.
         self.seen = self.ambiguous = self.evicted = 0
 
     def read(self, batch: ResolvedBatch) -> tuple[ResolvedBatch, Marks]:
@@ -89,15 +88,18 @@ class Requests:
                     marks.began[row] = told.began
                 if told.ended:
                     marks.ended[row] = told.ended
+        closes = np.flatnonzero(batch.ops["op"] == CLOSE).tolist()
+        marks.closed = set(closes)
         if batch.hidden is not None:
             kept = ~batch.hidden
-            kept[[*marks.began, *marks.ended]] = True
+            kept[[*marks.began, *marks.ended, *closes]] = True
             if not kept.all():
                 at = (np.cumsum(kept) - 1).tolist()
                 marks.began = {at[row]: told for row, told in marks.began.items()}
                 marks.ended = {at[row]: told for row, told in marks.ended.items()}
+                marks.closed = {at[row] for row in closes}
                 batch = batch.only(kept)
-        marks.rows = marks.began.keys() | marks.ended.keys()
+        marks.rows = marks.began.keys() | marks.ended.keys() | marks.closed
         return batch, marks
 
     def began(
@@ -114,13 +116,14 @@ class Requests:
                 self._serve(exchange, wanted, ends, context, batch, row)
             else:
                 root = OpenSpan(span.trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
-                self._follow(Followed(exchange, wanted, root, span.span_id, context.process.info, ends))
+                info, fd = context.process.info, int(batch.ops["fd"][row])
+                self._follow(Followed(exchange, wanted, root, span.span_id, info, ends, fd))
 
     def _serve(
         self,
         exchange: Exchange,
         wanted: Request,
-        ends: tuple[str, int, str, int],
+        ends: Ends,
         context: Context,
         batch: ResolvedBatch,
         row: int,
@@ -134,12 +137,12 @@ class Requests:
             trace = Trace(parent.high, parent.low, parent.sampled, info, is_request=True)
             parent_id = parent.span_id
         root = OpenSpan(trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
-        followed = Followed(exchange, wanted, root, parent_id, info, ends)
+        followed = Followed(exchange, wanted, root, parent_id, info, ends, int(batch.ops["fd"][row]))
         self._follow(followed)
         bound = context.request
         if bound is not None:
             self.leave(bound)
-            if not bound.exchange.end_ns:  # it was not answered: the thread has several at a time
+            if not bound.exchange.is_open_ended:  # it is not answered: the thread has several at a time
                 self.ambiguous += 1
                 bound.correlation = "None"
                 return
@@ -147,6 +150,7 @@ class Requests:
         if works_alone(context, batch.stacks[row]):
             followed.context, followed.correlation = context, _CORRELATION[ContextKind(context.key[1])]
             context.bind(followed, root, self._out)
+            self.bound[context.key[:3]] = context
 
     def ended(self, exchanges: Iterable[Exchange]) -> None:
         """Their responses are complete."""
@@ -155,10 +159,16 @@ class Requests:
             if followed is not None:
                 self._close(followed)
 
+    def closed(self, info: ProcessInfo, fd: int) -> None:
+        """A descriptor of a process is closed: what was not answered on it will not be."""
+        for followed in list(self._by_fd.get((info, fd), ())):
+            self._close(followed)
+
     def leave(self, followed: Followed) -> None:
         """Its context works on it no more."""
         if followed.context is not None:
             followed.context.unbind(self._out, followed.exchange.end_ns)
+            self.bound.pop(followed.context.key[:3], None)
             followed.context = None
 
     def tick(self, now_ns: int) -> None:
@@ -181,6 +191,7 @@ class Requests:
 
     def _follow(self, followed: Followed) -> None:
         self._open[followed.exchange] = followed
+        self._by_fd.setdefault((followed.process, followed.fd), {})[followed] = None
         if len(self._open) > MAX_OPEN:
             self.evicted += 1
             self._close(next(iter(self._open.values())))
@@ -188,23 +199,25 @@ class Requests:
     def _close(self, followed: Followed) -> None:
         self.leave(followed)
         del self._open[followed.exchange]
+        key = followed.process, followed.fd
+        del self._by_fd[key][followed]
+        if not self._by_fd[key]:
+            del self._by_fd[key]
         root, exchange = followed.root, followed.exchange
         if not root.trace.sampled:
             return
-        segment = self._spans.segment(exchange, followed.wanted, followed.ends, followed.correlation)
+        told = segment(exchange, followed.wanted, followed.ends, followed.correlation)
         end = max(exchange.end_ns, exchange.start_ns)
         self._out.append(
-            Closed(
-                root.trace, root.span_id, followed.parent_id, exchange.start_ns, end, root.operations, segment, False
-            )
+            Closed(root.trace, root.span_id, followed.parent_id, exchange.start_ns, end, root.operations, told, False)
         )
 
-    def _wants(self, exchange: Exchange, ends: tuple[str, int, str, int]) -> Request | None:
+    def _wants(self, exchange: Exchange, ends: Ends) -> Request | None:
         role = Role.SERVER if exchange.is_server else Role.CLIENT
         port = ends[1] if exchange.is_server else ends[3]
         for wanted in self._wanted:
             if role in wanted.roles and (not wanted.ports or port in wanted.ports):
-                return None if self._spans.is_ignored(exchange, wanted) else wanted
+                return None if is_ignored(exchange.request, wanted) else wanted
         return None
 
 
@@ -219,11 +232,11 @@ def works_alone(context: Context, stack: Stack) -> bool:
     return not any(frame.function.startswith(_LOOPS) for frame in stack.frames)
 
 
-def _ends(batch: ResolvedBatch, row: int) -> tuple[str, int, str, int]:
+def _ends(batch: ResolvedBatch, row: int) -> Ends:
     found: dict[str, object] = {}
-    for segment in batch.segments[row]:
-        if segment is not None:
-            found.update(segment.attributes)
+    for part in batch.segments[row]:
+        if part is not None:
+            found.update(part.attributes)
     return (
         str(found.get(semconv.NETWORK_LOCAL_ADDRESS, "")),
         int(str(found.get(semconv.NETWORK_LOCAL_PORT, 0))),

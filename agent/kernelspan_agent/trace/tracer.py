@@ -205,11 +205,15 @@ class Tracer:
         assert requests is not None
         if batch.hidden is not None and batch.hidden[row]:
             span.operations -= 1  # it is not shown
+        if row in marks.closed:
+            requests.closed(batch.processes[row], int(batch.ops["fd"][row]))
         requests.ended(marks.ended.get(row, ()))
         requests.began(marks.began.get(row, ()), context, span, batch, row)
 
     def _enter(self, old: Context | None, key: Key, start: int, end: int, batch: ResolvedBatch, row: int) -> Context:
         """Open a context anew for the operation in this row, in its process's activity if that goes on."""
+        if self._requests is not None and (bound := self._requests.bound.get(key[:3])) is not None and bound.request:
+            return bound
         if old is not None:
             self._contexts.close(old)
         info, kind = key[0], ContextKind(key[1])
