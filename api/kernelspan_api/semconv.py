@@ -108,6 +108,10 @@ NETWORK_PROTOCOL_VERSION = _add("network.protocol.version", _S, _TEXT, "Its vers
 HTTP_REQUEST_METHOD = _add("http.request.method", _S, _TEXT, "Method of a request.")
 HTTP_RESPONSE_STATUS_CODE = _add("http.response.status_code", _S, _INT, "Status of the response.")
 HTTP_ROUTE = _add("http.route", _S, _TEXT, "The one of the profile's routes that the path fits.")
+HTTP_HEADERS = (
+    "http.request.header.",
+    "http.response.header.",
+)  # stable; what follows is a header's name in small letters
 URL_PATH = _add("url.path", _S, _TEXT, "Path of a request.")
 URL_SCHEME = _add("url.scheme", _S, _TEXT, "Scheme of a request.")
 URL_QUERY = _add("url.query", _S, _TEXT, "Query of a request, with captureQuery.")

@@ -71,13 +71,13 @@ def segment(exchange: Exchange, wanted: Request, ends: Ends, correlation: str) -
         found[semconv.CORRELATION] = correlation
     else:
         name = _of_client(found, request, wanted, ends)
-    _headers(found, "http.request.header.", request, wanted)
+    _headers(found, semconv.HTTP_HEADERS[0], request, wanted)
     error = ""
     if response is not None:
         found[semconv.HTTP_RESPONSE_STATUS_CODE] = response.status
         if response.status >= (_SERVER_ERROR if exchange.is_server else _CLIENT_ERROR):
             found[semconv.ERROR_TYPE] = error = str(response.status)
-        _headers(found, "http.response.header.", response, wanted)
+        _headers(found, semconv.HTTP_HEADERS[1], response, wanted)
     return Segment(found, name, Kind.SERVER if exchange.is_server else Kind.CLIENT, error)
 
 
