@@ -276,6 +276,9 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 		ks_count(s->op.cls, KS_C_RATE_LIMITED);
 		return 0;
 	}
+	if (c->flags & KS_CLASS_REQUESTS && roles & (SENDS | RECEIVES) && sk && ctx->ret > 0 &&
+	    (s->op.protocol == PROTOCOL_TCP || s->op.family == KS_AF_UNIX))
+		ks_continue(ctx, KS_REQUESTS_PLACE); /* requests.bpf.c, which goes on as this does */
 	ks_walk(ctx, s, c);
 	return 0;
 }

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from kernelspan_agent.accounting import Accounting
 from kernelspan_agent.engine import Engine
-from kernelspan_agent.probes.session import RING_BYTES, walkers_of
+from kernelspan_agent.probes.modules import walkers_of
+from kernelspan_agent.probes.session import RING_BYTES
 from kernelspan_agent.resolve.processes import TracedProcess
 from kernelspan_agent.resolve.resource import ResourceSettings
 from kernelspan_agent.runtimes.look import FileCache

@@ -260,6 +260,7 @@ class Engine:
             self._take(ops[begin : begin + MOST_AT_ONCE])
         if len(ops):
             self._intake.done(drained)
+        self.tables.payloads.age()
         self._tell_ended()
 
     def _take(self, operations: np.ndarray) -> None:

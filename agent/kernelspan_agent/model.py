@@ -154,6 +154,17 @@ class ProcessInfo:
     ended_ns: int = 0  # 0: alive
 
 
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What one call sent or received on a connection. `data`: the first of `moved` bytes, `tail`: the last, if others."""
+
+    connection: int
+    sends: bool
+    moved: int
+    data: bytes
+    tail: bytes = b""
+
+
 @dataclass(slots=True)
 class ResolvedBatch:
     """n operations in the order of their end, with everything looked up.
@@ -162,6 +173,7 @@ class ResolvedBatch:
     `stacks`, `processes`: n entries; the same id or process is the very same object.
     `segments`: object array of shape (n, k): Segments of the operation span (name, code, file or peer, error), or None.
     `rows`: SPAN, shape (n,), with `values` and `value_keys` filled; ids, times and resource are the tracer's to fill.
+    `payloads`: row to what it moved. `hidden`: bool, shape (n,): seen for the requests only, and no spans; None: none is.
     """
 
     ops: np.ndarray
@@ -171,3 +183,19 @@ class ResolvedBatch:
     processes: list[ProcessInfo]
     segments: np.ndarray
     rows: np.ndarray
+    payloads: dict[int, Payload] = field(default_factory=dict)
+    hidden: np.ndarray | None = None
+
+    def only(self, kept: np.ndarray) -> ResolvedBatch:
+        """Some of the operations, without their payloads. `kept`: bool, shape (n,)."""
+        rows = np.flatnonzero(kept).tolist()
+        return ResolvedBatch(
+            self.ops[kept],
+            self.start_ns[kept],
+            self.end_ns[kept],
+            [self.stacks[row] for row in rows],
+            [self.processes[row] for row in rows],
+            self.segments[kept],
+            self.rows[kept],
+            hidden=None if self.hidden is None else self.hidden[kept],
+        )

@@ -94,6 +94,7 @@ class ProfileRun:
                 functions=spec.code.functions,
                 orphans=Orphans(spec.correlation.orphans.value),
                 percent=spec.sampling.percent,
+                requests=self.wanted.requests,
             )
         )
         self._spans = RateLimit(spec.limits.spans_per_second)
@@ -135,10 +136,10 @@ class ProfileRun:
         if batch is None:
             return
         now = time.monotonic()
-        count = len(batch.ops)
+        count = len(batch.ops) if batch.hidden is None else len(batch.ops) - int(batch.hidden.sum())
         passed = self._spans.allow(self._events.allow(count, now) if self.shared else count, now)
         self.rate_limited += count - passed
-        if passed:
+        if passed or batch.hidden is not None:
             batch = _head(batch, passed)
             if self.durations is not None:
                 self.durations.add(batch.ops)
@@ -175,6 +176,9 @@ class ProfileRun:
 
 
 def _head(batch: ResolvedBatch, count: int) -> ResolvedBatch:
+    """The first `count` operations that are to be spans, with the hidden ones up to there."""
+    if batch.hidden is not None:
+        count = int(np.searchsorted(np.cumsum(~batch.hidden), count, side="right"))
     if count == len(batch.ops):
         return batch
     return replace(
@@ -186,6 +190,8 @@ def _head(batch: ResolvedBatch, count: int) -> ResolvedBatch:
         processes=batch.processes[:count],
         segments=batch.segments[:count],
         rows=batch.rows[:count],
+        payloads={row: payload for row, payload in batch.payloads.items() if row < count},
+        hidden=None if batch.hidden is None else batch.hidden[:count],
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from .operations import BY_NAME, OPERATIONS, Group, Operation
+from .subjects import Protocol, Request
 
 if TYPE_CHECKING:
     from .resource import Spec
@@ -17,8 +18,20 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T", str, int)
 
+_NETWORK = frozenset(operation.number for operation in OPERATIONS if operation.group is Group.NETWORK)
+_MOVES = frozenset(BY_NAME[Group.NETWORK, name].number for name in ("Send", "Receive", "Close"))
+
 DEFAULT_BURST_SECONDS = 2
 # A program's start is a burst of its own: it may spend two seconds' worth at once, then the rate holds.
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpans:
+    """Which operations on the network are spans of their own."""
+
+    operations: frozenset[int]
+    min_duration_ns: int
+    ports: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +50,8 @@ class Wanted:
     burst_events: int
     probes: tuple[UserProbe, ...] = ()
     runtimes: tuple[str, ...] = ()  # whose processes it selects, in small letters; empty: of any
+    requests: tuple[Request, ...] = ()
+    spans: NetworkSpans | None = None  # where requests make the kernel see more of the network than is to be shown
 
     @property
     def mask(self) -> int:
@@ -80,6 +95,7 @@ def together(all_wanted: Sequence[Wanted]) -> Wanted:
         burst_events=sum(each.burst_events for each in all_wanted),
         probes=tuple({key_of(probe): probe for each in all_wanted for probe in each.probes}.values()),
         runtimes=_union([each.runtimes for each in all_wanted]),
+        requests=tuple(request for each in all_wanted for request in each.requests),
     )
 
 
@@ -105,12 +121,20 @@ def wanted(name: str, spec: Spec) -> Wanted:
         numbers.update(BY_NAME[group, each].number for each in names)
         durations[group] = getattr(subject, "min_duration_microseconds", 0) * 1000
     files, network = spec.files, spec.network
+    ports = tuple(network.ports) if network else ()
+    spans = None
+    requests = tuple(each for each in spec.requests if each.protocol is Protocol.HTTP)
+    if requests:  # what is sent and received anywhere must be seen
+        spans = NetworkSpans(frozenset(numbers & _NETWORK), durations.get(Group.NETWORK, 0), ports)
+        numbers |= _MOVES
+        durations[Group.NETWORK] = 0
+        ports = ()
     return Wanted(
         name=name,
         operations=frozenset(numbers),
         min_duration_ns=durations,
         paths=tuple(files.paths) if files else (),
-        ports=tuple(network.ports) if network else (),
+        ports=ports,
         cidrs=tuple(network.cidrs) if network else (),
         max_depth=0 if spec.code.stacks.value == "None" else spec.code.max_depth,
         events_per_second=spec.limits.events_per_second,
@@ -118,4 +142,6 @@ def wanted(name: str, spec: Spec) -> Wanted:
         burst_events=spec.limits.events_per_second * DEFAULT_BURST_SECONDS,
         probes=tuple(spec.probes),
         runtimes=tuple(runtime.value.lower() for runtime in spec.process_selector.runtimes),
+        requests=requests,
+        spans=spans,
     )

@@ -17,6 +17,7 @@ from .handling import Stacks
 from .problems import MISSING, UNREADABLE, Findings, Problem, ProfileError, shorten
 from .resource import API_VERSION, KINDS, ClusterSpec, ClusterTraceProfile, Spec, TraceProfile
 from .selectors import Runtime
+from .subjects import Protocol as RequestProtocol
 from .subjects import RequestTLS
 from .validation import check
 from .yamltext import read
@@ -109,8 +110,11 @@ def unavailable(profile: TraceProfile, *, in_cluster: bool = False) -> list[Prob
     spec = profile.spec
     found: list[tuple[str, object, str]] = []
     tls = spec.export.otlp.tls if spec.export else None
-    if spec.requests:
-        found.append(("spec.requests", spec.requests, ""))
+    found.extend(
+        (f"spec.requests[{index}].protocol", request.protocol.value, "the protocol is HTTP")
+        for index, request in enumerate(spec.requests)
+        if request.protocol is not RequestProtocol.HTTP
+    )
     found.extend(
         (f"spec.requests[{index}].tls", request.tls.value, "")
         for index, request in enumerate(spec.requests)

@@ -103,6 +103,22 @@ NETWORK_PEER_ADDRESS = _add("network.peer.address", _S, _TEXT, "The other end: a
 NETWORK_PEER_PORT = _add("network.peer.port", _S, _INT, "The other end's port.")
 NETWORK_LOCAL_ADDRESS = _add("network.local.address", _S, _TEXT, "This end: an address, or a Unix socket's path.")
 NETWORK_LOCAL_PORT = _add("network.local.port", _S, _INT, "This end's port.")
+NETWORK_PROTOCOL_NAME = _add("network.protocol.name", _S, _TEXT, "Protocol of a request.", "http")
+NETWORK_PROTOCOL_VERSION = _add("network.protocol.version", _S, _TEXT, "Its version.")
+HTTP_REQUEST_METHOD = _add("http.request.method", _S, _TEXT, "Method of a request.")
+HTTP_RESPONSE_STATUS_CODE = _add("http.response.status_code", _S, _INT, "Status of the response.")
+HTTP_ROUTE = _add("http.route", _S, _TEXT, "The one of the profile's routes that the path fits.")
+HTTP_HEADERS = (
+    "http.request.header.",
+    "http.response.header.",
+)  # stable; what follows is a header's name in small letters
+URL_PATH = _add("url.path", _S, _TEXT, "Path of a request.")
+URL_SCHEME = _add("url.scheme", _S, _TEXT, "Scheme of a request.")
+URL_QUERY = _add("url.query", _S, _TEXT, "Query of a request, with captureQuery.")
+URL_FULL = _add("url.full", _S, _TEXT, "What was asked for, without user information; the query with captureQuery.")
+SERVER_ADDRESS = _add("server.address", _S, _TEXT, "The server, as the client names it.")
+SERVER_PORT = _add("server.port", _S, _INT, "The server's port.")
+CLIENT_ADDRESS = _add("client.address", _S, _TEXT, "The other end of the server's connection.")
 IO_REQUESTED = _add("kernelspan.io.requested", _O, _INT, "Bytes that the program asked for.")
 IO_TRANSFERRED = _add("kernelspan.io.transferred", _O, _INT, "Bytes that were read, written, sent or received.")
 RESULT = _add("kernelspan.result", _O, _INT, "What the system call returned, where it is neither bytes nor an error.")

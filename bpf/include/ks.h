@@ -71,6 +71,19 @@ struct ks_proc_rec {
 	u8 unused[KS_OP_SIZE - 80];
 };
 
+/* The first bytes of what one call sent or received. */
+struct ks_bytes_rec {
+	u16 kind, version;
+	u32 size;
+	u64 time;
+	u32 tgid, tid;
+	u64 connection;
+	u32 moved;
+	u16 length, tail;
+	u64 sends;
+	u8 bytes[];
+};
+
 /* What one of the user's own probes read: probes/own/codegen.py makes what follows the header. */
 struct ks_own_rec {
 	u16 kind, version;
@@ -190,6 +203,10 @@ struct ks_scratch {
 			u8 bytes[KS_MAX_PATH + 256];
 			u64 names[KS_MAX_COMPONENTS];
 		} path;
+		struct {
+			struct ks_bytes_rec header;
+			u8 bytes[2 * KS_MAX_PATH];
+		} bytes;
 	};
 	u8 pad[KS_SLOT]; /* records are sent in whole slots */
 };

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from kernelspan_agent.probes import build, constants
-from kernelspan_agent.probes.session import EVERYTHING, RING_BYTES, modules_of
+from kernelspan_agent.probes.modules import EVERYTHING, modules_of
+from kernelspan_agent.probes.session import RING_BYTES
 from kernelspan_agent.probes.source import walkers
 from kernelspan_api.plan import together
 

@@ -27,7 +27,8 @@ def command(profile_path: str) -> None:
     kernelspan render -f profile.yaml | less
     """
     from kernelspan_agent.probes import constants, mechanisms
-    from kernelspan_agent.probes.session import RING_BYTES, modules_of
+    from kernelspan_agent.probes.modules import modules_of
+    from kernelspan_agent.probes.session import RING_BYTES
     from kernelspan_agent.probes.source import module_text
     from kernelspan_api.plan import wanted
 

@@ -13,7 +13,8 @@ from kernelspan_agent.probes import bpf, constants
 from kernelspan_agent.probes.build import Built, Module, build
 from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism, calls_of, has_call
-from kernelspan_agent.probes.session import EVERYTHING, RING_BYTES, modules_of
+from kernelspan_agent.probes.modules import EVERYTHING, modules_of
+from kernelspan_agent.probes.session import RING_BYTES
 from kernelspan_agent.probes.tracefs import Tracefs
 from kernelspan_api.plan import Wanted
 

@@ -17,7 +17,8 @@ from kernelspan_agent.errors import KernelspanError
 from kernelspan_agent.probes import constants
 from kernelspan_agent.probes.build import Module, build
 from kernelspan_agent.probes.mechanisms import RAW_TRACEPOINT, TRACEPOINT, Mechanism
-from kernelspan_agent.probes.session import EVERYTHING, RING_BYTES, modules_of
+from kernelspan_agent.probes.modules import EVERYTHING, modules_of
+from kernelspan_agent.probes.session import RING_BYTES
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from kernelspan_api.operations import Group
 from kernelspan_api.plan import Wanted
 
 VALUE = struct.Struct(f"<Q4QQQ{constants.OWN_WORDS}QII{constants.MAX_PORTS}HII")
-_PATHS = 1
+_PATHS, _REQUESTS = 1, 2
 _U64 = (1 << 64) - 1
 
 
@@ -27,7 +27,7 @@ def value_of(wanted: Wanted, own: int, keep: float) -> bytes:
         interval * wanted.burst_events,
         *(own >> 64 * word & _U64 for word in range(constants.OWN_WORDS)),
         wanted.max_depth,
-        _PATHS if wanted.paths else 0,
+        (_PATHS if wanted.paths else 0) | (_REQUESTS if wanted.requests else 0),
         *ports,
         *([0] * (constants.MAX_PORTS - len(ports))),
         len(ports),

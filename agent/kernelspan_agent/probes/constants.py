@@ -20,6 +20,7 @@ MAX_LAYOUTS = 64
 LAYOUT_BYTES = 256  # of a runtime's layout at most
 RING_TOKEN = 0x4B530001  # stands for the ring buffer where bcc has no call for it
 CALL_OP_AT, CALL_CLASS_AT = 84, 88  # offsets in struct ks_call
+REQUESTS_PLACE = 0  # of ks_requests in the array of walkers, whose places begin at 1
 CAST_TOKEN = 0x4B530002  # stands for the kernel's function in a call of it: see direct.py
 
 
@@ -46,9 +47,10 @@ class Counter(enum.IntEnum):
     NOT_TASK = 17  # hits of own probes in an interrupt: nobody's
     OWN_SEEN = 18  # of SEEN, calls of own probes that the guard has not thrown away
     OWN_THROTTLED = 19  # those that it has
+    BYTES_LOST = 20  # the ring was full when a request's or response's were to be sent
 
 
-COUNTERS = 20
+COUNTERS = 21
 
 EVERY_HIT = 0xFFFFFFFF
 
@@ -196,6 +198,9 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_WATCH_EXEC": int(watch_exec),
         "KS_RAW": int(raw),
         "KS_CLASS_PATHS": 1,
+        "KS_CLASS_REQUESTS": 2,
+        "KS_REQUESTS_PLACE": REQUESTS_PLACE,
+        "KS_MAX_CONNECTIONS": 16384,
         "KS_SWITCH_NEXT_PID": 56,  # sched_switch: offset of next_pid; see tracefs
         "KS_FRAMES_NONE": records.FrameState.NONE,
         "KS_FRAMES_COMPLETE": records.FrameState.COMPLETE,

@@ -22,14 +22,15 @@ from kernelspan_agent.probes.build import Built, Module, build
 from kernelspan_agent.probes.constants import Counter
 from kernelspan_agent.probes.cpus import possible_cpus
 from kernelspan_agent.probes.loader import Load, Loader
+from kernelspan_agent.probes.modules import REQUESTS_MODULE, module_of, modules_of, walkers_of
 from kernelspan_agent.probes.own.attached import SCRATCH_ENTRIES, SCRATCHES, OwnProbes
 from kernelspan_agent.probes.ready import Ready, with_own
-from kernelspan_agent.probes.source import CORE_PROGRAMS, GROUP_PROGRAMS, MAPS_PROGRAM, walkers
+from kernelspan_agent.probes.source import CORE_PROGRAMS, REQUESTS, REQUESTS_PROGRAM, walkers
 from kernelspan_agent.resolve.images import Image
-from kernelspan_agent.ring.records import MAX_DEPTH, OP_SIZE, OPERATION
+from kernelspan_agent.ring.records import OP_SIZE, OPERATION
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime
 from kernelspan_agent.selftrace import span
-from kernelspan_api.operations import BY_NAME, OPERATIONS, Group
+from kernelspan_api.operations import BY_NAME, Group
 from kernelspan_api.plan import Wanted, together
 
 RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
@@ -40,38 +41,6 @@ _CALL_OP = slice(constants.CALL_OP_AT, constants.CALL_OP_AT + 2)  # of a struct 
 _CALL_CLASS = slice(constants.CALL_CLASS_AT, constants.CALL_CLASS_AT + 2)
 _CLOSE = BY_NAME[Group.NETWORK, "Close"].number
 _U64 = (1 << 64) - 1
-
-
-EVERYTHING = Wanted(
-    name="everything",
-    operations=frozenset(operation.number for operation in OPERATIONS),
-    min_duration_ns={},
-    paths=(),
-    ports=(),
-    cidrs=(),
-    max_depth=MAX_DEPTH,
-    events_per_second=1,
-    spans_per_second=1,
-    burst_events=1,
-    runtimes=tuple(walkers()),
-)
-
-
-def modules_of(wanted: Wanted) -> list[Module]:
-    """What must be compiled for a plan."""
-    found = [Module("core", (*CORE_PROGRAMS, MAPS_PROGRAM) if wanted.max_depth else tuple(CORE_PROGRAMS))]
-    if wanted.max_depth:
-        found += [Module(runtime.name, runtime.walker.programs) for runtime in walkers_of(wanted)]
-    return found + [_module(group) for group in wanted.groups]
-
-
-def walkers_of(wanted: Wanted) -> list[Runtime]:
-    """The runtimes whose walkers are there from the start: those that are named, else the usual ones. See Walkers."""
-    return [each for each in walkers().values() if each.name in wanted.runtimes or (not wanted.runtimes and each.usual)]
-
-
-def _module(group: Group) -> Module:
-    return Module(group.value, GROUP_PROGRAMS[group])
 
 
 class Session:
@@ -159,6 +128,8 @@ class Session:
         if wanted.max_depth:
             for runtime in walkers_of(wanted):
                 self._link_walker(runtime)
+        if wanted.requests:
+            self._link_requests()
         for program, event in CORE_PROGRAMS.items():
             self._loader.keep(raw_tracepoint(event, self._loader.programs[program]))
             self.attached.append(event)
@@ -173,6 +144,9 @@ class Session:
         for place, program in runtime.places.items():
             self._loader.link(self.mechanism.walkers, place, program)
         self._walking.add(runtime.number)
+
+    def _link_requests(self) -> None:
+        self._loader.link(self.mechanism.walkers, constants.REQUESTS_PLACE, REQUESTS_PROGRAM)
 
     def walks(self, number: int) -> bool:
         """Whether a runtime's processes can be walked; else its walker is called for."""
@@ -201,18 +175,24 @@ class Session:
         """Whether something is wanted that is not attached, or stacks that nobody reads."""
         stacks = bool(wanted.max_depth and not self.wanted.max_depth)
         own = any(self.own.get(probe) is None for probe in wanted.probes)
-        return stacks or own or not wanted.operations <= self.wanted.operations
+        requests = bool(wanted.requests and not self.wanted.requests)
+        return stacks or own or requests or not wanted.operations <= self.wanted.operations
 
     def build_more(self, wanted: Wanted, environ: Mapping[str, str]) -> Ready:
         """Compiles what `extend` needs. Takes seconds, and may be done in another thread. Raises MachineError."""
         missing = [group for group in wanted.groups if group not in self.wanted.groups]
-        built = build([_module(group) for group in missing], self._defines, environ)
+        modules = [module_of(group) for group in missing]
+        if wanted.requests and not self.wanted.requests:
+            modules.append(REQUESTS_MODULE)
+        built = build(modules, self._defines, environ)
         probes = [probe for probe in wanted.probes if self.own.get(probe) is None]
         return with_own(built, probes, self._defines, environ)
 
     def extend(self, wanted: Wanted, more: Ready) -> None:
         """Attaches what is wanted and not attached; what is goes on. Raises MachineError: all is as it was."""
         self._loader.load(*(Load(each, self.mechanism.program_kind) for each in more.built.modules.values()))
+        if REQUESTS in more.built.modules:
+            self._link_requests()
         if self.mechanism.raw:  # else nothing but own probes is new: see can_see
             for each in mechanisms.extend(wanted, self.wanted, self._chain, self._loader.programs, self._loader.link):
                 self._loader.keep(each)

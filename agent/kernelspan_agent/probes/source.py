@@ -28,6 +28,7 @@ GROUP_PROGRAMS = {
 }
 CORE_PROGRAMS = {"ks_fork": "sched_process_fork", "ks_exec": "sched_process_exec", "ks_gone": "sched_process_exit"}
 MAPS_PROGRAM = "ks_map_exit"
+REQUESTS, REQUESTS_PROGRAM = "requests", "ks_requests"  # the module, and the program in it
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from kernelspan_agent.resolve.paths import Redactor
 from kernelspan_agent.resolve.stacks import NO_FRAMES, as_seen_by
 from kernelspan_agent.ring.records import MAX_OWN_PROBES, OWN_OPERATION, OperationFlag
 from kernelspan_api import semconv
-from kernelspan_api.operations import OPERATIONS, Group
+from kernelspan_api.operations import BY_NAME, OPERATIONS, Group
 from kernelspan_api.plan import Wanted
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ for _operation in OPERATIONS:
     _ARGUMENT_KEY[_operation.number] = VALUE_KEYS.index(_operation.argument)
     _RESULT_KEY[_operation.number] = VALUE_KEYS.index(_operation.result)
 _FILES, _NETWORK = 1, 2
+_CLOSE = BY_NAME[Group.NETWORK, "Close"].number
+_NETWORK_NUMBERS = [operation.number for operation in OPERATIONS if operation.group is Group.NETWORK]
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 SEGMENTS = 5  # name, code, object (or arguments), error, thread
 
@@ -76,13 +78,19 @@ class Resolver:
     ) -> None:
         self._own = own
         self._settings, self._clock, self._infos, self._reject = settings, clock, infos, reject
-        self.stacks, self.paths = tables.stacks, tables.paths
+        self.stacks, self.paths, self._payloads = tables.stacks, tables.paths, tables.payloads
         self.shared = shared
         wanted = settings.wanted
         self._redactor = Redactor(settings.redact_paths)
         self._operations = np.zeros(OWN_OPERATION, bool)
+        spans = wanted.spans
+        durations, self._ports = wanted.min_duration_ns, wanted.ports
         self._operations[list(wanted.operations)] = True
-        self._min_duration_ns = np.array([0, *(wanted.min_duration_ns.get(group, 0) for group in Group)], np.uint64)
+        if spans is not None:
+            self._operations[_NETWORK_NUMBERS] = False
+            self._operations[list(spans.operations)] = True
+            durations, self._ports = {**durations, Group.NETWORK: spans.min_duration_ns}, spans.ports
+        self._min_duration_ns = np.array([0, *(durations.get(group, 0) for group in Group)], np.uint64)
         self._views = seg.Cache(
             lambda stack: as_seen_by(stack, wanted.max_depth, settings.app_paths, settings.library_paths)
         )
@@ -110,15 +118,26 @@ class Resolver:
         """A batch of what the profile wants of these, in their order; None: nothing."""
         wanted = self._filter(taken.ops)
         wanted &= self._own.accepts(taken.ops, taken.traced)
-        if not wanted.all():
-            self.filtered += int((~wanted).sum())
-            taken = taken.of(wanted)
-        return self._batch(taken.ops, taken.traced) if len(taken.ops) else None
+        if wanted.all():
+            return self._batch(taken.ops, taken.traced) if len(taken.ops) else None
+        self.filtered += int((~wanted).sum())
+        kept = wanted.copy()
+        if self._settings.wanted.requests:
+            kept[list(self._payloads.of(taken.ops))] = True
+            kept |= taken.ops["op"] == _CLOSE
+        taken = taken.of(kept)
+        if not len(taken.ops):
+            return None
+        batch = self._batch(taken.ops, taken.traced)
+        shown = wanted[kept]
+        batch.hidden = None if shown.all() else ~shown
+        return batch
 
     def _filter(self, ops: np.ndarray) -> np.ndarray:
         """Which operations the profile wants, as far as the kernel has not decided it."""
         groups = _GROUP[ops["op"]]
-        wanted = self._filter_as_kernel(ops, groups) if self.shared else np.ones(len(ops), bool)
+        is_wider = self.shared or self._settings.wanted.spans is not None  # than what is wanted: the kernel's filter
+        wanted = self._filter_as_kernel(ops, groups) if is_wider else np.ones(len(ops), bool)
         if self._settings.wanted.paths:
             rows = np.flatnonzero(wanted & (groups == _FILES))
             pairs = zip(ops["file"][rows].tolist(), ops["path"][rows].tolist(), strict=True)
@@ -136,7 +155,7 @@ class Resolver:
         is_own = numbers >= OWN_OPERATION
         wanted: np.ndarray = np.where(is_own, self._own.wanted(numbers), self._operations[numbers & OWN_OPERATION - 1])
         wanted &= ops["time"] - ops["start"] >= self._min_duration_ns[groups]
-        if ports := self._settings.wanted.ports:
+        if ports := self._ports:
             other = ~np.isin(ops["peer_port"], ports) & ~np.isin(ops["local_port"], ports)
             wanted &= ~((groups == _NETWORK) & other)
         return wanted
@@ -175,6 +194,7 @@ class Resolver:
             processes=self._infos.of_all(traced),
             segments=parts,
             rows=_rows(ops),
+            payloads=self._payloads.of(ops) if self._settings.wanted.requests else {},
         )
 
     def _stacks_of(self, ops: np.ndarray) -> list[Stack]:

@@ -16,6 +16,7 @@ import numpy as np
 from kernelspan_agent.model import Origin
 from kernelspan_agent.resolve.arguments import ArgumentTable
 from kernelspan_agent.resolve.paths import PathTable
+from kernelspan_agent.resolve.payloads import PayloadTable
 from kernelspan_agent.resolve.stacks import StackTable
 from kernelspan_agent.ring.records import (
     CODE_HEADER,
@@ -69,6 +70,7 @@ class Tables:
         self.stacks = StackTable(lambda ids: kernel.forget_ids(stacks=ids))
         self.paths = PathTable(lambda ids: kernel.forget_ids(paths=ids))
         self.arguments = ArgumentTable()
+        self.payloads = PayloadTable()
         self.dropped: dict[str, Counter[int]] = {}  # operations by reason, then by class
         self.unsound = 0  # records, no operations, that are none of ours
 
@@ -92,6 +94,8 @@ class Tables:
                 self.paths.learn(record)
             elif kind == RecordKind.ARGUMENTS:
                 self.arguments.learn(record)
+            elif kind == RecordKind.BYTES:
+                self.payloads.learn(record)
             elif kind == RecordKind.CODE:
                 self._learn_code(record)
             elif kind == RecordKind.STACK:

@@ -35,6 +35,7 @@ class RecordKind(enum.IntEnum):
     PATH = 3
     PROCESS = 4
     CODE = 5  # what names a code object: see CODE_HEADER
+    BYTES = 7  # the first bytes of what a call sent or received
     ARGUMENTS = 6  # what one of the user's own probes read: its generated program's own layout
 
 
@@ -172,6 +173,17 @@ PATH_HEADER = np.dtype(
     ]
 )
 
+BYTES_HEADER = np.dtype(
+    [
+        *HEADER_FIELDS,  # of the operation: thread and end
+        ("connection", "<u8"),  # which socket: another one at the same address has another
+        ("moved", "<u4"),  # bytes sent or received in all
+        ("length", "<u2"),  # of those that follow, the first
+        ("tail", "<u2"),  # of those that follow them, the last; there may be others between
+        ("sends", "<u8"),
+    ]
+)
+
 ARGUMENTS_HEADER = np.dtype(
     [
         *HEADER_FIELDS,
@@ -210,6 +222,7 @@ C_STRUCTS = {
     "ks_stack_rec": STACK_HEADER,
     "ks_path_rec": PATH_HEADER,
     "ks_proc_rec": PROCESS,
+    "ks_bytes_rec": BYTES_HEADER,
     "ks_own_rec": ARGUMENTS_HEADER,
     "ks_own_arg": ARGUMENT,
 }
@@ -219,7 +232,7 @@ def c_assertions() -> str:
     """C text: one _Static_assert for the size of each struct and the offset and size of each field."""
     lines = []
     for struct, dtype in C_STRUCTS.items():
-        if struct not in ("ks_stack_rec", "ks_path_rec"):  # those end in a flexible array
+        if struct not in ("ks_stack_rec", "ks_path_rec", "ks_bytes_rec"):  # those end in a flexible array
             lines.append(f'_Static_assert(sizeof(struct {struct}) == {dtype.itemsize}, "{struct} size");')
         for name, (field, offset, *_) in (dtype.fields or {}).items():
             lines.append(f'_Static_assert(__builtin_offsetof(struct {struct}, {name}) == {offset}, "{struct}.{name}");')

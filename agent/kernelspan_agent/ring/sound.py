@@ -14,6 +14,7 @@ import numpy as np
 from kernelspan_agent.ring.records import (
     ARGUMENT,
     ARGUMENTS_HEADER,
+    BYTES_HEADER,
     CODE_HEADER,
     FRAME_SIZE,
     MAX_CLASSES,
@@ -35,6 +36,7 @@ _HEADER = struct.Struct("<HHIQII")
 _STACK = struct.Struct("<QHBB")  # after the header: stack, count, state, runtime
 _ARGUMENTS = struct.Struct("<QHHI")  # id, probe, count, reserved
 _PATH = struct.Struct("<QHHH")  # file, length, count, flags
+_BYTES = struct.Struct("<QIHH")  # connection, moved, length, tail
 _PROCESS = struct.Struct("<IIiIQ")  # event, parent, exit code, pad, start
 _ALL_FLAGS = sum(PathFlag)
 _STATES, _EVENTS = set(FrameState), set(ProcessEvent)
@@ -55,6 +57,8 @@ def is_sound(kind: int, record: bytes) -> bool:
         return _is_process(record)
     if kind == RecordKind.ARGUMENTS:
         return _is_arguments(record)
+    if kind == RecordKind.BYTES:
+        return _is_bytes(record)
     # Its runtime reads the rest, and passes over what makes no sense.
     return kind == RecordKind.CODE and len(record) >= CODE_HEADER.itemsize
 
@@ -79,6 +83,13 @@ def _is_arguments(record: bytes) -> bool:
     _, probe, count, _ = _ARGUMENTS.unpack_from(record, _HEADER.size)
     rows_end = ARGUMENTS_HEADER.itemsize + count * ARGUMENT.itemsize
     return bool(probe < MAX_OWN_PROBES and rows_end <= len(record))
+
+
+def _is_bytes(record: bytes) -> bool:
+    if len(record) < BYTES_HEADER.itemsize:
+        return False
+    _, moved, length, tail = _BYTES.unpack_from(record, _HEADER.size)
+    return bool(BYTES_HEADER.itemsize + length + tail <= len(record) and length + tail <= moved)
 
 
 def _is_process(record: bytes) -> bool:

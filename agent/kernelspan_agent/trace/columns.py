@@ -69,10 +69,23 @@ class Parents:
         span.batch, span.row = self._batch, len(self._spans)
         self._spans.append(span)
 
-    def fill(self, batch: ResolvedBatch, places: list[int], span_ids: np.ndarray, done: list[Closed]) -> SpanBatch:
+    def in_requests(self, places: list[int]) -> np.ndarray:
+        """Which operations belong to a request that was received: bool, shape (n,)."""
+        owned = np.array([span.trace.is_request for span in self._spans], bool)
+        return owned[np.array(places, np.intp)]
+
+    def fill(
+        self,
+        batch: ResolvedBatch,
+        places: list[int],
+        span_ids: np.ndarray,
+        done: list[Closed],
+        shown: np.ndarray,
+    ) -> SpanBatch:
         """The batch's operations under their parents, without those not sampled, then the spans in `done`.
 
-        `places`: for every operation the row of its parent. `span_ids`: uint64, shape (n,).
+        `places`: for every operation the row of its parent. `span_ids`: uint64, shape (n,). `shown`: bool, shape (n,),
+        which of them are to be spans.
         """
         resources: dict[Resource, int] = {}
         traces = [span.trace for span in self._spans]
@@ -86,9 +99,9 @@ class Parents:
         rows["trace_id"][:, 1] = low[place]
         rows["parent_id"] = ids[place]
         rows["resource"] = np.array(numbers, np.uint32)[place]
-        chosen = None
         if not all(trace.sampled for trace in traces):
-            chosen = np.array([trace.sampled for trace in traces], bool)[place]
+            shown = shown & np.array([trace.sampled for trace in traces], bool)[place]
+        chosen = None if shown.all() else shown
         return _finished(batch, span_ids, chosen, done, resources)
 
 

@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from kernelspan_agent.model import ProcessInfo, Segment, Stack
 from kernelspan_agent.trace.paths import Path, PathCache
 from kernelspan_agent.trace.processes import Process, ProcessTable
 from kernelspan_agent.trace.spans import Closed, OpenSpan, closed
+
+if TYPE_CHECKING:
+    from kernelspan_agent.trace.requests import Followed
 
 Key = tuple[ProcessInfo, int, int, int]  # process, ContextKind, tid or address, generation (0 for a thread)
 
@@ -40,6 +44,8 @@ class Context:
         "open",
         "path",
         "process",
+        "request",
+        "resumes",
         "root",
         "segment",
         "span",
@@ -59,6 +65,26 @@ class Context:
         self.limit_ns = limit_ns
         self.end_ns = 0
         self.mono_end_ns = 0
+        self.request: Followed | None = None  # that it works on; `root` is its span
+        self.resumes: tuple[OpenSpan, int] | None = None  # activity and limit, once that is done
+
+    def bind(self, request: Followed, root: OpenSpan, out: list[Closed]) -> None:
+        """From now on it works on a request: what it does lies below that one's span."""
+        self.unwind(0, out)
+        self.request, self.resumes = request, (self.root, self.limit_ns)
+        self.root = self.span = root
+        self.stack = self.path = None
+        self.end_ns = self.limit_ns = _NEVER_NS  # a request may wait as long as it likes
+
+    def unbind(self, out: list[Closed], end_ns: int = 0) -> None:
+        """It goes on with what it did before; `end_ns`: when the request was done."""
+        if self.resumes is None:
+            return
+        self.unwind(0, out)
+        (self.root, self.limit_ns), self.resumes, self.request = self.resumes, None, None
+        self.span = self.root
+        self.stack = self.path = None
+        self.end_ns = max(self.root.end_ns, end_ns)
 
     def unwind(self, kept: int, out: list[Closed]) -> None:
         """Close all function spans but the `kept` outermost."""
@@ -118,12 +144,13 @@ class ContextTable:
 
     def close(self, context: Context) -> None:
         """Close the context's functions and, if it is its own, its activity."""
+        context.unbind(self._out)
         context.unwind(0, self._out)
         del self.by_key[context.key]
         process = context.process
         del process.contexts[context.key]
         if context.segment is not None:
-            if context.root.trace.sampled:
+            if context.root.trace.sampled and context.root.operations:
                 self._out.append(closed(context.root, 0, context.segment))
             self._processes.forget(process)
 

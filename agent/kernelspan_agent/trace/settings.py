@@ -6,6 +6,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from kernelspan_api.subjects import Request
+
 SECOND_NS = 1_000_000_000
 
 
@@ -24,6 +26,7 @@ class TraceSettings:
     functions: bool = True
     orphans: Orphans = Orphans.ACTIVITY
     percent: int = 100
+    requests: tuple[Request, ...] = ()
     # 0 to 100. The tracer takes 0 (everything is sampled out and counted); whether a profile may say so is api's affair.
     idle_ns: int = SECOND_NS
     # Longer than a pause between two statements, shorter than a user's patience for a trace to appear.

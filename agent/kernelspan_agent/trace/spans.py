@@ -28,6 +28,7 @@ class Trace(msgspec.Struct, frozen=True, eq=False, gc=False):
     low: int
     sampled: bool
     process: ProcessInfo
+    is_request: bool = False  # what is in it belongs to a request that was received
 
     @property
     def resource(self) -> Resource:

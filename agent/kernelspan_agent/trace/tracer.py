@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from kernelspan_agent.model import ProcessInfo, ResolvedBatch, SpanBatch
 from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace.columns import Parents, every_one_a_root, keys_and_stacks, set_times, thread_name
@@ -19,6 +21,7 @@ from kernelspan_agent.trace.contexts import Context, ContextTable, Key
 from kernelspan_agent.trace.ids import IdSource, ratio_bound
 from kernelspan_agent.trace.paths import PathCache
 from kernelspan_agent.trace.processes import Process, ProcessTable
+from kernelspan_agent.trace.requests import Marks, Requests
 from kernelspan_agent.trace.segments import SegmentCache
 from kernelspan_agent.trace.settings import Orphans, TraceSettings
 from kernelspan_agent.trace.spans import Closed, OpenSpan, Trace, only_closed
@@ -35,6 +38,8 @@ class TraceCounters:
     function_spans: int
     activities: int
     contexts_evicted: int
+    requests: int
+    requests_ambiguous: int  # whose thread had several at once after all
 
 
 class Tracer:
@@ -53,6 +58,11 @@ class Tracer:
         self._contexts = ContextTable(
             self._processes, self._settings.max_contexts, self._settings.idle_ns, self._closed
         )
+        self._requests = (
+            Requests(self._settings.requests, self._new_trace, self._ids, self._closed)
+            if self._settings.requests
+            else None
+        )
         self._ending: dict[Process, None] = {}  # to be closed when the batch at hand is done
         self._batch = 0
         self._sampled_out = self._dropped = self._functions = self._activities = 0
@@ -68,6 +78,8 @@ class Tracer:
             function_spans=self._functions,
             activities=self._activities,
             contexts_evicted=self._contexts.evicted,
+            requests=self._requests.seen if self._requests else 0,
+            requests_ambiguous=self._requests.ambiguous if self._requests else 0,
         )
 
     def process_started(self, info: ProcessInfo) -> None:
@@ -94,29 +106,42 @@ class Tracer:
 
         Rows 0 to `operations` - 1 are the operations, in the order given, without those that were sampled out.
         """
-        if self._settings.orphans is Orphans.DROP:
+        orphans = self._settings.orphans
+        if orphans is Orphans.DROP and self._requests is None:
             self._dropped += len(batch.ops)
             return only_closed([])
-        if self._settings.orphans is Orphans.ROOT:
+        if orphans is Orphans.ROOT and self._requests is None:
             out = every_one_a_root(batch, self._ids, self._bound)
             self._sampled_out += len(batch.ops) - out.operations
             return out
+        marks = None
+        if self._requests is not None and (batch.payloads or batch.hidden is not None):
+            batch, marks = self._requests.read(batch)
         set_times(batch)
         self._batch += 1
         parents = Parents(self._batch)
-        places = self._place(batch, parents)
+        places = self._place(batch, parents, marks)
         self._finish_ending()
-        out = parents.fill(batch, places, self._ids.many(len(places)), self._take_closed())
-        self._sampled_out += len(places) - out.operations
+        shown = np.ones(len(places), bool) if batch.hidden is None else ~batch.hidden
+        if orphans is Orphans.DROP:
+            owned = parents.in_requests(places)
+            self._dropped += int((shown & ~owned).sum())
+            shown &= owned
+        out = parents.fill(batch, places, self._ids.many(len(places)), self._take_closed(), shown)
+        self._sampled_out += int(shown.sum()) - out.operations
         return out
 
     def tick(self, now_ns: int) -> SpanBatch:
         """Close what has been idle or open for too long. All operations that ended before `now_ns` must be in."""
+        if self._requests is not None:
+            self._requests.tick(now_ns)
         self._close_old(now_ns)
         return only_closed(self._take_closed())
 
     def close(self, now_ns: int) -> SpanBatch:
         """Close everything that is open at `now_ns`, as in `tick`. The tracer can be used again."""
+        if self._requests is not None:
+            self._requests.close()
         self._close_old(now_ns)
         for context in list(self._contexts.by_key.values()):
             self._contexts.close(context)
@@ -124,7 +149,9 @@ class Tracer:
             self._finish(process)
         return only_closed(self._take_closed())
 
-    def _place(self, batch: ResolvedBatch, parents: Parents) -> list[int]:  # noqa: C901, calls would double its cost
+    def _place(  # noqa: C901 - calls would double its cost
+        self, batch: ResolvedBatch, parents: Parents, marks: Marks | None
+    ) -> list[int]:
         """For every operation the number of its parent in `parents`.
 
         The one loop over operations. While a context's stack stays the same object, an operation costs the look-up of
@@ -168,10 +195,25 @@ class Tracer:
             if span.batch != number:
                 parents.add(span)
             places.append(span.row)
+            if marks is not None and len(places) - 1 in marks.rows:
+                self._mark(marks, len(places) - 1, context, span, batch)
         return places
+
+    def _mark(self, marks: Marks, row: int, context: Context, span: OpenSpan, batch: ResolvedBatch) -> None:
+        """Requests begin with the operation in this row, or have been answered by it."""
+        requests = self._requests
+        assert requests is not None
+        if batch.hidden is not None and batch.hidden[row]:
+            span.operations -= 1  # it is not shown
+        if row in marks.closed:
+            requests.closed(batch.processes[row], int(batch.ops["fd"][row]))
+        requests.ended(marks.ended.get(row, ()))
+        requests.began(marks.began.get(row, ()), context, span, batch, row)
 
     def _enter(self, old: Context | None, key: Key, start: int, end: int, batch: ResolvedBatch, row: int) -> Context:
         """Open a context anew for the operation in this row, in its process's activity if that goes on."""
+        if self._requests is not None and (bound := self._requests.bound.get(key[:3])) is not None and bound.request:
+            return bound
         if old is not None:
             self._contexts.close(old)
         info, kind = key[0], ContextKind(key[1])
@@ -199,6 +241,8 @@ class Tracer:
 
     def _finish(self, process: Process) -> None:
         """Close the process's activity with the contexts in it; all of them if it has ended."""
+        if process.ended_ns and self._requests is not None:
+            self._requests.of_process(process.info)
         for context in list(process.contexts.values()):
             if process.ended_ns or context.root is process.root:
                 self._contexts.close(context)

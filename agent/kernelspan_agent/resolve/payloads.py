@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first bytes of what calls sent and received, by the operation they belong to: they come in a record before its own."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+
+from kernelspan_agent.model import Payload
+from kernelspan_agent.ring.records import BYTES_HEADER
+
+MAX_BYTES = 8 << 20
+KEPT_NS = 1_000_000_000  # an operation comes with its bytes, or as soon as its walk is done
+
+
+class PayloadTable:
+    """Those of the last second, by (thread, end of the call in ns of the monotonic clock)."""
+
+    def __init__(self) -> None:
+        self._records: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._bytes = self._newest_ns = 0
+        self.dropped = 0
+
+    def learn(self, record: bytes) -> None:
+        """Takes in a BYTES record."""
+        header = np.frombuffer(record, BYTES_HEADER, 1)[0]
+        key = int(header["tid"]), int(header["time"])
+        if key in self._records:
+            self._bytes -= len(self._records.pop(key))
+        self._records[key] = record
+        self._bytes += len(record)
+        self._newest_ns = max(self._newest_ns, key[1])
+        while self._bytes > MAX_BYTES:
+            self._bytes -= len(self._records.popitem(last=False)[1])
+            self.dropped += 1
+
+    def age(self) -> None:
+        """Lets go of those whose operations have come long since."""
+        while self._records and next(iter(self._records))[1] < self._newest_ns - KEPT_NS:
+            self._bytes -= len(self._records.popitem(last=False)[1])
+
+    def of(self, ops: np.ndarray) -> dict[int, Payload]:
+        """Row to payload, of those rows that have one. `ops`: OPERATION, shape (n,)."""
+        if not self._records:
+            return {}
+        found = {}
+        for row, key in enumerate(zip(ops["tid"].tolist(), ops["time"].tolist(), strict=True)):
+            record = self._records.get(key)
+            if record is not None:
+                found[row] = _payload(record)
+        return found
+
+
+def _payload(record: bytes) -> Payload:
+    header = np.frombuffer(record, BYTES_HEADER, 1)[0]
+    begin = BYTES_HEADER.itemsize
+    middle = begin + int(header["length"])
+    end = middle + int(header["tail"])
+    return Payload(
+        int(header["connection"]), bool(header["sends"]), int(header["moved"]), record[begin:middle], record[middle:end]
+    )

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests: spans of what protocols say on connections, and which context works on one.
+
+A context works on a request that it has received for as long as the response is on its way, where that is known: a task
+or a greenlet that received it itself, and a thread outside of any event loop. What such a thread receives meanwhile as
+another request shows that it is a loop after all: then it works on neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kernelspan_agent.model import ProcessInfo, ResolvedBatch, Stack, StackState
+from kernelspan_agent.protocols.exchanges import Connections, Exchange
+from kernelspan_agent.ring.records import ContextKind
+from kernelspan_agent.trace.contexts import Context
+from kernelspan_agent.trace.httpspans import Ends, is_ignored, parent_of, segment
+from kernelspan_agent.trace.ids import IdSource
+from kernelspan_agent.trace.spans import Closed, OpenSpan, Trace
+from kernelspan_api import semconv
+from kernelspan_api.operations import BY_NAME, Group
+from kernelspan_api.subjects import Request, Role
+
+CLOSE = BY_NAME[Group.NETWORK, "Close"].number
+MAX_OPEN = 16384
+IDLE_NS = 1_000_000_000  # without a byte, after which a response whose length was not told has ended
+MAX_LENGTH_NS = 3600_000_000_000
+# Frames of event loops, by the beginnings of their names: which callback runs under them, nobody has said.
+_LOOPS = ("asyncio.", "twisted.internet.", "tornado.ioloop", "eventlet.", "gevent.", "curio.", "trio.")
+_SYNCHRONOUS = {"cpython", "php"}  # runtimes whose threads do one thing after another, but for those loops
+_CORRELATION = {ContextKind.THREAD: "Thread", ContextKind.TASK: "Task", ContextKind.GREENLET: "Fiber"}
+
+
+@dataclass(slots=True, eq=False)
+class Followed:
+    """An exchange that a profile wants, and its span."""
+
+    exchange: Exchange
+    wanted: Request
+    root: OpenSpan
+    parent_id: int
+    process: ProcessInfo
+    ends: Ends
+    fd: int  # of the connection
+    context: Context | None = None  # that works on it
+    correlation: str = "None"
+
+
+@dataclass(slots=True)
+class Marks:
+    """What the operations of a batch mean for requests, by their rows."""
+
+    began: dict[int, list[Exchange]] = field(default_factory=dict)
+    ended: dict[int, list[Exchange]] = field(default_factory=dict)
+    closed: set[int] = field(default_factory=set)  # descriptors
+    rows: set[int] = field(default_factory=set)  # all of these
+
+
+class Requests:
+    """Of one profile. `out` receives the spans that close."""
+
+    def __init__(
+        self,
+        wanted: tuple[Request, ...],
+        new_trace: Callable[[ProcessInfo], Trace],
+        ids: IdSource,
+        out: list[Closed],
+    ) -> None:
+        self._wanted, self._new_trace, self._ids, self._out = wanted, new_trace, ids, out
+        self._connections = Connections()
+        self._open: dict[Exchange, Followed] = {}
+        self._by_fd: dict[tuple[ProcessInfo, int], dict[Followed, None]] = {}
+        self.bound: dict[tuple[ProcessInfo, int, int], Context] = {}
+        # Contexts that work on a request, by what stays the same of their keys meanwhile: of a greenlet each step has a
+        # generation of its own, but as it lives its address is nobody else's.
+        self.seen = self.ambiguous = self.evicted = 0
+
+    def read(self, batch: ResolvedBatch) -> tuple[ResolvedBatch, Marks]:
+        """What the bytes of these operations say; and the batch without what says nothing and is not to be shown."""
+        marks = Marks()
+        for row, payload in batch.payloads.items():
+            told = self._connections.feed(payload, int(batch.start_ns[row]), int(batch.end_ns[row]))
+            if told is not None:
+                if told.began:
+                    marks.began[row] = told.began
+                if told.ended:
+                    marks.ended[row] = told.ended
+        closes = np.flatnonzero(batch.ops["op"] == CLOSE).tolist()
+        marks.closed = set(closes)
+        if batch.hidden is not None:
+            kept = ~batch.hidden
+            kept[[*marks.began, *marks.ended, *closes]] = True
+            if not kept.all():
+                at = (np.cumsum(kept) - 1).tolist()
+                marks.began = {at[row]: told for row, told in marks.began.items()}
+                marks.ended = {at[row]: told for row, told in marks.ended.items()}
+                marks.closed = {at[row] for row in closes}
+                batch = batch.only(kept)
+        marks.rows = marks.began.keys() | marks.ended.keys() | marks.closed
+        return batch, marks
+
+    def began(
+        self, exchanges: Iterable[Exchange], context: Context, span: OpenSpan, batch: ResolvedBatch, row: int
+    ) -> None:
+        """The operation in this row, of this context and below this span, has brought or sent them."""
+        ends = _ends(batch, row)
+        for exchange in exchanges:
+            wanted = self._wants(exchange, ends)
+            if wanted is None:
+                continue
+            self.seen += 1
+            if exchange.is_server:
+                self._serve(exchange, wanted, ends, context, batch, row)
+            else:
+                root = OpenSpan(span.trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
+                info, fd = context.process.info, int(batch.ops["fd"][row])
+                self._follow(Followed(exchange, wanted, root, span.span_id, info, ends, fd))
+
+    def _serve(
+        self,
+        exchange: Exchange,
+        wanted: Request,
+        ends: Ends,
+        context: Context,
+        batch: ResolvedBatch,
+        row: int,
+    ) -> None:
+        info = context.process.info
+        parent = parent_of(exchange.request)
+        if parent is None:
+            fresh, parent_id = self._new_trace(info), 0
+            trace = Trace(fresh.high, fresh.low, fresh.sampled, info, is_request=True)
+        else:
+            trace = Trace(parent.high, parent.low, parent.sampled, info, is_request=True)
+            parent_id = parent.span_id
+        root = OpenSpan(trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
+        followed = Followed(exchange, wanted, root, parent_id, info, ends, int(batch.ops["fd"][row]))
+        self._follow(followed)
+        bound = context.request
+        if bound is not None:
+            self.leave(bound)
+            if not bound.exchange.is_open_ended:  # it is not answered: the thread has several at a time
+                self.ambiguous += 1
+                bound.correlation = "None"
+                return
+            self._close(bound)
+        if works_alone(context, batch.stacks[row]):
+            followed.context, followed.correlation = context, _CORRELATION[ContextKind(context.key[1])]
+            context.bind(followed, root, self._out)
+            self.bound[context.key[:3]] = context
+
+    def ended(self, exchanges: Iterable[Exchange]) -> None:
+        """Their responses are complete."""
+        for exchange in exchanges:
+            followed = self._open.get(exchange)
+            if followed is not None:
+                self._close(followed)
+
+    def closed(self, info: ProcessInfo, fd: int) -> None:
+        """A descriptor of a process is closed: what was not answered on it will not be."""
+        for followed in list(self._by_fd.get((info, fd), ())):
+            self._close(followed)
+
+    def leave(self, followed: Followed) -> None:
+        """Its context works on it no more."""
+        if followed.context is not None:
+            followed.context.unbind(self._out, followed.exchange.end_ns)
+            self.bound.pop(followed.context.key[:3], None)
+            followed.context = None
+
+    def tick(self, now_ns: int) -> None:
+        """Ends those whose response has ended as far as can be told, and gives up those that never end."""
+        for followed in list(self._open.values()):
+            exchange = followed.exchange
+            has_ended = exchange.is_open_ended and exchange.end_ns + IDLE_NS < now_ns
+            if has_ended or exchange.start_ns + MAX_LENGTH_NS < now_ns:
+                self._close(followed)
+
+    def close(self) -> None:
+        """Ends all that are open, as far as they are known."""
+        for followed in list(self._open.values()):
+            self._close(followed)
+
+    def of_process(self, info: ProcessInfo) -> None:
+        """The process has ended."""
+        for followed in [each for each in self._open.values() if each.process is info]:
+            self._close(followed)
+
+    def _follow(self, followed: Followed) -> None:
+        self._open[followed.exchange] = followed
+        self._by_fd.setdefault((followed.process, followed.fd), {})[followed] = None
+        if len(self._open) > MAX_OPEN:
+            self.evicted += 1
+            self._close(next(iter(self._open.values())))
+
+    def _close(self, followed: Followed) -> None:
+        self.leave(followed)
+        del self._open[followed.exchange]
+        key = followed.process, followed.fd
+        del self._by_fd[key][followed]
+        if not self._by_fd[key]:
+            del self._by_fd[key]
+        root, exchange = followed.root, followed.exchange
+        if not root.trace.sampled:
+            return
+        told = segment(exchange, followed.wanted, followed.ends, followed.correlation)
+        end = max(exchange.end_ns, exchange.start_ns)
+        self._out.append(
+            Closed(root.trace, root.span_id, followed.parent_id, exchange.start_ns, end, root.operations, told, False)
+        )
+
+    def _wants(self, exchange: Exchange, ends: Ends) -> Request | None:
+        role = Role.SERVER if exchange.is_server else Role.CLIENT
+        port = ends[1] if exchange.is_server else ends[3]
+        for wanted in self._wanted:
+            if role in wanted.roles and (not wanted.ports or port in wanted.ports):
+                return None if is_ignored(exchange.request, wanted) else wanted
+        return None
+
+
+def works_alone(context: Context, stack: Stack) -> bool:
+    """Whether all that this context does until it has answered what it received is for that."""
+    kind = ContextKind(context.key[1])
+    if kind is not ContextKind.THREAD:
+        return True
+    runtime = context.process.info.resource.attributes.get(semconv.PROCESS_RUNTIME_NAME)
+    if str(runtime).lower() not in _SYNCHRONOUS or stack.state is not StackState.COMPLETE or not stack.frames:
+        return False
+    return not any(frame.function.startswith(_LOOPS) for frame in stack.frames)
+
+
+def _ends(batch: ResolvedBatch, row: int) -> Ends:
+    found: dict[str, object] = {}
+    for part in batch.segments[row]:
+        if part is not None:
+            found.update(part.attributes)
+    return (
+        str(found.get(semconv.NETWORK_LOCAL_ADDRESS, "")),
+        int(str(found.get(semconv.NETWORK_LOCAL_PORT, 0))),
+        str(found.get(semconv.NETWORK_PEER_ADDRESS, "")),
+        int(str(found.get(semconv.NETWORK_PEER_PORT, 0))),
+    )

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests of unmodified servers: spans that say what their bytes said, and which operations belong to which.
+
+Each request has a number of its own in its path and in the names of the files that its handler touches, so an operation
+below a request that bears another number is wrong. Clients ask side by side and one after another, on connections that
+they keep and on new ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import signal
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.support import runs, venvs
+from tests.support.otlp_json import ReceivedSpan
+from tests.support.ports import PortReservation
+
+SPEC = {
+    "requests": [{"protocol": "HTTP", "roles": ["Server"]}],
+    "files": {"operations": ["Stat"]},
+    "code": {"functions": True},
+}
+TOUCHES = 6
+APP = "requests_app:wsgi"
+_NUMBER = re.compile(r"/kernelspan-request/(\d+)/\d+")
+_PATH = re.compile(r"/work/(\d+)/\d+")
+SERVERS = {
+    "sync": ["gunicorn", "-w", "2", "-k", "sync"],
+    "threads": ["gunicorn", "-w", "1", "-k", "gthread", "--threads", "8", "--keep-alive", "5"],
+    "gevent": ["gunicorn", "-w", "1", "-k", "gevent", "--keep-alive", "5"],
+}
+
+
+@dataclass
+class Asked:
+    """What the clients asked and were answered: status by number."""
+
+    answers: dict[int, int] = field(default_factory=dict)
+    bodies: dict[int, int] = field(default_factory=dict)
+
+
+def ask(port: int, numbers: list[int], asked: Asked, *, keep: bool) -> None:
+    """One client after another request."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    for number in numbers:
+        body = b"x" * (number % 5 * 700)
+        headers = {} if keep else {"Connection": "close"}
+        connection.request("POST" if body else "GET", f"/work/{number}/{TOUCHES}?token=s3cret", body or None, headers)
+        response = connection.getresponse()
+        said = response.read().decode()
+        assert said.split()[0] == str(number)
+        asked.answers[number], asked.bodies[number] = response.status, len(body)
+        if not keep:
+            connection.close()
+    connection.close()
+
+
+def ask_all(port: int, *, clients: int, each: int) -> Asked:
+    """Many side by side, half of them on connections they keep; then as many one after another."""
+    asked = Asked()
+    numbers = iter(range(1, 10**6))
+    threads = [
+        threading.Thread(
+            target=ask, args=(port, [next(numbers) for _ in range(each)], asked), kwargs={"keep": client % 2 == 0}
+        )
+        for client in range(clients)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for keep in (True, False):
+        ask(port, [next(numbers) for _ in range(each)], asked, keep=keep)
+    return asked
+
+
+def serve(
+    folder: Path, command: list[str | Path], numbers: dict[str, int], correlation: str = "None"
+) -> tuple[Asked, runs.Run]:
+    """A server, from its start under `kernelspan run`, asked by all clients: what was answered, and what was seen.
+
+    They begin when a request is seen to belong to its context by `correlation`: that a process has greenlets is found out
+    a second after it has begun to.
+    """
+    profile = runs.profile(folder, **SPEC)
+    with PortReservation(1) as reserved:
+        (port,) = reserved.ports
+        program = [each if each != "BIND" else f"127.0.0.1:{port}" for each in command]
+        program = [each if each != "PORT" else str(port) for each in program]
+        with runs.agent(folder, profile, *program, cwd=runs.PROGRAMS) as started:
+            started.wait_until(
+                lambda: _answers(port) and any(_is_by(span, correlation) for span in runs.read_spans(started.output)),
+                f"answering, correlation {correlation}",
+            )
+            asked = ask_all(port, **numbers)
+            ran = started.stop(signal.SIGTERM)
+    return asked, ran
+
+
+def _is_by(span: ReceivedSpan, correlation: str) -> bool:
+    return span.kind == "SERVER" and span.attributes["kernelspan.correlation"] == correlation
+
+
+def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with contextlib.suppress(OSError), contextlib.closing(connection):
+        connection.request("GET", "/work/0/0")
+        return connection.getresponse().status == 200
+    return False
+
+
+@dataclass
+class Found:
+    """What spans say. `requests`: by their number. `owners`: of each operation's number, the numbers of its requests."""
+
+    requests: dict[int, list[ReceivedSpan]] = field(default_factory=dict)
+    owners: dict[int, Counter[int | None]] = field(default_factory=dict)
+
+
+def read(ran: runs.Run) -> Found:
+    """Which request each operation is below, through all spans between."""
+    found = Found()
+    by_id = {span.span_id: span for span in ran.spans}
+    for span in ran.spans:
+        if span.kind == "SERVER":
+            matched = _PATH.fullmatch(str(span.attributes["url.path"]))
+            assert matched is not None, span
+            found.requests.setdefault(int(matched[1]), []).append(span)
+        elif (touched := _NUMBER.fullmatch(str(span.attributes.get("file.path", "")))) is not None:
+            above: ReceivedSpan | None = span
+            while above is not None and above.kind != "SERVER":
+                assert above.trace_id == span.trace_id
+                above = by_id.get(above.parent_span_id)
+            owner = _PATH.fullmatch(str(above.attributes["url.path"])) if above is not None else None
+            owners = found.owners.setdefault(int(touched[1]), Counter())
+            owners[int(owner[1]) if owner is not None else None] += 1
+    return found
+
+
+def check_facts(found: Found, asked: Asked) -> None:
+    """Of every request one span, and it says what its client knows."""
+    assert found.requests.keys() - {0} == asked.answers.keys()
+    for number, status in asked.answers.items():
+        (span,) = found.requests[number]
+        said = span.attributes
+        method = "POST" if asked.bodies[number] else "GET"
+        assert (span.name, said["http.request.method"]) == (f"{method} /work/{{id}}/{{id}}", method)
+        assert said["http.response.status_code"] == status
+        assert (span.status == "ERROR") == (status >= 500) == ("error.type" in said)
+        assert "s3cret" not in str(span)
+        assert said["server.address"] == said["client.address"] == "127.0.0.1"
+        assert span.start_ns < span.end_ns
+
+
+def wrong(found: Found) -> dict[int, Counter[int | None]]:
+    """Operations below a request that is not theirs."""
+    return {number: owners for number, owners in found.owners.items() if owners.keys() - {number, None}}
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_operations_belong_to_their_requests(kind: str, tmp_path: Path) -> None:
+    """A thread, or a greenlet, that works on one request at a time: all that it does is below that one's span."""
+    correlation = "Fiber" if kind == "gevent" else "Thread"
+    command = [venvs.library_venv() / "bin" / "python", "-m", *SERVERS[kind], "-b", "BIND", APP]
+    asked, ran = serve(tmp_path, command, {"clients": 8, "each": 40}, correlation)
+    found = read(ran)
+    check_facts(found, asked)
+    assert not wrong(found)
+    said = Counter(spans[0].attributes["kernelspan.correlation"] for number, spans in found.requests.items() if number)
+    assert said == {correlation: len(asked.answers)}
+    assert found.owners.keys() - {0} == asked.answers.keys()
+    attached = sum(owners[number] for number, owners in found.owners.items())
+    assert attached == TOUCHES * len(asked.answers)
+
+
+def test_an_event_loop_claims_nothing(tmp_path: Path) -> None:
+    """What a loop receives its tasks work on: whose, is not known. Its requests are told, and nothing is below them."""
+    venv = venvs.library_venv()
+    command = [venv / "bin" / "python", "-m", "uvicorn", "--host", "127.0.0.1", "--port", "PORT", "requests_app:asgi"]
+    asked, ran = serve(tmp_path, command, {"clients": 8, "each": 40})
+    found = read(ran)
+    check_facts(found, asked)
+    assert not wrong(found)
+    said = {spans[0].attributes["kernelspan.correlation"] for number, spans in found.requests.items() if number}
+    assert said == {"None"}
+    assert sum(owners[None] for owners in found.owners.values()) == TOUCHES * len(asked.answers)
