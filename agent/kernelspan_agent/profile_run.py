@@ -16,6 +16,7 @@ from kernelspan_agent.resolve.own import OwnProbes, OwnSpans
 from kernelspan_agent.resolve.resolver import Resolver, ResolveSettings
 from kernelspan_agent.trace import Tracer, TraceSettings
 from kernelspan_agent.trace.settings import Orphans
+from kernelspan_api.handling import Traceparent
 from kernelspan_api.plan import Wanted
 from kernelspan_api.plan import wanted as wanted_by
 
@@ -95,6 +96,9 @@ class ProfileRun:
                 orphans=Orphans(spec.correlation.orphans.value),
                 percent=spec.sampling.percent,
                 requests=self.wanted.requests,
+                traceparent=spec.correlation.traceparent is Traceparent.READ,
+                parent_based=spec.sampling.parent_based,
+                hidden_headers=tuple(spec.redaction.headers),
             )
         )
         self._spans = RateLimit(spec.limits.spans_per_second)

@@ -56,8 +56,8 @@ def is_ignored(request: Head, wanted: Request) -> bool:
     return any(fnmatch.fnmatchcase(path, glob) for glob in wanted.ignore_paths)
 
 
-def segment(exchange: Exchange, wanted: Request, ends: Ends, correlation: str) -> Segment:
-    """All that the span says."""
+def segment(exchange: Exchange, wanted: Request, ends: Ends, correlation: str, hidden: tuple[str, ...] = ()) -> Segment:
+    """All that the span says. `hidden`: globs of headers that are never shown."""
     request, response = exchange.request, exchange.response
     found: dict[str, AttributeValue] = {
         semconv.HTTP_REQUEST_METHOD: request.method,
@@ -71,13 +71,13 @@ def segment(exchange: Exchange, wanted: Request, ends: Ends, correlation: str) -
         found[semconv.CORRELATION] = correlation
     else:
         name = _of_client(found, request, wanted, ends)
-    _headers(found, semconv.HTTP_HEADERS[0], request, wanted)
+    _headers(found, semconv.HTTP_HEADERS[0], request, wanted, hidden)
     error = ""
     if response is not None:
         found[semconv.HTTP_RESPONSE_STATUS_CODE] = response.status
         if response.status >= (_SERVER_ERROR if exchange.is_server else _CLIENT_ERROR):
             found[semconv.ERROR_TYPE] = error = str(response.status)
-        _headers(found, semconv.HTTP_HEADERS[1], response, wanted)
+        _headers(found, semconv.HTTP_HEADERS[1], response, wanted, hidden)
     return Segment(found, name, Kind.SERVER if exchange.is_server else Kind.CLIENT, error)
 
 
@@ -148,8 +148,11 @@ def _host(request: Head, address: str, port: int) -> tuple[str, int]:
     return found[1].strip("[]"), int(found[2]) if found[2] else 80
 
 
-def _headers(found: dict[str, AttributeValue], prefix: str, head: Head, wanted: Request) -> None:
-    for name in wanted.capture_headers:
-        value = head.headers.get(name.lower())
-        if value is not None and name.lower() not in _SECRET:
-            found[prefix + name.lower()] = (value[:MAX_VALUE],)
+def _headers(
+    found: dict[str, AttributeValue], prefix: str, head: Head, wanted: Request, hidden: tuple[str, ...]
+) -> None:
+    for name in map(str.lower, wanted.capture_headers):
+        value = head.headers.get(name)
+        if value is None or name in _SECRET or any(fnmatch.fnmatchcase(name, glob.lower()) for glob in hidden):
+            continue
+        found[prefix + name] = (value[:MAX_VALUE],)

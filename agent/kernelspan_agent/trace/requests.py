@@ -18,7 +18,8 @@ from kernelspan_agent.protocols.exchanges import Connections, Exchange
 from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace.contexts import Context
 from kernelspan_agent.trace.httpspans import Ends, is_ignored, parent_of, segment
-from kernelspan_agent.trace.ids import IdSource
+from kernelspan_agent.trace.ids import IdSource, ratio_bound
+from kernelspan_agent.trace.settings import TraceSettings
 from kernelspan_agent.trace.spans import Closed, OpenSpan, Trace
 from kernelspan_api import semconv
 from kernelspan_api.operations import BY_NAME, Group
@@ -64,12 +65,13 @@ class Requests:
 
     def __init__(
         self,
-        wanted: tuple[Request, ...],
+        settings: TraceSettings,
         new_trace: Callable[[ProcessInfo], Trace],
         ids: IdSource,
         out: list[Closed],
     ) -> None:
-        self._wanted, self._new_trace, self._ids, self._out = wanted, new_trace, ids, out
+        self._settings, self._new_trace, self._ids, self._out = settings, new_trace, ids, out
+        self._bound_of_ids = ratio_bound(settings.percent)
         self._connections = Connections()
         self._open: dict[Exchange, Followed] = {}
         self._by_fd: dict[tuple[ProcessInfo, int], dict[Followed, None]] = {}
@@ -129,13 +131,13 @@ class Requests:
         row: int,
     ) -> None:
         info = context.process.info
-        parent = parent_of(exchange.request)
+        parent = parent_of(exchange.request) if self._settings.traceparent else None
         if parent is None:
             fresh, parent_id = self._new_trace(info), 0
             trace = Trace(fresh.high, fresh.low, fresh.sampled, info, is_request=True)
         else:
-            trace = Trace(parent.high, parent.low, parent.sampled, info, is_request=True)
-            parent_id = parent.span_id
+            sampled = parent.sampled if self._settings.parent_based else parent.low < self._bound_of_ids
+            trace, parent_id = Trace(parent.high, parent.low, sampled, info, is_request=True), parent.span_id
         root = OpenSpan(trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
         followed = Followed(exchange, wanted, root, parent_id, info, ends, int(batch.ops["fd"][row]))
         self._follow(followed)
@@ -206,7 +208,7 @@ class Requests:
         root, exchange = followed.root, followed.exchange
         if not root.trace.sampled:
             return
-        told = segment(exchange, followed.wanted, followed.ends, followed.correlation)
+        told = segment(exchange, followed.wanted, followed.ends, followed.correlation, self._settings.hidden_headers)
         end = max(exchange.end_ns, exchange.start_ns)
         self._out.append(
             Closed(root.trace, root.span_id, followed.parent_id, exchange.start_ns, end, root.operations, told, False)
@@ -215,7 +217,7 @@ class Requests:
     def _wants(self, exchange: Exchange, ends: Ends) -> Request | None:
         role = Role.SERVER if exchange.is_server else Role.CLIENT
         port = ends[1] if exchange.is_server else ends[3]
-        for wanted in self._wanted:
+        for wanted in self._settings.requests:
             if role in wanted.roles and (not wanted.ports or port in wanted.ports):
                 return None if is_ignored(exchange.request, wanted) else wanted
         return None

@@ -26,8 +26,11 @@ class TraceSettings:
     functions: bool = True
     orphans: Orphans = Orphans.ACTIVITY
     percent: int = 100
-    requests: tuple[Request, ...] = ()
     # 0 to 100. The tracer takes 0 (everything is sampled out and counted); whether a profile may say so is api's affair.
+    requests: tuple[Request, ...] = ()
+    traceparent: bool = True  # of a request is its parent
+    parent_based: bool = True  # and says whether it is sampled
+    hidden_headers: tuple[str, ...] = ()  # globs, besides those that are always
     idle_ns: int = SECOND_NS
     # Longer than a pause between two statements, shorter than a user's patience for a trace to appear.
     max_length_ns: int = 60 * SECOND_NS

@@ -59,9 +59,7 @@ class Tracer:
             self._processes, self._settings.max_contexts, self._settings.idle_ns, self._closed
         )
         self._requests = (
-            Requests(self._settings.requests, self._new_trace, self._ids, self._closed)
-            if self._settings.requests
-            else None
+            Requests(self._settings, self._new_trace, self._ids, self._closed) if self._settings.requests else None
         )
         self._ending: dict[Process, None] = {}  # to be closed when the batch at hand is done
         self._batch = 0

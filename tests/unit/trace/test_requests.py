@@ -223,6 +223,18 @@ def test_traceparent_is_the_parent() -> None:
     assert span.attributes["url.path"] == "/a"
 
 
+def test_traceparent_may_be_ignored_or_decide_less() -> None:
+    """`correlation.traceparent: Ignore`; `sampling.parentBased: false`."""
+    asked = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7"
+    ignores, decides = Server(traceparent=False), Server(parent_based=False, percent=100)
+    for server in (ignores, decides):
+        server.receive("/a", headers=f"traceparent: 00-{asked}-00\r\n")
+        server.answer()
+    (root,), (child,) = requests_of(ignores.end()), requests_of(decides.end())
+    assert root.parent == 0
+    assert f"{root.trace:032x}" != f"{child.trace:032x}" == asked.partition("-")[0]
+
+
 def test_a_client_is_below_the_function_that_asked() -> None:
     """Its span goes from the first byte sent to the last received."""
     server = Server()
@@ -292,6 +304,10 @@ def test_what_is_asked_for_is_kept() -> None:
     server.receive("/a?page=2", headers="x-request-ID: r1\r\nX-Request-Id: r2\r\n")
     server.answer(data=b"HTTP/1.1 204 No\r\nContent-Type: text/x\r\n\r\n")
     (span,) = requests_of(server.end())
+    hiding = Server(wants(captureHeaders=["x-request-id"]), hidden_headers=("X-Request-*",))
+    hiding.receive("/a", headers="x-request-id: r1\r\n")
+    hiding.answer()
+    assert "r1" not in repr(hiding.end())
     assert span.attributes["url.query"] == "page=2"
     assert span.attributes["http.request.header.x-request-id"] == ("r1, r2",)
     assert span.attributes["http.response.header.content-type"] == ("text/x",)
