@@ -162,6 +162,8 @@ class ResolvedBatch:
     `stacks`, `processes`: n entries; the same id or process is the very same object.
     `segments`: object array of shape (n, k): Segments of the operation span (name, code, file or peer, error), or None.
     `rows`: SPAN, shape (n,), with `values` and `value_keys` filled; ids, times and resource are the tracer's to fill.
+    `distinct`: stacks, each once; `stack_of`: the place in it of each operation's, intp, shape (n,). None: no stacks were
+    asked for.
     """
 
     ops: np.ndarray
@@ -171,3 +173,5 @@ class ResolvedBatch:
     processes: list[ProcessInfo]
     segments: np.ndarray
     rows: np.ndarray
+    distinct: list[Stack] = field(default_factory=list)
+    stack_of: np.ndarray | None = None

@@ -107,6 +107,7 @@ def _fork(command_line: tuple[str, ...]) -> Command | None:
 def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) -> int:
     from kernelspan_agent.app import App
     from kernelspan_agent.cli.outputs import open_exporter, resource_settings, trace_self, watch_health
+    from kernelspan_agent.resolve.touched import Touched
 
     with ExitStack() as stack:
         if options["self_traces"]:
@@ -127,6 +128,7 @@ def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) 
                 programs=_programs(child, options["pids"]),
             )
         stack.callback(app.close)
+        app.only.touched = Touched()
         _say_probes(app, options, has_command=child is not None)
         if options["listen"]:
             stack.callback(watch_health(options["listen"], app))
