@@ -163,7 +163,7 @@ def _programs(child: Command | None, pids: tuple[int, ...]) -> list[str]:
 def _trace(app: App, profile: TraceProfile, child: Command | None, options: dict[str, Any]) -> int:
     seconds = [limit for limit in (options["duration"], profile.spec.ttl_seconds) if limit]
     until = time.monotonic() + min(seconds) if seconds else float("inf")
-    stopped = _stop_on_signals(child)
+    stopped = stop_on_signals() if child is None else list[int]()
     status = 0
     if child is not None:
         app.select(child.pid, Path(child.arguments[0]).name, held=True)
@@ -178,11 +178,11 @@ def _trace(app: App, profile: TraceProfile, child: Command | None, options: dict
     return status
 
 
-def _stop_on_signals(child: Command | None) -> list[int]:
+def stop_on_signals() -> list[int]:
+    """A list that is empty until SIGINT or SIGTERM comes."""
     stopped: list[int] = []
-    if child is None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda got, _frame: stopped.append(got))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda got, _frame: stopped.append(got))
     return stopped
 
 

@@ -30,12 +30,27 @@ if TYPE_CHECKING:
 
 MAX_INTERPRETERS, MAX_MODULES, MAX_PATH = 64, 16384, 4096
 STATE_BYTES = 1 << 16  # the dict's word is at most 9 KB into the state, in any version
+MAX_READS = 1 << 20  # some seconds; 2,000 modules take 40,000
 _PART_BYTES = 4096
 _FIRST_ENTRIES = 16  # sys and builtins come before whatever is imported
 _OF_MODULE = 1024  # entries of a module: an extension has its functions before its file
 _TYPE, _MODULE_DICT, _TYPE_BASE = 8, 16, 256
 _MAX_BASES = 8
 _UNSOUND = (MemoryReadError, CorruptObjectError)
+
+
+class _Bounded:
+    """Memory that can be read so many times."""
+
+    def __init__(self, memory: Memory, reads: int) -> None:
+        self._memory, self._left = memory, reads
+
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly `size` bytes. Raises MemoryReadError."""
+        self._left -= 1
+        if self._left < 0:
+            raise MemoryReadError(address, size, "there were too many reads")
+        return self._memory.read(address, size)
 
 
 def read_files(found: DetectedRuntime, memory: Memory) -> list[str] | None:
@@ -46,8 +61,7 @@ def read_files(found: DetectedRuntime, memory: Memory) -> list[str] | None:
     offsets, types = found.details.offsets, found.details.types
     if not types.dict or not types.unicode:
         return None
-    files: dict[str, None] = {}
-    known = False
+    memory, files, known = _Bounded(memory, MAX_READS), dict[str, None](), False
     for interpreter in _interpreters(memory, found.address, offsets):
         modules = _modules(memory, interpreter, offsets, types)
         if modules is not None:
