@@ -34,9 +34,7 @@ def libraries(pod: str, kubeconfig: Path, *options: str) -> subprocess.Completed
     """The command as a user runs it."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("KERNELSPAN_", "KUBE", "OTEL_"))}
     command = [Path(sys.executable).parent / "kernelspan", "libraries", "--pod", pod, f"--kubeconfig={kubeconfig}"]
-    return subprocess.run(
-        [*command, *options], env=plain, capture_output=True, text=True, timeout=120, check=False
-    )
+    return subprocess.run([*command, *options], env=plain, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kernelspan_agent.cli import behaviour
 from kernelspan_agent.control.metrics import Metrics
-from kernelspan_agent.export.jsonfile import JsonFileExporter
-from kernelspan_agent.export.pipeline import Pipeline
 from kernelspan_agent.resolve.touched import Touched
 from tests.support import php_runs, phps, truth
 from tests.support.otlp_json import ReceivedSpan
-from tests.support.runs import KERNELSPAN, UNLIMITED, operation_of, profile, read_spans, run
+from tests.support.runs import KERNELSPAN, UNLIMITED, operation_of, profile, run
 from tests.support.venvs import library_venv, site_packages
 
 pytestmark = pytest.mark.root
@@ -64,10 +62,7 @@ while True:
     work()
     time.sleep(0.01)
 """
-MODULES = """
-flask django.http fastapi uvicorn httpx sqlalchemy.orm pydantic celery boto3 rich.console click attr
-cryptography.fernet lxml.etree opentelemetry.sdk.trace setuptools
-""".split()
+MODULES = ["flask", "django.http", "fastapi", "uvicorn", "httpx", "sqlalchemy.orm", "pydantic", "celery", "boto3", "rich.console", "click", "attr", "cryptography.fernet", "lxml.etree", "opentelemetry.sdk.trace", "setuptools"]
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +158,16 @@ def assert_as_spans(found: Mapping[str, Any], spans: Iterable[ReceivedSpan]) -> 
 def test_an_application_of_many_libraries(venv: Path, site: Path, tmp_path: Path) -> None:
     """The report is exactly what the spans say; versions are pip's; who did what is what the program made them do."""
     port = closed_port()
-    command = [venv / "bin" / "python", "-W", "ignore", application(tmp_path, ONCE), str(TRIES), str(port), site, *MODULES]
+    command = [
+        venv / "bin" / "python",
+        "-W",
+        "ignore",
+        application(tmp_path, ONCE),
+        str(TRIES),
+        str(port),
+        site,
+        *MODULES,
+    ]
     ran = run(tmp_path, profile(tmp_path, **EVERYTHING), *command)
     assert ran.status == 0, ran.stderr
     found = ran.report["libraries"]
@@ -269,7 +273,9 @@ def test_packages_of_composer_and_metrics(tmp_path: Path) -> None:
         options = phps.options(php_runs.version_of(php))
         with (
             php.running(*options, f"{inside}/app.php", str(TRIES), str(port)) as program,
-            truth.open_app(tmp_path / "spans.jsonl", truth.PROFILE.replace("{operations: [Read, Stat]}", "{}\n  network: {}")) as app,
+            truth.open_app(
+                tmp_path / "spans.jsonl", truth.PROFILE.replace("{operations: [Read, Stat]}", "{}\n  network: {}")
+            ) as app,
         ):
             assert program.line() == "ready"
             app.only.touched = Touched()
@@ -313,9 +319,7 @@ def series(text: bytes) -> dict[tuple[str, str, str], float]:
 
 def libraries(*options: str | Path) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
-    return subprocess.run(
-        [KERNELSPAN, "libraries", *options], capture_output=True, text=True, timeout=120, check=False
-    )
+    return subprocess.run([KERNELSPAN, "libraries", *options], capture_output=True, text=True, timeout=120, check=False)
 
 
 def owners(folder: Path) -> dict[str, str]:
@@ -362,7 +366,7 @@ def test_what_a_running_application_has_loaded_and_does(venv: Path, site: Path, 
     assert "traced " not in shown.stdout
 
 
-def test_what_php_has_included(tmp_path: Path) -> None:
+def test_what_php_has_included() -> None:
     """Packages of Composer by the files of the request at hand, though they do nothing."""
     php = php_runs.needed(php_runs.wanted_phps()[-1])
     with php_runs.folder_in(php) as (folder, inside):

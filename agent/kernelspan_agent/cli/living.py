@@ -167,9 +167,7 @@ def _threads(tasks: list[_Task], stacks: list[_Stack], pid: int) -> list[LiveThr
     return found
 
 
-def _add_libraries(
-    found: Living, modules: list[str] | None, libraries: Libraries, context: LibraryContext
-) -> None:
+def _add_libraries(found: Living, modules: list[str] | None, libraries: Libraries, context: LibraryContext) -> None:
     for thread in found.threads:
         for frame in thread.frames:
             if frame.library is not None:

@@ -89,7 +89,9 @@ def _process(found: Living) -> dict[str, Any]:
     return {
         "pid": found.process.pid,
         "executable": printable(found.executable),
-        "runtime": f"{detection.implementation} {detection.version}" if isinstance(detection, DetectedRuntime) else None,
+        "runtime": f"{detection.implementation} {detection.version}"
+        if isinstance(detection, DetectedRuntime)
+        else None,
         "unsupported": detection.reason if isinstance(detection, Unsupported) else None,
         "modules": found.modules if is_known else None,
     }

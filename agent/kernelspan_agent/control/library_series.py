@@ -47,9 +47,7 @@ class LibrarySeries:
             for kind, count in acts.by_kind(number).items():
                 labels = ("", "", kind) if number == NOBODY else (name, version, kind)
                 counted[labels if library is None else self._bounded(labels)] += count
-        family = CounterMetricFamily(
-            "kernelspan_library_operations", _TEXT, labels=["library", "version", "operation"]
-        )
+        family = CounterMetricFamily("kernelspan_library_operations", _TEXT, labels=["library", "version", "operation"])
         for each, count in counted.items():
             family.add_metric(each, count)
         return family

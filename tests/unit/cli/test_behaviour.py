@@ -62,7 +62,9 @@ def test_nothing_happened() -> None:
 
 def test_loaded_and_acted_are_joined() -> None:
     """By name, version and package URL; what acted and is gone has no place, what is loaded and idle is listed."""
-    loaded = Loaded(libraries={Library("a", "1.0", "pkg:pypi/a@1.0"): {"stack", "module"}, Library("b", "", ""): {"mapped"}})
+    loaded = Loaded(
+        libraries={Library("a", "1.0", "pkg:pypi/a@1.0"): {"stack", "module"}, Library("b", "", ""): {"mapped"}}
+    )
     done = {**report(library("a", 5), library("c", 2), nobody=1), "seconds": 2.0}
     counts = {"rateLimited": 4, "inFlight": 0, "dropped": {"RingFull": 2}}
     found = as_object(loaded, {**done, "accounting": counts})

@@ -21,7 +21,14 @@ from tests.unit.resolve.acting import Act, batch, library, stack
 
 OPEN, CONNECT, LOCK = 1, 16, 48
 OWNERS = st.sampled_from(["app", "runtime", "a", "b", "c", "?"])
-STACKS = [stack(), stack("app"), stack("a", "app"), stack("runtime", "b", "a", "app"), stack("?", "a", "app"), stack("app", "a")]
+STACKS = [
+    stack(),
+    stack("app"),
+    stack("a", "app"),
+    stack("runtime", "b", "a", "app"),
+    stack("?", "a", "app"),
+    stack("app", "a"),
+]
 
 
 def acts(max_size: int = 60) -> st.SearchStrategy[list[Act]]:
