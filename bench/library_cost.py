@@ -61,7 +61,7 @@ while True:
 """
 
 
-def timed(spent: Counter[str], name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+def timed(spent: Counter[str], batches: Counter[str], name: str, work: Callable[..., Any]) -> Callable[..., Any]:
     """The same, adding its CPU time (ns of this thread) to `spent`."""
 
     def wrapped(*arguments: Any) -> Any:
@@ -70,6 +70,7 @@ def timed(spent: Counter[str], name: str, work: Callable[..., Any]) -> Callable[
             return work(*arguments)
         finally:
             spent[name] += time.thread_time_ns() - began
+            batches[name] += 1
 
     return wrapped
 
@@ -77,6 +78,7 @@ def timed(spent: Counter[str], name: str, work: Callable[..., Any]) -> Callable[
 def measure(python: Path, seconds: float) -> dict[str, Any]:
     """Shares and ns for each operation."""
     spent: Counter[str] = Counter()
+    batches: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "page.html").write_text("hello")
@@ -86,10 +88,10 @@ def measure(python: Path, seconds: float) -> dict[str, Any]:
         app = App(load(PROFILE, standalone=True), Pipeline([]), os.environ, resource=ResourceSettings())
         run = app.only
         run.touched = Touched()
-        run.resolver.resolve = timed(spent, "resolve", run.resolver.resolve)  # type: ignore[method-assign]
-        app.acts.add = timed(spent, "count", app.acts.add)  # type: ignore[method-assign]
-        run.touched.add = timed(spent, "places", run.touched.add)  # type: ignore[method-assign]
-        run.tracer.process = timed(spent, "trace", run.tracer.process)  # type: ignore[method-assign]
+        run.resolver.resolve = timed(spent, batches, "resolve", run.resolver.resolve)  # type: ignore[method-assign]
+        app.acts.add = timed(spent, batches, "count", app.acts.add)  # type: ignore[method-assign]
+        run.touched.add = timed(spent, batches, "places", run.touched.add)  # type: ignore[method-assign]
+        run.tracer.process = timed(spent, batches, "trace", run.tracer.process)  # type: ignore[method-assign]
         with subprocess.Popen([python, folder / "program.py", folder]) as program:
             try:
                 app.select(program.pid, "program")
@@ -103,6 +105,7 @@ def measure(python: Path, seconds: float) -> dict[str, Any]:
     others = spent["resolve"] + spent["trace"]
     return {
         "operations": operations,
+        "operations_in_a_batch": round(operations / batches["count"], 1),
         "libraries": libraries,
         "ns_per_operation": {stage: round(ns / operations) for stage, ns in spent.items()},
         "count_to_resolve_and_trace": round(spent["count"] / others, 4),

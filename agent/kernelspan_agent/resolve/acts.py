@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kernelspan_agent.model import Origin
-from kernelspan_agent.resolve.segments import NOT_FAILURES, Cache
+from kernelspan_agent.resolve.met import Met
+from kernelspan_agent.resolve.segments import NOT_FAILURES
 from kernelspan_agent.resolve.stacks import nearest_library
 from kernelspan_agent.ring.records import OWN_OPERATION
 from kernelspan_api.operations import OPERATIONS, Group
@@ -32,56 +33,69 @@ KINDS = OWN_OPERATION + 1  # the built-in operations by number, then all own pro
 OWN_KIND = "own"
 NAMES: Mapping[int, str] = {**{each.number: each.span_name for each in OPERATIONS}, OWN_OPERATION: OWN_KIND}
 _FIRST = 2
-_STACKS = 4096  # as many as are at work at one time; what is forgotten is looked at again
+_STACKS = 4096  # as many as are at work at one time; then all are forgotten, and looked at again
 _ROWS = 32
 _MAX_ERRNO = 4095
-_FAILS = np.ones((2, _MAX_ERRNO + 1), bool)  # by whether it is a wait, then by errno: see segments.error_segment
+_FAILS = np.ones((2, _MAX_ERRNO + 2), bool)  # by whether it is a wait, then by errno: see segments.error_segment
+_FAILS[:, [0, -1]] = False  # no errno
 _FAILS[:, list(NOT_FAILURES)] = False
 _FAILS[1, errno.ETIMEDOUT] = False
 _WAITS = np.zeros(KINDS, np.intp)
-_WAITS[[each.number for each in OPERATIONS if each.group is Group.WAITS]] = 1
+_WAITS[[each.number for each in OPERATIONS if each.group is Group.WAITS]] = _FAILS.shape[1]
 
 
 class Acts:
-    """The counts of one agent, whatever the profile: 0.3 MB with 256 libraries. Written by one thread, read by any."""
+    """The counts of one agent, whatever the profile: 0.3 MB with 256 libraries.
+
+    Written by one thread; read by any, but for `inside`.
+    """
 
     def __init__(self, max_libraries: int = MAX_LIBRARIES) -> None:
         self._max = max_libraries
         self._numbers: dict[Library, int] = {}
         self.libraries: list[Library] = []  # number k is at k - 2
-        self._of_stack = Cache(self._look, _STACKS)
-        self._operations = np.zeros((_ROWS, KINDS), np.int64)
-        self._failures = np.zeros((_ROWS, KINDS), np.int64)
-        self._inside = np.zeros(_ROWS, np.int64)
+        self._places = Met(self._look)
+        self._every: list[tuple[int, ...]] = []  # by the stack's place: the libraries in it
+        self._nearest, self._counts = (np.zeros(_STACKS, np.int64) for _ in range(2))  # the one that acts; operations
+        self._operations = np.zeros((_ROWS, KINDS, 2), np.int64)  # those that succeeded, those that failed
+        self._inside = [0] * _ROWS
 
     def add(self, batch: ResolvedBatch) -> np.ndarray:
         """Takes operations in; gives the number of the library of each: intp, shape (n,)."""
-        ops = batch.ops
-        kinds = np.minimum(ops["op"], OWN_OPERATION).astype(np.intp)
+        kinds = np.minimum(batch.ops["op"], OWN_OPERATION).astype(np.intp)
         numbers = self._numbers_of(batch)
-        cells = numbers * KINDS + kinds
+        cells = (numbers * KINDS + kinds) * 2 + _failed(batch, kinds)
         np.add.at(self._operations.reshape(-1), cells, 1)
-        failed = _failed(batch, kinds)
-        if failed.any():
-            np.add.at(self._failures.reshape(-1), cells[failed], 1)
         return numbers
 
     def _numbers_of(self, batch: ResolvedBatch) -> np.ndarray:
         if batch.stack_of is None:
             return np.zeros(len(batch.ops), np.intp)
-        found = [self._of_stack[stack] for stack in batch.distinct]
-        for (_, inside), count in zip(found, np.bincount(batch.stack_of, minlength=len(found)).tolist(), strict=True):
-            for number in inside:
-                self._inside[number] += count
-        numbers: np.ndarray = np.array([nearest for nearest, _ in found], np.intp)[batch.stack_of]
+        if len(self._places) + len(batch.distinct) > len(self._counts):
+            self._fold(len(batch.distinct))
+        places = np.fromiter(map(self._places.__getitem__, batch.distinct), np.intp, len(batch.distinct))
+        of_operations = places[batch.stack_of]
+        np.add.at(self._counts, of_operations, 1)
+        numbers: np.ndarray = self._nearest[of_operations]
         return numbers
 
-    def _look(self, stack: Stack) -> tuple[int, tuple[int, ...]]:
-        """The number of the library that acts, and of all that stand in the stack."""
+    def _look(self, stack: Stack) -> int:
+        """The place of a stack that is met: of its library, of all that stand in it, of its count."""
+        place = len(self._every)
         frame = nearest_library(stack)
-        nearest = self._number(frame.library) if frame is not None and frame.library is not None else NOBODY
+        self._nearest[place] = self._number(frame.library) if frame is not None and frame.library else NOBODY
         every = {frame.library for frame in stack.frames if frame.origin is Origin.LIBRARY}
-        return nearest, tuple({self._number(each) for each in every if each is not None})
+        self._every.append(tuple({self._number(each) for each in every if each is not None}))
+        return place
+
+    def _fold(self, room: int) -> None:
+        """Forgets the stacks, after their counts have gone to the libraries in them; then so many can be met."""
+        for every, count in zip(self._every, self._counts.tolist(), strict=False):
+            for number in every:
+                self._inside[number] += count
+        self._places.clear()
+        self._every.clear()
+        self._nearest, self._counts = (np.zeros(max(room, _STACKS), np.int64) for _ in range(2))
 
     def _number(self, library: Library) -> int:
         found = self._numbers.get(library)
@@ -97,9 +111,8 @@ class Acts:
 
     def _grow(self) -> None:
         rows = len(self._inside)
-        self._operations = np.concatenate([self._operations, np.zeros((rows, KINDS), np.int64)])
-        self._failures = np.concatenate([self._failures, np.zeros((rows, KINDS), np.int64)])
-        self._inside = np.concatenate([self._inside, np.zeros(rows, np.int64)])
+        self._operations = np.concatenate([self._operations, np.zeros_like(self._operations)])
+        self._inside = self._inside + [0] * rows
 
     # --- to be read ---------------------------------------------------------------------------------------------------
 
@@ -118,15 +131,16 @@ class Acts:
 
     def by_kind(self, number: int) -> dict[str, int]:
         """Operations of a library that it did itself: it stands nearest to the kernel."""
-        return _named(self._operations[number])
+        return _named(self._operations[number].sum(axis=1))
 
     def failures(self, number: int) -> dict[str, int]:
         """Of these those that failed, by kind."""
-        return _named(self._failures[number])
+        return _named(self._operations[number, :, 1])
 
     def inside(self, number: int) -> int:
-        """Operations in whose stack it stands anywhere, whoever did them."""
-        return int(self._inside[number])
+        """Operations in whose stack it stands anywhere, whoever did them. To be asked by the thread that counts."""
+        self._fold(0)
+        return self._inside[number]
 
 
 def _named(row: np.ndarray) -> dict[str, int]:
@@ -136,11 +150,10 @@ def _named(row: np.ndarray) -> dict[str, int]:
 
 def _failed(batch: ResolvedBatch, kinds: np.ndarray) -> np.ndarray:
     """Which operations' spans are errors: bool, shape (n,)."""
-    results = batch.ops["ret"]
-    errors = (results < 0) & (results >= -_MAX_ERRNO)
-    found: np.ndarray = errors & _FAILS[_WAITS[kinds], np.where(errors, -results, 0)]
-    own = kinds == OWN_OPERATION
-    if own.any():  # theirs is the user's condition
-        for row in np.flatnonzero(own).tolist():
-            found[row] = batch.segments[row, 2] is not None and bool(batch.segments[row, 2].error)
-    return found
+    codes = np.minimum(np.maximum(-batch.ops["ret"], 0), _MAX_ERRNO + 1)  # half the time of np.clip
+    failed: np.ndarray = _FAILS.reshape(-1).take(_WAITS.take(kinds) + codes)
+    own = np.flatnonzero(kinds == OWN_OPERATION)
+    if len(own):  # theirs is the user's condition
+        objects = batch.segments[own, 2].tolist()
+        failed[own] = [each is not None and bool(each.error) for each in objects]
+    return failed

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernelspan_agent.resolve.segments import Cache
+from kernelspan_agent.resolve.met import Met
 from kernelspan_agent.ring.records import OWN_OPERATION
 from kernelspan_api import semconv
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 MAX_PLACES = 64  # of one kind, of one library
 MAX_LEVEL = 8  # folders below one another that are kept apart
-_NUMBER_BITS = 10  # more numbers than acts.MAX_LIBRARIES and its two others
-_ALIGNMENT_BITS = 4  # objects lie at multiples of 16
-_OBJECTS = 4096
+_ROWS = 32
+_OBJECTS = 2048  # files and sockets that are met before all of them are forgotten
+_AT_ONCE = 512  # operations, so that a large batch finds room
 NO_ROOT = "(no root)"
 Place = tuple[str, ...]  # from the coarsest to the finest
 
@@ -57,31 +57,63 @@ class Places:
 class Touched:
     """The places of every library of one profile. Not for several threads.
 
-    A library that goes everywhere takes some 20 KB, up to 0.3 MB where every name is as long as a name can be.
+    A library takes 16 KB, and some 20 KB more if it goes everywhere, 0.3 MB where every name is as long as a name can be.
     """
 
     def __init__(self) -> None:
-        self.folders: dict[int, Places] = {}  # by the library's number, see acts
-        self.destinations: dict[int, Places] = {}
-        self._of_object = Cache(_places_of, _OBJECTS)
+        self._folders: dict[int, Places] = {}  # by the library's number, see acts
+        self._destinations: dict[int, Places] = {}
+        self._objects = Met(self._look)
+        self._of_objects: list[tuple[Place, Place]] = []  # by the object's place: folder, destination
+        self._counts = np.zeros((_ROWS, _OBJECTS), np.int64)  # of operations, by library and object
+        self._start()
 
     def add(self, batch: ResolvedBatch, numbers: np.ndarray) -> None:
         """Takes operations in. `numbers`: of their libraries, as Acts.add gives them."""
-        objects = batch.segments[:, 2]
-        rows = np.flatnonzero((batch.ops["op"] < OWN_OPERATION) & (objects != None))  # noqa: E711 - each of them
-        if not len(rows):
+        if not len(numbers):
             return
-        mine = objects[rows]
-        addresses = np.fromiter(map(id, mine), np.uint64, len(rows))
-        keys = addresses >> np.uint64(_ALIGNMENT_BITS) << np.uint64(_NUMBER_BITS) | numbers[rows].astype(np.uint64)
-        _, first, counts = np.unique(keys, return_index=True, return_counts=True)
-        for at, count in zip(first.tolist(), counts.tolist(), strict=True):
-            folder, destination = self._of_object[mine[at]]
-            number = int(numbers[rows[at]])
-            if folder:
-                _add(self.folders, number, folder, count)
-            if destination:
-                _add(self.destinations, number, destination, count)
+        highest, rows = int(numbers.max()), len(self._counts)
+        if highest >= rows:
+            self._counts = np.concatenate([self._counts, np.zeros((max(rows, highest), _OBJECTS), np.int64)])
+        mine = np.where(batch.ops["op"] < OWN_OPERATION, batch.segments[:, 2], None)  # own probes' are the user's
+        for first in range(0, len(numbers), _AT_ONCE):
+            part = slice(first, first + _AT_ONCE)
+            objects = mine[part].tolist()
+            if len(self._objects) + len(objects) > _OBJECTS:
+                self._fold()
+            places = np.fromiter(map(self._objects.__getitem__, objects), np.intp, len(objects))
+            np.add.at(self._counts.reshape(-1), numbers[part] * _OBJECTS + places, 1)
+
+    @property
+    def folders(self) -> dict[int, Places]:
+        """By the library's number."""
+        self._fold()
+        return self._folders
+
+    @property
+    def destinations(self) -> dict[int, Places]:
+        """By the library's number."""
+        self._fold()
+        return self._destinations
+
+    def _look(self, segment: Segment) -> int:
+        self._of_objects.append(_places_of(segment))
+        return len(self._of_objects) - 1
+
+    def _start(self) -> None:
+        self._objects.clear()
+        self._objects[None] = 0
+        self._of_objects = [((), ())]
+
+    def _fold(self) -> None:
+        """Forgets the objects, after their counts have gone to their places."""
+        for number, at in zip(*(each.tolist() for each in np.nonzero(self._counts)), strict=True):
+            count = int(self._counts[number, at])
+            for places, place in zip((self._folders, self._destinations), self._of_objects[at], strict=True):
+                if place:
+                    _add(places, number, place, count)
+        self._counts[:] = 0
+        self._start()
 
 
 def _add(places: dict[int, Places], number: int, place: Place, count: int) -> None:
