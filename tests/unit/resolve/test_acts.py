@@ -121,6 +121,19 @@ def test_rows_grow() -> None:
     assert counted.inside(OTHER) == 100
 
 
+def test_stacks_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More stacks than are kept, some met again after they were forgotten: what stands inside is counted all the same."""
+    monkeypatch.setattr("kernelspan_agent.resolve.acts._STACKS", 4)
+    counted, plain = Acts(), Counter[str]()
+    many = [stack(f"lib{number % 3}", "app", f"lib{number % 5}") for number in range(20)]
+    for first in (0, 3, 0, 9, 2, 0):
+        part = many[first : first + 6]  # two more than there is room for
+        counted.add(batch([Act(OPEN, each) for each in part]))
+        plain.update(each.library.name for one in part for each in set(one.frames) if each.library is not None)
+    assert {one.name: counted.inside(at + 2) for at, one in enumerate(counted.libraries)} == plain
+    assert counted.total == 36
+
+
 def test_a_version_is_another_library() -> None:
     """Two versions of one name, as two processes may have, are two."""
     counted = Acts()
