@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernelspan_agent.model import Origin
 from kernelspan_agent.resolve.met import Met
 from kernelspan_agent.resolve.segments import NOT_FAILURES
 from kernelspan_agent.resolve.stacks import nearest_library
@@ -84,8 +83,8 @@ class Acts:
         place = len(self._every)
         frame = nearest_library(stack)
         self._nearest[place] = self._number(frame.library) if frame is not None and frame.library else NOBODY
-        every = {frame.library for frame in stack.frames if frame.origin is Origin.LIBRARY}
-        self._every.append(tuple({self._number(each) for each in every if each is not None}))
+        every = {id(frame.library): frame.library for frame in stack.frames}  # to compare them costs ten times as much
+        self._every.append(tuple({self._number(each) for each in every.values() if each is not None}))
         return place
 
     def _fold(self, room: int) -> None:

@@ -75,7 +75,8 @@ class Touched:
         highest, rows = int(numbers.max()), len(self._counts)
         if highest >= rows:
             self._counts = np.concatenate([self._counts, np.zeros((max(rows, highest), _OBJECTS), np.int64)])
-        mine = np.where(batch.ops["op"] < OWN_OPERATION, batch.segments[:, 2], None)  # own probes' are the user's
+        mine = batch.segments[:, 2].copy()
+        mine[batch.ops["op"] >= OWN_OPERATION] = None  # theirs are the user's attributes
         for first in range(0, len(numbers), _AT_ONCE):
             part = slice(first, first + _AT_ONCE)
             objects = mine[part].tolist()
