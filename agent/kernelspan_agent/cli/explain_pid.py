@@ -28,8 +28,8 @@ def explain(pid: int, *, as_json: bool) -> int:
     return CANNOT if shown["unsupported"] else 0
 
 
-def examine(pid: int, *, modules: bool = False) -> Living:
-    """What is known of a process; `modules`: see living. Raises UsageError: it has ended; MachineError: it may not be read."""
+def examine(pid: int, **wanted: Any) -> Living:
+    """What is known of a process; `wanted`: as living.examine has it. Raises UsageError: it has ended; MachineError: it may not be read."""
     from kernelspan_agent.cli import living
     from kernelspan_agent.guard import capabilities
     from kernelspan_agent.process.errors import ProcessEndedError, ProcessError
@@ -37,7 +37,7 @@ def examine(pid: int, *, modules: bool = False) -> Living:
 
     process = by_pid(pid)
     try:
-        return living.examine(process, modules=modules)
+        return living.examine(process, **wanted)
     except ProcessEndedError as error:
         if Path(f"{process.path}/task").exists():  # its links may not be read, though it lives
             raise _forbidden(pid, capabilities.how_to_grant(["CAP_SYS_PTRACE"])) from error

@@ -73,8 +73,11 @@ class _Task:
     state: str
 
 
-def examine(process: procfs.Process, *, modules: bool = False) -> Living:
-    """Raises ProcessError: it has ended, or may not be read. `modules`: also which code it has loaded."""
+def examine(process: procfs.Process, *, modules: bool = False, libraries: Libraries | None = None) -> Living:
+    """Raises ProcessError: it has ended, or may not be read.
+
+    `modules`: also which code it has loaded. `libraries`: kept over several looks, what it has indexed is not read again.
+    """
     executable, deleted = procfs.read_executable(process)
     detection = registry.detect(process)
     found = Living(
@@ -86,7 +89,7 @@ def examine(process: procfs.Process, *, modules: bool = False) -> Living:
         return found
     version = tuple(int(part) for part in detection.version.split(".")[:2] if part.isdigit())
     context = LibraryContext(detection.runtime, f"{process.path}/root", version, found.working_directory)
-    libraries = Libraries()
+    libraries = libraries or Libraries()
     with ProcessMemory(process) as memory:
         stacks = _stacks(detection, memory, libraries, context)
         files = _loaded(detection, memory) if modules else None

@@ -12,6 +12,7 @@ from kernelspan_agent.cli import behaviour
 from kernelspan_agent.cli.explain_pid import examine
 from kernelspan_agent.cli.living import Living
 from kernelspan_agent.errors import UsageError
+from kernelspan_agent.libraries.base import Libraries
 from kernelspan_agent.model import Library
 from kernelspan_agent.process.procfs import printable
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Unsupported
@@ -33,6 +34,7 @@ class Loaded:
     not_examined: int = 0
     libraries: dict[Library, set[str]] = field(default_factory=dict)
     sites: dict[str, int] = field(default_factory=dict)
+    _index: Libraries = field(default_factory=Libraries)
 
     def look(self, processes: Sequence[Process], *, again: bool = False) -> None:
         """Looks at them; `again`: those that have ended stay as they were.
@@ -42,7 +44,7 @@ class Loaded:
         self.not_examined = max(0, len(processes) - MAX_PROCESSES)
         for process in processes[:MAX_PROCESSES]:
             try:
-                found = examine(process.pid, modules=True)
+                found = examine(process.pid, modules=True, libraries=self._index)
             except UsageError:
                 if not again and len(processes) == 1:
                     raise
@@ -110,7 +112,7 @@ def page(found: Mapping[str, Any]) -> list[str]:
         lines += _traced(found)
     idle = [each for each in loaded if each not in acted]
     if idle:
-        lines += ["", f"loaded, and not seen in any operation ({len(idle)})" if found["accounting"] else ""]
+        lines += ["", f"loaded, and not seen in any operation ({len(idle)})"] if found["accounting"] else [""]
         text = ", ".join(f"{each['name']} {each['version']}".rstrip() for each in idle)
         lines += textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
     return lines
