@@ -28,6 +28,7 @@ from kernelspan_agent.probes.session import RING_BYTES, Session
 from kernelspan_agent.probes.walkers import Walkers
 from kernelspan_agent.process import procfs
 from kernelspan_agent.profile_run import ProfileRun, rows_of
+from kernelspan_agent.resolve.acts import Acts
 from kernelspan_agent.resolve.clock import Clock
 from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
 from kernelspan_agent.resolve.tables import Tables
@@ -92,6 +93,7 @@ class Engine:
             files=files,
         )
         self.tables = Tables(self.processes, self.clock, self.session)
+        self.acts = Acts()
         self.profiles: dict[str, ProfileRun] = {}
         self._pods: dict[str, int] = {}  # numbers by uid
         self._classes = Classes(self.session, self._intake, self.tables)
@@ -117,6 +119,7 @@ class Engine:
             self.clock,
             lambda file, path: self._classes.reject(uid, file, path),
             self.session.own,
+            self.acts,
         )
         self.guard.add(run)
         return run

@@ -174,6 +174,8 @@ class ResolvedBatch:
     `segments`: object array of shape (n, k): Segments of the operation span (name, code, file or peer, error), or None.
     `rows`: SPAN, shape (n,), with `values` and `value_keys` filled; ids, times and resource are the tracer's to fill.
     `payloads`: row to what it moved. `hidden`: bool, shape (n,): seen for the requests only, and no spans; None: none is.
+    `distinct`: stacks, each once; `stack_of`: the place in it of each operation's, intp, shape (n,). None: no stacks were
+    asked for.
     """
 
     ops: np.ndarray
@@ -185,6 +187,8 @@ class ResolvedBatch:
     rows: np.ndarray
     payloads: dict[int, Payload] = field(default_factory=dict)
     hidden: np.ndarray | None = None
+    distinct: list[Stack] = field(default_factory=list)
+    stack_of: np.ndarray | None = None
 
     def only(self, kept: np.ndarray) -> ResolvedBatch:
         """Some of the operations, without their payloads. `kept`: bool, shape (n,)."""
@@ -198,4 +202,6 @@ class ResolvedBatch:
             self.segments[kept],
             self.rows[kept],
             hidden=None if self.hidden is None else self.hidden[kept],
+            distinct=self.distinct,
+            stack_of=None if self.stack_of is None else self.stack_of[kept],
         )

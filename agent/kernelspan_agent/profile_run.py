@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
     from kernelspan_agent.export.base import Exporter
     from kernelspan_agent.model import ResolvedBatch, SpanBatch
+    from kernelspan_agent.resolve.acts import Acts
     from kernelspan_agent.resolve.clock import Clock
     from kernelspan_agent.resolve.durations import Durations
     from kernelspan_agent.resolve.processes import TracedProcess
     from kernelspan_agent.resolve.resource import ResourceSettings
     from kernelspan_agent.resolve.tables import Tables, Taken
+    from kernelspan_agent.resolve.touched import Touched
     from kernelspan_api.profile import TraceProfile
 
 BURST_SECONDS = 2
@@ -69,12 +71,16 @@ class ProfileRun:
         clock: Clock,
         reject: Callable[[int, int], object],
         own: OwnProbes,
+        acts: Acts,
     ) -> None:
-        """`reject`: told of files (file, path) on which the profile wants no operation. `own`: the session's own probes."""
+        """`reject`: told of files (file, path) on which the profile wants no operation. `own`: the session's own probes.
+
+        `acts`: counts for all profiles which libraries act.
+        """
         self.uid, self.profile, self.exporter = uid, profile, exporter
         spec = profile.spec
         self.wanted: Wanted = wanted_by(profile.metadata.name, spec)
-        self._clock = clock
+        self._clock, self._acts = clock, acts
         self.infos = Infos(resource)
         self.resolver = Resolver(
             ResolveSettings(
@@ -107,6 +113,7 @@ class ProfileRun:
         self._cpu_seconds = 0.0
         self.shared = False
         self.durations: Durations | None = None  # of its own probes, where somebody wants them
+        self.touched: Touched | None = None  # by its libraries, the same
 
     @property
     def label(self) -> str:
@@ -145,8 +152,12 @@ class ProfileRun:
         self.rate_limited += count - passed
         if passed or batch.hidden is not None:
             batch = _head(batch, passed)
+            shown = batch if batch.hidden is None else batch.only(~batch.hidden)
+            libraries = self._acts.add(shown)
+            if self.touched is not None:
+                self.touched.add(shown, libraries)
             if self.durations is not None:
-                self.durations.add(batch.ops)
+                self.durations.add(shown.ops)
             self.export(self.tracer.process(batch))
 
     def export(self, batch: SpanBatch) -> None:
@@ -196,6 +207,7 @@ def _head(batch: ResolvedBatch, count: int) -> ResolvedBatch:
         rows=batch.rows[:count],
         payloads={row: payload for row, payload in batch.payloads.items() if row < count},
         hidden=None if batch.hidden is None else batch.hidden[:count],
+        stack_of=None if batch.stack_of is None else batch.stack_of[:count],
     )
 
 

@@ -30,6 +30,8 @@ _PATHS = {
 }
 _JOB_LABEL = "batch.kubernetes.io/controller-uid"  # job controller, since 1.27
 _ENDED = ("Succeeded", "Failed")
+STATIC_HASH = "kubernetes.io/config.hash"  # kubelet: ConfigHashAnnotationKey
+_MIRROR = "kubernetes.io/config.mirror"
 # A ReplicaSet of a Deployment is named by it and the hash of the pod's template (rand.SafeEncodeString's alphabet).
 TEMPLATE_HASH = "pod-template-hash"
 
@@ -180,6 +182,12 @@ def selects_container(selector: ContainerSelector | None, name: str) -> bool:
 def has_ended(pod: Pod) -> bool:
     """Whether it is Succeeded or Failed: nothing of it runs any more."""
     return pod.status.phase in _ENDED
+
+
+def static_hash(meta: Meta) -> str:
+    """What the cgroup of a static pod is named by, in place of its mirror's uid; empty: it is no static pod."""
+    annotations = meta.annotations or {}
+    return annotations.get(STATIC_HASH, "") if _MIRROR in annotations else ""
 
 
 def expires(spec: Spec, created: datetime) -> float | None:

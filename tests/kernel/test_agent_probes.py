@@ -91,6 +91,9 @@ def test_each_probe_has_a_state(start: Start, collector: Collector) -> None:
             ("shop/p", "Pending"): 0,
             ("shop/p", "Failed"): 2,
         }
+        acted = metric(number, "kernelspan_library_operations_total")
+        assert set(acted) == {("", "own", "")}  # by library, operation and version
+        assert acted["", "own", ""] >= 1
         agent.stop()
 
 

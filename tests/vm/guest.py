@@ -19,7 +19,8 @@ from kernelspan_agent.probes import bpf, constants
 from kernelspan_agent.probes.build import build
 from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism
-from kernelspan_agent.probes.session import EVERYTHING, RING_BYTES, Session, modules_of
+from kernelspan_agent.probes.modules import EVERYTHING, modules_of
+from kernelspan_agent.probes.session import RING_BYTES, Session
 from kernelspan_api.plan import Wanted, wanted
 from kernelspan_api.profile import load
 from tests.vm.tracing import PROFILES, start

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `kernelspan run | agent | check | render | explain | list | completion`.
+"""The command line: `kernelspan run | agent | check | render | libraries | explain | list |
+completion`.
 
 Each command is a module of this folder, imported when it is called: `--help` needs neither numpy nor grpc.
 
@@ -26,6 +27,7 @@ COMMANDS = {
     "agent": "Trace a Kubernetes node as the operator says.",
     "check": "What this machine can do, and why not.",
     "render": "Print the C that would be compiled.",
+    "libraries": "Which libraries a process has loaded, and what they do.",
     "explain": "What is known of a process, or why a pod is not traced.",
     "list": "What can be probed, with its arguments.",
     "completion": "Print a shell's completion script.",

@@ -22,21 +22,22 @@ _KEY_WIDTH, _NAME_WIDTH, _MAX_NAME_WIDTH = 11, 20, 60
 
 def explain(pid: int, *, as_json: bool) -> int:
     """Prints it; the exit code. Raises UsageError for a process that is not there, MachineError where it may not be read."""
-    found = _examine(pid)
+    found = examine(pid)
     shown = as_object(found)
     click.echo(json.dumps(shown, indent=1) if as_json else "\n".join(page(shown, Painter.of_stdout(os.environ))))
     return CANNOT if shown["unsupported"] else 0
 
 
-def _examine(pid: int) -> Living:
-    from kernelspan_agent.cli.living import examine
+def examine(pid: int, **wanted: Any) -> Living:
+    """What is known of a process; `wanted`: as living.examine has it. Raises UsageError: it has ended; MachineError: it may not be read."""
+    from kernelspan_agent.cli import living
     from kernelspan_agent.guard import capabilities
     from kernelspan_agent.process.errors import ProcessEndedError, ProcessError
     from kernelspan_agent.targets.select import by_pid
 
     process = by_pid(pid)
     try:
-        return examine(process)
+        return living.examine(process, **wanted)
     except ProcessEndedError as error:
         if Path(f"{process.path}/task").exists():  # its links may not be read, though it lives
             raise _forbidden(pid, capabilities.how_to_grant(["CAP_SYS_PTRACE"])) from error

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from kernelspan_agent.libraries.base import Libraries, LibraryContext
 from kernelspan_agent.model import Library, Origin
 from kernelspan_agent.process import procfs
-from kernelspan_agent.process.errors import ProcessError
+from kernelspan_agent.process.errors import MemoryReadError, ProcessError
 from kernelspan_agent.process.memory import ProcessMemory
 from kernelspan_agent.process.rootfs import Root
 from kernelspan_agent.runtimes import registry
@@ -60,7 +60,8 @@ class Living:
     namespace_pid: int
     detection: Detection
     threads: list[LiveThread] = field(default_factory=list)
-    libraries: dict[Library, set[str]] = field(default_factory=dict)  # "stack", "mapped"
+    libraries: dict[Library, set[str]] = field(default_factory=dict)  # "stack", "mapped", "module"
+    modules: int | None = None  # files of code that it has loaded; None: not asked for, not known
     sites: dict[str, int] = field(default_factory=dict)  # directory to number of distributions
 
 
@@ -72,8 +73,11 @@ class _Task:
     state: str
 
 
-def examine(process: procfs.Process) -> Living:
-    """Raises ProcessError: it has ended, or may not be read."""
+def examine(process: procfs.Process, *, modules: bool = False, libraries: Libraries | None = None) -> Living:
+    """Raises ProcessError: it has ended, or may not be read.
+
+    `modules`: also which code it has loaded. `libraries`: kept over several looks, what it has indexed is not read again.
+    """
     executable, deleted = procfs.read_executable(process)
     detection = registry.detect(process)
     found = Living(
@@ -85,14 +89,22 @@ def examine(process: procfs.Process) -> Living:
         return found
     version = tuple(int(part) for part in detection.version.split(".")[:2] if part.isdigit())
     context = LibraryContext(detection.runtime, f"{process.path}/root", version, found.working_directory)
-    libraries = Libraries()
+    libraries = libraries or Libraries()
     with ProcessMemory(process) as memory:
         stacks = _stacks(detection, memory, libraries, context)
+        files = _loaded(detection, memory) if modules else None
     found.threads = _threads(tasks, stacks, process.pid)
     procfs.read_stat(process)  # the pid is still the same process's, so everything above was
-    _add_libraries(found, libraries, context)
+    _add_libraries(found, files, libraries, context)
     found.sites = _sites(found, detection, libraries, context)
     return found
+
+
+def _loaded(detection: DetectedRuntime, memory: ProcessMemory) -> list[str] | None:
+    try:
+        return registry.loaded(detection, memory)
+    except MemoryReadError:
+        return None
 
 
 def _cwd(process: procfs.Process) -> str:
@@ -158,15 +170,17 @@ def _threads(tasks: list[_Task], stacks: list[_Stack], pid: int) -> list[LiveThr
     return found
 
 
-def _add_libraries(found: Living, libraries: Libraries, context: LibraryContext) -> None:
+def _add_libraries(found: Living, modules: list[str] | None, libraries: Libraries, context: LibraryContext) -> None:
     for thread in found.threads:
         for frame in thread.frames:
             if frame.library is not None:
                 found.libraries.setdefault(frame.library, set()).add("stack")
-    for path in _mapped(found.process):
-        _, library = libraries.classify(path, context)
-        if library is not None:
-            found.libraries.setdefault(library, set()).add("mapped")
+    found.modules = None if modules is None else len(modules)
+    for place, paths in (("mapped", _mapped(found.process)), ("module", modules or [])):
+        for path in paths:
+            _, library = libraries.classify(path, context)
+            if library is not None:
+                found.libraries.setdefault(library, set()).add(place)
 
 
 def _mapped(process: procfs.Process) -> list[str]:

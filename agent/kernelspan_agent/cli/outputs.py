@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from kernelspan_agent.cli import ownprobes
+from kernelspan_agent.cli import behaviour, ownprobes
 from kernelspan_agent.errors import MachineError, UsageError
 from kernelspan_agent.resolve.resource import ResourceSettings
 
@@ -106,6 +106,7 @@ def report(app: App) -> dict[str, Any]:
         "profile": app.profile.metadata.name,
         "operations": app.accounting().as_json(),
         "probes": ownprobes.report(app),
+        "libraries": behaviour.report(app),
         "spans": {
             "exported": snapshot.spans_exported,
             "dropped": {k: v for k, v in snapshot.spans_dropped.items() if v},
@@ -184,6 +185,8 @@ def table(found: Mapping[str, Any]) -> str:
     lines.append(f"started in      {seconds['open']:.2f} s, of it compiling {seconds['compile']:.2f} s")
     if found["lastError"]:
         lines.append(f"last error      {found['lastError']}")
+    if libraries := behaviour.table(found["libraries"]):
+        lines.append(libraries)
     return "\n".join(lines)
 
 

@@ -107,6 +107,7 @@ def _fork(command_line: tuple[str, ...]) -> Command | None:
 def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) -> int:
     from kernelspan_agent.app import App
     from kernelspan_agent.cli.outputs import open_exporter, resource_settings, trace_self, watch_health
+    from kernelspan_agent.resolve.touched import Touched
 
     with ExitStack() as stack:
         if options["self_traces"]:
@@ -127,6 +128,7 @@ def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) 
                 programs=_programs(child, options["pids"]),
             )
         stack.callback(app.close)
+        app.only.touched = Touched()
         _say_probes(app, options, has_command=child is not None)
         if options["listen"]:
             stack.callback(watch_health(options["listen"], app))
@@ -161,7 +163,7 @@ def _programs(child: Command | None, pids: tuple[int, ...]) -> list[str]:
 def _trace(app: App, profile: TraceProfile, child: Command | None, options: dict[str, Any]) -> int:
     seconds = [limit for limit in (options["duration"], profile.spec.ttl_seconds) if limit]
     until = time.monotonic() + min(seconds) if seconds else float("inf")
-    stopped = _stop_on_signals(child)
+    stopped = stop_on_signals() if child is None else list[int]()
     status = 0
     if child is not None:
         app.select(child.pid, Path(child.arguments[0]).name, held=True)
@@ -176,11 +178,11 @@ def _trace(app: App, profile: TraceProfile, child: Command | None, options: dict
     return status
 
 
-def _stop_on_signals(child: Command | None) -> list[int]:
+def stop_on_signals() -> list[int]:
+    """A list that is empty until SIGINT or SIGTERM comes."""
     stopped: list[int] = []
-    if child is None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda got, _frame: stopped.append(got))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda got, _frame: stopped.append(got))
     return stopped
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's counters as Prometheus metrics, read when they are asked for; nothing is counted twice.
 
-Names: prometheus.io/docs/practices/naming. Nothing that a traced program says becomes a label: paths, functions and
-process names would make series without end.
+Names: prometheus.io/docs/practices/naming. Nothing that a traced program says becomes a label, since paths, functions and
+process names would make series without end; but for the libraries, whose series are bounded (`library_series`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from kernelspan_agent.control.library_series import LibrarySeries
 from kernelspan_agent.guard.control import Phase
 from kernelspan_agent.probes.own.attached import Standing
 
@@ -64,6 +65,7 @@ class _Agent:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
+        self._libraries = LibrarySeries()
 
     def describe(self) -> list[Metric]:
         """Nothing in advance: to ask is the only way to know."""
@@ -81,6 +83,7 @@ class _Agent:
             yield from _operations(engine)
             yield _probes(engine)
             yield from _stages(engine)
+            yield self._libraries.collect(engine.acts)
             yield from _export(engine)
             yield from _programs(engine)
             yield from _guard(engine)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kernelspan_agent.export.base import Exporter
     from kernelspan_agent.guard.measured import Told
     from kernelspan_agent.probes.session import Session
+    from kernelspan_agent.resolve.acts import Acts
     from kernelspan_agent.resolve.processes import ProcessTable
     from kernelspan_agent.resolve.resolver import Resolver
     from kernelspan_agent.resolve.tables import Tables
@@ -58,6 +59,7 @@ class Running(Protocol):
     session: Session
     processes: ProcessTable
     tables: Tables
+    acts: Acts
 
     @property
     def profiles(self) -> Mapping[str, RunningProfile]:

@@ -175,9 +175,10 @@ class Resolver:
 
     def _batch(self, ops: np.ndarray, traced: list[TracedProcess]) -> ResolvedBatch:
         offset = np.int64(self._clock.offset_ns)
-        stacks = [NO_FRAMES] * len(ops)
+        stacks, distinct, stack_of = [NO_FRAMES] * len(ops), list[Stack](), None
         if self._settings.wanted.max_depth:
-            stacks = self._stacks_of(ops)
+            distinct, stack_of = self._distinct_stacks(ops)
+            stacks = [distinct[index] for index in stack_of.tolist()]
             self._say_refusals(stacks, traced)
         parts = np.full((len(ops), SEGMENTS), None, object)
         parts[:, 0] = self._name_segments(ops)
@@ -195,9 +196,12 @@ class Resolver:
             segments=parts,
             rows=_rows(ops),
             payloads=self._payloads.of(ops) if self._settings.wanted.requests else {},
+            distinct=distinct,
+            stack_of=stack_of,
         )
 
-    def _stacks_of(self, ops: np.ndarray) -> list[Stack]:
+    def _distinct_stacks(self, ops: np.ndarray) -> tuple[list[Stack], np.ndarray]:
+        """The stacks, each once, and the place in the list of each operation's."""
         keys = np.stack([ops["stack"], ops["frame_state"].astype(np.uint64)], axis=1)
         unique, inverse, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
         found = [self.stacks.get(number, state) for number, state in unique.tolist()]
@@ -207,7 +211,7 @@ class Resolver:
                 self.stacks.drop_unresolved(number)
         if self._settings.app_paths or self._settings.library_paths or self.shared:
             found = [self._views[stack] for stack in found]
-        return [found[index] for index in inverse.reshape(-1).tolist()]
+        return found, inverse.reshape(-1)
 
     def _say_refusals(self, stacks: list[Stack], traced: list[TracedProcess]) -> None:
         """Gives operations of programs that cannot be walked the reason."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kernelspan_agent.model import AttributeValue, Kind, Segment, Stack, StackState
+from kernelspan_agent.model import AttributeValue, Kind, Library, Segment, Stack, StackState
 from kernelspan_agent.resolve.stacks import nearest_app, nearest_library
 from kernelspan_api import semconv
 from kernelspan_api.operations import BY_NUMBER, Group
@@ -76,9 +76,7 @@ def code_segment(stack: Stack, *, stack_trace: bool) -> Segment | None:
         if app.line:
             found[semconv.CODE_LINE_NUMBER] = app.line
     if (frame := nearest_library(stack)) and frame.library:
-        found[semconv.LIBRARY_NAME] = frame.library.name
-        found[semconv.LIBRARY_VERSION] = frame.library.version
-        found[semconv.LIBRARY_PURL] = frame.library.purl
+        found.update(library_attributes(frame.library))
     if stack.frames:
         found[semconv.CODE_ORIGIN] = stack.frames[0].origin.value
         if stack_trace:
@@ -86,6 +84,16 @@ def code_segment(stack: Stack, *, stack_trace: bool) -> Segment | None:
     if stack.state not in (StackState.COMPLETE, StackState.NONE):
         found[semconv.CODE_MISSING] = stack.reason or stack.state.value
     return Segment(found) if found else None
+
+
+def library_attributes(library: Library) -> dict[str, AttributeValue]:
+    """What is known of a library: its name, its version, its package URL."""
+    found = {
+        semconv.LIBRARY_NAME: library.name,
+        semconv.LIBRARY_VERSION: library.version,
+        semconv.LIBRARY_PURL: library.purl,
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def trace_text(stack: Stack) -> str:

@@ -131,6 +131,7 @@ class Runtime:
 
     `inspect`: what a file, open and with this base name, says of the runtime in it; None or Unsupported: nothing to walk.
     `usual`: its walker is loaded with the first programs, whoever is traced; else at the first sight of such a process.
+    `loaded`: files of the program's code that a process has loaded, as it names them; None: they could not be found.
     `flags`: what the kernel is told of a process that may change while it runs; it is asked again and again.
     """
 
@@ -141,6 +142,7 @@ class Runtime:
     symboliser: Callable[[DetectedRuntime, Memory], Symboliser] = field(repr=False)
     walk: Callable[[DetectedRuntime, Memory], list[LiveStack]] = field(repr=False)
     inspect: Callable[[int, str], Any] = field(repr=False)
+    loaded: Callable[[DetectedRuntime, Memory], list[str] | None] | None = field(default=None, repr=False)
     usual: bool = False
     flags: Callable[[Process], int] | None = field(default=None, repr=False)
 
@@ -165,6 +167,12 @@ def symboliser(found: DetectedRuntime, memory: Memory) -> Symboliser:
 def walk(found: DetectedRuntime, memory: Memory) -> list[LiveStack]:
     """The stacks of all threads of a process as they are now. Raises MemoryReadError where there is no reading them."""
     return runtime_of(found).walk(found, memory)
+
+
+def loaded(found: DetectedRuntime, memory: Memory) -> list[str] | None:
+    """Files of code that a process has loaded; None: not known. Raises MemoryReadError where there is no reading them."""
+    ask = runtime_of(found).loaded
+    return ask(found, memory) if ask is not None else None
 
 
 def flags(found: DetectedRuntime, process: Process) -> int:

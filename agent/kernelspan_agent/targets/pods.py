@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.targets.cgroups import Place, place_of
+from kernelspan_agent.targets.select import all_processes
 from kernelspan_api import semconv
 
 if TYPE_CHECKING:
@@ -31,6 +32,23 @@ class PodTarget:
     pod: PodPlan
     container: Container | None
     profiles: frozenset[str]
+
+
+def processes_of(pod_uid: str, proc_root: str = "/proc") -> list[procfs.Process]:
+    """The processes of a pod that run here, whatever their container. `pod_uid`: of a static pod its hash."""
+    found = []
+    for process in all_processes(proc_root):
+        place = _place_of(process)
+        if place is not None and place.pod_uid == pod_uid:
+            found.append(process)
+    return found
+
+
+def _place_of(process: procfs.Process) -> Place | None:
+    try:
+        return place_of(entry.path for entry in procfs.read_cgroups(process))
+    except ProcessError:
+        return None
 
 
 class PodTargets:
@@ -66,10 +84,7 @@ class PodTargets:
 
     def of_process(self, process: procfs.Process) -> PodTarget | None:
         """The same for a process that runs; None also where it has ended."""
-        try:
-            place = place_of(entry.path for entry in procfs.read_cgroups(process))
-        except ProcessError:
-            return None
+        place = _place_of(process)
         return self.target(place) if place is not None else None
 
     def running(self, profile_uid: str) -> int:

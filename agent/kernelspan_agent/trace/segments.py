@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kernelspan_agent.model import Attributes, AttributeValue, Frame, Kind, Segment
+from kernelspan_agent.resolve.segments import library_attributes
 from kernelspan_agent.ring.records import ContextKind
 from kernelspan_api import semconv
 
@@ -79,13 +80,7 @@ def _function_attributes(frame: Frame) -> Attributes:
     if frame.file:
         attributes[semconv.CODE_FILE_PATH] = frame.file
     if frame.library is not None:
-        library = frame.library
-        known = (
-            (semconv.LIBRARY_NAME, library.name),
-            (semconv.LIBRARY_VERSION, library.version),
-            (semconv.LIBRARY_PURL, library.purl),
-        )
-        attributes.update((name, value) for name, value in known if value)
+        attributes.update(library_attributes(frame.library))
     return attributes
 
 

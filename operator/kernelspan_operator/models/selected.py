@@ -11,7 +11,7 @@ import msgspec
 
 from kernelspan_api.control.control_pb2 import Container, PodPlan, Workload
 from kernelspan_api.objects import Pod
-from kernelspan_api.selection import container_names, has_ended, owner
+from kernelspan_api.selection import container_names, has_ended, owner, static_hash
 
 # What service.name, service.version and service.namespace are made from (OpenTelemetry's Kubernetes attributes).
 LABELS = (
@@ -21,8 +21,6 @@ LABELS = (
     "app.kubernetes.io/part-of",
     "app.kubernetes.io/version",
 )
-STATIC_HASH = "kubernetes.io/config.hash"  # kubelet: ConfigHashAnnotationKey
-_MIRROR = "kubernetes.io/config.mirror"
 _MOST_RESTARTS = (1 << 32) - 1  # what the field of a plan can hold
 
 
@@ -48,7 +46,7 @@ def selected(pod: Pod) -> SelectedPod:
     if has_ended(pod):
         return SelectedPod(uid=meta.uid, node=where, version=order, ended=True)
     names = container_names(pod.spec)
-    labels, annotations = meta.labels or {}, meta.annotations or {}
+    labels = meta.labels or {}
     kind, name = owner(meta)
     plan = PodPlan(
         uid=meta.uid,
@@ -58,14 +56,13 @@ def selected(pod: Pod) -> SelectedPod:
         containers=_containers(pod, names),
         labels={key: labels[key] for key in LABELS if key in labels},
     )
-    static_hash = annotations.get(STATIC_HASH, "") if _MIRROR in annotations else ""
     return SelectedPod(
         uid=meta.uid,
         node=where,
         version=order,
         containers=_shared(tuple(names)),
         before_matches=plan.SerializeToString(deterministic=True),
-        after_matches=PodPlan(static_hash=static_hash).SerializeToString(),
+        after_matches=PodPlan(static_hash=static_hash(meta)).SerializeToString(),
     )
 
 

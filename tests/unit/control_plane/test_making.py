@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from kernelspan_api.control import MAX_PLAN_BYTES, REVISION
 from kernelspan_api.control.control_pb2 import ExportSecret, MatchSet, NodePlan
 from kernelspan_api.objects import Pod
-from kernelspan_api.selection import container_names, owner, selects_container
+from kernelspan_api.selection import STATIC_HASH, container_names, owner, selects_container
 from kernelspan_operator.models.policy import Policy
 from kernelspan_operator.models.profiles import Profile
-from kernelspan_operator.models.selected import LABELS, STATIC_HASH, bare_id, selected
+from kernelspan_operator.models.selected import LABELS, bare_id, selected
 from kernelspan_operator.models.watched import WatchKey
 from kernelspan_operator.models.wire import head
 from kernelspan_operator.services import making

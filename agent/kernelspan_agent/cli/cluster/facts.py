@@ -85,7 +85,7 @@ def split(text: str) -> tuple[str, str]:
 
 def gather(api: Api, namespace: str, name: str) -> Facts:
     """Reads it all. Raises UsageError where there is no such pod, MachineError where it may not be read."""
-    facts = Facts(_pod(api, namespace, name))
+    facts = Facts(read_pod(api, namespace, name))
     for kind, space in (("TraceProfile", namespace), (CLUSTER_KIND, "")):
         scope = f"/namespaces/{quote(space, safe='')}" if space else ""
         path = f"/apis/{API_VERSION}{scope}/{kind.lower()}s"
@@ -107,7 +107,8 @@ def gather(api: Api, namespace: str, name: str) -> Facts:
     return facts
 
 
-def _pod(api: Api, namespace: str, name: str) -> Pod:
+def read_pod(api: Api, namespace: str, name: str) -> Pod:
+    """Raises UsageError where there is no such pod, MachineError where it may not be read."""
     try:
         return api.one(f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(name, safe='')}", Pod)
     except RefusedError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime, Walker
 
 from .detect import NAME, NUMBER, detect, inspect
+from .included import read_files
 from .layout import CUT_CLASS, CUT_FILE, CUT_NAME, MAIN, MISSING, PHP_CODE, PHP_LAYOUT, UNREAD
 from .symbolise import PhpSymboliser
 from .walk import read_stacks
@@ -32,4 +33,4 @@ WALKER = Walker(
         "KS_PHP_CUT_FILE": CUT_FILE,
     },
 )
-RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, read_stacks, inspect)
+RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, read_stacks, inspect, read_files)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from kernelspan_agent.process.memory import read_u64
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kernelspan_agent.process.memory import Memory
 
     from .layout import Offsets, Types
@@ -83,19 +85,28 @@ def find_module_name(memory: Memory, namespace: int, offsets: Offsets, types: Ty
 
     Raises MemoryReadError and CorruptObjectError.
     """
-    keys, values = struct.unpack("<QQ", memory.read(namespace + offsets.dict_keys, 16))
-    if values:  # an instance's dict shares its keys with others: not a module's
-        return 0
-    entries, stride, key_at = _entries(memory, keys, offsets)
-    for position in range(0, len(entries), stride):
-        key, value = struct.unpack_from("<QQ", entries, position + key_at)
-        # A deleted entry has neither.
-        if key and value and _is_name_key(memory, key, offsets):
-            return int(value) if types.unicode and is_alive(memory, value, types.unicode, offsets) else 0
+    for key, value in read_entries(memory, namespace, offsets, MAX_DICT_ENTRIES_READ):
+        if is_text(memory, key, b"__name__", offsets):
+            return value if types.unicode and is_alive(memory, value, types.unicode, offsets) else 0
     return 0
 
 
-def _entries(memory: Memory, keys: int, offsets: Offsets) -> tuple[bytes, int, int]:
+def read_entries(memory: Memory, namespace: int, offsets: Offsets, most: int) -> Iterator[tuple[int, int]]:
+    """Addresses of key and value of the first entries, `most` at most, of the dict at `namespace`.
+
+    An instance's dict, which shares its keys with others, gives none. Raises MemoryReadError and CorruptObjectError.
+    """
+    keys, values = struct.unpack("<QQ", memory.read(namespace + offsets.dict_keys, 16))
+    if values:
+        return
+    entries, stride, key_at = _entries(memory, keys, offsets, most)
+    for position in range(0, len(entries), stride):
+        key, value = struct.unpack_from("<QQ", entries, position + key_at)
+        if key and value:  # a deleted entry has neither
+            yield key, value
+
+
+def _entries(memory: Memory, keys: int, offsets: Offsets, most: int) -> tuple[bytes, int, int]:
     """(the first entries, bytes of one, where its key stands)."""
     header = memory.read(keys, 40)
     if offsets.minor >= 11:
@@ -112,14 +123,15 @@ def _entries(memory: Memory, keys: int, offsets: Offsets) -> tuple[bytes, int, i
         width = 1 if size <= 0xFF else 2 if size <= 0xFFFF else 4 if size <= 0xFFFFFFFF else 8
         first = keys + 40 + size * width
         stride, key_at = 24, 8
-    return memory.read(first, min(count, MAX_DICT_ENTRIES_READ) * stride), stride, key_at
+    return memory.read(first, min(count, most) * stride), stride, key_at
 
 
-def _is_name_key(memory: Memory, key: int, offsets: Offsets) -> bool:
-    header = memory.read(key, offsets.str_data + 8)
+def is_text(memory: Memory, key: int, text: bytes, offsets: Offsets) -> bool:
+    """Whether there is the compact ASCII str `text` at `key`. Raises MemoryReadError."""
+    header = memory.read(key, offsets.str_data + len(text))
     length = _POINTER.unpack_from(header, offsets.str_length)[0]
     state = struct.unpack_from("<I", header, offsets.str_state)[0]
-    return length == 8 and state & (_COMPACT | _ASCII) == _COMPACT | _ASCII and header[-8:] == b"__name__"
+    return length == len(text) and state & (_COMPACT | _ASCII) == _COMPACT | _ASCII and header.endswith(text)
 
 
 def _decode(raw: bytes, width: int) -> str:
