@@ -173,7 +173,7 @@ class Tracer:
                 context = self._enter(context, key, start, end, batch, len(places))
             span = context.span
             if context.follow:
-                overlaps = mono_start < context.mono_end_ns <= mono_end
+                overlaps = mono_start < context.mono_end_ns < mono_end
                 if stack is context.stack:
                     if not overlaps:
                         span.merged = True
