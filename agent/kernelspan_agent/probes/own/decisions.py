@@ -12,7 +12,7 @@ from kernelspan_agent.probes.own.sources import ArgumentError, Source
 from kernelspan_agent.probes.own.values import NUMBERS
 from kernelspan_agent.resolve.arguments import Slot
 from kernelspan_agent.resolve.judging import judged
-from kernelspan_api.conditions import ArgumentType, NamespaceType
+from kernelspan_api.conditions import ArgumentType, NamespaceType, Operator
 from kernelspan_api.userprobes import Argument, Match, UserProbe
 
 
@@ -48,6 +48,13 @@ class Decisions:
             early.append(" && ".join(first))
             late.append(" && ".join(second))
         return early, late
+
+    def ends(self) -> list[Slot]:
+        """Slots of texts that are compared by their ends, here in the kernel."""
+        conditions = (condition for match in self._probe.match for condition in match.args)
+        by_end = {each.index for each in conditions if each.operator in (Operator.SUFFIX, Operator.NOT_SUFFIX)}
+        subjects = (self._subject(index, ()) for index in sorted(by_end - self._judged_positions()))
+        return [each.slot for each in subjects if each.slot is not None]
 
     def _subject(self, index: int, placed: Collection[int]) -> Subject:
         for at, argument in enumerate(self._probe.args):
