@@ -126,6 +126,14 @@ class ArgumentCondition(Part, frozen=True, kw_only=True):
     """A condition on an argument."""
 
     index: Annotated[ArgumentIndex, Meta(description="The argument's position, from 0.")]
+    resolve: Annotated[
+        str,
+        Meta(
+            max_length=256,
+            extra={"format": "memberPath"},
+            description="Of several entries of args at that position, the one with this resolve. Empty: the first.",
+        ),
+    ] = ""
     operator: Annotated[Operator, Meta(description="How it is compared.")]
     values: Annotated[Values, Meta(description=_VALUES)]
 

@@ -88,6 +88,7 @@ def test_events_are_for_administrators_alone(tmp_path: Path, label: str) -> None
     """Debian's perf_event_paranoid=3, as nobody with the four capabilities that are asked for: traced by what bpf(2) attaches."""
     least = "-all,+bpf,+perfmon,+sys_ptrace,+dac_read_search"
     nobody = ["setpriv", "--reuid", "65534", "--clear-groups", "--bounding-set", least, "--inh-caps", least]
+    nobody = ["prlimit", "--memlock=unlimited", *nobody]  # before Linux 5.11 maps count as locked memory
     nobody += ["--ambient-caps", least, "env", "KERNELSPAN_CACHE=/run/nobody/objects"]
     script = "import os, time; time.sleep(3); os.mkdir('/run/nobody/x'); os.rename('/run/nobody/x', '/run/nobody/y')"
     run = [str(runs.KERNELSPAN), "run", "-q", "-f", str(PROFILES["Tracepoint"]), "--output", "/run/nobody/spans"]

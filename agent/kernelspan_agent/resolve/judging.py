@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from kernelspan_api.conditions import ArgumentType, Operator
+from kernelspan_api.conditions import ArgumentCondition, ArgumentType, Operator
 from kernelspan_api.plan import key_of
 from kernelspan_api.userprobes import UserProbe
 
@@ -54,22 +54,19 @@ def judged(spec: UserProbe) -> Judged:
 
 def _judged(spec: UserProbe) -> Judged:
     image = any(match.binaries for match in spec.match)
-    positions = []
+    on_paths = {judged_argument(spec, condition) for match in spec.match for condition in match.args}
+    return Judged(image, tuple(sorted(at for at in on_paths if at is not None)))
+
+
+def judged_argument(spec: UserProbe, condition: ArgumentCondition) -> int | None:
+    """The position in its args of the path that a condition compares; None: it compares something else, such as the
+    number of a descriptor.
+    """
     for at, argument in enumerate(spec.args):
-        if argument.type in _PATHS and any(
-            _on_path(each, argument.index) for match in spec.match for each in match.args
-        ):
-            positions.append(at)
-    return Judged(image, tuple(positions))
-
-
-def _on_path(condition: object, index: int | None) -> bool:
-    """Whether a condition compares the path that an argument stands for, and not a descriptor's number."""
-    position, operator = getattr(condition, "index", None), getattr(condition, "operator", None)
-    values = getattr(condition, "values", ())
-    if position != index or operator in _NUMERIC_ON_FD:
-        return False
-    return any(not _is_number(value) for value in values)
+        if argument.index == condition.index and condition.resolve in ("", argument.resolve):
+            on_path = argument.type in _PATHS and condition.operator not in _NUMERIC_ON_FD
+            return at if on_path and not all(_is_number(value) for value in condition.values) else None
+    return None
 
 
 def _is_number(text: str) -> bool:
@@ -132,11 +129,14 @@ class Judge:
 
     @staticmethod
     def _mask(spec: UserProbe, at: int, text: str) -> int:
-        index = spec.args[at].index
         return sum(
             1 << entry
             for entry, match in enumerate(spec.match)
-            if all(text_holds(text, each.operator.value, each.values) for each in match.args if _on_path(each, index))
+            if all(
+                text_holds(text, each.operator.value, each.values)
+                for each in match.args
+                if judged_argument(spec, each) == at
+            )
         )
 
 
