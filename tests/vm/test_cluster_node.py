@@ -4,8 +4,7 @@ a virtual machine. Its agent dials the operator by TLS with a token of its own a
 pod's container, in a cgroup, a root and namespaces of its own, calls them; a real collector gets the spans; the status
 says so. The test plays the kubelet, as in tests/cluster.
 
-The API server is not in the guest: emulated, it alone would take longer to start than all of this lasts, and nothing of
-it depends on the node's kernel.
+The API server is not in the guest: nothing of it depends on the node's kernel, and emulated it would only take longer.
 """
 
 from __future__ import annotations
