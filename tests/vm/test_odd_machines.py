@@ -18,6 +18,14 @@ from tests.vm.tracing import PROFILES, ROOT
 SECONDS = 600.0  # emulated, and it compiles
 MOST_OFF_SECONDS = 60.0
 LABELS = kernels.wanted_labels() if os.environ.get("KERNELSPAN_MATRIX") else [kernels.OLDEST]  # the quickest to boot
+RENAMES = """
+import os, time
+def move():
+    os.rename("/run/nobody/x", "/run/nobody/y")
+time.sleep(3)
+os.mkdir("/run/nobody/x")
+move()
+"""
 STATS = {"files": {"operations": ["Stat"]}}
 
 
@@ -90,22 +98,16 @@ def test_events_are_for_administrators_alone(tmp_path: Path, label: str) -> None
     nobody = ["setpriv", "--reuid", "65534", "--clear-groups", "--bounding-set", least, "--inh-caps", least]
     nobody = ["prlimit", "--memlock=unlimited", *nobody]  # before Linux 5.11 maps count as locked memory
     nobody += ["--ambient-caps", least, "env", "KERNELSPAN_CACHE=/run/nobody/objects"]
-    script = "import os, time; time.sleep(3); os.mkdir('/run/nobody/x'); os.rename('/run/nobody/x', '/run/nobody/y')"
+    program = tmp_path / "renames.py"
+    program.write_text(RENAMES)
     run = [str(runs.KERNELSPAN), "run", "-q", "-f", str(PROFILES["Tracepoint"]), "--output", "/run/nobody/spans"]
-    run += [
-        "--report",
-        "/run/nobody/report",
-        "--",
-        runs.SYSTEM_PYTHON,
-        "-S",
-        "-c",
-        script,
-    ]
+    run += ["--report", "/run/nobody/report", "--", runs.SYSTEM_PYTHON, "-S", "/run/nobody/renames.py"]
     ran = in_guest(
         label,
         tmp_path,
         ["sh", "-c", "echo 3 >/proc/sys/kernel/perf_event_paranoid"],
         ["install", "-d", "-o", "65534", "/run/nobody"],
+        ["cp", str(program), "/run/nobody"],
         [*nobody, *run],
         ["sh", "-c", f"cp /run/nobody/spans /run/nobody/report {tmp_path}"],
     )
@@ -115,4 +117,4 @@ def test_events_are_for_administrators_alone(tmp_path: Path, label: str) -> None
     assert report["mechanism"] == "RawTracepoint"
     (span,) = (span for span in runs.read_spans(tmp_path / "spans") if span.name == "file.rename")
     assert span.attributes["file.path"] == "/run/nobody/x"
-    assert span.attributes["code.function.name"] == "__main__.<module>"
+    assert span.attributes["code.function.name"] == "__main__.move"
