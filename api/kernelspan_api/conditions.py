@@ -48,7 +48,7 @@ class ArgumentType(enum.Enum):
 
 
 class Operator(enum.Enum):
-    """How an argument or a result is compared. The last six are for Sock and SockAddr."""
+    """How an argument or a result is compared. The last ten are for Sock and SockAddr."""
 
     EQUAL = "Equal"
     NOT_EQUAL = "NotEqual"
@@ -63,9 +63,13 @@ class Operator(enum.Enum):
     IN_RANGE = "InRange"
     MASK = "Mask"
     SOURCE_CIDR = "SourceCIDR"
+    NOT_SOURCE_CIDR = "NotSourceCIDR"
     DESTINATION_CIDR = "DestinationCIDR"
+    NOT_DESTINATION_CIDR = "NotDestinationCIDR"
     SOURCE_PORT = "SourcePort"
+    NOT_SOURCE_PORT = "NotSourcePort"
     DESTINATION_PORT = "DestinationPort"
+    NOT_DESTINATION_PORT = "NotDestinationPort"
     FAMILY = "Family"
     PROTOCOL = "Protocol"
 
@@ -122,6 +126,14 @@ class ArgumentCondition(Part, frozen=True, kw_only=True):
     """A condition on an argument."""
 
     index: Annotated[ArgumentIndex, Meta(description="The argument's position, from 0.")]
+    resolve: Annotated[
+        str,
+        Meta(
+            max_length=256,
+            extra={"format": "memberPath"},
+            description="Of several entries of args at that position, the one with this resolve. Empty: the first.",
+        ),
+    ] = ""
     operator: Annotated[Operator, Meta(description="How it is compared.")]
     values: Annotated[Values, Meta(description=_VALUES)]
 

@@ -20,8 +20,8 @@ PROBE_KINDS = ("kprobe", "tracepoint", "uprobe", "usdt")
 CONDITIONS = ("args", "returns", "binaries", "capabilities", "namespaces")
 MAX_CONDITIONS = 8
 NUMERIC = ("GreaterThan", "LessThan", "Mask")
-CIDR_OPERATORS = ("SourceCIDR", "DestinationCIDR")
-PORT_OPERATORS = ("SourcePort", "DestinationPort")
+CIDR_OPERATORS = ("SourceCIDR", "NotSourceCIDR", "DestinationCIDR", "NotDestinationCIDR")
+PORT_OPERATORS = ("SourcePort", "NotSourcePort", "DestinationPort", "NotDestinationPort")
 SOCKET_OPERATORS = (*CIDR_OPERATORS, *PORT_OPERATORS, "Family", "Protocol")
 BATCH_KINDS = ("Job", "CronJob")
 

@@ -48,6 +48,7 @@ def test_paths_into_the_process_and_into_the_kernel(tmp_path: Path) -> None:
                 argument(sock, "String", "protocol", "__sk_common.skc_prot.name"),
             ],
         },
+        *(_by_family(name, value) for name, value in (("internet", "2"), ("newer-internet", "10"))),
     ]  # fmt: skip
     ran = run(tmp_path, profile(tmp_path, probes=probes), SYSTEM_PYTHON, "-c", PROGRAM)
     truth = json.loads(ran.stdout)
@@ -57,3 +58,27 @@ def test_paths_into_the_process_and_into_the_kernel(tmp_path: Path) -> None:
     assert states
     swapped = int.from_bytes(truth["destination"].to_bytes(2, "big"), "little")
     assert {(each["destination"], each["family"], each["protocol"]) for each in states} == {(swapped, 2, "TCP")}
+    compared = [(each["kernelspan.probe.name"], each["bound"]) for each in found if "bound" in each]
+    assert {name for name, _ in compared} == {"internet"}
+    assert truth["source"] in {bound for _, bound in compared}
+
+
+def _by_family(name: str, family: str) -> dict[str, Any]:
+    """A condition on the second of two members of one argument, of which a condition without `resolve` means the first."""
+    return {
+        "name": name,
+        "mode": "Event",
+        "tracepoint": {"category": "sock", "event": "inet_sock_set_state", "raw": True},
+        "args": [
+            argument({"index": 0}, "UInt16", "bound", "__sk_common.skc_num"),
+            argument({"index": 0}, "UInt16", "kind", "__sk_common.skc_family"),
+        ],
+        "match": [
+            {
+                "args": [
+                    {"index": 0, "operator": "GreaterThan", "values": ["100"]},
+                    {"index": 0, "resolve": "__sk_common.skc_family", "operator": "Equal", "values": [family]},
+                ]
+            }
+        ],
+    }

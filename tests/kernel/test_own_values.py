@@ -168,6 +168,8 @@ ON_TEXTS: list[tuple[str, dict[str, Any], set[int]]] = [
 ON_ADDRESSES: list[tuple[str, dict[str, Any], set[int]]] = [
     ("cidr", _condition("DestinationCIDR", "10.0.0.0/8", "fd00::/16"), {0, 1, 2, 8}),
     ("port", _condition("DestinationPort", "65535", "80"), {1, 2}),
+    ("not-cidr", _condition("NotDestinationCIDR", "10.0.0.0/8", "fd00::/16"), {3, 4, 5, 6, 7, 9}),
+    ("not-port", _condition("NotDestinationPort", "443", "80"), {1, 2, 3, 4, 5, 6, 7, 9}),
     ("family", _condition("Family", "AF_UNIX", "10"), {1, 2, 3, 4}),
     ("one-family", _condition("Family", "AF_INET"), {0, 8}),
 ]

@@ -12,7 +12,7 @@ import json
 import os
 import ssl
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +20,13 @@ from typing import Any, Self
 
 import yaml
 
+from kernelspan_api.resource import GROUP, KINDS
 from tests.support.pki import Identity, make_pki
 from tests.support.ports import PortReservation
 from tests.support.server import ServerError, ServerProcess, answers_ok
 
 BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+CRDS = Path(__file__).resolve().parents[2] / "charts/kernelspan/files/crds"
 _HTTP_TIMEOUT_SECONDS = 60.0
 _KUBECTL_TIMEOUT_SECONDS = 120.0
 _BODY_LIMIT_BYTES = 256 << 20
@@ -227,3 +229,15 @@ class Cluster:
             "--kube-api-qps=1000",
             "--kube-api-burst=2000",
         ]
+
+
+@contextlib.contextmanager
+def with_definitions(binaries: Mapping[str, Path], folder: Path, *namespaces: str) -> Iterator[Cluster]:
+    """A control plane with our definitions established, and these namespaces."""
+    with Cluster(binaries, folder) as plane:
+        plane.kubectl("create", "-f", str(CRDS))
+        names = [f"crd/{kind.lower()}s.{GROUP}" for kind in KINDS]
+        plane.kubectl("wait", "--for=condition=Established", *names, "--timeout=60s")
+        for name in namespaces:
+            plane.kubectl("create", "namespace", name)
+        yield plane

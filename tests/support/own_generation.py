@@ -53,7 +53,21 @@ _TEXTS = (_T.STRING, _T.BYTES, _T.GO_STRING, _T.GO_SLICE, _T.IO_VEC)
 _SOCKETS = (_T.SOCK, _T.SOCK_ADDR)
 _ON_NUMBERS = (_O.EQUAL, _O.NOT_EQUAL, _O.IN, _O.NOT_IN, _O.GREATER_THAN, _O.LESS_THAN, _O.IN_RANGE, _O.MASK)
 _ON_TEXTS = (_O.EQUAL, _O.NOT_EQUAL, _O.IN, _O.NOT_IN, _O.PREFIX, _O.NOT_PREFIX, _O.SUFFIX, _O.NOT_SUFFIX)
-_ON_SOCKETS = (_O.SOURCE_CIDR, _O.DESTINATION_CIDR, _O.SOURCE_PORT, _O.DESTINATION_PORT, _O.FAMILY, _O.PROTOCOL)
+_ON_ADDRESSES = (
+    _O.DESTINATION_CIDR,
+    _O.NOT_DESTINATION_CIDR,
+    _O.DESTINATION_PORT,
+    _O.NOT_DESTINATION_PORT,
+    _O.FAMILY,
+)
+_ON_SOCKETS = (
+    *_ON_ADDRESSES,
+    _O.SOURCE_CIDR,
+    _O.NOT_SOURCE_CIDR,
+    _O.SOURCE_PORT,
+    _O.NOT_SOURCE_PORT,
+    _O.PROTOCOL,
+)
 _LETTERS = "abcXYZ019 _-./\\\"'%${}();#\n\té\u2028"
 
 
@@ -199,9 +213,7 @@ def _compared(chance: random.Random, argument: Mapping[str, Any]) -> dict[str, A
             "values": [each for each in values if len(each.encode()) <= room] or ["x"],
         }
     if kind in _SOCKETS:
-        operator = chance.choice(
-            _ON_SOCKETS if kind is _T.SOCK else (_O.DESTINATION_CIDR, _O.DESTINATION_PORT, _O.FAMILY)
-        )
+        operator = chance.choice(_ON_SOCKETS if kind is _T.SOCK else _ON_ADDRESSES)
         values = {
             _O.FAMILY: ["AF_INET", "AF_INET6", "1"],
             _O.PROTOCOL: ["IPPROTO_TCP", "17"],

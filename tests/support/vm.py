@@ -2,7 +2,8 @@
 """One command under another kernel, on this machine's files.
 
 qemu boots the kernel with a first process made here. The guest sees this machine's root read-only under a layer of
-memory, so it may write anywhere and nothing stays; one folder may be shared for real. There is no network but loopback.
+memory, so it may write anywhere and nothing stays; some folders may be shared for real. There is no network but loopback,
+and where it is asked for a wire to this machine's own loopback: it has no route to anywhere else.
 Serial lines carry the output (0.6 MB/s: bulk belongs into the shared folder) and the exit status. The emulation runs in
 one thread: with one a CPU it loses the kernel's patching of its own code, and the guest dies while probes attach.
 """
@@ -24,6 +25,9 @@ from pathlib import Path
 from tests.support.kernels import Kernel
 
 _DRIVERS = ("virtio_pci", "virtiofs", "overlay")  # modules of some kernels, built into others
+_NETWORK_DRIVERS = ("virtio_net",)
+HOST = "10.0.2.2"  # how a guest with a network calls this machine's loopback (qemu's user network)
+_ADDRESS = "10.0.2.15/24"
 _MEMORY_MB = 2048
 _BUSYBOX = Path("/bin/busybox")
 _VIRTIOFSD = {  # the program is another one since Debian 13, with other options
@@ -58,12 +62,14 @@ mounted tracefs t sys/kernel/tracing
 mounted bpf b sys/fs/bpf
 mounted cgroup2 c sys/fs/cgroup
 [ -e dev/fd ] || $b ln -s /proc/self/fd dev/fd
-[ -z "$SHARED" ] || $b mount -o bind "/machine$SHARED" "/root$SHARED" || complain sharing
+for folder in $SHARED; do $b mount -o bind "/machine$folder" "/root$folder" || complain "sharing $folder"; done
 $b ip link set lo up
+[ -z "$ADDRESS" ] || { $b ip link set eth0 up && $b ip address add "$ADDRESS" dev eth0; } || complain network
 $b cp /command run/command
 $b stty -F /dev/ttyS1 raw -echo
+$b mount -o move . / || complain "root"
 set +e
-$b chroot /root /bin/sh /run/command >/dev/ttyS1 2>&1 </dev/null
+$b chroot . /bin/sh /run/command >/dev/ttyS1 2>&1 </dev/null
 echo $? >/dev/ttyS2
 $b usleep 50000
 $b poweroff -f
@@ -88,26 +94,29 @@ def run(
     command: Sequence[str],
     *,
     seconds: float,
-    shared: Path | None = None,
+    shared: Path | Sequence[Path] = (),
     folder: Path = Path("/"),
     environ: Mapping[str, str] | None = None,
     log: Path | None = None,
     parameters: str = "",
+    network: bool = False,
 ) -> Ran:
     """Runs `command` as root in `folder` of a machine that lives for it, at most so long.
 
-    `shared` is written through to this machine, everything else is forgotten. `log`: where the output is written as it
-    comes. `parameters`: more for the kernel's command line. Raises VmError where no exit status came.
+    `shared` (no blanks in their names) is written through to this machine, everything else is forgotten. `log`: where the output is written as it
+    comes. `parameters`: more for the kernel's command line. `network`: servers on
+    127.0.0.1 here are reached there as HOST, and nothing else is. Raises VmError where no exit status came.
     """
+    folders = (shared,) if isinstance(shared, Path) else shared
     with tempfile.TemporaryDirectory(prefix="vm-") as made:
         work = Path(made)
         output = log or work / "output"
         output.write_bytes(b"")
-        (work / "initrd").write_bytes(_initrd(kernel, _script(command, folder, environ or {}), shared))
+        (work / "initrd").write_bytes(_initrd(kernel, _script(command, folder, environ or {}), folders, network))
         started = time.monotonic()
         with (
             _files_served(work) as socket,
-            _machine(kernel, work, socket, output, parameters) as machine,
+            _machine(kernel, work, socket, output, parameters, network) as machine,
             contextlib.suppress(subprocess.TimeoutExpired),
         ):
             machine.wait(seconds)
@@ -147,7 +156,7 @@ def _files_served(work: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _machine(
-    kernel: Kernel, work: Path, socket: Path, output: Path, parameters: str
+    kernel: Kernel, work: Path, socket: Path, output: Path, parameters: str, network: bool
 ) -> Iterator[subprocess.Popen[bytes]]:
     """qemu, with serial lines: the console, the command's output, its status."""
     memory = f"memory-backend-memfd,id=memory,size={_MEMORY_MB}M,share=on"  # shared with virtiofsd
@@ -161,6 +170,8 @@ def _machine(
     for path in (work / "console", output, work / "status"):
         command += ["-serial", f"file:{path}"]
     command += ["-chardev", f"socket,id=files,path={socket}", "-device", "vhost-user-fs-pci,chardev=files,tag=root"]
+    if network:
+        command += ["-netdev", "user,id=wire,ipv6=off", "-device", "virtio-net-pci,netdev=wire,romfile="]
     with _running(work, command) as machine:
         yield machine
 
@@ -176,10 +187,14 @@ def _running(work: Path, command: Sequence[str]) -> Iterator[subprocess.Popen[by
         process.wait()
 
 
-def _initrd(kernel: Kernel, script: str, shared: Path | None) -> bytes:
-    modules = _modules(kernel.modules, _DRIVERS)
-    place = str(shared.resolve()) if shared else ""
-    settings = f"SHARED={shlex.quote(place)}\nMODULES={shlex.quote(' '.join(modules))}\n"
+def _initrd(kernel: Kernel, script: str, shared: Sequence[Path], network: bool) -> bytes:
+    modules = _modules(kernel.modules, _DRIVERS + (_NETWORK_DRIVERS if network else ()))
+    values = {
+        "SHARED": " ".join(str(folder.resolve()) for folder in shared),
+        "MODULES": " ".join(modules),
+        "ADDRESS": _ADDRESS if network else "",
+    }
+    settings = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
     files = {
         "bin/busybox": (0o755, _BUSYBOX.read_bytes()),
         "init": (0o755, _FIRST_PROCESS.encode()),

@@ -15,9 +15,18 @@ import pytest
 
 from tests.support import kernels, runs, vm
 from tests.vm.guests import run
+from tests.vm.tracing import PROFILES
 
 MOST_OFF_SECONDS = 60.0
 LABELS = kernels.wanted_labels() if os.environ.get("KERNELSPAN_MATRIX") else [kernels.OLDEST]  # the quickest to boot
+RENAMES = """
+import os, time
+def move():
+    os.rename("/run/nobody/x", "/run/nobody/y")
+time.sleep(3)
+os.mkdir("/run/nobody/x")
+move()
+"""
 STATS = {"files": {"operations": ["Stat"]}}
 
 
@@ -72,3 +81,31 @@ def test_the_clock_is_set(tmp_path: Path) -> None:
         (span,) = (span for span in found if span.attributes.get("file.path") == path)
         assert abs(span.start_ns / 1e9 - seconds) < MOST_OFF_SECONDS, path
     assert all(0 <= span.end_ns - span.start_ns < MOST_OFF_SECONDS * 1e9 for span in found)
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_events_are_for_administrators_alone(tmp_path: Path, label: str) -> None:
+    """Debian's perf_event_paranoid=3, as nobody with the four capabilities that are asked for: traced by what bpf(2) attaches."""
+    least = "-all,+bpf,+perfmon,+sys_ptrace,+dac_read_search"
+    nobody = ["setpriv", "--reuid", "65534", "--clear-groups", "--bounding-set", least, "--inh-caps", least]
+    nobody = ["prlimit", "--memlock=unlimited", *nobody]  # before Linux 5.11 maps count as locked memory
+    nobody += ["--ambient-caps", least, "env", "KERNELSPAN_CACHE=/run/nobody/objects"]
+    program = tmp_path / "renames.py"
+    program.write_text(RENAMES)
+    traced = [str(runs.KERNELSPAN), "run", "-q", "-f", str(PROFILES["Tracepoint"]), "--output", "/run/nobody/spans"]
+    traced += ["--report", "/run/nobody/report", "--", runs.SYSTEM_PYTHON, "-S", "/run/nobody/renames.py"]
+    commands = [
+        ["sh", "-c", "echo 3 >/proc/sys/kernel/perf_event_paranoid"],
+        ["install", "-d", "-o", "65534", "/run/nobody"],
+        ["cp", str(program), "/run/nobody"],
+        [*nobody, *traced],
+        ["sh", "-c", f"cp /run/nobody/spans /run/nobody/report {tmp_path}"],
+    ]
+    ran = run(kernels.needed(label), ["sh", "-c", "; ".join(map(shlex.join, commands))], tmp_path)
+    assert ran.status == 0, ran.output
+    report = json.loads((tmp_path / "report").read_text())
+    runs.check_balance(report)
+    assert report["mechanism"] == "RawTracepoint"
+    (span,) = (span for span in runs.read_spans(tmp_path / "spans") if span.name == "file.rename")
+    assert span.attributes["file.path"] == "/run/nobody/x"
+    assert span.attributes["code.function.name"] == "__main__.move"

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kernelspan_agent.errors import MachineError
+from kernelspan_agent.probes.own.missed import TOO_MANY
 
 if TYPE_CHECKING:
     from kernelspan_agent.app import App
@@ -75,6 +76,19 @@ def never_came(app: App) -> list[str]:
     return lines
 
 
+def left_out(app: App) -> list[str]:
+    """A block for each probe that the kernel did not show some calls."""
+    lines = []
+    for own in of(app):
+        missed = {reason: count for reason, count in (own.missed.sums or {}).items() if count}
+        if missed:
+            told = ", ".join(f"{reason} {count:,}" for reason, count in sorted(missed.items()))
+            lines.append(f"kernelspan: probe {own.spec.name}: the kernel left out calls, of any process: {told}")
+            if TOO_MANY in missed:
+                lines.append(f"  {own.mechanism} keeps room for few calls at once; mechanism Fentry loses no return")
+    return lines
+
+
 def report(app: App) -> list[dict[str, Any]]:
     """For --report."""
     found = []
@@ -91,6 +105,7 @@ def report(app: App) -> list[dict[str, Any]]:
                 "reason": trouble.reason if trouble else "",
                 "message": str(trouble) if trouble else "",
                 "hint": trouble.hint if trouble else "",
+                "missed": None if own.missed.sums is None else {k: v for k, v in own.missed.sums.items() if v},
                 "durations": [{"fromNs": low, "belowNs": high, "count": count} for low, high, count in buckets],
             }
         )

@@ -244,5 +244,5 @@ def _say(app: App, options: dict[str, Any]) -> None:
             click.echo(table(found), err=True)
             if options["histogram"] and (drawn := ownprobes.histograms(found["probes"])):
                 click.echo(drawn, err=True)
-        for line in ownprobes.failed(app, options["told"]) + ownprobes.never_came(app):
+        for line in ownprobes.failed(app, options["told"]) + ownprobes.never_came(app) + ownprobes.left_out(app):
             click.echo(line, err=True)

@@ -82,6 +82,7 @@ class _Agent:
         if engine is not None:
             yield from _operations(engine)
             yield _probes(engine)
+            yield _missed(engine)
             yield from _stages(engine)
             yield self._libraries.collect(engine.acts)
             yield from _export(engine)
@@ -124,6 +125,24 @@ def _probes(engine: Running) -> Metric:
             own = engine.session.own.get(probe)
             if own is not None:
                 found[run.label, own.standing.value] += 1
+    for labels, count in found.items():
+        family.add_metric(labels, count)
+    return family
+
+
+def _missed(engine: Running) -> Metric:
+    """By profile, probe and reason; of a probe of which the kernel counts nothing there is no series."""
+    family = CounterMetricFamily(
+        f"{_PREFIX}probe_missed",
+        "Calls, of any process, that the kernel did not show an own probe.",
+        labels=["profile", "probe", "reason"],
+    )
+    found: Counter[tuple[str, str, str]] = Counter()
+    for run in dict(engine.profiles).values():
+        for probe in run.wanted.probes:
+            own = engine.session.own.get(probe)
+            for reason, count in (own.missed.sums or {}).items() if own is not None else ():
+                found[run.label, probe.name, reason] += count
     for labels, count in found.items():
         family.add_metric(labels, count)
     return family

@@ -16,10 +16,11 @@ from kernelspan_agent.probes.tracefs import Tracefs
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """An attached program."""
+    """An attached program. `returns`: where functions end."""
 
     name: str
     fd: int
+    returns: bool = False
 
     def missed(self) -> int | None:
         """Calls that the kernel left out, as more of them were under way than it keeps; None where it does not tell."""

@@ -251,6 +251,17 @@ def prog_info(fd: int) -> dict[str, int]:
     return {"run_time_ns": run_time_ns, "run_count": run_count, "skipped": skipped, "verified_instructions": verified}
 
 
+def prog_missed(fd: int) -> int | None:
+    """How many runs of a program the kernel left out to prevent recursion (Linux 5.12); None where it does not count."""
+    length, at = 216, 208  # struct bpf_prog_info: recursion_misses
+    info = ctypes.create_string_buffer(bytes(at) + struct.pack("<Q", _UNTOLD), length)
+    try:
+        call(QUERY_INFO, struct.pack("<IIQ", fd, length, ctypes.addressof(info)))  # E2BIG: its struct is shorter
+    except OSError:
+        return None
+    return int(struct.unpack_from("<Q", info.raw, at)[0])
+
+
 def next_btf(number: int) -> int:
     """The number of the next object of BTF after this one's (0: the first); FileNotFoundError after the last."""
     buffer = ctypes.create_string_buffer(struct.pack("<I", number), _ATTR_BYTES)

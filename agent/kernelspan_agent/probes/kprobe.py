@@ -42,7 +42,7 @@ def kprobe(function: str | int, program_fd: int, *, offset: int = 0, returns: bo
     else:
         words = (0, function + offset)
     try:
-        return Attachment(label, perf.attached(kind, config, program_fd, words=words))
+        return Attachment(label, perf.attached(kind, config, program_fd, words=words), returns)
     except OSError as error:
         raise _refused(label, error) from error
 
@@ -73,7 +73,7 @@ def multi(
     more = f" and {len(functions) - 1} more" if len(functions) > 1 else ""
     label = f"{spelled(functions[0], 0, returns)}{more}"
     try:
-        return Attachment(label, bpf.link_create(program_fd, bpf.ATTACH_KPROBE_MULTI, rest))
+        return Attachment(label, bpf.link_create(program_fd, bpf.ATTACH_KPROBE_MULTI, rest), returns)
     except OSError as error:
         if error.errno == errno.EINVAL:  # a function that cannot be traced is ENOENT or ESRCH
             hint = "leave mechanism at Auto; `kernelspan check` lists what this machine can do"

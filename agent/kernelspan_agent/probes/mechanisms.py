@@ -6,7 +6,8 @@
 * Tracepoint: two attachments a call; a call that is not armed pays 0.05 us. The kernel takes some 80 ms to take back
   each (it waits for every task to have left it), 5 s for the calls of the files group.
 
-So few calls are armed one by one, many by the raw pair, and all of them where tracefs is not mounted;
+So few calls are armed one by one, many by the raw pair, and all of them where tracefs is not mounted or this process may
+not use perf_event_open(2), by which tracepoints are attached and raw ones are not;
 docs/design/mechanisms.md has the measurements. Return programs are attached before entry programs and detached after
 them: an entry without its return would stay in flight for ever.
 """
@@ -18,7 +19,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from kernelspan_agent.probes import bpf
+from kernelspan_agent.probes import bpf, perf
 from kernelspan_agent.probes.attach import Attachment, raw_tracepoint, tracepoint
 from kernelspan_agent.probes.source import GROUP_PROGRAMS, MAPS_PROGRAM, syscalls
 from kernelspan_agent.probes.tracefs import CALL_NAMES, Tracefs
@@ -133,9 +134,10 @@ MECHANISMS = (TRACEPOINT, RAW_TRACEPOINT)
 
 
 def choose(wanted: Wanted) -> Mechanism:
-    """The mechanism for a plan: its calls one by one while they are few, and tracefs is there to name them."""
+    """The mechanism for a plan: its calls one by one while they are few, tracefs is there to name them, and we may attach so."""
     calls = sum(len(calls_of(group, wanted)) for group in wanted.groups)
-    return TRACEPOINT if calls <= MOST_SINGLE_CALLS and _has_tracefs() else RAW_TRACEPOINT
+    one_by_one = calls <= MOST_SINGLE_CALLS and _has_tracefs() and perf.is_permitted()
+    return TRACEPOINT if one_by_one else RAW_TRACEPOINT
 
 
 def _has_tracefs() -> bool:

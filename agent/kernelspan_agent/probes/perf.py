@@ -19,6 +19,7 @@ from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import bpf
 
 TRACEPOINT_TYPE = 2  # PERF_TYPE_TRACEPOINT
+_SOFTWARE, _DUMMY = 1, 9  # PERF_TYPE_SOFTWARE, PERF_COUNT_SW_DUMMY
 PMUS = Path("/sys/bus/event_source/devices")
 EVERY_PROCESS = -1
 
@@ -49,6 +50,24 @@ def first_bit(pmu: str, field: str, root: Path = PMUS) -> int | None:
         return None
 
 
+def is_permitted() -> bool:
+    """Whether this process may open events of every process: asked with one that counts nothing.
+
+    Debian's kernels and others refuse it at their level 3 of kernel.perf_event_paranoid without CAP_SYS_ADMIN, and the usual
+    seccomp filters of containers as well; what is attached by bpf(2) is not refused there.
+    """
+    attributes = _ATTR.pack(_SOFTWARE, _ATTR_BYTES, _DUMMY, 0, 0, 0).ljust(_ATTR_BYTES, b"\0")
+    fd = _open(attributes, EVERY_PROCESS, 0)
+    if fd < 0:
+        return ctypes.get_errno() not in (errno.EACCES, errno.EPERM)
+    os.close(fd)
+    return True
+
+
+def _open(attributes: bytes, pid: int, cpu: int) -> int:
+    return int(_libc.syscall(_SYS_PERF_EVENT_OPEN, attributes, pid, cpu, -1, _FLAG_FD_CLOEXEC))
+
+
 def attached(
     kind: int, config: int, program_fd: int, *, words: tuple[int, int] = (0, 0), pid: int = EVERY_PROCESS
 ) -> int:
@@ -58,7 +77,7 @@ def attached(
     """
     attributes = _ATTR.pack(kind, _ATTR_BYTES, config, 1, *words).ljust(_ATTR_BYTES, b"\0")
     cpu = 0 if pid == EVERY_PROCESS else -1
-    fd = int(_libc.syscall(_SYS_PERF_EVENT_OPEN, attributes, pid, cpu, -1, _FLAG_FD_CLOEXEC))
+    fd = _open(attributes, pid, cpu)
     if fd < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -39,20 +39,19 @@ class Judged:
 
 def judged(spec: UserProbe) -> Judged:
     """What of a probe is decided here."""
-    conditions = [each for match in spec.match for each in match.args]
-    positions = (
-        at
-        for at, argument in enumerate(spec.args)
-        if argument.type in PATHS and any(_on_path(each, argument.index) for each in conditions)
-    )
-    return Judged(any(match.binaries for match in spec.match), tuple(positions))
+    on_paths = {judged_argument(spec, condition) for match in spec.match for condition in match.args}
+    return Judged(any(match.binaries for match in spec.match), tuple(sorted(at for at in on_paths if at is not None)))
 
 
-def _on_path(condition: ArgumentCondition, index: int | None) -> bool:
-    """Whether a condition compares the path that an argument stands for, and not a descriptor's number."""
-    if condition.index != index or condition.operator in _NUMERIC_ON_FD:
-        return False
-    return any(not _is_number(value) for value in condition.values)
+def judged_argument(spec: UserProbe, condition: ArgumentCondition) -> int | None:
+    """The position in its args of the path that a condition compares; None: it compares something else, such as the
+    number of a descriptor.
+    """
+    for at, argument in enumerate(spec.args):
+        if argument.index == condition.index and condition.resolve in ("", argument.resolve):
+            on_path = argument.type in PATHS and condition.operator not in _NUMERIC_ON_FD
+            return at if on_path and not all(_is_number(value) for value in condition.values) else None
+    return None
 
 
 def _is_number(text: str) -> bool:
@@ -120,9 +119,12 @@ class Judge:
 
     def _mask(self, number: int, at: int, text: str) -> int:
         spec = self._known[number][0]
-        index = spec.args[at].index
         return sum(
             1 << entry
             for entry, match in enumerate(spec.match)
-            if all(text_holds(text, each.operator.value, each.values) for each in match.args if _on_path(each, index))
+            if all(
+                text_holds(text, each.operator.value, each.values)
+                for each in match.args
+                if judged_argument(spec, each) == at
+            )
         )

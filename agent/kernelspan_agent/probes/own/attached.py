@@ -24,6 +24,7 @@ from kernelspan_agent.probes.attach import Attachment
 from kernelspan_agent.probes.constants import EVERY_HIT, of_hits
 from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own import limits
+from kernelspan_agent.probes.own.missed import Missed, look
 from kernelspan_agent.probes.own.sweep import KEY, Calls, Sweeper, call_of
 from kernelspan_agent.process.symbols.identity import Identity
 from kernelspan_agent.resolve.arguments import Captured
@@ -60,6 +61,7 @@ class Part:
     """
 
     suffix: str
+    kind: int  # of its programs, one of bpf.PROG_*
     generated: Generated
     walkers: str = ""  # behind the names of those it can go on to; empty: it never walks
     attachments: list[Attachment] = field(default_factory=list)
@@ -95,6 +97,7 @@ class OwnProbe:
     keep: float = 1.0  # the share of its hits that the guard does not have thrown away
     off: bool = False  # the guard has taken it off
     epoch: int = 0  # how often it has
+    missed: Missed = field(default_factory=Missed)
 
     @property
     def is_attached(self) -> bool:
@@ -216,6 +219,8 @@ class OwnProbes:
         own.off = True
         own.epoch = own.epoch + 1 & 0xFFFFFFFF
         self.configure(own)
+        look(own, self._loader.programs)
+        own.missed.close()
         found = [each for part in own.parts for each in reversed(part.attachments)]  # entries first
         for part in own.parts:
             part.attachments.clear()
@@ -236,7 +241,7 @@ class OwnProbes:
         if self._probes.get(key_of(own.spec)) is own:
             del self._probes[key_of(own.spec)]
             self._removed.append(own)
-        _detach(own)
+        self._detach(own)
         _log.info("probe.detached probe=%s", own.spec.name)
 
     def reap(self) -> None:
@@ -287,7 +292,7 @@ class OwnProbes:
         maps = {name: name + suffix for name in _OWN_MAPS}
         maps |= {name: name + (walkers or suffix) for name in ("ks_scratches", self._array)}
         load = Load(prepared.module, source.kind, suffix, maps, ends, targets)
-        part = Part(suffix, generated, walkers)
+        part = Part(suffix, source.kind, generated, walkers)
         part.map_bytes = self._require_limits(own.spec.name, load)
         own.parts.append(part)
         try:
@@ -376,18 +381,20 @@ class OwnProbes:
         """Takes out calls that can never end, where it is time for it, or (None) all of them at once."""
         if now is None:
             self.sweeper.sweep(self._calls(), 1 << 32, 0)
-        else:
-            self.sweeper.tick(now, self._calls())
+        elif self.sweeper.tick(now, self._calls()):
+            for own in self:
+                look(own, self._loader.programs)
 
     def detach(self) -> None:
         """Detaches all; what they counted stays."""
         for own in self:
-            _detach(own)
+            self._detach(own)
 
-
-def _detach(own: OwnProbe) -> None:
-    for part in own.parts:
-        while part.attachments:  # entries first
-            part.attachments.pop().close()
-        while part.plans:
-            part.plans.pop().close()
+    def _detach(self, own: OwnProbe) -> None:
+        look(own, self._loader.programs)
+        own.missed.close()
+        for part in own.parts:
+            while part.attachments:  # entries first
+                part.attachments.pop().close()
+            while part.plans:
+                part.plans.pop().close()

@@ -80,7 +80,7 @@ class Generator:
     def generate(self) -> Generated:
         """The text with the names of its programs."""
         enters, exits = self._places.enters, self._places.exits
-        parts = [declarations(self._slots, is_span=self._is_span), '#include "own_calls.h"\n']
+        parts = [declarations(self._slots, self._decisions.ends(), is_span=self._is_span), '#include "own_calls.h"\n']
         names = [_name("ks_own_enter", index, len(enters)) for index in range(len(enters))]
         ends = [_name("ks_own_exit", index, len(exits)) for index in range(len(exits))]
         parts += [self._enter(name, source) for name, source in zip(names, enters, strict=True)]

@@ -2,8 +2,8 @@
 """Conditions as C expressions: each true where it holds.
 
 Values of a profile become numbers here: a text is compared by its words, so no byte of it is ever C text. A condition on
-what could not be read holds only where it is negative (NotEqual, NotIn, NotPrefix, NotSuffix); one that compares more bytes
-than are read is refused.
+what could not be read holds only where it is negative (NotEqual, NotIn, NotPrefix …), as does a negative one of addresses or
+ports on a socket that has none; one that compares more bytes than are read is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,16 @@ from kernelspan_api.conditions import (
 
 _U64 = (1 << 64) - 1
 _O = Operator
-_NEGATIVE = {_O.NOT_EQUAL: _O.EQUAL, _O.NOT_IN: _O.IN, _O.NOT_PREFIX: _O.PREFIX, _O.NOT_SUFFIX: _O.SUFFIX}
+_NEGATIVE = {
+    _O.NOT_EQUAL: _O.EQUAL,
+    _O.NOT_IN: _O.IN,
+    _O.NOT_PREFIX: _O.PREFIX,
+    _O.NOT_SUFFIX: _O.SUFFIX,
+    _O.NOT_SOURCE_CIDR: _O.SOURCE_CIDR,
+    _O.NOT_DESTINATION_CIDR: _O.DESTINATION_CIDR,
+    _O.NOT_SOURCE_PORT: _O.SOURCE_PORT,
+    _O.NOT_DESTINATION_PORT: _O.DESTINATION_PORT,
+}
 _FAMILIES = {"AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10, "AF_NETLINK": 16, "AF_PACKET": 17, "AF_VSOCK": 40}
 _PROTOCOLS = {"IPPROTO_ICMP": 1, "IPPROTO_TCP": 6, "IPPROTO_UDP": 17, "IPPROTO_ICMPV6": 58, "IPPROTO_SCTP": 132}
 SUFFIX_ROOM = 264  # bytes behind all data that a comparison of a text's end may look at

@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Sequence
 from kernelspan_agent.probes.own.conditions import Subject, has_capabilities, holds, in_namespaces
 from kernelspan_agent.probes.own.sources import ArgumentError, Source
 from kernelspan_agent.resolve.arguments import NUMBERS, Slot
-from kernelspan_agent.resolve.judging import judged
-from kernelspan_api.conditions import ArgumentType, NamespaceType
+from kernelspan_agent.resolve.judging import judged_argument
+from kernelspan_api.conditions import ArgumentCondition, ArgumentType, NamespaceType, Operator
 from kernelspan_api.userprobes import Argument, Match, UserProbe
 
 
@@ -36,9 +36,9 @@ class Decisions:
             first: list[str] = []
             second: list[str] = []
             for condition in match.args:
-                if condition.index in self._judged_positions():
+                if judged_argument(self._probe, condition) is not None:
                     continue
-                subject = self._subject(condition.index, placed)
+                subject = self._subject(condition, placed)
                 (first if subject.type in NUMBERS else second).append(
                     holds(subject, condition.operator, condition.values)
                 )
@@ -48,15 +48,20 @@ class Decisions:
             late.append(" && ".join(second))
         return early, late
 
-    def _subject(self, index: int, placed: Collection[int]) -> Subject:
+    def ends(self) -> list[Slot]:
+        """Slots of texts that are compared by their ends, here in the kernel."""
+        conditions = (condition for match in self._probe.match for condition in match.args)
+        by_end = (each for each in conditions if each.operator in (Operator.SUFFIX, Operator.NOT_SUFFIX))
+        subjects = (self._subject(each, ()) for each in by_end if judged_argument(self._probe, each) is None)
+        return [each.slot for each in subjects if each.slot is not None]
+
+    def _subject(self, condition: ArgumentCondition, placed: Collection[int]) -> Subject:
         for at, argument in enumerate(self._probe.args):
-            if self._position(argument) == index:
+            if self._position(argument) == condition.index and condition.resolve in ("", argument.resolve):
                 known = f"p{at}" if at in placed else ""
                 return Subject(argument.type, f"a{at}", self._slots[at], known)
-        raise ArgumentError(f"match compares argument {index}, which args does not have: add it there with its type")
-
-    def _judged_positions(self) -> set[int]:
-        return {self._position(self._probe.args[at]) for at in judged(self._probe).arguments}
+        what = f"argument {condition.index}{condition.resolve and ' ' + condition.resolve}"
+        raise ArgumentError(f"match compares {what}, which args does not have: add it there with its type")
 
     def _position(self, argument: Argument) -> int:
         if argument.index is not None:

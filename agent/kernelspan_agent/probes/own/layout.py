@@ -16,14 +16,14 @@ MIN_CALLS, MAX_CALLS = 256, 8192
 _FEW_CALLS = 256  # of mode Event: as many as programs that run at this moment
 
 
-def declarations(slots: Sequence[Slot], *, is_span: bool) -> str:
-    """Its C."""
+def declarations(slots: Sequence[Slot], ends: Sequence[Slot], *, is_span: bool) -> str:
+    """Its C. `ends`: slots of texts that are compared by their ends."""
     count = len(slots)
     data = sum((slot.data_bytes + 7) & ~7 for slot in slots)
     record = ARGUMENTS_HEADER.itemsize + count * ARGUMENT.itemsize + data
     ring_slots = -(-(record + RING_HEADER) // SLOT)
     sent = ring_slots * SLOT - RING_HEADER
-    room = sent - record + (_suffix_room(slots) if data else 0)
+    room = sent - record + (_suffix_room(ends) if ends else 0)
     value = 64 + record + room
     calls = min(max(MAX_CALL_BYTES // value, MIN_CALLS), MAX_CALLS) if is_span else _FEW_CALLS
     lines = [

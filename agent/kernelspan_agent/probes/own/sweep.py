@@ -77,11 +77,13 @@ class Sweeper:
             return self.gone[match_class]
         return self.left[match_class] if counter is Counter.REPLACED else 0
 
-    def tick(self, now: float, maps: Sequence[Calls]) -> None:
-        """Sweeps where it is time."""
-        if now >= self._next:
-            self._next = now + INTERVAL_SECONDS
-            self.sweep(maps)
+    def tick(self, now: float, maps: Sequence[Calls]) -> bool:
+        """Sweeps where it is time; whether it was."""
+        if now < self._next:
+            return False
+        self._next = now + INTERVAL_SECONDS
+        self.sweep(maps)
+        return True
 
     def sweep(self, maps: Sequence[Calls], most: int = MAX_LOOKS, min_age_ns: int = MIN_AGE_NS) -> None:
         """Takes out what cannot end, of `most` calls at the most; the next sweep goes on behind them."""
