@@ -63,7 +63,7 @@ class Certificates:
     async def _keep(self, now: datetime) -> Authorities:
         path = f"{self._folder}/secrets/{self._name}"
         found = await self._get(path)
-        before = _read(found) if found is not None else None
+        before = _read(found, now) if found is not None else None
         if found is not None and before is None:
             _log.error("authority.unreadable secret=%s hint=%s", self._name, "a new one is made; agents follow it")
         after = advanced(before, now)
@@ -123,7 +123,7 @@ def _written(authorities: Authorities) -> dict[str, str]:
     return {name: base64.b64encode(value).decode() for name, value in parts.items()}
 
 
-def _read(secret: dict[str, Any]) -> Authorities | None:
+def _read(secret: dict[str, Any], now: datetime) -> Authorities | None:
     """None: not what we write."""
     try:
         data = {name: base64.b64decode(value, validate=True) for name, value in (secret.get("data") or {}).items()}
@@ -131,7 +131,7 @@ def _read(secret: dict[str, Any]) -> Authorities | None:
         end = b"-----END CERTIFICATE-----\n"
         old = tuple(part + end for part in data.get("old.crt", b"").split(end) if part.strip())
         found = Authorities(Pair(data["ca.crt"], data["ca.key"]), following, old)
-        server_pair(found.current, ["localhost"], datetime.now(UTC))  # certificate and key are there, and fit
+        server_pair(found.current, ["localhost"], now)  # certificate and key are there, and fit
     except (KeyError, ValueError, TypeError, binascii.Error, AssertionError):
         return None
     return found

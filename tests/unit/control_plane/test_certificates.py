@@ -92,6 +92,24 @@ def test_a_restart_finds_what_was_kept() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("years", [-30, 30])
+def test_a_clock_of_its_own_does_not_matter(years: int) -> None:
+    """A year is what the API server says it is: an authority that is good then is not made anew, whatever is here."""
+    then = START.replace(year=START.year + years)
+
+    async def main() -> None:
+        async with api_server() as (server, kube):
+            server.objects |= {SECRETS: {}, CONFIG_MAPS: {}}
+            first = kept(kube, then)
+            await first.refresh()
+            again = kept(kube, then + timedelta(days=1))
+            await again.refresh()
+            assert again._authorities == first._authorities
+            assert server.count("PUT") == 0
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("data", [{}, {"ca.crt": "!!"}, {"ca.crt": "eA==", "ca.key": "eA=="}, None])
 def test_a_secret_of_no_use_is_made_anew(data: object) -> None:
     """Somebody has edited it: agents follow the ConfigMap."""
