@@ -5,6 +5,7 @@ spans in a real collector. Several profiles at once, each with what it asked for
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,8 @@ from kernelspan_api.control.control_pb2 import ExportSecret, MatchSet
 from tests.support.collector import Collector
 from tests.support.node_agents import WAIT_SECONDS, Start, profile, program, starting
 from tests.support.otlp_json import ReceivedSpan
-from tests.support.pods import Pod, every_container, line
+from tests.support.pods import FORMS, Pod, every_container, line, v1_root
+from tests.support.require import require
 from tests.support.tls import TlsFiles
 
 
@@ -122,6 +124,39 @@ def test_containers_by_name(start: Start, collector: Collector) -> None:
         agent.until_seen(collector, main, "last")
         agent.stop()
     assert {name for _, name in marks(collector.spans())} == {"known", "last"}
+
+
+def test_whatever_a_container_is_called(start: Start, collector: Collector) -> None:
+    """By every runtime's and kubelet's name for it, on cgroup v2 and v1: each is known as the container that it is."""
+    v1 = v1_root()
+    require("kernel", v1, "no hierarchy of cgroup v1 (name=systemd)")
+    assert v1 is not None
+    agent = start()
+    wanted = MatchSet(profile_uid="p", containers=["main"])
+    with contextlib.ExitStack() as stack:
+        pods = {}
+        for number, (name, form) in enumerate(FORMS.items()):
+            for version, root in (("v2", {}), ("v1", {"root": v1})):
+                containers = ("main", "other")
+                made = Pod(f"{version}-{number}", containers=containers, form=form, **root)
+                pods[name, version] = stack.enter_context(made)
+        programs = {key: (program(pod), program(pod, "other")) for key, pod in pods.items()}
+        agent.follow([profile("p", **STATS)], [pod.plan(wanted) for pod in pods.values()])
+        for key, (main, other) in programs.items():
+            line(main, pods[key].name)
+            line(other, f"not-{pods[key].name}")
+        found = collector.wait_for_spans(
+            len(pods), where=lambda span: str(span.attributes.get("file.path")).startswith("/mark/")
+        )
+        agent.stop()
+    said = {
+        str(span.attributes["file.path"]).removeprefix("/mark/"): (
+            span.resource["k8s.pod.name"], span.resource["k8s.container.name"], span.resource["container.id"],
+        )
+        for span in found
+    }  # fmt: skip
+    assert said == {pod.name: (pod.name, "main", pod.ids["main"]) for pod in pods.values()}
+    assert {name for _, name in marks(collector.spans())} == {pod.name for pod in pods.values()}
 
 
 def test_an_agent_and_pods_in_nested_namespaces(start: Start, collector: Collector) -> None:
