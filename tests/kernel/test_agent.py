@@ -6,8 +6,10 @@ spans in a real collector. Several profiles at once, each with what it asked for
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,39 @@ def test_a_pod_is_traced_as_what_it_is(start: Start, collector: Collector) -> No
         }  # fmt: skip
         agent.stop()
     assert {name for _, name in marks(collector.spans())} == {"seen", "late"}
+
+
+def test_how_long_a_pod_ran_unobserved(start: Start, collector: Collector) -> None:
+    """One that its plan knew before, one whose plan came late, one that ran before anybody asked: each as long as it was."""
+    agent = start()
+
+    def told() -> dict[str, float]:
+        lines = (json.loads(one) for one in agent.log.read_text().splitlines() if one.startswith("{"))
+        return {one["pod"]: one["unobserved_ms"] / 1000 for one in lines if one["event"] == "pod.traced"}
+
+    def until_told(pod: Pod) -> float:
+        agent.until(lambda: f"shop/{pod.name}" in told(), f"said of {pod.name}")
+        return told()[f"shop/{pod.name}"]
+
+    with Pod("early-1") as early, Pod("late-1") as late, Pod("old-1") as old:
+        began_old = time.monotonic()
+        program(old)
+        time.sleep(1)
+        plans = [one.plan(every_container("p")) for one in (old, early)]
+        asked = time.monotonic()
+        agent.follow([profile("p", **STATS)], plans)
+        assert until_told(old) <= time.monotonic() - asked < time.monotonic() - began_old
+        began_early = time.monotonic()
+        running = program(early)
+        assert until_told(early) <= time.monotonic() - began_early
+        agent.until_seen(collector, running, "early")
+        began_late = time.monotonic()
+        program(late)
+        time.sleep(1)
+        agent.follow([profile("p", **STATS)], [*plans, late.plan(every_container("p"))])
+        assert 1 <= until_told(late) <= time.monotonic() - began_late + 0.02  # in steps of 10 ms
+        agent.stop()
+    assert len(told()) == 3
 
 
 def test_profiles_share_programs_and_nothing_else(start: Start, collector: Collector) -> None:
