@@ -233,7 +233,9 @@ def test_many_connections_at_once(kubernetes: Kubernetes, operator: Operator, ag
     """Ten thousand that say nothing: agents are served meanwhile, and it ends them itself."""
     count = 10_000
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    require("cluster", hard >= count + 1_000, f"a process may have {hard} files open, and {count} connections are to be")
+    require(
+        "cluster", hard >= count + 1_000, f"a process may have {hard} files open, and {count} connections are to be"
+    )
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     before = operator.resident_bytes()
     with contextlib.ExitStack() as stack:
