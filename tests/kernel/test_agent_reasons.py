@@ -20,7 +20,7 @@ from tests.support.tls import TlsFiles
 
 STATS: dict[str, Any] = {"files": {"operations": ["Stat"]}}
 EXEC = {"category": "sched", "event": "sched_process_exec"}
-FILE = os.path.realpath(PYTHON)
+FILE = os.path.realpath(PYTHON)  # Debian's, which has no symbols but those that it exports
 # By name: what is asked for, the reason, and a word of the message.
 PROBES: dict[str, tuple[dict[str, Any], str, str]] = {
     "event": ({"tracepoint": {"category": "sched", "event": "no_such"}}, "TracepointNotFound", "no_such"),
@@ -43,7 +43,7 @@ PROBES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "function": ({"kprobe": {"call": "no_such_function_in_any_kernel"}}, "FunctionNotFound", "no_such_function"),
     "file": ({"uprobe": {"path": "/no/such", "symbols": ["f"]}}, "BinaryNotFound", "/no/such"),
-    "symbol": ({"uprobe": {"path": FILE, "symbols": ["no_such_symbol"]}}, "SymbolNotFound", "no_such_symbol"),
+    "stripped": ({"uprobe": {"path": FILE, "symbols": ["no_such_symbol"]}}, "SymbolStripped", "no_such_symbol"),
     "usdt": ({"usdt": {"path": FILE, "provider": "nobody", "probe": "nothing"}}, "UsdtNotFound", "nobody"),
 }
 
