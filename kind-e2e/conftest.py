@@ -72,6 +72,9 @@ def cluster(daemon: Docker, say: Say, keep: bool) -> Iterator[KindCluster]:
 def images(daemon: Docker, cluster: KindCluster, say: Say) -> dict[str, str]:
     """Every image of ours by its short name, and on every node."""
     made = make(daemon, (), say)
+    for name in ("operator", "agent"):
+        size = int(daemon.run("image", "inspect", "--format", "{{.Size}}", made[name]))
+        say(f"figure: image of the {name}, {size / 1e6:.0f} MB")
     cluster.load(*made.values())
     return made
 
