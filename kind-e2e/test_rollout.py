@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A release that is upgraded while it traces: another operator, other agents, the same profile, its spans go on."""
+"""A release that is upgraded while it traces: another operator, other agents, the same profile, its spans go on.
+
+Its name puts it before the test that uninstalls the release.
+"""
 
 from __future__ import annotations
 
