@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -106,6 +107,27 @@ def test_a_clock_of_its_own_does_not_matter(years: int) -> None:
             await again.refresh()
             assert again._authorities == first._authorities
             assert server.count("PUT") == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("days", [-400, -1, 1, 400])
+def test_a_wrong_clock_makes_no_certificate_of_another_day(days: int) -> None:
+    """Of an operator that has not heard from the API server yet: agents have clocks that are right."""
+
+    async def main() -> None:
+        async with api_server() as (server, kube):
+            server.objects |= {SECRETS: {}, CONFIG_MAPS: {}}
+            wrong = Kube(kube._connection, lambda: time.time() + days * 86_400)
+            async with wrong:
+                certificates = Certificates(wrong, "kernelspan", "kernelspan-ca", ["localhost"], wrong.now)
+                await certificates.refresh()
+            assert certificates._authorities is not None
+            assert certificates._server is not None
+            now = datetime.now(UTC)
+            for one in (certificates._authorities.current, certificates._server):
+                certificate = x509.load_pem_x509_certificate(one.certificate)
+                assert certificate.not_valid_before_utc < now < certificate.not_valid_after_utc - timedelta(days=20)
 
     asyncio.run(main())
 
