@@ -44,6 +44,16 @@ def test_a_life_of_three_years() -> None:
     assert len(seen) >= 4
 
 
+@pytest.mark.parametrize("hours", [-23, 0, 23])
+def test_clocks_of_nodes_may_differ(hours: int) -> None:
+    """What has just been made is good to an agent whose clock is most of a day behind, or ahead."""
+    authorities = advanced(None, START)
+    there = START + timedelta(hours=hours)
+    for pair in (authorities.current, server_pair(authorities.current, ["localhost"], START)):
+        certificate = x509.load_pem_x509_certificate(pair.certificate)
+        assert certificate.not_valid_before_utc < there < certificate.not_valid_after_utc
+
+
 def test_nothing_due_changes_nothing() -> None:
     """The same object: it is not written again."""
     first = advanced(None, START)
