@@ -29,7 +29,7 @@ from tests.support.server import ServerError
 pytestmark = pytest.mark.root
 PYTHON = "/usr/bin/python3"
 NODE, SPACE = "here", "end-to-end"
-DEAD_SECONDS = float(os.environ.get("KERNELSPAN_OPERATOR_DEAD", "15"))  # 600: as long as is promised
+DEAD_SECONDS = float(os.environ.get("KERNELSPAN_OPERATOR_DEAD", "8"))  # 600: as long as is promised
 PROGRAM = """
 import os, sys
 def look(name):
