@@ -71,7 +71,7 @@ def test_describe_says_what_to_do(kubernetes: Kubernetes, operator: Operator) ->
 
 
 def test_a_turn_is_told_once(kubernetes: Kubernetes, operator: Operator) -> None:
-    """Not again by another operator, not for a pod more, not for what turns to and fro."""
+    """Not again by another operator, not for a pod more, not for what turns back and forth."""
     kubernetes.pod(SPACE, "a", "evt-1")
     kubernetes.apply(SPACE, "turns")
     with Agent(operator, "evt-1"):

@@ -3,7 +3,7 @@
 
 One for each turn of Ready: what is wrong and what to do, or that all is well again. Nothing is made while nothing turns:
 a status that stays as it is, or an operator that was started anew, costs no call. What is not known yet is no event, and
-what is after it as it was before it is none either. What turns to and fro is told of again only after a while. An event
+what is after it as it was before it is none either. What turns back and forth is told of again only after a while. An event
 is a courtesy: one that cannot be made is counted, and not tried again.
 """
 
