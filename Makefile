@@ -22,7 +22,7 @@ TEST_STAMP := $(VENV)/.installed-test-$(call hash,pyproject.toml $(RUN_LOCKS) $(
 phase = started=$$SECONDS; printf '== %s\n' '$(1)' >&2; $(2); printf '== %s: %d s\n' '$(1)' $$((SECONDS - started)) >&2
 
 .PHONY: help setup setup-test demo test unit kernel vm cluster chart images e2e lint lint-ruff lint-format lint-types \
-	lint-layers lint-c lint-spelling lint-shell lint-docker format protos bench bench-check scale fuzz matrix lock crds chart-docs \
+	lint-layers lint-c lint-spelling lint-shell lint-docker lint-protos format protos bench bench-check scale fuzz matrix lock crds chart-docs \
 	changelog clean
 
 help: ## this list
@@ -109,7 +109,7 @@ matrix: setup-test ## every version of every runtime and kernel; `make test` tak
 
 # --- keep clean ----------------------------------------------------------------------------------------------------
 
-lint: lint-ruff lint-format lint-types lint-layers lint-c lint-spelling lint-shell lint-docker ## every check of the source, as in `make test`
+lint: lint-ruff lint-format lint-types lint-layers lint-c lint-spelling lint-shell lint-docker lint-protos ## every check of the source, as in `make test`
 
 lint-ruff: $(TEST_STAMP)
 	@$(PY) -m ruff check --quiet
@@ -136,6 +136,9 @@ lint-shell:
 
 lint-docker: $(TEST_STAMP)
 	@git ls-files -z --cached --others --exclude-standard '*Dockerfile' | xargs -0 $(VENV)/bin/hadolint
+
+lint-protos: $(TEST_STAMP)
+	@$(VENV)/bin/buf lint protos
 
 format: $(TEST_STAMP) ## put Python and C into the house's form
 	@$(PY) -m ruff check --fix-only --quiet

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import json
 import ssl
 import tempfile
 from pathlib import Path
@@ -34,9 +35,14 @@ class Api:
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a GET. Raises OSError or http.client.HTTPException if none comes."""
+        return self.call("GET", path)
+
+    def call(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
+        """The same of any request; `body` is sent as JSON."""
+        data = None if body is None else json.dumps(body)
         connection = http.client.HTTPSConnection(self._address, timeout=_TIMEOUT_SECONDS, context=self._tls)
         try:
-            connection.request("GET", path)
+            connection.request(method, path, data, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:

@@ -12,6 +12,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from tests.support.server import ServerError
 pytestmark = pytest.mark.root
 PYTHON = "/usr/bin/python3"
 NODE, SPACE = "here", "end-to-end"
+DEAD_SECONDS = float(os.environ.get("KERNELSPAN_OPERATOR_DEAD", "8"))  # 600: as long as is promised
 PROGRAM = """
 import os, sys
 def look(name):
@@ -36,6 +39,21 @@ print("ready", flush=True)
 for line in sys.stdin:
     look(line.strip())
     print("done", flush=True)
+"""
+
+# Looks at one mark after the other until it is asked to end, and says how many.
+LOAD = """
+import os, sys, threading, time
+ended = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.readline(), ended.set()), daemon=True).start()
+print("ready", flush=True)
+number = 0
+while not ended.is_set():
+    try: os.stat(f"/mark/{sys.argv[1]}{number}")
+    except OSError: pass
+    number += 1
+    time.sleep(0.01)
+print(number, flush=True)
 """
 
 
@@ -49,6 +67,7 @@ def agent(
     (tmp_path / "token").write_text(kubernetes.agent_token(NODE))
     (tmp_path / "ca.crt").write_bytes(operator.authority)
     (tmp_path / "app.py").write_text(PROGRAM)
+    (tmp_path / "load.py").write_text(LOAD)
     with (tmp_path / "agent.log").open("wb") as log:
         process = subprocess.Popen(
             [
@@ -130,6 +149,63 @@ def test_from_a_profile_to_its_spans_and_status(
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(60) == 0
     assert not [span for span in collector.spans() if span.attributes.get("file.path") == "/mark/never"]
+
+
+def loaded(pod: Pod, folder: Path, name: str) -> subprocess.Popen[bytes]:
+    """A program that looks at marks of that name without end."""
+    process = pod.run(PYTHON, "-S", str(folder / "load.py"), name, container="web")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def marks(collector: Collector, name: str) -> Counter[int]:
+    """Which marks of that name were seen, and how often each."""
+    paths = (str(span.attributes.get("file.path", "")) for span in collector.spans())
+    return Counter(int(path.removeprefix(f"/mark/{name}")) for path in paths if path.startswith(f"/mark/{name}"))
+
+
+def test_no_operator_for_long_under_load(
+    agent: subprocess.Popen[bytes],
+    kubernetes: Kubernetes,
+    operator: Operator,
+    collector: Collector,
+    tmp_path: Path,
+) -> None:
+    """Not one operation is lost or told twice, what starts meanwhile is traced, and a profile can be deleted."""
+    stats = {"operations": ["Stat"]}
+    with (
+        running_pod(kubernetes, "load-1", tmp_path) as (pod, process),
+        running_pod(kubernetes, "other-1", tmp_path) as (_, other),
+    ):
+        kubernetes.apply(SPACE, "stays", podSelector={"matchLabels": {"app": "load-1"}}, files=stats)
+        kubernetes.apply(SPACE, "goes", podSelector={"matchLabels": {"app": "other-1"}}, files=stats)
+        for name in ("stays", "goes"):
+            kubernetes.says(SPACE, name, "True", "Ready", seconds=60)
+        seen(collector, process, "first")
+        seen(collector, other, "other")
+        before = loaded(pod, tmp_path, "before-")
+        operator.process.kill()
+        died = time.monotonic()
+        kubernetes.cluster.kubectl("delete", "tprof/goes", f"--namespace={SPACE}", "--timeout=10s")
+        meanwhile = loaded(pod, tmp_path, "meanwhile-")
+        seen(collector, other, "still")  # its agent cannot know
+        time.sleep(max(died + DEAD_SECONDS - time.monotonic(), 0))
+        operator.process.start()
+        kubernetes.says(SPACE, "stays", "True", "Ready", seconds=60)
+        eventually(lambda: not _still_seen(collector, other), 60)
+        counts = {"before-": int(line(before)), "meanwhile-": int(line(meanwhile))}
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(60) == 0
+        for name, count in counts.items():
+            assert count > DEAD_SECONDS
+            found = marks(collector, name)
+            assert set(found.values()) == {1}
+            # The first of a program may come before its exec has been looked at; of what follows none is missing.
+            assert set(range(min(found), count)) == set(found), (name, count, len(found))
+        assert min(marks(collector, "before-")) < 20
+    print(f"{DEAD_SECONDS:g} s without an operator: {counts} operations")
+    kubernetes.delete(f"{profile_path(SPACE)}/stays")
 
 
 def _exporting(kubernetes: Kubernetes, name: str) -> dict[str, Any] | None:

@@ -26,11 +26,11 @@ def agents(kubernetes: Kubernetes, operator: Operator) -> Iterator[tuple[Agent, 
         kubernetes.namespace(name)
     for name in (SPACE, OWN):
         grant(kubernetes, name, "kernelspan-secrets", SECRET_RULES)
-    kubernetes.node("exp-1")
-    kubernetes.node("exp-2")
-    kubernetes.pod(SPACE, "a", "exp-1", {"app": "a"})
-    kubernetes.pod(SPACE, "b", "exp-2", {"app": "b"})
-    with Agent(operator, "exp-1") as first, Agent(operator, "exp-2") as second:
+    kubernetes.node("sec-1")
+    kubernetes.node("sec-2")
+    kubernetes.pod(SPACE, "a", "sec-1", {"app": "a"})
+    kubernetes.pod(SPACE, "b", "sec-2", {"app": "b"})
+    with Agent(operator, "sec-1") as first, Agent(operator, "sec-2") as second:
         yield first, second
 
 
@@ -191,7 +191,7 @@ def test_namespace_whose_secrets_are_closed_to_the_operator(
     """It says which right is missing, others go on, and it goes on by itself once that is given."""
     first, _ = agents
     secret(kubernetes, "token", {"authorization": b"x"}, CLOSED)
-    kubernetes.pod(CLOSED, "c", "exp-1")
+    kubernetes.pod(CLOSED, "c", "sec-1")
     kubernetes.apply(CLOSED, "p", export=export())
     said = kubernetes.says(CLOSED, "p", "False", "SecretNotAllowed")
     assert f"may not list Secrets of namespace {CLOSED}" in said

@@ -37,7 +37,8 @@ def tidy(kubernetes: Kubernetes, agents: tuple[Agent, Agent]) -> Iterator[None]:
     with ExitStack() as stack:
         for name in ("", SPACE):
             stack.callback(kubernetes.cluster.request, "DELETE", profile_path(name))
-    for folder in (f"{APPS}/deployments", f"{APPS}/daemonsets", f"{BATCH}/jobs", f"{BATCH}/cronjobs"):
+    kinds = ("deployments", "daemonsets", "statefulsets", "replicasets")
+    for folder in (*(f"{APPS}/{kind}" for kind in kinds), f"{BATCH}/jobs", f"{BATCH}/cronjobs"):
         kubernetes.cluster.request("DELETE", folder, {"propagationPolicy": "Background"})
     for name in (SPACE, "other"):
         kubernetes.cluster.request("DELETE", f"/api/v1/namespaces/{name}/pods", {"gracePeriodSeconds": 0})
@@ -104,6 +105,29 @@ def test_a_deployment_and_its_rollout(kubernetes: Kubernetes, agents: tuple[Agen
     kubernetes.patch(f"{APPS}/deployments/web", {"spec": {"replicas": 1}})
     (again,) = bind(kubernetes, "sel-2", 1, app="rolled")
     second.until_names({again: {"p"}})
+
+
+@pytest.mark.parametrize("kind", ["StatefulSet", "ReplicaSet"])
+def test_a_set(kubernetes: Kubernetes, agents: tuple[Agent, Agent], kind: str) -> None:
+    """Its pods alone, beside another set's and one that nobody owns; each names its workload; none is left with it."""
+    first, second = agents
+    kubernetes.apply(SPACE, "p", workloadRef={"apiVersion": "apps/v1", "kind": kind, "name": "db"})
+    folder = f"{APPS}/{kind.lower()}s"
+    for name in ("db", "other"):
+        labels = {"app": f"{kind.lower()}-{name}"}
+        template = {"metadata": {"labels": labels}, "spec": TEMPLATE}
+        spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+        kubernetes.make(folder, {"metadata": {"name": name}, "spec": spec})
+    kubernetes.pod(SPACE, "alone", "sel-1", {"app": "alone"})
+    (made,) = bind(kubernetes, "sel-1", 1, app=f"{kind.lower()}-db")
+    bind(kubernetes, "sel-2", 1, app=f"{kind.lower()}-other")
+    plan = first.until_names({made: {"p"}})
+    assert [(one.workload.kind, one.workload.name) for one in plan.pods] == [(kind, "db")]
+    kubernetes.says(SPACE, "p", "True", "Ready")
+    assert second.names() == {}
+    kubernetes.delete(f"{folder}/db")
+    first.until_names({})
+    kubernetes.says(SPACE, "p", "False", "NoMatchingPods")
 
 
 def test_jobs_of_a_cron_job(kubernetes: Kubernetes, agents: tuple[Agent, Agent]) -> None:

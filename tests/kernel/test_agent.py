@@ -5,8 +5,11 @@ spans in a real collector. Several profiles at once, each with what it asked for
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from kernelspan_api.control.control_pb2 import ExportSecret, MatchSet
 from tests.support.collector import Collector
 from tests.support.node_agents import WAIT_SECONDS, Start, profile, program, starting
 from tests.support.otlp_json import ReceivedSpan
-from tests.support.pods import Pod, every_container, line
+from tests.support.pods import FORMS, Pod, cgroup_root, every_container, line, v1_root
 from tests.support.tls import TlsFiles
 
 
@@ -67,6 +70,39 @@ def test_a_pod_is_traced_as_what_it_is(start: Start, collector: Collector) -> No
         }  # fmt: skip
         agent.stop()
     assert {name for _, name in marks(collector.spans())} == {"seen", "late"}
+
+
+def test_how_long_a_pod_ran_unobserved(start: Start, collector: Collector) -> None:
+    """One that its plan knew before, one whose plan came late, one that ran before anybody asked: each as long as it was."""
+    agent = start()
+
+    def told() -> dict[str, float]:
+        lines = (json.loads(one) for one in agent.log.read_text().splitlines() if one.startswith("{"))
+        return {one["pod"]: one["unobserved_ms"] / 1000 for one in lines if one["event"] == "pod.traced"}
+
+    def until_told(pod: Pod) -> float:
+        agent.until(lambda: f"shop/{pod.name}" in told(), f"said of {pod.name}")
+        return told()[f"shop/{pod.name}"]
+
+    with Pod("early-1") as early, Pod("late-1") as late, Pod("old-1") as old:
+        began_old = time.monotonic()
+        program(old)
+        time.sleep(1)
+        plans = [one.plan(every_container("p")) for one in (old, early)]
+        asked = time.monotonic()
+        agent.follow([profile("p", **STATS)], plans)
+        assert until_told(old) <= time.monotonic() - asked < time.monotonic() - began_old
+        began_early = time.monotonic()
+        running = program(early)
+        assert until_told(early) <= time.monotonic() - began_early
+        agent.until_seen(collector, running, "early")
+        began_late = time.monotonic()
+        program(late)
+        time.sleep(1)
+        agent.follow([profile("p", **STATS)], [*plans, late.plan(every_container("p"))])
+        assert 1 <= until_told(late) <= time.monotonic() - began_late + 0.02  # in steps of 10 ms
+        agent.stop()
+    assert len(told()) == 3
 
 
 def test_profiles_share_programs_and_nothing_else(start: Start, collector: Collector) -> None:
@@ -122,6 +158,36 @@ def test_containers_by_name(start: Start, collector: Collector) -> None:
         agent.until_seen(collector, main, "last")
         agent.stop()
     assert {name for _, name in marks(collector.spans())} == {"known", "last"}
+
+
+def test_whatever_a_container_is_called(start: Start, collector: Collector) -> None:
+    """By every runtime's and kubelet's name for it, on cgroup v2 and (where it is) v1: each is known as what it is."""
+    roots = {"v2": cgroup_root()} | ({"v1": v1} if (v1 := v1_root()) else {})
+    agent = start()
+    wanted = MatchSet(profile_uid="p", containers=["main"])
+    with contextlib.ExitStack() as stack:
+        pods = {}
+        for number, (name, form) in enumerate(FORMS.items()):
+            for version, root in roots.items():
+                made = Pod(f"{version}-{number}", containers=("main", "other"), form=form, root=root)
+                pods[name, version] = stack.enter_context(made)
+        programs = {key: (program(pod), program(pod, "other")) for key, pod in pods.items()}
+        agent.follow([profile("p", **STATS)], [pod.plan(wanted) for pod in pods.values()])
+        for key, (main, other) in programs.items():
+            line(main, pods[key].name)
+            line(other, f"not-{pods[key].name}")
+        found = collector.wait_for_spans(
+            len(pods), where=lambda span: str(span.attributes.get("file.path")).startswith("/mark/")
+        )
+        agent.stop()
+    said = {
+        str(span.attributes["file.path"]).removeprefix("/mark/"): (
+            span.resource["k8s.pod.name"], span.resource["k8s.container.name"], span.resource["container.id"],
+        )
+        for span in found
+    }  # fmt: skip
+    assert said == {pod.name: (pod.name, "main", pod.ids["main"]) for pod in pods.values()}
+    assert {name for _, name in marks(collector.spans())} == {pod.name for pod in pods.values()}
 
 
 def test_an_agent_and_pods_in_nested_namespaces(start: Start, collector: Collector) -> None:

@@ -35,6 +35,7 @@ CLUSTER_RULES: list[dict[str, Any]] = [
         "resources": ["traceprofiles/status", "clustertraceprofiles/status"],
         "verbs": ["patch"],
     },
+    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
     {"apiGroups": [""], "resources": ["pods", "nodes", "namespaces"], "verbs": _READ},
     {
         "apiGroups": ["apps"],

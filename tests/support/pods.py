@@ -19,11 +19,26 @@ from kernelspan_api.control.control_pb2 import Container, MatchSet, PodPlan, Wor
 
 _ROOTS = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))  # a hybrid host's, a v2 host's
 _WAIT_SECONDS = 20.0
+# Where kubelets and runtimes put a container, below a hierarchy's root; `slice` is the uid as systemd has it.
+FORMS = {
+    "containerd": "kubepods-besteffort-pod{slice}.slice/cri-containerd-{id}.scope",
+    "CRI-O": "kubepods.slice/kubepods-pod{slice}.slice/crio-{id}.scope",
+    "CRI-O, a group inside": "kubepods.slice/kubepods-burstable-pod{slice}.slice/crio-{id}.scope/container",
+    "Docker": "kubepods.slice/kubepods-burstable-pod{slice}.slice/docker-{id}.scope",
+    "cgroupfs": "kubepods/burstable/pod{uid}/{id}",
+    "kind": "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{slice}.slice/cri-containerd-{id}.scope",
+}
 
 
 def cgroup_root() -> Path:
     """Where this machine's cgroup v2 hierarchy is."""
     return next(root for root in _ROOTS if (root / "cgroup.procs").exists())
+
+
+def v1_root() -> Path | None:
+    """Where this machine has systemd's own hierarchy of cgroup v1; None: it has none."""
+    root = Path("/sys/fs/cgroup/systemd")
+    return root if (root / "cgroup.procs").exists() else None
 
 
 @dataclass(slots=True)
@@ -35,6 +50,8 @@ class Pod:
     containers: tuple[str, ...] = ("main",)
     labels: dict[str, str] = field(default_factory=dict)
     uid: str = field(default_factory=lambda: str(uuid.uuid4()))
+    form: str = FORMS["containerd"]
+    root: Path = field(default_factory=cgroup_root)
     ids: dict[str, str] = field(init=False)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -51,7 +68,7 @@ class Pod:
             process.kill()
             process.communicate()
         end = time.monotonic() + _WAIT_SECONDS
-        for folder in (*map(self.folder, self.containers), self._slice):
+        for folder in self._folders():
             while folder.exists():
                 for pid in (folder / "cgroup.procs").read_text().split():
                     with contextlib.suppress(ProcessLookupError):
@@ -59,16 +76,23 @@ class Pod:
                 try:
                     folder.rmdir()
                 except OSError:
+                    if not self._is_own(folder):
+                        break  # of another pod too
                     assert time.monotonic() < end
                     time.sleep(0.01)
 
-    @property
-    def _slice(self) -> Path:
-        return cgroup_root() / f"kubepods-besteffort-pod{self.uid.replace('-', '_')}.slice"
+    def _folders(self) -> list[Path]:
+        """All that were made, the deepest first."""
+        deepest = [self.folder(name) for name in self.containers]
+        found = {each for one in deepest for each in (one, *one.parents) if self.root in each.parents}
+        return sorted(found, key=lambda each: -len(each.parts))
+
+    def _is_own(self, folder: Path) -> bool:
+        return any(self.uid in part.replace("_", "-") for part in folder.parts)
 
     def folder(self, container: str) -> Path:
         """The container's cgroup."""
-        return self._slice / f"cri-containerd-{self.ids[container]}.scope"
+        return self.root / self.form.format(uid=self.uid, slice=self.uid.replace("-", "_"), id=self.ids[container])
 
     def plan(self, *matches: MatchSet, known: bool = True) -> PodPlan:
         """The pod in a plan. `known`: the kubelet has said its containers' ids."""

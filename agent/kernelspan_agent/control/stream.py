@@ -30,6 +30,7 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_PLAN_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # the one above alone leaves a ping a minute
     ("grpc.enable_retries", 0),
 )
 _log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ PUBLISH_BEFORE_DAYS = 90  # the next authority is known to agents so long before
 SIGN_BEFORE_DAYS = 60  # and signs from here on
 SERVER_DAYS = 30
 RENEW_BEFORE_DAYS = 10
-_SKEW = timedelta(minutes=10)  # of clocks between nodes: certificates begin so long ago
+_SKEW = timedelta(days=1)  # of clocks between nodes: certificates begin so long ago
 
 
 class Pair(msgspec.Struct, frozen=True):

@@ -40,8 +40,10 @@ class Certificates:
 
     async def refresh(self) -> None:
         """Reads, rotates, publishes, and renews what is due. Raises ApiError; what there was stays in use then."""
+        found = await self._get(f"{self._folder}/secrets/{self._name}")
+        # Not before: the first answer of the API server is what tells its clock.
         now = datetime.fromtimestamp(self._now(), UTC)
-        self._authorities = await self._keep(now)
+        self._authorities = await self._keep(found, now)
         await self._publish(self._authorities.bundle())
         current = self._authorities.current
         if self._server is None or needs_renewal(self._server, current, now):
@@ -60,10 +62,9 @@ class Certificates:
         """Asked at each handshake; None: as before."""
         return None if self._given is self._server else self._configuration()
 
-    async def _keep(self, now: datetime) -> Authorities:
+    async def _keep(self, found: dict[str, Any] | None, now: datetime) -> Authorities:
         path = f"{self._folder}/secrets/{self._name}"
-        found = await self._get(path)
-        before = _read(found) if found is not None else None
+        before = _read(found, now) if found is not None else None
         if found is not None and before is None:
             _log.error("authority.unreadable secret=%s hint=%s", self._name, "a new one is made; agents follow it")
         after = advanced(before, now)
@@ -123,7 +124,7 @@ def _written(authorities: Authorities) -> dict[str, str]:
     return {name: base64.b64encode(value).decode() for name, value in parts.items()}
 
 
-def _read(secret: dict[str, Any]) -> Authorities | None:
+def _read(secret: dict[str, Any], now: datetime) -> Authorities | None:
     """None: not what we write."""
     try:
         data = {name: base64.b64decode(value, validate=True) for name, value in (secret.get("data") or {}).items()}
@@ -131,7 +132,7 @@ def _read(secret: dict[str, Any]) -> Authorities | None:
         end = b"-----END CERTIFICATE-----\n"
         old = tuple(part + end for part in data.get("old.crt", b"").split(end) if part.strip())
         found = Authorities(Pair(data["ca.crt"], data["ca.key"]), following, old)
-        server_pair(found.current, ["localhost"], datetime.now(UTC))  # certificate and key are there, and fit
+        server_pair(found.current, ["localhost"], now)  # certificate and key are there, and fit
     except (KeyError, ValueError, TypeError, binascii.Error, AssertionError):
         return None
     return found

@@ -33,6 +33,7 @@ _REFUSED = ("NoToken", "BadToken", "OtherServiceAccount", "OtherNode", "NoNode",
 _STATES = ("Active", "Paused", "Expired", "Pending", "Refused")
 _RESTARTS = ("Ended", "Gone", "Silent", "Refused", "Failed")
 _WRITES = ("Written", "Failed", "Gone")
+_EVENTS = ("Written", "Failed", "Repeated")
 
 
 class Metrics:
@@ -127,6 +128,8 @@ def _requests(system: System) -> Iterator[Metric]:
     yield _totals("watch_restarts", "Watches begun anew, by why.", "reason", restarts)
     writes = dict.fromkeys(_WRITES, 0) | system.statuses.writes
     yield _totals("status_writes", "Writes of a profile's status, by what came of them.", "result", writes)
+    made = dict.fromkeys(_EVENTS, 0) | system.events.made
+    yield _totals("events", "Kubernetes events of profiles, by what came of them.", "result", made)
     behind = system.kube.now() - time.time()
     yield _gauge("clock_behind_seconds", "How far the API server's clock is ahead of this one.", behind)
 

@@ -22,12 +22,14 @@ from urllib.parse import quote
 import msgspec
 
 from kernelspan_api.resource import API_VERSION
-from kernelspan_api.status import Events, Status
+from kernelspan_api.status import Events as Counted
+from kernelspan_api.status import Status
 from kernelspan_operator.errors import ApiError
 from kernelspan_operator.models.profiles import CLUSTER_KIND, Profile, ProfileKey
 
 from .agents import Agents, is_outdated
 from .aggregate import OnNode, status_of
+from .events import Events
 from .kube import Kube
 from .nodes import Nodes
 from .plans import Plans
@@ -70,7 +72,9 @@ class Statuses:
         plans: Plans,
         agents: Agents,
         now: Callable[[], float],
+        events: Events,
     ) -> None:
+        self._told = events
         self._kube, self._profiles, self._pods, self._nodes = kube, profiles, pods, nodes
         self._plans, self._agents, self._now = plans, agents, now
         self._written: dict[ProfileKey, _Written] = {}
@@ -175,7 +179,7 @@ class Statuses:
         status = self._status(profile, nodes, written)
         if (due := self._counters_due(status, written)) > 0:
             self._schedule(key, written, due)
-            status = msgspec.structs.replace(status, events=written.status.events if written.status else Events())
+            status = msgspec.structs.replace(status, events=written.status.events if written.status else Counted())
         if status != written.status:
             written.busy = True
             task = asyncio.ensure_future(self._write(profile, status, written))
@@ -229,9 +233,11 @@ class Statuses:
             written.busy = False
             written.at = self._clock()
         self._count("Written")
-        written.status, written.failures = status, 0
+        before, written.status, written.failures = written.status, status, 0
         if moved:
             written.counters_at = written.at
+        async with self._at_once:
+            await self._told.tell(profile, before, status)
 
     def _count(self, what: str) -> None:
         self.writes[what] = self.writes.get(what, 0) + 1

@@ -24,6 +24,7 @@ from kernelspan_operator.models.spans import Spans, no_spans
 from .agents import MAX_STREAMS, OPTIONS, Agents
 from .auth import Auth
 from .certificates import CHECK_SECONDS, Certificates
+from .events import Events
 from .existing import Existing
 from .kube import Kube
 from .nodes import NODES, Nodes
@@ -80,7 +81,10 @@ class System:
         )
         self.auth = Auth(kube, settings.agent_service_account, kube.now)
         self.agents = Agents(self.auth, self.plans, self._agent_changed, kube.now, spans)
-        self.statuses = Statuses(kube, self.profiles, self.pods, self.nodes, self.plans, self.agents, kube.now)
+        self.events = Events(kube, kube.now)
+        self.statuses = Statuses(
+            kube, self.profiles, self.pods, self.nodes, self.plans, self.agents, kube.now, self.events
+        )
         names: Sequence[str] = settings.server_names
         self.certificates = Certificates(kube, settings.namespace, settings.authority, names, kube.now)
 

@@ -267,4 +267,4 @@ def _why(error: Exception) -> str:
     """Ended, Gone, Silent, Refused or Failed: the labels of a metric."""
     if isinstance(error, _SilentError):
         return "Silent"
-    return "Refused" if isinstance(error, ApiError) and error.status else "Failed"
+    return "Refused" if isinstance(error, ApiError) and error.status in REFUSALS else "Failed"

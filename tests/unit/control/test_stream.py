@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from kernelspan_agent.control import stream as stream_module
 from kernelspan_agent.control.kept import KeptPlan
 from kernelspan_agent.control.plans import PlanFile
 from kernelspan_agent.control.stream import Operator, Stream
 from kernelspan_api.control import REVISION
 from kernelspan_api.control.control_pb2 import Hello, NodePlan, ProfilePlan, ProfileState
 from tests.support.plan_server import PlanServer
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.tls import TlsFiles, make_tls
 
 
@@ -118,6 +120,33 @@ def test_the_operator_dies_and_comes_back(tls: TlsFiles, tmp_path: Path) -> None
             second.close()
     finally:
         stream.close()
+
+
+def test_a_connection_that_is_silent(tls: TlsFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing ends and nothing comes, as behind a firewall that has forgotten: it is noticed, and another one is begun."""
+    quick = {"grpc.keepalive_time_ms": 300, "grpc.http2.ping_timeout_ms": 300}
+    assert quick.keys() <= dict(stream_module._OPTIONS).keys()
+    monkeypatch.setattr(stream_module, "_OPTIONS", tuple((dict(stream_module._OPTIONS) | quick).items()))
+    server = PlanServer(tls)
+    with TcpProxy(server.port) as proxy:
+        stream = made(tls, tmp_path, proxy.port, heartbeat_seconds=0.1)
+        stream.start()
+        try:
+            server.plans.put(PLAN)
+            until(lambda: stream.plan == PLAN)
+            proxy.silence()
+            until(lambda: server.kinds().count("hello") == 2)
+            assert stream.plan == PLAN
+            later = NodePlan(hash="h2", node="n1", revision=1)
+
+            def taken() -> bool:
+                server.plans.put(later)  # the server does not know that the old stream is none any more
+                return stream.plan == later
+
+            until(taken)
+        finally:
+            stream.close()
+            server.close()
 
 
 def test_a_restart_without_an_operator_goes_on_with_the_last_plan(tls: TlsFiles, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -41,6 +42,16 @@ def test_a_life_of_three_years() -> None:
         leaf.verify_directly_issued_by(issuer)
         assert all(one.not_valid_after_utc > now for one in trusted)
     assert len(seen) >= 4
+
+
+@pytest.mark.parametrize("hours", [-23, 0, 23])
+def test_clocks_of_nodes_may_differ(hours: int) -> None:
+    """What has just been made is good to an agent whose clock is most of a day behind, or ahead."""
+    authorities = advanced(None, START)
+    there = START + timedelta(hours=hours)
+    for pair in (authorities.current, server_pair(authorities.current, ["localhost"], START)):
+        certificate = x509.load_pem_x509_certificate(pair.certificate)
+        assert certificate.not_valid_before_utc < there < certificate.not_valid_after_utc
 
 
 def test_nothing_due_changes_nothing() -> None:
@@ -88,6 +99,45 @@ def test_a_restart_finds_what_was_kept() -> None:
             assert again._authorities == later._authorities
             assert again._authorities is not None
             assert len(again._authorities.old) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("years", [-30, 30])
+def test_a_clock_of_its_own_does_not_matter(years: int) -> None:
+    """A year is what the API server says it is: an authority that is good then is not made anew, whatever is here."""
+    then = START.replace(year=START.year + years)
+
+    async def main() -> None:
+        async with api_server() as (server, kube):
+            server.objects |= {SECRETS: {}, CONFIG_MAPS: {}}
+            first = kept(kube, then)
+            await first.refresh()
+            again = kept(kube, then + timedelta(days=1))
+            await again.refresh()
+            assert again._authorities == first._authorities
+            assert server.count("PUT") == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("days", [-400, -1, 1, 400])
+def test_a_wrong_clock_makes_no_certificate_of_another_day(days: int) -> None:
+    """Of an operator that has not heard from the API server yet: agents have clocks that are right."""
+
+    async def main() -> None:
+        async with api_server() as (server, kube):
+            server.objects |= {SECRETS: {}, CONFIG_MAPS: {}}
+            wrong = Kube(kube._connection, lambda: time.time() + days * 86_400)
+            async with wrong:
+                certificates = Certificates(wrong, "kernelspan", "kernelspan-ca", ["localhost"], wrong.now)
+                await certificates.refresh()
+            assert certificates._authorities is not None
+            assert certificates._server is not None
+            now = datetime.now(UTC)
+            for one in (certificates._authorities.current, certificates._server):
+                certificate = x509.load_pem_x509_certificate(one.certificate)
+                assert certificate.not_valid_before_utc < now < certificate.not_valid_after_utc - timedelta(days=20)
 
     asyncio.run(main())
 

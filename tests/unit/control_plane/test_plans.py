@@ -340,6 +340,39 @@ def test_no_plan_before_all_is_seen() -> None:
 
 
 @pytest.mark.parametrize(
+    ("spec", "status", "containers"),
+    [
+        ({"nodeName": "n1"}, {}, []),
+        ({"nodeName": "n1", "containers": None, "initContainers": None}, {"containerStatuses": None}, []),
+        ({"nodeName": "n1", "containers": []}, {"phase": "", "containerStatuses": []}, []),
+        ({"nodeName": "n1", "containers": [{"name": "web"}]}, {}, [("web", "")]),
+        ({"nodeName": "n1", "containers": [{"name": "web"}]}, {"containerStatuses": [{"name": "web"}]}, [("web", "")]),
+        (
+            {"nodeName": "n1", "containers": [{"name": "web"}]},
+            {"containerStatuses": [{"name": "web", "containerID": "containerd://"}]},
+            [("web", "")],
+        ),
+    ],
+)
+def test_pods_of_no_containers_and_containers_of_no_ids(
+    spec: dict[str, Any], status: dict[str, Any], containers: list[tuple[str, str]]
+) -> None:
+    """An API server of another version may have them: they are selected as what they are, and others beside them."""
+
+    async def test(cluster: Cluster) -> None:
+        cluster.apply(profile())
+        metadata = {"name": "odd", "namespace": "shop", "uid": "uid-odd", "labels": {"app": "checkout"}}
+        cluster.server.put(SHOP, {"metadata": metadata, "spec": spec, "status": status})
+        cluster.server.put(SHOP, pod("a"))
+        await until(lambda: cluster.names() == [("a", ["checkout"]), ("odd", ["checkout"])])
+        (odd,) = [one for one in cluster.plan().pods if one.name == "odd"]
+        assert [(one.name, one.id) for one in odd.containers] == containers
+        assert odd.matches[0].all_containers
+
+    run(test)
+
+
+@pytest.mark.parametrize(
     "body",
     [
         {"metadata": {"name": "x", "namespace": "shop", "uid": "u"}, "kind": "TraceProfile"},

@@ -148,6 +148,27 @@ def test_a_server_that_refuses_is_asked_again() -> None:
     run(test)
 
 
+@pytest.mark.parametrize(("status", "why"), [(403, "Refused"), (404, "Refused"), (429, "Failed"), (500, "Failed")])
+def test_a_busy_server_is_told_apart_from_a_refusal(status: int, why: str) -> None:
+    """The one passes, the other takes somebody who gives a right: an alert can ask for it."""
+
+    async def main() -> None:
+        async with api_server() as (server, kube):
+            server.put(PATH, pod("a"))
+            answers = iter([status])
+            server.refuse = lambda verb, _path: next(answers, 0) if verb == "watch" else 0
+            why_again: list[str] = []
+            told = Told()
+            made = Watch(kube, Collection(PATH, Metadata), told, FAST)
+            made.restarted = why_again.append
+            task = asyncio.ensure_future(made.run())
+            await until(lambda: why_again and server.clients)
+            assert why_again == [why]
+            task.cancel()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     "line", [b"not json\n", b'{"type":"ADDED"}\n', b'{"type":"ADDED","object":3}\n', b"\xff\xfe\n"]
 )

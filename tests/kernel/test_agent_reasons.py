@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reasons of a status that an agent itself finds, on this machine's kernel: each is reached here by what it is about.
+
+Those of functions, budgets, runtimes and specs have tests of their own beside what they are about.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.collector import Collector
+from tests.support.node_agents import PYTHON, Running, Start, profile, program, starting
+from tests.support.pods import Pod, every_container, line
+from tests.support.tls import TlsFiles
+
+STATS: dict[str, Any] = {"files": {"operations": ["Stat"]}}
+EXEC = {"category": "sched", "event": "sched_process_exec"}
+FILE = os.path.realpath(PYTHON)  # Debian's, which has no symbols but those that it exports
+# By name: what is asked for, the reason, and a word of the message.
+PROBES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "event": ({"tracepoint": {"category": "sched", "event": "no_such"}}, "TracepointNotFound", "no_such"),
+    "category": ({"tracepoint": {"category": "nothing", "event": "e"}}, "TracepointNotFound", "nothing"),
+    "raw": ({"tracepoint": {"category": "sched", "event": "no_such", "raw": True}}, "TracepointNotFound", "no_such"),
+    "field": (
+        {"tracepoint": EXEC, "args": [{"field": "no_such", "type": "Int32", "attribute": "a"}]},
+        "ArgumentUnsupported",
+        "no_such",
+    ),
+    "in-timers": (
+        {"tracepoint": {"category": "tcp", "event": "tcp_retransmit_skb"}},
+        "SoftirqContext",
+        "probe the call that begins it",
+    ),
+    "raw-in-timers": (
+        {"tracepoint": {"category": "tcp", "event": "tcp_retransmit_skb", "raw": True}},
+        "SoftirqContext",
+        "probe the call that begins it",
+    ),
+    "function": ({"kprobe": {"call": "no_such_function_in_any_kernel"}}, "FunctionNotFound", "no_such_function"),
+    "file": ({"uprobe": {"path": "/no/such", "symbols": ["f"]}}, "BinaryNotFound", "/no/such"),
+    "stripped": ({"uprobe": {"path": FILE, "symbols": ["no_such_symbol"]}}, "SymbolStripped", "no_such_symbol"),
+    "usdt": ({"usdt": {"path": FILE, "provider": "nobody", "probe": "nothing"}}, "UsdtNotFound", "nobody"),
+}
+
+
+@pytest.fixture
+def start(tmp_path: Path, tls_files: TlsFiles, collector: Collector) -> Iterator[Start]:
+    """Starts agents that dial one server; ends all."""
+    with starting(tmp_path, tls_files, collector) as begin:
+        yield begin
+
+
+def states(agent: Running, uid: str) -> dict[str, tuple[str, str, str]]:
+    """State, reason and message of each probe, as the operator heard of them last."""
+    found = agent.server.states().get(uid)
+    return {one.name: (one.state, one.reason, one.message) for one in found.probes} if found else {}
+
+
+def test_each_probe_says_why(start: Start, collector: Collector) -> None:
+    """Ten that cannot be, each for its own reason, and what can be beside them goes on."""
+    bad = [{"name": name, "mode": "Event", **probe} for name, (probe, _, _) in PROBES.items()]
+    good = {"name": "good", "mode": "Event", "tracepoint": EXEC}
+    agent = start()
+    with Pod("web-1") as pod:
+        mine = program(pod)
+        agent.follow([profile("p", **STATS, probes=[*bad, good])], [pod.plan(every_container("p"))])
+        expected = {name: reason for name, (_, reason, _) in PROBES.items()}
+
+        def reasons() -> dict[str, str]:
+            return {name: reason for name, (state, reason, _) in states(agent, "p").items() if state == "Failed"}
+
+        agent.until(lambda: reasons() == expected, f"failed as expected: {reasons()}")
+        found = states(agent, "p")
+        assert [name for name, (_, _, word) in PROBES.items() if word not in found[name][2]] == []
+        assert found["good"][0] == found["files"][0] == "Attached"
+        agent.until_seen(collector, mine, "seen")
+        agent.stop()
+
+
+def test_a_collector_that_is_away(start: Start, collector: Collector) -> None:
+    """CollectorUnreachable once something could not be delivered, and not any more once it could."""
+    agent = start()
+    with Pod("web-1") as pod:
+        mine = program(pod)
+        agent.follow([profile("p", **STATS)], [pod.plan(every_container("p"))])
+        agent.until_seen(collector, mine, "before")
+        assert agent.server.states()["p"].export_reason == ""
+        collector.kill()
+        line(mine, "meanwhile")
+        agent.until(lambda: agent.server.states()["p"].export_reason == "CollectorUnreachable", "unreachable")
+        assert agent.server.states()["p"].reason == ""  # what is traced is traced
+        collector.restart()
+        agent.until_seen(collector, mine, "after")
+        agent.until(lambda: agent.server.states()["p"].export_reason == "", "reachable again")
+        agent.stop()
+    marks = {str(span.attributes.get("file.path")) for span in collector.spans()}
+    assert "/mark/meanwhile" in marks  # kept until it could be delivered
+
+
+def test_nobody_is_selected(start: Start) -> None:
+    """Of pods whose containers run: NoMatchingProcesses, until a process is one."""
+    agent = start()
+    with Pod("web-1") as pod:
+        program(pod)
+        selected = profile("p", **STATS, processSelector={"executables": ["/usr/bin/sleep"]})
+        agent.follow([selected], [pod.plan(every_container("p"))])
+        agent.until(lambda: agent.server.states()["p"].reason == "NoMatchingProcesses", "nobody")
+        assert "processSelector" in agent.server.states()["p"].message
+        pod.run("/usr/bin/sleep", "1000")
+        agent.until(lambda: agent.server.states()["p"].reason == "", "somebody")
+        agent.stop()
