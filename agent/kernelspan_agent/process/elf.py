@@ -31,6 +31,7 @@ MAX_NOTE_BYTES = 64 << 10
 MAX_CANDIDATES = 4096  # places where a wanted name occurs in a string table
 PAGE_BYTES = 4096
 ET_EXEC, ET_DYN = 2, 3
+EM_X86_64 = 62
 PT_LOAD = 1
 PF_X = 1
 SHT_SYMTAB, SHT_NOTE, SHT_NOBITS, SHT_DYNSYM = 2, 7, 8, 11
