@@ -74,7 +74,7 @@ int ks_ruby_codes(void *ctx)
 	if (rt) {
 		l = ks_ruby_layout_of(rt);
 		if (l)
-			ks_ruby_send_codes(s, l);
+			ks_ruby_send_codes(s, l, rt->base);
 	}
 	ks_end_codes(ctx, s, KS_WALKER_RUBY_CODES, KS_RUNTIME_RUBY);
 	return 0;

@@ -21,10 +21,12 @@
 #include "user.h"
 #include "runtimes/walker.bpf.h"
 
-#define KS_RUBY_WALK_AT_ONCE 6 /* the kernel allows 33 tail calls in a row: 22 for the frames, 4 for what names them */
+#define KS_RUBY_WALK_AT_ONCE 6 /* the kernel allows 33 tail calls in a row: 22 for the frames, 8 for what names them */
 #define KS_RUBY_NONE 0xffff
 #define KS_RUBY_THREAD_SCAN 512
 #define KS_RUBY_ENVIRONMENTS 8 /* blocks within blocks, at most */
+#define KS_RUBY_WITHIN 8 /* evals and rescues within one another */
+#define KS_RUBY_LOOKED_UP 304
 #define KS_RUBY_VARIABLES 8 /* a class's name is among its first, or is not found */
 
 /* the same in every version */
@@ -50,13 +52,15 @@
 /* iseq types, rb_iseq_t.body->type */
 #define KS_RUBY_TOP 0
 #define KS_RUBY_CLASS_BODY 3
+#define KS_RUBY_RESCUE 4 /* then ENSURE, EVAL */
+#define KS_RUBY_EVAL 6
 #define KS_RUBY_MAIN 7
 
 _Static_assert(sizeof(struct ks_ruby_layout) <= sizeof(struct ks_layout), "ks_ruby_layout");
 
 /* What is read of an iseq's body: at s->words + 8. In memory, as is all that one step of a frame leaves for the next: see ks_walk. */
 struct ks_ruby_body {
-	u64 type, encoded, path, label, lines, size, index, local;
+	u64 type, encoded, path, lines, size, index, local;
 };
 
 /*
@@ -351,10 +355,7 @@ static __always_inline int ks_ruby_body_of(struct ks_scratch *s, struct ks_ruby_
 		return -1;
 	b->type = v[0] & 15;
 	b->encoded = v[1];
-	if (ks_user_words(s, v, 3, body + KS_RUBY_PATHOBJ))
-		return -1;
-	b->path = v[0];
-	b->label = v[2];
+	b->path = ks_user_word(s, body + KS_RUBY_PATHOBJ);
 	if (ks_user_words(s, v, 4, body + l->lines)) /* entries, positions, count, succinct table */
 		return -1;
 	b->lines = v[0];
@@ -374,6 +375,30 @@ static __always_inline u64 ks_ruby_path_string(struct ks_scratch *s, u64 path)
 	if (flags & KS_RUBY_FLAG_1)
 		return ks_user_word(s, path + 16);
 	return ks_user_word(s, ks_user_word(s, path + 32));
+}
+
+/*
+ * The label of an iseq. Since 3.4 code of eval and what handles an exception bear the name of what they stand in, which Ruby
+ * looks up as here when it is asked for.
+ */
+static __always_inline u64 ks_ruby_label_of(struct ks_scratch *s, struct ks_ruby_layout *l, u64 body)
+{
+	s->module[6] = body;
+	if (l->version >= KS_RUBY_LOOKED_UP) {
+#pragma clang loop unroll(disable)
+		for (u32 i = 0; i < KS_RUBY_WITHIN; i++) {
+			u64 at = KS_LOAD(s->module[6]), parent;
+			u32 kind = ks_user_word(s, at) & 15;
+
+			if (kind < KS_RUBY_RESCUE || kind > KS_RUBY_EVAL)
+				break;
+			parent = ks_user_word(s, at + l->local_iseq - 8);
+			if (!parent)
+				break;
+			s->module[6] = ks_user_word(s, parent + KS_RUBY_ISEQ_BODY);
+		}
+	}
+	return ks_user_word(s, KS_LOAD(s->module[6]) + KS_RUBY_PATHOBJ + 16);
 }
 
 /* The hashes of the strings in s->module. 0: one of them is no string. */
@@ -449,7 +474,7 @@ static __always_inline int ks_ruby_what(struct ks_scratch *s, struct ks_ruby_lay
 	if (!KS_LOAD(w->mnt) || ks_ruby_body_of(s, l, KS_LOAD(w->mnt), b))
 		return 0;
 	w->task_outer = KS_LOAD(b->type);
-	s->module[KS_RUBY_LABEL] = KS_LOAD(b->label);
+	s->module[KS_RUBY_LABEL] = ks_ruby_label_of(s, l, KS_LOAD(w->mnt));
 	if (KS_LOAD(b->path) != KS_LOAD(w->last)) { /* functions that call one another are of one file */
 		w->last = KS_LOAD(b->path);
 		s->module[KS_RUBY_FILE] = ks_ruby_path_string(s, KS_LOAD(w->last));

@@ -76,7 +76,8 @@ def _detected(look: Look, file: MappedFile, build: RubyBuild) -> Detection:
             return Unsupported("RuntimePending", "Ruby is still making its first classes", "Ruby", build.version)
     musl = any(_MUSL.match(each.name) for each in look.files)
     place = {TLS_DYNAMIC: _MUSL_STEP if musl else _GLIBC_STEP, TLS_FIXED: build.tls_offset}.get(build.tls, 0)
-    layout = kernel_row(build.numbers, build.offsets, build.tls, place, classpath_id)
+    away = build.symbols - build.head if build.symbols else 0
+    layout = kernel_row(build.numbers, build.offsets, build.tls, place, classpath_id=classpath_id, symbols=away)
     details = RubyDetails(look.process, build.offsets, build.numbers, build.tls, symbols, classpath_id)
     return DetectedRuntime(NAME, NUMBER, "CRuby", build.version, file.path, layout, build.head + bias, details)
 

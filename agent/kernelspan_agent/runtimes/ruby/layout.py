@@ -29,6 +29,7 @@ RUBY_LAYOUT = np.dtype(
         ("classpath_id", "<u8"),  # of __classpath__, where that is a variable of the class
         ("attached_id", "<u8"),  # of __attached__
         ("tls_offset", "<i8"),  # TLS_FIXED: of ruby_current_ec, from the thread's pointer
+        ("symbols", "<i8"),  # address of rb_symbols_t minus that where the walk begins; 0: not known
         ("tls", "<u4"),
         ("tls_step", "<u4"),  # TLS_DYNAMIC: bytes of an entry of the thread's table of blocks
         ("version", "<u4"),  # major * 100 + minor
@@ -68,7 +69,7 @@ RUBY_CODE = np.dtype(
         ("file_at", "<u8"),
         ("id", "<u8"),  # of a C function's name
         ("function", "<u8"),  # where that C function is
-        ("name_bytes", "<u2"),  # 0: a C function
+        ("name_bytes", "<u2"),  # of a C function: of the name that its id stands for, 0: not found
         ("class_bytes", "<u2"),  # 0: of no class that has a name
         ("file_bytes", "<u2"),
         ("owner", "<u2"),  # as FRAME["owner"]
@@ -118,7 +119,9 @@ STRING_LENGTH, STRING_ADDRESS = 16, 24
 ARRAY_LENGTH, ARRAY_ADDRESS, ARRAY_INSIDE = 16, 32, 16
 
 
-def kernel_row(version: tuple[int, int], offsets: Offsets, tls: int, tls_place: int, classpath_id: int) -> np.ndarray:
+def kernel_row(
+    version: tuple[int, int], offsets: Offsets, tls: int, tls_place: int, *, classpath_id: int, symbols: int
+) -> np.ndarray:
     """The RUBY_LAYOUT row (shape (1,)). `tls_place`: offset for TLS_FIXED, bytes of an entry for TLS_DYNAMIC."""
     row = np.zeros(1, RUBY_LAYOUT)
     for name in RUBY_LAYOUT.names or ():
@@ -127,6 +130,6 @@ def kernel_row(version: tuple[int, int], offsets: Offsets, tls: int, tls_place: 
     row["version"] = version[0] * 100 + version[1]
     row["ec_fiber"] = offsets.ec_thread - 8
     row["local_iseq"] = offsets.parent_iseq + 8
-    row["tls"], row["classpath_id"] = tls, classpath_id
+    row["tls"], row["classpath_id"], row["symbols"] = tls, classpath_id, symbols
     row["tls_offset" if tls == TLS_FIXED else "tls_step"] = tls_place
     return row

@@ -10,6 +10,7 @@ the hash; the cache is bounded.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
@@ -22,7 +23,19 @@ from kernelspan_agent.process.errors import MemoryReadError, ProcessError
 from kernelspan_agent.process.procfs import printable
 from kernelspan_agent.runtimes.registry import RawFrame
 
-from .layout import CFUNC, CUT_CLASS, CUT_FILE, CUT_NAME, KIND, METHOD, MISSING, RUBY_CODE, SINGLETON
+from .layout import (
+    CFUNC,
+    CUT_CLASS,
+    CUT_FILE,
+    CUT_NAME,
+    ENSURE,
+    KIND,
+    METHOD,
+    MISSING,
+    RESCUE,
+    RUBY_CODE,
+    SINGLETON,
+)
 from .objects import CorruptObjectError, Names
 
 if TYPE_CHECKING:
@@ -35,10 +48,12 @@ MAX_NAME_CHARS = 256
 MAX_CODES = 16384  # as many as the kernel's ks_codes
 UNREADABLE, CORRUPT, UNKNOWN = "MemoryUnreadable", "Corrupt", "CodeUnknown"
 ELLIPSIS = "…"
+MERGED_SINCE = (3, 4)
 _CUTS = (CUT_NAME, CUT_CLASS, CUT_FILE)
 # Before the name of the method itself; the names of code that is in none have angle brackets around them.
 _WITHIN = re.compile(r"(?:(?:block(?: \(\d+ levels\))?|rescue|ensure) in )+")
-_NO_METHOD = re.compile(r"<.*>\Z|singleton class\Z", re.DOTALL)
+_HANDLING = re.compile(r"(?:rescue|ensure) in ")
+_NO_METHOD = re.compile(r"<[a-z].*>\Z|singleton class\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +68,10 @@ class RubySymboliser:
     def __init__(self, memory: Memory, details: RubyDetails) -> None:
         self._memory, self._details = memory, details
         self._names = Names(memory, details.symbols, details.offsets)
-        self._codes: OrderedDict[int, _Shown | bytes] = OrderedDict()  # a record: not all of it could be had so far
         self._mappings: list[Mapping] = []
+        self._codes: OrderedDict[int, _Shown | bytes] = OrderedDict()  # a record: not all of it could be had so far
+        with contextlib.suppress(ProcessError):  # now: a short-lived process may have ended when the first function comes
+            self._mappings = procfs.read_maps(details.process)
         self.unresolved: Counter[str] = Counter()  # frames without a name, by reason
 
     def learn(self, record: bytes) -> None:
@@ -73,8 +90,12 @@ class RubySymboliser:
 
         A frame that could not be resolved has no function and says why.
         """
-        found = []
-        for code, pc in zip(rows["code"].tolist(), rows["pc"].tolist(), strict=True):
+        found: list[RawFrame] = []
+        hidden = False  # since 3.4 what handles an exception stands for the method that it is in
+        for code, pc, owner in zip(*(rows[name].tolist() for name in ("code", "pc", "owner")), strict=True):
+            skip, hidden = hidden, self._details.numbers >= MERGED_SINCE and owner & KIND in (RESCUE, ENSURE)
+            if skip:
+                continue
             shown = self._of(code)
             if isinstance(shown, str):
                 self.unresolved[shown] += 1
@@ -113,12 +134,14 @@ class RubySymboliser:
                 texts.append(data.decode("utf-8", "surrogateescape") + (ELLIPSIS if flags & cut else ""))
             name, class_name, file = texts
             if owner & KIND == CFUNC:
-                name = self._names.name(int(header["id"])).decode("utf-8", "surrogateescape")
+                name = name or self._names.name(int(header["id"])).decode("utf-8", "surrogateescape")
                 file = self._file_of(int(header["function"]))
         except (MemoryReadError, ProcessError):
             return UNREADABLE
         except CorruptObjectError:
             return CORRUPT
+        if self._details.numbers >= MERGED_SINCE:
+            name = _HANDLING.sub("", name)
         return _Shown(function_name(name, class_name, owner), file)
 
     def _read_only(self, address: int, size: int) -> bytes:
@@ -129,8 +152,11 @@ class RubySymboliser:
         return self._memory.read(address, size)
 
     def _file_of(self, function: int) -> str:
-        """The file that a C function comes from; empty: none."""
-        mapping = self._mapping_of(function) if function else None
+        """The file that a C function comes from; empty: none, or not known."""
+        try:
+            mapping = self._mapping_of(function) if function else None
+        except ProcessError:
+            return ""
         return mapping.path if mapping is not None and mapping.is_file else ""
 
     def _mapping_of(self, address: int) -> Mapping | None:

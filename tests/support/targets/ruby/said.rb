@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+# The beginning of every Ruby target, as said.py is of Python's: an operation is `op(M())` on one line. M notes the stack of
+# that line, as caller_locations has it, and gives a number; the read asks for so many bytes. Ruby 2.7 and later.
+#
+# A row is [whose, label, file, line]: `whose` is the method with its class where there is one of that name, file and lines;
+# of a C function the file is "". What is C's is told by where it is: caller_locations gives it the place of its caller.
+
+module Said
+  LOCK = Mutex.new
+  class << self
+    attr_reader :file, :token, :methods
+
+    def renew(out)
+      @out = out
+      @token = Random.new_seed.to_s(16)[-12..-1].rjust(12, "0")
+      @said = []
+      @stacks = {}
+      @number = 0
+      @methods = {}
+      @c_names = {}
+      @by_name = {}
+      @file = File.open("#{out}.#{@token}.reads", File::RDWR | File::CREAT)
+    end
+
+    def begin
+      @said = []
+      learn
+    end
+
+    # All methods that there are: M itself must not look for them, there are thousands.
+    def learn
+      ObjectSpace.each_object(Module) do |owner|
+        [owner, owner.singleton_class].each { |each| learn_of(each) }
+      end
+    end
+
+    def learn_of(owner)
+      (owner.instance_methods(false) + owner.private_instance_methods(false)).each do |name|
+        found = owner.instance_method(name) rescue next
+        next unless found.owner.equal?(owner)
+        place = found.source_location
+        name = found.original_name.to_s
+        whose = shown(owner, name)
+        (@c_names[name] ||= []) << whose if place.nil? || place[0].start_with?("<internal:")
+        next unless place
+        (@methods[[place[0], name]] ||= []) << [place[1], whose]
+        (@by_name[name] ||= []) << whose
+      end
+    end
+
+    def shown(owner, name)
+      if owner.singleton_class?
+        whose = ObjectSpace.each_object(owner).first
+        whose = owner.inspect[/\A#<Class:([A-Z].*)>\z/, 1]
+        whose ? "#{whose}.#{name}" : name
+      else
+        called = Module.instance_method(:name).bind(owner).call
+        called ? "#{called}##{name}" : name
+      end
+    end
+
+    def note(context, locations, by)
+      rows = rows_of(locations)
+      rows.unshift([[by], by[/[.#](.*)\z/, 1] || by, "", nil]) if by
+      LOCK.synchronize do
+        @number += 1
+        place = @stacks[rows] ||= @stacks.size
+        @said << [@number, context, place]
+        @number
+      end
+    end
+
+    def rows_of(locations)
+      locations.each_with_index.map do |at, index|
+        outer = locations[index + 1]
+        base = at.base_label
+        alike = outer ? at.path == outer.path && at.lineno == outer.lineno : !@methods.key?([at.path, base])
+        if alike && @c_names.key?(base) && at.label.match?(/\A(?:.*[#.])?#{Regexp.escape(base)}\z/m)
+          [@c_names[base], at.label, "", nil]
+        else
+          before = (@methods[[at.path, base]] || []).select { |first, _| first <= at.lineno }
+          whose = before.select { |first, _| first == before.map(&:first).max }.map(&:last)
+          # Code that eval gives a file of its own is the method's around it, whichever that is of that name.
+          [whose.empty? ? @by_name[base] || [] : whose, at.label, at.path, at.lineno]
+        end
+      end
+    end
+
+    def finish
+      found = { "pid" => Process.pid, "token" => @token, "stacks" => @stacks.keys, "said" => @said, "app" => {} }
+      found["description"] = RUBY_DESCRIPTION
+      require "json"
+      name = "#{@out}.#{@token}"
+      File.write(name, JSON.generate(clean(found)))
+      File.rename(name, "#{name}.json")
+    end
+
+    def clean(value)
+      case value
+      when Hash then value.to_h { |key, each| [key, clean(each)] }
+      when Array then value.map { |each| clean(each) }
+      when String then value.dup.force_encoding("UTF-8").scrub("?")
+      else value
+      end
+    end
+  end
+end
+
+# The number of an operation of the C function `by` on the line that calls this.
+def M(context = "", by = "IO#sysread")
+  Said.note(context, caller_locations(1), by)
+end
+
+def ready
+  Said.begin
+  $stdout.syswrite("ready\n")
+  $stdin.sysread(1)
+end
