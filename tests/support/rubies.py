@@ -16,6 +16,7 @@ from tests.support.pythons import Interpreter
 
 # Label to suite and version: sid has 3.3 as well.
 VERSIONS = {"2.7": "bullseye", "3.1": "bookworm", "3.3": "trixie", "3.4": "experimental"}
+_WEB_SUITE, _WEB_VERSION, _WEB = "bookworm", "3.1", ("puma", "ruby-sinatra")
 _RECIPE = "1"  # part of the cache's name: a change here makes new roots
 
 
@@ -50,6 +51,22 @@ def root(version: str) -> Path:
             raise RubiesError(str(error)) from error
         os.mknod(found / "dev" / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
     return found
+
+
+def web() -> Interpreter:
+    """Ruby 3.1 in a root with puma and Sinatra as Debian has them. Raises RubiesError."""
+    if os.geteuid():
+        raise RubiesError("chroot needs root")
+    found = _cache_folder() / f"web-{_RECIPE}"
+    if not found.exists():
+        found.parent.mkdir(parents=True, exist_ok=True)
+        proofs = [[f"/usr/bin/ruby{_WEB_VERSION}", "-e", "require 'sinatra/base'"]]
+        try:
+            debian.make_root(_WEB_SUITE, [f"ruby{_WEB_VERSION}", *_WEB], found, proofs)
+        except debian.DebianError as error:
+            raise RubiesError(str(error)) from error
+        os.mknod(found / "dev" / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    return Interpreter(f"web-{_WEB_VERSION}", 1, f"/usr/bin/ruby{_WEB_VERSION}", found)
 
 
 def _cache_folder() -> Path:

@@ -93,8 +93,9 @@ class GemManager:
                     return Origin.LIBRARY, library
         if around.own:
             return _RUNTIME
-        if around.vendor:
-            return _RUNTIME if f"{place.real}/{name}/".rpartition("/ruby/")[2].split("/")[1].startswith("rubygems") else _LIBRARY
+        if around.vendor:  # RubyGems itself, which Debian has there, is Ruby's own
+            below = f"{place.real}/{name}".removeprefix(f"{around.vendor}/")
+            return _RUNTIME if below == "rubygems.rb" or below.startswith("rubygems/") else _LIBRARY
         with Root(context.root) as root:
             entry = root.find(file)
         return _APP if entry is not None and entry.is_file and ".so" not in name else _UNKNOWN

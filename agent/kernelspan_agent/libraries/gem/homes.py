@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from kernelspan_agent.libraries.composer.installed import Packages
 
+from .debian import INFO, read_lists
 from .specs import BUNDLED, DEFAULT, SPECIFICATIONS, read_defaults, read_home
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ MAX_HELD = 128
 MAX_WEIGHT = 200_000  # entries of all together
 _ABI = re.compile(r"\d{1,2}\.\d{1,2}\.\d{1,2}\Z")
 _CONFIG = "rbconfig.rb"
-_VENDOR = ("vendor_ruby", "site_ruby")
+_PLACED = re.compile(r"/(?:vendor_ruby|site_ruby)(?:/\d+\.\d+\.\d+)?\Z")
 _Key = tuple[object, ...]
 
 
@@ -34,7 +35,7 @@ class Around:
 
     homes: tuple[Packages, ...]
     own: str = ""
-    vendor: bool = False  # it lies where a distribution puts libraries of others, without saying whose
+    vendor: str = ""  # where a distribution puts libraries of others, which it lies in
 
 
 class Homes:
@@ -55,7 +56,10 @@ class Homes:
             if not own and _is_own(root, base, name):
                 own = base
                 found += self._defaults(root, base, name)
-        vendor = not own and any(at.rpartition("/")[2] in _VENDOR and "/ruby/" in at for at in directories)
+        vendor = "" if own else next((at for at in directories if _PLACED.search(at)), "")
+        if vendor:
+            key = _key(root, INFO)
+            found += [self._get(("lists", vendor, key), lambda: read_lists(root, vendor))] if key is not None else []
         return Around(tuple(found), own, vendor)
 
     def __len__(self) -> int:

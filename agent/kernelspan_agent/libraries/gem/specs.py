@@ -43,7 +43,7 @@ def read_home(root: Root, home: str) -> Packages:
     for name in root.names(f"{home}/{SPECIFICATIONS}", MAX_SPECIFICATIONS):
         if not name.endswith(".gemspec"):
             continue
-        library = _library(root.read(f"{home}/{SPECIFICATIONS}/{name}", MAX_SPECIFICATION_BYTES) or b"")
+        library = library_of(root.read(f"{home}/{SPECIFICATIONS}/{name}", MAX_SPECIFICATION_BYTES) or b"")
         full_name = name.removesuffix(".gemspec")
         # The file bears the names that it says, as its folder does.
         if library is None or not f"{full_name}-".startswith(f"{library.name}-{library.version}-"):
@@ -65,7 +65,7 @@ def read_defaults(root: Root, home: str, library_folder: str, extension_folder: 
     found: dict[str, Library] = {}
     for name in root.names(f"{home}/{DEFAULT}", MAX_SPECIFICATIONS):
         data = root.read(f"{home}/{DEFAULT}/{name}", MAX_SPECIFICATION_BYTES) or b""
-        library, files = _library(data), _FILES.search(data)
+        library, files = library_of(data), _FILES.search(data)
         if library is None or files is None or not name.endswith(".gemspec"):
             continue
         for number, match in enumerate(_TEXT.finditer(files[1])):
@@ -91,15 +91,16 @@ def _cloned(root: Root, folder: str) -> Library | None:
             data = root.read(f"{folder}/{name}", MAX_SPECIFICATION_BYTES) or b""
             said, version = _NAME.search(data), _VERSION.search(data)
             if said is not None:
-                return make_library(said[1].decode("ascii"), version[1].decode("ascii") if version else "")
+                return makelibrary_of(said[1].decode("ascii"), version[1].decode("ascii") if version else "")
     return None
 
 
-def _library(data: bytes) -> Library | None:
+def library_of(data: bytes) -> Library | None:
+    """The gem that a specification says it is of."""
     match = _STUB.search(data[:4096])
     if match is not None:
-        return make_library(match[1].decode("ascii"), match[2].decode("ascii"))
+        return makelibrary_of(match[1].decode("ascii"), match[2].decode("ascii"))
     name, version = _NAME.search(data), _VERSION.search(data)
     if name is None or version is None:
         return None
-    return make_library(name[1].decode("ascii"), version[1].decode("ascii"))
+    return makelibrary_of(name[1].decode("ascii"), version[1].decode("ascii"))

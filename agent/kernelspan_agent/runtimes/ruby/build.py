@@ -23,6 +23,7 @@ from .layout import BY_VERSION, NEWEST, OLDEST, TLS_DYNAMIC, TLS_FIXED, TLS_NONE
 VERSION, API_VERSION, VM = "ruby_version", "ruby_api_version", "ruby_current_vm_ptr"
 CONTEXT_USERS = ("rb_thread_current", "rb_block_given_p")  # begin with asking for ruby_current_ec
 NAMES = "rb_id2str"
+VM_USERS = ("rb_gc_get_objspace", "rb_gc_enable")  # what of these there is begins with asking for the VM
 LAUNCHED = b"\0ruby_run_node\0"  # what a program must call that is no more than Ruby's command line
 _FUNCTION_BYTES, _NAMES_BYTES, _VERSION_BYTES = 64, 192, 24
 _LAST_ID_TO_IDS = 16  # rb_symbols_t: last_id, str, ids
@@ -31,6 +32,7 @@ _DYNAMIC = re.compile(rb"\x66\x48\x8d\x3d(....)(?:\x66\x66\x48\xe8|\x66\x48\xff\
 _FIXED = re.compile(rb"\x64\x48\x8b[\x04\x0c\x14\x1c\x34\x3c]\x25(....)", re.DOTALL)  # mov %fs:offset
 _COMPARED = re.compile(rb"(?:\x39|\x3b)\x3d(....)", re.DOTALL)  # cmp with a variable
 _LOADED = re.compile(rb"\x48\x8b[\x05\x0d\x15\x1d\x35\x3d](....)", re.DOTALL)  # mov of a variable
+_DEREFERENCED = re.compile(rb"\x48\x8d\x05(....)\x48\x8b\x00", re.DOTALL)  # lea of a variable, mov of what is there
 _JUMP = re.compile(rb"\xe9(....)", re.DOTALL)
 
 
@@ -45,6 +47,7 @@ class RubyBuild:
     head: int  # TLS_NONE: ruby_current_vm_ptr; TLS_DYNAMIC: the pair that names ruby_current_ec; else the version's text
     tls_offset: int  # TLS_FIXED
     symbols: int  # rb_symbols_t; 0: not found
+    vm: int  # ruby_current_vm_ptr; 0: not found
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Launcher:
 def inspect_file(fd: int, name: str = "") -> RubyBuild | Launcher | Unsupported | None:
     """The Ruby in the open ELF file with this base name; None where there is none. Raises ElfError."""
     elf = elf_reader.read_elf(fd)
-    wanted = (VERSION, API_VERSION, VM, NAMES, *CONTEXT_USERS)
+    wanted = (VERSION, API_VERSION, VM, NAMES, *CONTEXT_USERS, *VM_USERS)
     found = elf_reader.symbol_addresses(elf, wanted, static="ruby" in name)
     if VERSION not in found:
         return Launcher() if "ruby" in name and _is_launcher(elf) else None
@@ -81,7 +84,8 @@ def inspect_file(fd: int, name: str = "") -> RubyBuild | Launcher | Unsupported 
         message = f"Ruby {version}: where it keeps a thread's execution context is not to be seen in the file"
         return Unsupported("RuntimeLayoutUnknown", message, "Ruby", version)
     tls, head, offset = place
-    return RubyBuild(version, numbers, offsets, tls, head, offset, _place_of_symbols(elf, found.get(NAMES, 0)))
+    vm = found.get(VM, 0) or _place_of_vm(elf, found)
+    return RubyBuild(version, numbers, offsets, tls, head, offset, _place_of_symbols(elf, found.get(NAMES, 0)), vm)
 
 
 def _is_launcher(elf: elf_reader.Elf) -> bool:
@@ -120,6 +124,15 @@ def _place_of_symbols(elf: elf_reader.Elf, function: int) -> int:
     )
     tables = [last for last in compared if last + _LAST_ID_TO_IDS in loaded]
     return tables[0] if len(tables) == 1 else 0
+
+
+def _place_of_vm(elf: elf_reader.Elf, found: dict[str, int]) -> int:
+    """Address of ruby_current_vm_ptr; 0: not to be seen. It is for those who look; what it leads to is checked."""
+    for name in VM_USERS:
+        match = _DEREFERENCED.search(_code(elf, found.get(name, 0), _FUNCTION_BYTES))
+        if match:
+            return found[name] + match.end(1) + _signed(match[1])
+    return 0
 
 
 def _code(elf: elf_reader.Elf, address: int, size: int) -> bytes:

@@ -37,6 +37,7 @@ class RubyDetails:
     tls: int
     symbols: int  # rb_symbols_t; 0: not known
     classpath_id: int
+    vm: int  # ruby_current_vm_ptr; 0: not known
 
 
 def detect(look: Look) -> Detection:
@@ -66,6 +67,7 @@ def inspect(fd: int, name: str) -> RubyBuild | Launcher | Unsupported | None:
 def _detected(look: Look, file: MappedFile, build: RubyBuild) -> Detection:
     bias = file.load_bias()
     symbols = build.symbols + bias if build.symbols else 0
+    vm = build.vm + bias if build.vm else 0
     classpath_id = 0
     if build.offsets.class_path == ABSENT and symbols:
         try:
@@ -78,7 +80,7 @@ def _detected(look: Look, file: MappedFile, build: RubyBuild) -> Detection:
     place = {TLS_DYNAMIC: _MUSL_STEP if musl else _GLIBC_STEP, TLS_FIXED: build.tls_offset}.get(build.tls, 0)
     away = build.symbols - build.head if build.symbols else 0
     layout = kernel_row(build.numbers, build.offsets, build.tls, place, classpath_id=classpath_id, symbols=away)
-    details = RubyDetails(look.process, build.offsets, build.numbers, build.tls, symbols, classpath_id)
+    details = RubyDetails(look.process, build.offsets, build.numbers, build.tls, symbols, classpath_id, vm)
     return DetectedRuntime(NAME, NUMBER, "CRuby", build.version, file.path, layout, build.head + bias, details)
 
 

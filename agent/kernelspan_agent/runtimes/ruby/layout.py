@@ -98,6 +98,24 @@ class Offsets:
     attached_id: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ThreadOffsets:
+    """By which the threads of a process are found from outside, since 3.0 below their Ractors."""
+
+    ractor_node: int  # in rb_ractor_t: its place in the list of the VM
+    ractor_threads: int
+    thread_native: int  # pointer to what is known of the native thread; ABSENT: the thread itself has it
+    key: int  # pthread_self()
+    tid: int
+
+
+THREADS = {
+    (2, 7): ThreadOffsets(ABSENT, ABSENT, ABSENT, 72, ABSENT),
+    (3, 1): ThreadOffsets(568, 304, ABSENT, 80, 88),
+    (3, 3): ThreadOffsets(432, 256, 40, 16, 24),
+    (3, 4): ThreadOffsets(432, 256, 40, 16, 24),
+}
+
 _SINGLETON_3, _SINGLETON_34 = 1 << 12, 1 << 13  # FL_USER0, FL_USER1
 BY_VERSION = {
     (2, 7): Offsets(56, 56, 32, 312, 120, 8, 168, 16, _SINGLETON_3, thread_id=72, vm_threads=312, attached_id=3073),
@@ -113,6 +131,11 @@ FRAME_PC, FRAME_ISEQ, FRAME_EP = 0, 16, 32
 ISEQ_BODY = 16
 BODY_TYPE, BODY_CODE, BODY_PATHOBJ, BODY_LABEL = 0, 8, 64, 80
 OBJECT_TYPE = 31
+IMEMO_OBJECT, IMEMO_SVAR, IMEMO_METHOD = 26, 2, 6
+VM_RACTORS = 8
+ENVIRONMENT_LOCAL = 2
+MAGIC, MAGIC_CFUNC = 0x7FFF0001, 0x55550001
+BY_ISEQ, BY_CFUNC = 0, 1  # rb_method_definition_t.type
 CLASS_OBJECT, MODULE_OBJECT, STRING_OBJECT, ARRAY_OBJECT = 2, 3, 5, 7
 OUTSIDE = INSIDE = 1 << 13  # of a string: its text is elsewhere; of an array: its elements are in itself
 STRING_LENGTH, STRING_ADDRESS = 16, 24

@@ -23,6 +23,7 @@ from kernelspan_agent.process.errors import MemoryReadError, ProcessError
 from kernelspan_agent.process.procfs import printable
 from kernelspan_agent.runtimes.registry import RawFrame
 
+from .frames import function_of, label_of, path_of
 from .layout import (
     CFUNC,
     CUT_CLASS,
@@ -35,8 +36,9 @@ from .layout import (
     RESCUE,
     RUBY_CODE,
     SINGLETON,
+    TEXT_BYTES,
 )
-from .objects import CorruptObjectError, Names
+from .objects import CorruptObjectError, Names, read_string
 
 if TYPE_CHECKING:
     from kernelspan_agent.process.memory import Memory
@@ -86,17 +88,18 @@ class RubySymboliser:
             self._codes.popitem(last=False)
 
     def frames(self, rows: np.ndarray) -> list[RawFrame]:
-        """Frames of the rows (fields code, pc; shape (n,)) in their order.
+        """Frames of the rows (fields code, pc, owner; shape (n,)) in their order; of rows that `walk` made (code 0) as they are now.
 
         A frame that could not be resolved has no function and says why.
         """
         found: list[RawFrame] = []
         hidden = False  # since 3.4 what handles an exception stands for the method that it is in
-        for code, pc, owner in zip(*(rows[name].tolist() for name in ("code", "pc", "owner")), strict=True):
+        for row in rows:
+            code, pc, owner = int(row["code"]), int(row["pc"]), int(row["owner"])
             skip, hidden = hidden, self._details.numbers >= MERGED_SINCE and owner & KIND in (RESCUE, ENSURE)
             if skip:
                 continue
-            shown = self._of(code)
+            shown = self._of(code) if code else self._live(int(row["globals"]), int(row["class"]), owner)
             if isinstance(shown, str):
                 self.unresolved[shown] += 1
                 found.append(RawFrame("", "", "", "", 0, pc >> 32, code, shown))
@@ -115,6 +118,32 @@ class RubySymboliser:
         if isinstance(shown, _Shown):
             self._codes[code] = shown
         return shown
+
+    def _live(self, address: int, class_string: int, owner: int) -> _Shown | str:
+        """What is shown of a body, or of a C function's definition."""
+        memory, details = self._memory, self._details
+        try:
+            class_name = self._string(class_string) if class_string else ""
+            if owner & KIND == CFUNC:
+                number, function = function_of(memory, address)
+                name, file = self._names.name(number).decode("utf-8", "surrogateescape"), self._file_of(function)
+            else:
+                name = self._string(label_of(memory, address, details))
+                file = self._string(path_of(memory, address, details.offsets))
+        except MemoryReadError:
+            return UNREADABLE
+        except CorruptObjectError:
+            return CORRUPT
+        return self._made(name, class_name, file, owner)
+
+    def _string(self, address: int) -> str:
+        data, cut = read_string(self._memory, address, self._details.offsets, TEXT_BYTES)
+        return data.decode("utf-8", "surrogateescape") + (ELLIPSIS if cut else "")
+
+    def _made(self, name: str, class_name: str, file: str, owner: int) -> _Shown:
+        if self._details.numbers >= MERGED_SINCE:
+            name = _HANDLING.sub("", name)
+        return _Shown(function_name(name, class_name, owner), file)
 
     def _shown(self, record: bytes) -> _Shown | str:
         """What a record says; a reason where not all of it can be had."""
@@ -140,9 +169,7 @@ class RubySymboliser:
             return UNREADABLE
         except CorruptObjectError:
             return CORRUPT
-        if self._details.numbers >= MERGED_SINCE:
-            name = _HANDLING.sub("", name)
-        return _Shown(function_name(name, class_name, owner), file)
+        return self._made(name, class_name, file, owner)
 
     def _read_only(self, address: int, size: int) -> bytes:
         """A text that nobody can have changed since. Raises MemoryReadError."""

@@ -35,22 +35,28 @@ module Said
     end
 
     def learn_of(owner)
-      (owner.instance_methods(false) + owner.private_instance_methods(false)).each do |name|
-        found = owner.instance_method(name) rescue next
-        next unless found.owner.equal?(owner)
-        place = found.source_location
-        name = found.original_name.to_s
-        whose = shown(owner, name)
-        (@c_names[name] ||= []) << whose if place.nil? || place[0].start_with?("<internal:")
-        next unless place
-        (@methods[[place[0], name]] ||= []) << [place[1], whose]
-        (@by_name[name] ||= []) << whose
-      end
+      (owner.instance_methods(false) + owner.private_instance_methods(false)).each { |name| learn_one(owner, name) }
+    end
+
+    def learn_one(owner, name)
+      found = owner.instance_method(name) rescue return
+      return unless found.owner.equal?(owner)
+      place = found.source_location
+      name = found.original_name.to_s
+      whose = shown(owner, name)
+      (@c_names[name] ||= []) << whose if place.nil? || place[0].start_with?("<internal:")
+      return unless place
+      (@methods[[place[0], name]] ||= []) << [place[1], whose]
+      (@by_name[name] ||= []) << whose
+    end
+
+    def forget(name)
+      @by_name.delete(name)
+      @methods.delete_if { |(_, each), _| each == name }
     end
 
     def shown(owner, name)
       if owner.singleton_class?
-        whose = ObjectSpace.each_object(owner).first
         whose = owner.inspect[/\A#<Class:([A-Z].*)>\z/, 1]
         whose ? "#{whose}.#{name}" : name
       else
