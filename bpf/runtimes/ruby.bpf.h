@@ -67,7 +67,15 @@ struct ks_ruby_body {
  * s->module: strings whose hashes are wanted; then of the label, or of a C function, its hash and whether it was read; the
  * string that names the class.
  */
-enum { KS_RUBY_LABEL, KS_RUBY_CLASS, KS_RUBY_FILE, KS_RUBY_TEXTS, KS_RUBY_HASH = KS_RUBY_TEXTS, KS_RUBY_FLAGS, KS_RUBY_NAME };
+enum {
+	KS_RUBY_LABEL,
+	KS_RUBY_CLASS,
+	KS_RUBY_FILE,
+	KS_RUBY_TEXTS,
+	KS_RUBY_HASH = KS_RUBY_TEXTS,
+	KS_RUBY_FLAGS,
+	KS_RUBY_NAME
+};
 
 static __always_inline struct ks_ruby_layout *ks_ruby_layout_of(struct ks_runtime *rt)
 {
@@ -287,18 +295,21 @@ static __always_inline u64 ks_ruby_method_of(struct ks_scratch *s, u64 ep)
 	s->module[6] = ep;
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < KS_RUBY_ENVIRONMENTS; i++) {
-		if (ks_user_words(s, v, 3, KS_LOAD(s->module[6]) - 16)) /* method or cref, environment around it, flags */
+		if (ks_user_words(s, v, 3,
+				  KS_LOAD(s->module[6]) - 16)) /* method or cref, environment around it, flags */
 			return 0;
 		entry = v[0];
 		local = v[2] & KS_RUBY_LOCAL;
 		s->module[6] = v[1] & ~3ULL;
 		if (entry) {
 			flags = ks_user_word(s, entry);
-			if (local && (flags & KS_RUBY_TYPE) == KS_RUBY_IMEMO && KS_RUBY_IMEMO_KIND(flags) == KS_RUBY_SVAR) {
+			if (local && (flags & KS_RUBY_TYPE) == KS_RUBY_IMEMO &&
+			    KS_RUBY_IMEMO_KIND(flags) == KS_RUBY_SVAR) {
 				entry = ks_user_word(s, entry + 8);
 				flags = ks_user_word(s, entry);
 			}
-			if ((flags & KS_RUBY_TYPE) == KS_RUBY_IMEMO && KS_RUBY_IMEMO_KIND(flags) == KS_RUBY_METHOD_ENTRY)
+			if ((flags & KS_RUBY_TYPE) == KS_RUBY_IMEMO &&
+			    KS_RUBY_IMEMO_KIND(flags) == KS_RUBY_METHOD_ENTRY)
 				return entry;
 		}
 		if (local)

@@ -31,8 +31,7 @@ BPF_PERCPU_ARRAY(ks_ruby_codes_sent, struct ks_ruby_code_scratch, 1);
  * it cannot be read: the agent has its address, *address.
  */
 static __always_inline void ks_ruby_append(struct ks_scratch *s, struct ks_ruby_code_scratch *c,
-					   struct ks_ruby_layout *l, u64 string, u32 cut, u64 *address,
-					   u16 *bytes)
+					   struct ks_ruby_layout *l, u64 string, u32 cut, u64 *address, u16 *bytes)
 {
 	u64 v[4], at, length, place, size;
 
@@ -120,7 +119,8 @@ static __always_inline void ks_ruby_make_code(struct ks_scratch *s, struct ks_ru
 }
 
 /* Where one thread interrupted another at it (see KS_SCRATCH_ENTER), its codes are not sent; they are at the next stack. */
-static __always_inline void ks_ruby_send_code(struct ks_scratch *s, struct ks_ruby_layout *l, u64 base, struct ks_frame *f, u64 key)
+static __always_inline void ks_ruby_send_code(struct ks_scratch *s, struct ks_ruby_layout *l, u64 base,
+					      struct ks_frame *f, u64 key)
 {
 	struct ks_ruby_code_scratch *c;
 	u32 zero = 0;

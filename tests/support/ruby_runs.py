@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -94,7 +93,9 @@ def folder_in(ruby: Interpreter) -> Iterator[tuple[Path, str]]:
 
 
 @contextlib.contextmanager
-def started(ruby: Interpreter, target: str, *arguments: str, options: Sequence[str] = ()) -> Iterator[tuple[Program, Path]]:
+def started(
+    ruby: Interpreter, target: str, *arguments: str, options: Sequence[str] = ()
+) -> Iterator[tuple[Program, Path]]:
     """A target, ready; and where it says what it did."""
     with folder_in(ruby) as (folder, inside):
         command = ["-W0", *options, f"{inside}/{target}.rb", f"{inside}/said", *arguments]

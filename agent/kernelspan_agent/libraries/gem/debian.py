@@ -23,7 +23,9 @@ _MAX_NAMES = 200_000  # about five a package
 _MAX_LISTS = 4096
 _MAX_LIST_BYTES = 4 << 20
 _MAX_FILES = 50_000
-_SPECIFICATION = re.compile(rb"^(/usr/[^\n]*/rubygems-integration/[^/\n]+/specifications/[^/\n]+\.gemspec)$", re.MULTILINE)
+_SPECIFICATION = re.compile(
+    rb"^(/usr/[^\n]*/rubygems-integration/[^/\n]+/specifications/[^/\n]+\.gemspec)$", re.MULTILINE
+)
 
 
 def read_lists(root: Root, folder: str) -> Packages:

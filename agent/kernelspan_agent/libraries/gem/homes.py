@@ -67,7 +67,7 @@ class Homes:
 
     def _home(self, root: Root, base: str) -> list[Packages]:
         keys = [_key(root, f"{base}/{each}") for each in (SPECIFICATIONS, BUNDLED)]
-        if all(key is None for key in keys) or _key(root, f"{base}/gems") is None and keys[1] is None:
+        if all(key is None for key in keys) or (_key(root, f"{base}/gems") is None and keys[1] is None):
             return []
         return [self._get(("home", base, *keys), lambda: read_home(root, base))]
 

@@ -91,7 +91,7 @@ def _cloned(root: Root, folder: str) -> Library | None:
             data = root.read(f"{folder}/{name}", MAX_SPECIFICATION_BYTES) or b""
             said, version = _NAME.search(data), _VERSION.search(data)
             if said is not None:
-                return makelibrary_of(said[1].decode("ascii"), version[1].decode("ascii") if version else "")
+                return make_library(said[1].decode("ascii"), version[1].decode("ascii") if version else "")
     return None
 
 
@@ -99,8 +99,8 @@ def library_of(data: bytes) -> Library | None:
     """The gem that a specification says it is of."""
     match = _STUB.search(data[:4096])
     if match is not None:
-        return makelibrary_of(match[1].decode("ascii"), match[2].decode("ascii"))
+        return make_library(match[1].decode("ascii"), match[2].decode("ascii"))
     name, version = _NAME.search(data), _VERSION.search(data)
     if name is None or version is None:
         return None
-    return makelibrary_of(name[1].decode("ascii"), version[1].decode("ascii"))
+    return make_library(name[1].decode("ascii"), version[1].decode("ascii"))

@@ -18,7 +18,7 @@ from kernelspan_agent.process import elf as elf_reader
 from kernelspan_agent.process.errors import ElfError
 from kernelspan_agent.runtimes.registry import Unsupported
 
-from .layout import BY_VERSION, NEWEST, OLDEST, TLS_DYNAMIC, TLS_FIXED, TLS_NONE, Offsets
+from .layout import BY_VERSION, OLDEST, TLS_DYNAMIC, TLS_FIXED, TLS_NONE, Offsets
 
 VERSION, API_VERSION, VM = "ruby_version", "ruby_api_version", "ruby_current_vm_ptr"
 CONTEXT_USERS = ("rb_thread_current", "rb_block_given_p")  # begin with asking for ruby_current_ec
@@ -44,7 +44,9 @@ class RubyBuild:
     numbers: tuple[int, int]
     offsets: Offsets
     tls: int
-    head: int  # TLS_NONE: ruby_current_vm_ptr; TLS_DYNAMIC: the pair that names ruby_current_ec; else the version's text
+    head: (
+        int  # TLS_NONE: ruby_current_vm_ptr; TLS_DYNAMIC: the pair that names ruby_current_ec; else the version's text
+    )
     tls_offset: int  # TLS_FIXED
     symbols: int  # rb_symbols_t; 0: not found
     vm: int  # ruby_current_vm_ptr; 0: not found
@@ -75,7 +77,9 @@ def inspect_file(fd: int, name: str = "") -> RubyBuild | Launcher | Unsupported 
         known = ", ".join(f"{major}.{minor}" for major, minor in BY_VERSION)
         message = f"Ruby {version}: layouts are known of {known}"
         return Unsupported("RuntimeLayoutUnknown", message, "Ruby", version)
-    api = struct.unpack("<II", elf_reader.read_address(elf, found.get(API_VERSION, 0), 8)) if API_VERSION in found else ()
+    api = (
+        struct.unpack("<II", elf_reader.read_address(elf, found.get(API_VERSION, 0), 8)) if API_VERSION in found else ()
+    )
     if api != numbers or elf.machine != elf_reader.EM_X86_64:
         message = f"Ruby {version}: its interface is of {api or 'an unknown version'}, or it is not for x86-64"
         return Unsupported("RuntimeLayoutUnknown", message, "Ruby", version)

@@ -20,8 +20,6 @@ from .layout import (
     INSIDE,
     OBJECT_TYPE,
     OUTSIDE,
-    STRING_ADDRESS,
-    STRING_LENGTH,
     STRING_OBJECT,
     Offsets,
 )

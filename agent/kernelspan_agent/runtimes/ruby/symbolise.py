@@ -72,7 +72,9 @@ class RubySymboliser:
         self._names = Names(memory, details.symbols, details.offsets)
         self._mappings: list[Mapping] = []
         self._codes: OrderedDict[int, _Shown | bytes] = OrderedDict()  # a record: not all of it could be had so far
-        with contextlib.suppress(ProcessError):  # now: a short-lived process may have ended when the first function comes
+        with contextlib.suppress(
+            ProcessError
+        ):  # now: a short-lived process may have ended when the first function comes
             self._mappings = procfs.read_maps(details.process)
         self.unresolved: Counter[str] = Counter()  # frames without a name, by reason
 
