@@ -55,3 +55,10 @@ def test_with_the_compiler_of_3_1() -> None:
     for outcome in traced([(ruby, ("kinds", str(ROUNDS))), (ruby, ("dropped", "10"))], options=options):
         assert all("+YJIT" in each for each in outcome.descriptions)
         assert_true(judge(outcome.said, outcome.spans), 500, outcome)
+
+
+@pytest.mark.parametrize("label", [each for each in wanted_rubies() if "2.7" not in each])
+def test_ractors(label: str) -> None:
+    """Several at once, each with threads of its own, which since 3.3 are not one native thread's for good."""
+    (outcome,) = traced([(needed(label), ("ractors", "4"))])
+    assert_true(judge(outcome.said, outcome.spans), 1000, outcome)

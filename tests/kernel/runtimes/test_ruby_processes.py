@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import struct
 import subprocess
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,25 +68,15 @@ def test_detected_by_what_the_file_says(label: str) -> None:
         ((b"\x003.1.2\x00", b"\x001.8.2\x00"), "RuntimeUnsupported"),
         ((b"\x003.1.2\x00", b"\x003.1-2\x00"), "RuntimeLayoutUnknown"),
         ((struct.pack("<3I", 3, 1, 0), struct.pack("<3I", 3, 2, 0)), "RuntimeLayoutUnknown"),  # it contradicts itself
-        # where rb_thread_current asks for the context, the other function asks for another variable
-        ("rb_thread_current", "RuntimeLayoutUnknown"),
     ],
 )
-def test_another_version_is_not_walked(change: tuple[bytes, bytes] | str, reason: str, tmp_path: Path) -> None:
+def test_another_version_is_not_walked(change: tuple[bytes, bytes], reason: str, tmp_path: Path) -> None:
     """A library that says it is another, or whose code is not as it should be, is told by name and never walked."""
     library = library_of(needed("bookworm-3.1"))
-    data = bytearray(library.read_bytes())
-    if isinstance(change, str):
-        lea = re.search(
-            rb"\x48\x83\xec\x08\x66\x48\x8d\x3d(....)\x66\x66\x48\xe8....\x48\x8b\x00\x48\x8b\x40\x30", data, re.DOTALL
-        )
-        assert lea is not None
-        data[lea.start(1)] ^= 16
-    else:
-        assert data.count(change[0]) >= 1
-        data = data.replace(*change)
+    data = library.read_bytes()
+    assert data.count(change[0]) >= 1
     changed = tmp_path / library.name
-    changed.write_bytes(data)
+    changed.write_bytes(data.replace(*change))
     with changed.open("rb") as file:
         found = inspect(file.fileno(), library.name)
     assert isinstance(found, Unsupported), found
@@ -101,10 +92,10 @@ def test_a_library_that_is_not_known_is_traced_without_frames(tmp_path: Path) ->
         changed = Path(made) / "libruby-3.1.so.3.1"
         changed.write_bytes(own.read_bytes().replace(b"\x003.1.2\x00", b"\x003.9.2\x00"))
         inside = f"/{Path(made).relative_to(ruby.root)}"
-        other = replace(ruby, program="/usr/bin/env")
+        other = replace(ruby, program="/lib64/ld-linux-x86-64.so.2")
         script = Path(made) / "odd.rb"
         script.write_text("$stdout.syswrite('r'); $stdin.sysread(1); File.exist?('/nowhere')")
-        command = (f"LD_LIBRARY_PATH={inside}", ruby.program, "--disable-gems", f"{inside}/odd.rb")
+        command = ("--library-path", inside, ruby.program, "--disable-gems", f"{inside}/odd.rb")
         with other.running(*command) as running, truth.open_app(tmp_path / "spans.jsonl") as app:
             assert running.started.stdout is not None
             assert running.started.stdout.read(1) == b"r"
@@ -135,10 +126,7 @@ def test_a_command_is_walked_from_its_first_line(tmp_path: Path) -> None:
     for file in ruby_runs.TARGETS.glob("*.rb"):
         shutil.copy(file, tmp_path)
     command = [program, "-W0", "--disable-gems", str(tmp_path / "kinds.rb"), str(tmp_path / "said"), "1"]
-    (tmp_path / "go").write_text("..")
-    ran = truth.run_command(
-        ["sh", "-c", 'exec "$@" < "$0"', str(tmp_path / "go"), *command], tmp_path / "none", environ=environ
-    )
+    ran = truth.run_command(command, tmp_path / "none", environ=environ)
     assert ran.status == 0, ran.errors
     said, _ = ruby_runs.read_said(tmp_path / "said")
     verdict = judge(said, truth.by_key(ran.spans))
@@ -176,6 +164,18 @@ def test_a_program_that_embeds_ruby(tmp_path: Path) -> None:
     assert not any("code.stacktrace" in span.attributes for span in others)
 
 
+def _explained_while_it_waits(pid: int) -> Any:
+    """As soon as the main thread is in its read: 2.7 asks first whether there is something to read."""
+    deadline = time.monotonic() + 30.0
+    while True:
+        done = subprocess.run(
+            [str(KERNELSPAN), "explain", "--pid", str(pid), "--json"], capture_output=True, text=True, check=True
+        )
+        if "IO#sysread" in done.stdout and "Kernel#sleep" in done.stdout:
+            return json.loads(done.stdout)
+        assert time.monotonic() < deadline, done.stdout
+
+
 @pytest.mark.parametrize("label", wanted_rubies())
 def test_explain_shows_the_stacks(label: str) -> None:
     """From outside, while it waits: the same frames as Ruby's own, of each thread, gems with their versions."""
@@ -200,14 +200,7 @@ def test_explain_shows_the_stacks(label: str) -> None:
         with ruby.running("-W0", f"{inside}/app.rb") as program:
             assert program.started.stdout is not None
             assert program.started.stdout.read(1) == b"r"
-            program.parked()
-            done = subprocess.run(
-                [str(KERNELSPAN), "explain", "--pid", str(program.pid), "--json"],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-    shown = json.loads(done.stdout)
+            shown = _explained_while_it_waits(program.pid)
     assert (shown["runtime"]["name"], shown["runtime"]["version"].startswith(version)) == ("CRuby", True)
     stacks = [
         [

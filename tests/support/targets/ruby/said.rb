@@ -76,6 +76,11 @@ module Said
       end
     end
 
+    def note_as(number, context, locations, by)
+      rows = rows_of(locations).unshift([[by], by[/[.#](.*)\z/, 1], "", nil])
+      @said << [number, context, @stacks[rows] ||= @stacks.size]
+    end
+
     def rows_of(locations)
       locations.each_with_index.map do |at, index|
         outer = locations[index + 1]
@@ -121,4 +126,6 @@ def ready
   Said.begin
   $stdout.syswrite("ready\n")
   $stdin.sysread(1)
+rescue EOFError
+  nil
 end
