@@ -7,6 +7,7 @@ Said.renew(ARGV[0])
 ROUNDS = ARGV[1].to_i
 
 class Host; end
+module Nest; end
 
 # Shapes are alike, so that what comes takes the place of what went; names are of the same length.
 def make(number)
@@ -30,19 +31,24 @@ end
 # A class under a name, and another under a name of the same length right after it.
 def of_a_class(number)
   name = format("C%05d", number % 100_000)
-  made = Object.const_set(name, Class.new)
+  made = Nest.const_set(name, Class.new)
   made.class_eval("def run; Said.file.sysread(M()) rescue EOFError; end\ndef self.run; Said.file.sysread(M()) rescue EOFError; end", "classes.rb", 10)
   Said.learn_one(made, "run")
   Said.learn_one(made.singleton_class, "run")
   made.new.run
   made.run
   Said.forget("run")
-  Object.send(:remove_const, name)
+  Nest.send(:remove_const, name)
 end
 
 def of_a_script(number)
   code = RubyVM::InstructionSequence.compile("#{"\n" * (number % 4)}Said.file.sysread(M()) rescue EOFError\n", "<main>", "script#{number % 13}.rb")
   code.eval
+end
+
+# The only strings that are no symbols' are the names of files and of classes within others: theirs are the addresses used again.
+def of_a_file(number)
+  eval("Said.file.sysread(M()) rescue EOFError", binding, format("/some/where/file%05d.rb", number % 100_000))
 end
 
 def lengthy(number)
@@ -58,7 +64,10 @@ ready
 ROUNDS.times do |round|
   number = round * 10
   8.times { |each| one(number + each) }
-  4.times { |each| of_a_class(number + each) }
+  4.times do |each|
+    of_a_class(number + each)
+    2.times { |again| of_a_file(number + each * 2 + again); GC.start }
+  end
   of_a_script(number)
   lengthy(number)
   fiber = Fiber.new { one(number + 9); Fiber.yield; Said.file.sysread(M()) rescue EOFError }

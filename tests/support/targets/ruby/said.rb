@@ -46,7 +46,7 @@ module Said
       whose = shown(owner, name)
       (@c_names[name] ||= []) << whose if place.nil? || place[0].start_with?("<internal:")
       return unless place
-      (@methods[[place[0], name]] ||= []) << [place[1], whose]
+      (@methods[[copy(place[0]), name]] ||= []) << [place[1], whose]
       (@by_name[name] ||= []) << whose
     end
 
@@ -81,18 +81,23 @@ module Said
       @said << [number, context, @stacks[rows] ||= @stacks.size]
     end
 
+    # Text of its own: to keep Ruby's strings, or what shares their text, would keep their addresses from being used again.
+    def copy(text)
+      text.unpack("C*").pack("C*").force_encoding(text.encoding)
+    end
+
     def rows_of(locations)
       locations.each_with_index.map do |at, index|
         outer = locations[index + 1]
         base = at.base_label
         alike = outer ? at.path == outer.path && at.lineno == outer.lineno : !@methods.key?([at.path, base])
         if alike && @c_names.key?(base) && at.label.match?(/\A(?:.*[#.])?#{Regexp.escape(base)}\z/m)
-          [@c_names[base], at.label, "", nil]
+          [@c_names[base], copy(at.label), "", nil]
         else
           before = (@methods[[at.path, base]] || []).select { |first, _| first <= at.lineno }
           whose = before.select { |first, _| first == before.map(&:first).max }.map(&:last)
           # Code that eval gives a file of its own is the method's around it, whichever that is of that name.
-          [whose.empty? ? @by_name[base] || [] : whose, at.label, at.path, at.lineno]
+          [whose.empty? ? @by_name[base] || [] : whose, copy(at.label), copy(at.path), at.lineno]
         end
       end
     end
