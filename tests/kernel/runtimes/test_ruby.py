@@ -57,6 +57,14 @@ def test_with_the_compiler_of_3_1() -> None:
         assert_true(judge(outcome.said, outcome.spans), 500, outcome)
 
 
+@pytest.mark.parametrize("labels", pairs(), ids=" ".join)
+def test_forked_workers(labels: tuple[str, ...]) -> None:
+    """Names that lie in pages which a child has not touched: they are read, and are those that they were."""
+    for outcome in traced([(needed(label), ("forks", "4")) for label in labels]):
+        assert len({key.partition("/")[0] for key, _, _ in outcome.said}) == 5
+        assert_true(judge(outcome.said, outcome.spans), 200, outcome)
+
+
 @pytest.mark.parametrize("label", [each for each in wanted_rubies() if "2.7" not in each])
 def test_ractors(label: str) -> None:
     """Several at once, each with threads of its own, which since 3.3 are not one native thread's for good."""

@@ -96,12 +96,13 @@ class RubySymboliser:
         """
         found: list[RawFrame] = []
         hidden = False  # since 3.4 what handles an exception stands for the method that it is in
-        for row in rows:
-            code, pc, owner = int(row["code"]), int(row["pc"]), int(row["owner"])
+        for at, (code, pc, owner) in enumerate(
+            zip(*(rows[name].tolist() for name in ("code", "pc", "owner")), strict=True)
+        ):
             skip, hidden = hidden, self._details.numbers >= MERGED_SINCE and owner & KIND in (RESCUE, ENSURE)
             if skip:
                 continue
-            shown = self._of(code) if code else self._live(int(row["globals"]), int(row["class"]), owner)
+            shown = self._of(code) if code else self._live(rows[at], owner)
             if isinstance(shown, str):
                 self.unresolved[shown] += 1
                 found.append(RawFrame("", "", "", "", 0, pc >> 32, code, shown))
@@ -121,9 +122,9 @@ class RubySymboliser:
             self._codes[code] = shown
         return shown
 
-    def _live(self, address: int, class_string: int, owner: int) -> _Shown | str:
-        """What is shown of a body, or of a C function's definition."""
-        memory, details = self._memory, self._details
+    def _live(self, row: np.void, owner: int) -> _Shown | str:
+        """What is shown of a body, or of a C function's definition, that `walk` found."""
+        memory, details, address, class_string = self._memory, self._details, int(row["globals"]), int(row["class"])
         try:
             class_name = self._string(class_string) if class_string else ""
             if owner & KIND == CFUNC:

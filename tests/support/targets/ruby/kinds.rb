@@ -279,6 +279,8 @@ module App
       object.singleton_class.class_eval { define_method(:by_block) { Said.file.sysread(M()) rescue EOFError } }
       object.by_block
       Struct.new(:a) { def struck; Said.file.sysread(M()) rescue EOFError; end }.new(1).struck
+      inner = Module.new.const_set(:Inner, Class.new { def temporary; Said.file.sysread(M()) rescue EOFError; end })
+      inner.new.temporary
       own.class_eval("def evaluated(x)\n  Said.file.sysread(M()) rescue EOFError\nend", "/given/name.rb", 41)
       own.new.evaluated(1)
       instance_eval("look; [1].each {\n look }")

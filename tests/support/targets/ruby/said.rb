@@ -12,14 +12,19 @@ module Said
 
     def renew(out)
       @out = out
+      @methods = {}
+      @c_names = {}
+      @by_name = {}
+      again
+    end
+
+    # In a child: a file and numbers of its own.
+    def again
       @token = Random.new_seed.to_s(16)[-12..-1].rjust(12, "0")
       @said = []
       @stacks = {}
       @number = 0
-      @methods = {}
-      @c_names = {}
-      @by_name = {}
-      @file = File.open("#{out}.#{@token}.reads", File::RDWR | File::CREAT)
+      @file = File.open("#{@out}.#{@token}.reads", File::RDWR | File::CREAT)
     end
 
     def begin
@@ -61,7 +66,7 @@ module Said
         whose ? "#{whose}.#{name}" : name
       else
         called = Module.instance_method(:name).bind(owner).call
-        called ? "#{called}##{name}" : name
+        called && called.match?(/\A[A-Z]/) ? "#{called}##{name}" : name  # not #<Module:0x1>::Inner, which may change
       end
     end
 
