@@ -518,7 +518,7 @@ static __always_inline u64 ks_ruby_whose(struct ks_scratch *s)
 	if (KS_LOAD(w->mnt)) /* else a block of one method that is another's body */
 		return by == KS_RUBY_BY_ISEQ && v[1] == KS_LOAD(b->local) ? class : 0;
 	w->mnt = 0;
-	s->module[KS_RUBY_HASH] = ks_mix(v[4], by == KS_RUBY_BY_CFUNC ? v[1] : 0); /* id, function */
+	s->module[KS_RUBY_HASH] = ks_mix(ks_mix(1, v[4]), by == KS_RUBY_BY_CFUNC ? v[1] : 0); /* id, function */
 	return class;
 }
 

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 
+from kernelspan_agent.runtimes.ruby.symbolise import RubySymboliser
 from tests.support.ruby_runs import Outcome, Verdict, judge, needed, traced, wanted_rubies
 
 pytestmark = pytest.mark.root
 ROUNDS, DROPS = 3, 30
+READ_ONLY = RubySymboliser._read_only
 # Blocks that are the bodies of methods of another class than the one that they are written in.
 NO_CLASS = {"block in made", "block (2 levels) in class_in_method", "block in one"}
 
@@ -60,7 +64,16 @@ def test_with_the_compiler_of_3_1() -> None:
 @pytest.mark.parametrize("labels", pairs(), ids=" ".join)
 def test_forked_workers(labels: tuple[str, ...]) -> None:
     """Names that lie in pages which a child has not touched: they are read, and are those that they were."""
-    for outcome in traced([(needed(label), ("forks", "4")) for label in labels]):
+    read: list[bytes] = []
+
+    def noted(self: RubySymboliser, address: int, size: int) -> bytes:
+        read.append(READ_ONLY(self, address, size))
+        return read[-1]
+
+    with mock.patch.object(RubySymboliser, "_read_only", noted):
+        outcomes = traced([(needed(label), ("forks", "4")) for label in labels])
+    assert read  # else this shows nothing
+    for outcome in outcomes:
         assert len({key.partition("/")[0] for key, _, _ in outcome.said}) == 5
         assert_true(judge(outcome.said, outcome.spans), 200, outcome)
 
