@@ -87,7 +87,7 @@ def folder_in(ruby: Interpreter) -> Iterator[tuple[Path, str]]:
     """A folder in its root with all targets: as seen from here, and from there."""
     assert ruby.root is not None
     with tempfile.TemporaryDirectory(dir=ruby.root / "tmp") as made:
-        for file in TARGETS.glob("*.r[bu]"):
+        for file in (*TARGETS.glob("*.rb"), *TARGETS.glob("*.ru")):
             shutil.copy(file, made)
         yield Path(made), f"/{Path(made).relative_to(ruby.root)}"
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What RubyGems says it has installed: specifications, one file a gem, in the folders that a gem home has.
 
-https://guides.rubygems.org/specification-reference/. A specification is Ruby code; only those lines are understood that
-RubyGems itself writes (Gem::Specification#to_ruby). The files may hold anything: sizes and counts are bounded.
+A specification is Ruby code; only those lines are understood that RubyGems itself writes (Gem::Specification#to_ruby,
+#to_ruby_for_cache). The files may hold anything: sizes and counts are bounded.
 """
 
 from __future__ import annotations
