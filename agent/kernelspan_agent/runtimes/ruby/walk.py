@@ -37,7 +37,7 @@ def read_stacks(found: DetectedRuntime, memory: Memory) -> list[LiveStack]:
     if not details.vm:
         return []
     vm = read_u64(memory, details.vm)
-    stacks = []
+    stacks: list[LiveStack] = []
     try:
         for thread in _threads(memory, vm, details):
             stacks.append(_read(memory, thread, details, main=not stacks))
