@@ -9,9 +9,11 @@ import struct
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -19,6 +21,7 @@ from kernelspan_agent.process.procfs import open_process
 from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Unsupported
 from kernelspan_agent.runtimes.ruby.detect import inspect
+from kernelspan_api import semconv
 from tests.support import ruby_runs, truth
 from tests.support.pythons import Interpreter
 from tests.support.require import require
@@ -162,6 +165,40 @@ def test_a_program_that_embeds_ruby(tmp_path: Path) -> None:
     others = [span for span in spans if span.attributes.get("file.path") == "/kernelspan-thread"]
     assert len(others) > 10
     assert not any("code.stacktrace" in span.attributes for span in others)
+
+
+def test_noise_in_place_of_its_structures(tmp_path: Path) -> None:
+    """Whatever a program puts there, every operation is seen and accounted for, and the agent goes on."""
+    ruby = needed("bookworm-3.1")
+    assert ruby.root is not None
+    library = f"/{library_of(ruby).relative_to(ruby.root)}"
+    with ruby_runs.folder_in(ruby) as (folder, inside):
+        source = ruby_runs.TARGETS / "hostile.c"
+        subprocess.run(["gcc", "-O1", "-w", str(source), "-o", str(folder / "hostile"), "-ldl"], check=True)
+        hostile = replace(ruby, program=f"{inside}/hostile")
+        # Its library is never begun with, so that no class has a name: of a version that looks for these, that is waited for.
+        with (
+            mock.patch("kernelspan_agent.runtimes.ruby.detect._classpath_id", return_value=9),
+            hostile.running(library, "20000") as program,
+            truth.open_app(tmp_path / "spans.jsonl") as app,
+        ):
+            assert program.line() == "ready"
+            traced = app.select(program.pid, "hostile")
+            ruby_runs.wait_for_walker(app)
+            assert traced.runtime is not None
+            program.go_on()
+            truth.run_until(app, lambda: program.started.poll() is not None)
+            app.end(10.0)
+            frames, accounting = dict(app.tables.stacks.frames), app.accounting().as_json()
+    assert program.started.returncode == 0
+    assert accounting["seen"] >= 20_000
+    assert (accounting["unaccounted"], accounting["dropped"]) == (0, {})
+    spans = [
+        each for each in truth.read_spans(tmp_path / "spans.jsonl") if "kernelspan-hostile" in str(each.attributes)
+    ]
+    states = Counter(str(each.attributes.get(semconv.CODE_MISSING, "none")) for each in spans)
+    print(states, frames)
+    assert len(states) > 1, (states, frames)
 
 
 def _explained_while_it_waits(pid: int) -> Any:
