@@ -196,7 +196,9 @@ static __always_inline int ks_ruby_what(struct ks_scratch *s, struct ks_ruby_lay
 	if (!KS_LOAD(w->mnt) || ks_ruby_body_of(s, l, KS_LOAD(w->mnt), b))
 		return 0;
 	w->task_outer = KS_LOAD(b->type);
-	s->module[KS_RUBY_LABEL] = ks_ruby_label_of(s, l, KS_LOAD(w->mnt));
+	s->module[KS_RUBY_LABEL] = KS_LOAD(b->label);
+	if (KS_LOAD(b->type) - KS_RUBY_RESCUE <= KS_RUBY_EVAL - KS_RUBY_RESCUE)
+		s->module[KS_RUBY_LABEL] = ks_ruby_label_of(s, l, KS_LOAD(w->mnt));
 	if (KS_LOAD(b->path) != KS_LOAD(w->last)) { /* functions that call one another are of one file */
 		w->last = KS_LOAD(b->path);
 		s->module[KS_RUBY_FILE] = ks_ruby_path_string(s, KS_LOAD(w->last));
@@ -207,28 +209,26 @@ static __always_inline int ks_ruby_what(struct ks_scratch *s, struct ks_ruby_lay
 }
 
 /*
- * Whose method it is: w->task_outer becomes its definition where it is a C function's; gives the class that has it, 0: not
- * known. ~0: it cannot be read.
+ * Whose method it is: w->thread becomes its definition; gives the class that has it, 0: not known. ~0: it cannot be read. The
+ * entry that a method's own frame leads to is that method's; a block's may be another's, whose body it is.
  */
-static __always_inline u64 ks_ruby_whose(struct ks_scratch *s)
+static __always_inline u64 ks_ruby_whose(struct ks_scratch *s, struct ks_ruby_layout *l, u32 kind)
 {
-	struct ks_ruby_body *b = (struct ks_ruby_body *)(s->words + 8);
+	u64 *v = s->words, entry = ks_ruby_method_of(s, KS_LOAD(s->walk.thread)), class;
 	struct ks_walk *w = &s->walk;
-	u64 *v = s->words, entry = ks_ruby_method_of(s, KS_LOAD(w->thread)), class;
 	u32 by;
 
 	if (!entry)
 		return 0;
-	if (ks_user_words(s, v, 5, entry)) /* flags, class, definition, id, owner */
-		return ~0ULL;
 	class = v[4];
+	if (kind == KS_RUBY_METHOD)
+		return class;
 	w->thread = v[2];
 	if (ks_user_words(s, v, 5, KS_LOAD(w->thread))) /* type, body: 3 words, id */
 		return ~0ULL;
 	by = v[0] & 15;
-	if (KS_LOAD(w->mnt)) /* else a block of one method that is another's body */
-		return by == KS_RUBY_BY_ISEQ && v[1] == KS_LOAD(b->local) ? class : 0;
-	w->mnt = 0;
+	if (KS_LOAD(w->mnt))
+		return by == KS_RUBY_BY_ISEQ && v[1] == ks_user_word(s, KS_LOAD(w->mnt) + l->local_iseq) ? class : 0;
 	s->module[KS_RUBY_HASH] = ks_mix(ks_mix(1, v[4]), by == KS_RUBY_BY_CFUNC ? v[1] : 0); /* id, function */
 	return class;
 }
@@ -246,7 +246,7 @@ static __always_inline int ks_ruby_frame(struct ks_scratch *s, struct ks_ruby_la
 	f->pc = KS_LOAD(w->mnt) ? KS_LOAD(w->found[0]) : 0;
 	kind = KS_LOAD(w->task_outer);
 	if (kind != KS_RUBY_TOP && kind != KS_RUBY_CLASS_BODY && kind != KS_RUBY_MAIN) {
-		class = ks_ruby_whose(s);
+		class = ks_ruby_whose(s, l, kind);
 		if (class == ~0ULL)
 			return 0;
 	}

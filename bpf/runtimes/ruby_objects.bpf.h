@@ -21,7 +21,7 @@
 #define KS_RUBY_STRING_OBJECT 5
 #define KS_RUBY_ARRAY_OBJECT 7
 #define KS_RUBY_IMEMO 26
-#define KS_RUBY_IMEMO_KIND(flags) ((flags) >> 12 & 15)
+#define KS_RUBY_IMEMO_MASK 0xf01f /* its type, and of which kind it is */
 #define KS_RUBY_SVAR 2
 #define KS_RUBY_METHOD_ENTRY 6
 #define KS_RUBY_FLAG_1 0x2000 /* of a string: it is not embedded; of an array: it is */
@@ -36,6 +36,7 @@
 
 /* iseq types, rb_iseq_t.body->type */
 #define KS_RUBY_TOP 0
+#define KS_RUBY_METHOD 1
 #define KS_RUBY_CLASS_BODY 3
 #define KS_RUBY_RESCUE 4 /* then ENSURE, EVAL */
 #define KS_RUBY_EVAL 6
@@ -43,7 +44,7 @@
 
 /* What is read of an iseq's body: at s->words + 8. In memory, as is all that one step of a frame leaves for the next: see ks_walk. */
 struct ks_ruby_body {
-	u64 type, encoded, path, lines, size, index, local;
+	u64 type, encoded, path, label, lines, size, index;
 };
 
 /*
@@ -174,10 +175,10 @@ static __always_inline u64 ks_ruby_class_name(struct ks_scratch *s, struct ks_ru
 	return v[0] >> l->class_permanent & 1 ? v[1] : 0;
 }
 
-/* The method entry that an environment belongs to; 0: none. */
+/* The method entry that an environment belongs to, its words at s->words: flags, class, definition, id, owner; 0: none. */
 static __always_inline u64 ks_ruby_method_of(struct ks_scratch *s, u64 ep)
 {
-	u64 *v = s->words, flags, entry, local;
+	u64 *v = s->words, entry, local;
 
 	s->module[6] = ep;
 #pragma clang loop unroll(disable)
@@ -189,14 +190,14 @@ static __always_inline u64 ks_ruby_method_of(struct ks_scratch *s, u64 ep)
 		local = v[2] & KS_RUBY_LOCAL;
 		s->module[6] = v[1] & ~3ULL;
 		if (entry) {
-			flags = ks_user_word(s, entry);
-			if (local && (flags & KS_RUBY_TYPE) == KS_RUBY_IMEMO &&
-			    KS_RUBY_IMEMO_KIND(flags) == KS_RUBY_SVAR) {
-				entry = ks_user_word(s, entry + 8);
-				flags = ks_user_word(s, entry);
+			if (ks_user_words(s, v, 5, entry))
+				return 0;
+			if (local && (v[0] & KS_RUBY_IMEMO_MASK) == (KS_RUBY_IMEMO | KS_RUBY_SVAR << 12)) {
+				entry = v[1];
+				if (ks_user_words(s, v, 5, entry))
+					return 0;
 			}
-			if ((flags & KS_RUBY_TYPE) == KS_RUBY_IMEMO &&
-			    KS_RUBY_IMEMO_KIND(flags) == KS_RUBY_METHOD_ENTRY)
+			if ((v[0] & KS_RUBY_IMEMO_MASK) == (KS_RUBY_IMEMO | KS_RUBY_METHOD_ENTRY << 12))
 				return entry;
 		}
 		if (local)
@@ -249,17 +250,36 @@ static __always_inline int ks_ruby_body_of(struct ks_scratch *s, struct ks_ruby_
 {
 	u64 *v = s->words;
 
+#if KS_USER_PAGES
+	struct ks_page *page;
+	u64 from = ks_user_at(s, &page, body, l->lines + 32);
+
+	if (from) {
+		b->type = KS_KREAD(u64, from) & 15;
+		b->encoded = KS_KREAD(u64, from + 8);
+		b->path = KS_KREAD(u64, from + KS_RUBY_PATHOBJ);
+		b->label = KS_KREAD(u64, from + KS_RUBY_PATHOBJ + 16);
+		from += l->lines;
+		b->lines = KS_KREAD(u64, from);
+		b->size = (u32)KS_KREAD(u64, from + 16);
+		b->index = KS_KREAD(u64, from + 24);
+		if (ks_user_still(page))
+			return 0;
+	}
+#endif
 	if (ks_user_words(s, v, 2, body)) /* type and size, the code */
 		return -1;
 	b->type = v[0] & 15;
 	b->encoded = v[1];
-	b->path = ks_user_word(s, body + KS_RUBY_PATHOBJ);
+	if (ks_user_words(s, v, 3, body + KS_RUBY_PATHOBJ)) /* path, base label, label */
+		return -1;
+	b->path = v[0];
+	b->label = v[2];
 	if (ks_user_words(s, v, 4, body + l->lines)) /* entries, positions, count, succinct table */
 		return -1;
 	b->lines = v[0];
 	b->size = (u32)v[2];
 	b->index = v[3];
-	b->local = ks_user_word(s, body + l->local_iseq);
 	return 0;
 }
 
@@ -282,19 +302,17 @@ static __always_inline u64 ks_ruby_path_string(struct ks_scratch *s, u64 path)
 static __always_inline u64 ks_ruby_label_of(struct ks_scratch *s, struct ks_ruby_layout *l, u64 body)
 {
 	s->module[6] = body;
-	if (l->version >= KS_RUBY_LOOKED_UP) {
 #pragma clang loop unroll(disable)
-		for (u32 i = 0; i < KS_RUBY_WITHIN; i++) {
-			u64 at = KS_LOAD(s->module[6]), parent;
-			u32 kind = ks_user_word(s, at) & 15;
+	for (u32 i = 0; i < KS_RUBY_WITHIN; i++) {
+		u64 at = KS_LOAD(s->module[6]), parent;
+		u32 kind = ks_user_word(s, at) & 15;
 
-			if (kind < KS_RUBY_RESCUE || kind > KS_RUBY_EVAL)
-				break;
-			parent = ks_user_word(s, at + l->local_iseq - 8);
-			if (!parent)
-				break;
-			s->module[6] = ks_user_word(s, parent + KS_RUBY_ISEQ_BODY);
-		}
+		if (l->version < KS_RUBY_LOOKED_UP || kind < KS_RUBY_RESCUE || kind > KS_RUBY_EVAL)
+			break;
+		parent = ks_user_word(s, at + l->local_iseq - 8);
+		if (!parent)
+			break;
+		s->module[6] = ks_user_word(s, parent + KS_RUBY_ISEQ_BODY);
 	}
 	return ks_user_word(s, KS_LOAD(s->module[6]) + KS_RUBY_PATHOBJ + 16);
 }

@@ -197,7 +197,6 @@ def test_noise_in_place_of_its_structures(tmp_path: Path) -> None:
         each for each in truth.read_spans(tmp_path / "spans.jsonl") if "kernelspan-hostile" in str(each.attributes)
     ]
     states = Counter(str(each.attributes.get(semconv.CODE_MISSING, "none")) for each in spans)
-    print(states, frames)
     assert len(states) > 1, (states, frames)
 
 
