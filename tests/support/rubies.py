@@ -11,7 +11,8 @@ import os
 import stat
 from pathlib import Path
 
-from tests.support import debian
+from tests.support import debian, ruby_musl
+from tests.support.musl import MuslError
 from tests.support.pythons import Interpreter
 
 # Label to suite and version: sid has 3.3 as well.
@@ -25,15 +26,26 @@ class RubiesError(Exception):
 
 
 def labels() -> list[str]:
-    """Every Ruby's label, without fetching any: for parametrisation."""
+    """The labels of all that Debian has, without fetching any: for parametrisation."""
     return [f"{suite}-{version}" for version, suite in VERSIONS.items()]
+
+
+def built_labels() -> list[str]:
+    """The labels of those that are built here."""
+    return [f"{name}-{ruby_musl.VERSION}" for name in ruby_musl.PROGRAMS]
 
 
 @functools.cache
 def interpreter(label: str) -> Interpreter:
     """The Ruby with this label, fetched and unpacked if it is not. Raises RubiesError."""
     version = label.rpartition("-")[2]
-    return Interpreter(label, int(version.split(".")[1]), f"/usr/bin/ruby{version}", root(version))
+    minor = int(version.split(".")[1])
+    if label not in built_labels():
+        return Interpreter(label, minor, f"/usr/bin/ruby{version}", root(version))
+    try:
+        return Interpreter(label, minor, ruby_musl.PROGRAMS[label.partition("-")[0]], ruby_musl.root(_cache_folder()))
+    except (debian.DebianError, MuslError) as error:
+        raise RubiesError(str(error)) from error
 
 
 def root(version: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -29,7 +30,7 @@ from tests.support.require import require
 TARGETS = truth.TARGETS / "ruby"
 _WITHIN = re.compile(r"(?:(?:block(?: \(\d+ levels\))?|rescue|ensure) in )+")
 _HANDLING = re.compile(r"(?:rescue|ensure) in ")
-_LIBRARY = re.compile(r".*\.so[.\d]*")
+_LIBRARY = re.compile(r".*\.so[.\d]*|/usr/bin/ruby-static")
 Row = tuple[list[str], str, str, int | None]
 
 
@@ -69,8 +70,8 @@ class Outcome:
 
 
 def wanted_rubies() -> list[str]:
-    """Labels of the Rubies that tests run against."""
-    return rubies.labels()
+    """Labels of the Rubies that tests run against; for KERNELSPAN_MATRIX also of those that are built for it."""
+    return rubies.labels() + (rubies.built_labels() if os.environ.get("KERNELSPAN_MATRIX") else [])
 
 
 def needed(label: str) -> Interpreter:

@@ -8,6 +8,7 @@ from unittest import mock
 import pytest
 
 from kernelspan_agent.runtimes.ruby.symbolise import RubySymboliser
+from tests.support import rubies
 from tests.support.ruby_runs import Outcome, Verdict, judge, needed, traced, wanted_rubies
 
 pytestmark = pytest.mark.root
@@ -28,13 +29,12 @@ def assert_true(verdict: Verdict, at_least: int, outcome: Outcome) -> None:
     assert verdict.right > at_least * 0.99, str(verdict)
 
 
-def pairs() -> list[tuple[str, ...]]:
+def pairs(labels: list[str]) -> list[tuple[str, ...]]:
     """Two versions side by side: there are two CPUs."""
-    labels = wanted_rubies()
     return [tuple(labels[at : at + 2]) for at in range(0, len(labels), 2)]
 
 
-@pytest.mark.parametrize("labels", pairs(), ids=" ".join)
+@pytest.mark.parametrize("labels", pairs(wanted_rubies()), ids=" ".join)
 def test_every_kind_of_frame(labels: tuple[str, ...]) -> None:
     """Methods of every kind, blocks, C functions, eval, exceptions, threads, fibers: the function, its class, file, line."""
     for outcome in traced([(needed(label), ("kinds", str(ROUNDS))) for label in labels]):
@@ -43,7 +43,7 @@ def test_every_kind_of_frame(labels: tuple[str, ...]) -> None:
         assert verdict.truncated == 1  # the deepest of all
 
 
-@pytest.mark.parametrize("labels", pairs(), ids=" ".join)
+@pytest.mark.parametrize("labels", pairs(wanted_rubies()), ids=" ".join)
 def test_what_is_dropped_is_never_taken_for_what_follows(labels: tuple[str, ...]) -> None:
     """Methods, blocks, classes and code of eval that are made and dropped in a loop, while memory is collected and moved."""
     for outcome in traced([(needed(label), ("dropped", str(DROPS))) for label in labels]):
@@ -61,7 +61,7 @@ def test_with_the_compiler_of_3_1() -> None:
         assert_true(judge(outcome.said, outcome.spans), 500, outcome)
 
 
-@pytest.mark.parametrize("labels", pairs(), ids=" ".join)
+@pytest.mark.parametrize("labels", pairs(rubies.labels()), ids=" ".join)
 def test_forked_workers(labels: tuple[str, ...]) -> None:
     """Names that lie in pages which a child has not touched: they are read, and are those that they were."""
     read: list[bytes] = []

@@ -22,15 +22,14 @@ from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Unsupported
 from kernelspan_agent.runtimes.ruby.detect import inspect
 from kernelspan_api import semconv
-from tests.support import ruby_runs, truth
+from tests.support import rubies, ruby_runs, truth
 from tests.support.pythons import Interpreter
 from tests.support.require import require
-from tests.support.ruby_runs import judge, needed, wanted_rubies
+from tests.support.ruby_runs import judge, needed
 from tests.support.runs import KERNELSPAN
 
 pytestmark = pytest.mark.root
 SLEEPS = "$stdout.syswrite('r'); sleep 60"
-NEWER = wanted_rubies()[1]
 
 
 def library_of(ruby: Interpreter) -> Path:
@@ -42,7 +41,7 @@ def library_of(ruby: Interpreter) -> Path:
     return found[0]
 
 
-@pytest.mark.parametrize("label", wanted_rubies())
+@pytest.mark.parametrize("label", rubies.labels())
 def test_detected_by_what_the_file_says(label: str) -> None:
     """The command line, by version; under another name, and deleted."""
     ruby = needed(label)
@@ -212,7 +211,7 @@ def _explained_while_it_waits(pid: int) -> Any:
         assert time.monotonic() < deadline, done.stdout
 
 
-@pytest.mark.parametrize("label", wanted_rubies())
+@pytest.mark.parametrize("label", rubies.labels())
 def test_explain_shows_the_stacks(label: str) -> None:
     """From outside, while it waits: the same frames as Ruby's own, of each thread, gems with their versions."""
     ruby = needed(label)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kernelspan_agent.process.errors import ElfError
 from kernelspan_agent.runtimes.registry import Unsupported
 from kernelspan_agent.runtimes.ruby.build import API_VERSION, NAMES, VERSION, VM, Launcher, RubyBuild, inspect_file
+from kernelspan_agent.runtimes.ruby.build import TABLE as TABLE_NAME
 from kernelspan_agent.runtimes.ruby.layout import BY_VERSION, THREADS, TLS_DYNAMIC, TLS_FIXED, TLS_NONE
 
 CODE, TEXT, NUMBERS = 0x1000, 0x2000, 0x2100
@@ -36,8 +37,13 @@ def dynamic(at: int, pair: int = PAIR) -> bytes:
     return start + relative(b"\x66\x48\x8d\x3d", pair, at + len(start), b"\x66\x66\x48\xe8\0\0\0\0\x48\x8b\x00")
 
 
-def fixed(offset: int = -8) -> bytes:
-    return b"\x48\x83\xec\x08\x64\x48\x8b\x04\x25" + struct.pack("<i", offset)
+def fixed(offset: int = -8, way: int = 0) -> bytes:
+    before, after = (
+        (b"\x48\x83\xec\x08\x64\x48\x8b\x04\x25", b"\x48\x8b\x40\x30"),  # mov %fs:offset
+        (b"\x48\xc7\xc0", b"\x64\x48\x8b\x00"),  # mov $offset; mov %fs:(that)
+        (b"\x64\x48\x8b\x04\x25\0\0\0\0\x48\x8d\x80", b"\x48\x8b\x00"),  # mov %fs:0; lea offset(that)
+    )[way]
+    return before + struct.pack("<i", offset) + after
 
 
 def names(distance: int = 16) -> bytes:
@@ -109,9 +115,14 @@ def test_what_is_no_symbol() -> None:
     found = inspect(elf("3.3.1", (3, 3), pieces()))
     assert isinstance(found, RubyBuild)
     assert found.vm == VARIABLE
-    found = inspect(elf("3.3.1", (3, 3), pieces(rb_thread_current=fixed(), rb_block_given_p=fixed())), "ruby")
+    for way, other in ((0, 0), (0, 1), (1, 2), (2, 0)):
+        code = pieces(rb_thread_current=fixed(-8, way), rb_block_given_p=fixed(-8, other))
+        found = inspect(elf("3.3.1", (3, 3), code), "ruby")
+        assert isinstance(found, RubyBuild), found
+        assert (found.tls, found.tls_offset) == (TLS_FIXED, -8)
+    found = inspect(elf("3.3.1", (3, 3), pieces(), {TABLE_NAME: 0xD000}))
     assert isinstance(found, RubyBuild)
-    assert (found.tls, found.tls_offset) == (TLS_FIXED, -8)
+    assert found.symbols == 0xD000
 
 
 @pytest.mark.parametrize(

@@ -22,18 +22,25 @@ from .layout import BY_VERSION, OLDEST, TLS_DYNAMIC, TLS_FIXED, TLS_NONE, Offset
 
 VERSION, API_VERSION, VM = "ruby_version", "ruby_api_version", "ruby_current_vm_ptr"
 CONTEXT_USERS = ("rb_thread_current", "rb_block_given_p")  # begin with asking for ruby_current_ec
-NAMES = "rb_id2str"
+NAMES, TABLE = "rb_id2str", "ruby_global_symbols"  # the table is a symbol of what nobody has stripped
 VM_USERS = ("rb_gc_get_objspace", "rb_gc_enable")  # what of these there is begins with asking for the VM
 LAUNCHED = b"\0ruby_run_node\0"  # what a program must call that is no more than Ruby's command line
 _FUNCTION_BYTES, _NAMES_BYTES, _VERSION_BYTES = 64, 192, 24
 _LAST_ID_TO_IDS = 16  # rb_symbols_t: last_id, str, ids
 _PLAIN_VERSION = re.compile(rb"(\d{1,2})\.(\d{1,2})\.(\d{1,3})\Z")
 _DYNAMIC = re.compile(rb"\x66\x48\x8d\x3d(....)(?:\x66\x66\x48\xe8|\x66\x48\xff\x15)", re.DOTALL)  # lea; call
-_FIXED = re.compile(rb"\x64\x48\x8b[\x04\x0c\x14\x1c\x34\x3c]\x25(....)", re.DOTALL)  # mov %fs:offset
+# Of a program that has the variable itself: mov %fs:offset; what the linker makes of initial exec, mov $offset and mov %fs:(that);
+# and of general dynamic, mov %fs:0 and lea offset(that).
+_FIXED = re.compile(
+    rb"\x64\x48\x8b[\x04\x0c\x14\x1c\x34\x3c]\x25(...\xff)"
+    rb"|\x48\xc7[\xc0-\xc7](...\xff)\x64\x48\x8b[\x00-\x3f]"
+    rb"|\x64\x48\x8b\x04\x25\0\0\0\0\x48\x8d\x80(...\xff)",
+    re.DOTALL,
+)
 _COMPARED = re.compile(rb"(?:\x39|\x3b)\x3d(....)", re.DOTALL)  # cmp with a variable
 _LOADED = re.compile(rb"\x48\x8b[\x05\x0d\x15\x1d\x35\x3d](....)", re.DOTALL)  # mov of a variable
 _DEREFERENCED = re.compile(rb"\x48\x8d\x05(....)\x48\x8b\x00", re.DOTALL)  # lea of a variable, mov of what is there
-_JUMP = re.compile(rb"\xe9(....)", re.DOTALL)
+_JUMP = re.compile(rb"[\xe8\xe9](....)", re.DOTALL)  # or a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,7 @@ class Launcher:
 def inspect_file(fd: int, name: str = "") -> RubyBuild | Launcher | Unsupported | None:
     """The Ruby in the open ELF file with this base name; None where there is none. Raises ElfError."""
     elf = elf_reader.read_elf(fd)
-    wanted = (VERSION, API_VERSION, VM, NAMES, *CONTEXT_USERS, *VM_USERS)
+    wanted = (VERSION, API_VERSION, VM, TABLE, NAMES, *CONTEXT_USERS, *VM_USERS)
     found = elf_reader.symbol_addresses(elf, wanted, static="ruby" in name)
     if VERSION not in found:
         return Launcher() if "ruby" in name and _is_launcher(elf) else None
@@ -89,7 +96,8 @@ def inspect_file(fd: int, name: str = "") -> RubyBuild | Launcher | Unsupported 
         return Unsupported("RuntimeLayoutUnknown", message, "Ruby", version)
     tls, head, offset = place
     vm = found.get(VM, 0) or _place_of_vm(elf, found)
-    return RubyBuild(version, numbers, offsets, tls, head, offset, _place_of_symbols(elf, found.get(NAMES, 0)), vm)
+    names = found.get(TABLE, 0) or _place_of_symbols(elf, found.get(NAMES, 0))
+    return RubyBuild(version, numbers, offsets, tls, head, offset, names, vm)
 
 
 def _is_launcher(elf: elf_reader.Elf) -> bool:
@@ -110,7 +118,7 @@ def _place_of_context(elf: elf_reader.Elf, found: dict[str, int], offsets: Offse
         if match := _DYNAMIC.search(code):
             places.add((TLS_DYNAMIC, address + match.end(1) + _signed(match[1]), 0))
         elif match := _FIXED.search(code):
-            places.add((TLS_FIXED, found[VERSION], _signed(match[1])))
+            places.add((TLS_FIXED, found[VERSION], _signed(match[1] or match[2] or match[3])))
         else:
             return None
     return places.pop() if len(places) == 1 else None

@@ -50,6 +50,7 @@ MAX_NAME_CHARS = 256
 MAX_CODES = 16384  # as many as the kernel's ks_codes
 UNREADABLE, CORRUPT, UNKNOWN = "MemoryUnreadable", "Corrupt", "CodeUnknown"
 ELLIPSIS = "…"
+NAMELESS = "<c function>"  # where the table of symbols is not known
 MERGED_SINCE = (3, 4)
 _CUTS = (CUT_NAME, CUT_CLASS, CUT_FILE)
 # Before the name of the method itself; the names of code that is in none have angle brackets around them.
@@ -129,7 +130,7 @@ class RubySymboliser:
             class_name = self._string(class_string) if class_string else ""
             if owner & KIND == CFUNC:
                 number, function = function_of(memory, address)
-                name, file = self._names.name(number).decode("utf-8", "surrogateescape"), self._file_of(function)
+                name, file = self._name_of(number), self._file_of(function)
             else:
                 name = self._string(label_of(memory, address, details))
                 file = self._string(path_of(memory, address, details.offsets))
@@ -138,6 +139,10 @@ class RubySymboliser:
         except CorruptObjectError:
             return CORRUPT
         return self._made(name, class_name, file, owner)
+
+    def _name_of(self, number: int) -> str:
+        """Of a C function by its id. Raises MemoryReadError, CorruptObjectError."""
+        return self._names.name(number).decode("utf-8", "surrogateescape") if self._details.symbols else NAMELESS
 
     def _string(self, address: int) -> str:
         data, cut = read_string(self._memory, address, self._details.offsets, TEXT_BYTES)
@@ -166,7 +171,7 @@ class RubySymboliser:
                 texts.append(data.decode("utf-8", "surrogateescape") + (ELLIPSIS if flags & cut else ""))
             name, class_name, file = texts
             if owner & KIND == CFUNC:
-                name = name or self._names.name(int(header["id"])).decode("utf-8", "surrogateescape")
+                name = name or self._name_of(int(header["id"]))
                 file = self._file_of(int(header["function"]))
         except (MemoryReadError, ProcessError):
             return UNREADABLE

@@ -110,18 +110,21 @@ module Said
     def finish
       found = { "pid" => Process.pid, "token" => @token, "stacks" => @stacks.keys, "said" => @said, "app" => {} }
       found["description"] = RUBY_DESCRIPTION
-      require "json"
       name = "#{@out}.#{@token}"
-      File.write(name, JSON.generate(clean(found)))
+      File.write(name, json(found))
       File.rename(name, "#{name}.json")
     end
 
-    def clean(value)
+    # Not the library's: a Ruby without extensions has none.
+    def json(value)
       case value
-      when Hash then value.to_h { |key, each| [key, clean(each)] }
-      when Array then value.map { |each| clean(each) }
-      when String then value.dup.force_encoding("UTF-8").scrub("?")
-      else value
+      when Hash then "{#{value.map { |key, each| "#{json(key)}:#{json(each)}" }.join(",")}}"
+      when Array then "[#{value.map { |each| json(each) }.join(",")}]"
+      when String
+        text = value.dup.force_encoding("UTF-8").scrub("?")
+        "\"#{text.gsub(/["\\\x00-\x1f]/) { |each| format("\\u%04x", each.ord) }}\""
+      when nil then "null"
+      else value.to_s
       end
     end
   end
