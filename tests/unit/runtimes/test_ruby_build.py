@@ -13,11 +13,20 @@ from hypothesis import strategies as st
 
 from kernelspan_agent.process.errors import ElfError
 from kernelspan_agent.runtimes.registry import Unsupported
-from kernelspan_agent.runtimes.ruby.build import API_VERSION, NAMES, VERSION, VM, Launcher, RubyBuild, inspect_file
+from kernelspan_agent.runtimes.ruby.build import (
+    API_VERSION,
+    NAMES,
+    PATCH,
+    VERSION,
+    VM,
+    Launcher,
+    RubyBuild,
+    inspect_file,
+)
 from kernelspan_agent.runtimes.ruby.build import TABLE as TABLE_NAME
 from kernelspan_agent.runtimes.ruby.layout import BY_VERSION, THREADS, TLS_DYNAMIC, TLS_FIXED, TLS_NONE
 
-CODE, TEXT, NUMBERS = 0x1000, 0x2000, 0x2100
+CODE, TEXT, NUMBERS, LEVEL = 0x1000, 0x2000, 0x2100, 0x2200
 PAIR, TABLE, VARIABLE = 0x9000, 0xA000, 0xB000
 PLACES = {
     "rb_thread_current": CODE,
@@ -63,15 +72,26 @@ def pieces(**changed: bytes) -> dict[int, bytes]:
     return {PLACES[name]: code for name, code in (found | changed).items()}
 
 
-def elf(version: str, api: tuple[int, int], code: Mapping[int, bytes], more: Mapping[str, int] | None = None) -> bytes:
+def elf(
+    version: str,
+    api: tuple[int, int],
+    code: Mapping[int, bytes],
+    more: Mapping[str, int] | None = None,
+    patch: int = 7,
+) -> bytes:
     """An ELF file of which everything is loaded where it lies, with these pieces of code."""
-    symbols = {VERSION: TEXT, API_VERSION: NUMBERS, **PLACES, **(more or {})}
+    symbols = {VERSION: TEXT, API_VERSION: NUMBERS, PATCH: LEVEL, **PLACES, **(more or {})}
     strings, table = b"\0", bytes(24)
     for name, value in symbols.items():
         table += struct.pack("<IBBHQQ", len(strings), 0x12, 0, 1, value, 8)
         strings += name.encode() + b"\0"
     data = bytearray(0x3000)
-    for at, piece in {**code, TEXT: version.encode() + b"\0", NUMBERS: struct.pack("<3I", *api, 0)}.items():
+    for at, piece in {
+        **code,
+        TEXT: version.encode() + b"\0",
+        NUMBERS: struct.pack("<3I", *api, 0),
+        LEVEL: struct.pack("<i", patch),
+    }.items():
         data[at : at + len(piece)] = piece
     titles = b"\0.dynsym\0.dynstr\0.shstrtab\0"
     heads = bytes(64)
@@ -132,7 +152,13 @@ def test_what_is_no_symbol() -> None:
         (elf("3.2.1", (3, 2), pieces()), "RuntimeLayoutUnknown", "known of 2.7, 3.1, 3.3, 3.4"),
         (elf("9.0.0", (9, 0), pieces()), "RuntimeLayoutUnknown", "known of"),
         (elf("3.3.0dev", (3, 3), pieces()), "RuntimeLayoutUnknown", "does not say"),
-        (elf("3.3.0", (3, 4), pieces()), "RuntimeLayoutUnknown", "(3, 4)"),
+        (elf("3.3.0", (3, 4), pieces()), "RuntimeLayoutUnknown", "that of 3.4"),
+        (elf("3.3.0", (3, 3), pieces(), patch=-1), "RuntimeLayoutUnknown", "no release"),
+        (
+            elf("3.3.0", (3, 3), pieces()).replace(b"ruby_patchlevel", b"ruby_patchlevex"),
+            "RuntimeLayoutUnknown",
+            "has no",
+        ),
         (elf("2.7.0", (2, 7), pieces()), "RuntimeLayoutUnknown", "not to be seen"),
         (
             elf("3.3.0", (3, 3), pieces(rb_block_given_p=dynamic(CODE + 0x100, PAIR + 16))),

@@ -20,7 +20,7 @@ from kernelspan_agent.runtimes.registry import Unsupported
 
 from .layout import BY_VERSION, OLDEST, TLS_DYNAMIC, TLS_FIXED, TLS_NONE, Offsets
 
-VERSION, API_VERSION, VM = "ruby_version", "ruby_api_version", "ruby_current_vm_ptr"
+VERSION, API_VERSION, PATCH, VM = "ruby_version", "ruby_api_version", "ruby_patchlevel", "ruby_current_vm_ptr"
 CONTEXT_USERS = ("rb_thread_current", "rb_block_given_p")  # begin with asking for ruby_current_ec
 NAMES, TABLE = "rb_id2str", "ruby_global_symbols"  # the table is a symbol of what nobody has stripped
 VM_USERS = ("rb_gc_get_objspace", "rb_gc_enable")  # what of these there is begins with asking for the VM
@@ -67,7 +67,7 @@ class Launcher:
 def inspect_file(fd: int, name: str = "") -> RubyBuild | Launcher | Unsupported | None:
     """The Ruby in the open ELF file with this base name; None where there is none. Raises ElfError."""
     elf = elf_reader.read_elf(fd)
-    wanted = (VERSION, API_VERSION, VM, TABLE, NAMES, *CONTEXT_USERS, *VM_USERS)
+    wanted = (VERSION, API_VERSION, PATCH, VM, TABLE, NAMES, *CONTEXT_USERS, *VM_USERS)
     found = elf_reader.symbol_addresses(elf, wanted, static="ruby" in name)
     if VERSION not in found:
         return Launcher() if "ruby" in name and _is_launcher(elf) else None
@@ -84,12 +84,9 @@ def inspect_file(fd: int, name: str = "") -> RubyBuild | Launcher | Unsupported 
         known = ", ".join(f"{major}.{minor}" for major, minor in BY_VERSION)
         message = f"Ruby {version}: layouts are known of {known}"
         return Unsupported("RuntimeLayoutUnknown", message, "Ruby", version)
-    api = (
-        struct.unpack("<II", elf_reader.read_address(elf, found.get(API_VERSION, 0), 8)) if API_VERSION in found else ()
-    )
-    if api != numbers or elf.machine != elf_reader.EM_X86_64:
-        message = f"Ruby {version}: its interface is of {api or 'an unknown version'}, or it is not for x86-64"
-        return Unsupported("RuntimeLayoutUnknown", message, "Ruby", version)
+    message = _contradiction(elf, found, numbers)
+    if message:
+        return Unsupported("RuntimeLayoutUnknown", f"Ruby {version}: {message}", "Ruby", version)
     place = _place_of_context(elf, found, offsets)
     if place is None:
         message = f"Ruby {version}: where it keeps a thread's execution context is not to be seen in the file"
@@ -98,6 +95,18 @@ def inspect_file(fd: int, name: str = "") -> RubyBuild | Launcher | Unsupported 
     vm = found.get(VM, 0) or _place_of_vm(elf, found)
     names = found.get(TABLE, 0) or _place_of_symbols(elf, found.get(NAMES, 0))
     return RubyBuild(version, numbers, offsets, tls, head, offset, names, vm)
+
+
+def _contradiction(elf: elf_reader.Elf, found: dict[str, int], numbers: tuple[int, int]) -> str:
+    """Why the file is not the release that it says it is; empty: it is. Raises ElfError."""
+    if API_VERSION not in found or PATCH not in found:
+        return f"it has no {API_VERSION} or no {PATCH}"
+    api = struct.unpack("<II", elf_reader.read_address(elf, found[API_VERSION], 8))
+    if api != numbers:
+        return f"its interface is that of {api[0]}.{api[1]}"
+    if _signed(elf_reader.read_address(elf, found[PATCH], 4)) < 0:  # RUBY_PATCHLEVEL of what is not released
+        return "it is no release, its layout may be any"
+    return "" if elf.machine == elf_reader.EM_X86_64 else "it is not for x86-64"
 
 
 def _is_launcher(elf: elf_reader.Elf) -> bool:
