@@ -108,8 +108,8 @@ def test_what_the_kernel_sent() -> None:
     assert (one.function, one.file, one.line, one.call_site, one.unresolved) == ("Shop#find", "/a.rb", 12, 7, "")
     assert (two.function, two.file) == ("C#" + "n" * 100 + "…", "/f…")
     assert three.file == "/\udcff.rb"
-    assert (four.function, four.unresolved) == ("", "CodeUnknown")
-    assert symboliser.unresolved == {"CodeUnknown": 1}
+    assert (four.function, four.unresolved) == ("", "CodeFreed")
+    assert symboliser.unresolved == {"CodeFreed": 1}
 
 
 def test_what_handles_exceptions_since_3_4() -> None:
@@ -155,7 +155,7 @@ def test_the_cache_is_bounded() -> None:
         symboliser.frames(rows_of((1, 1, METHOD)))
     assert len(symboliser._codes) == MAX_CODES
     first, second = symboliser.frames(rows_of((1, 1, METHOD), (2, 1, METHOD)))
-    assert (first.function, second.unresolved) == ("f", "CodeUnknown")
+    assert (first.function, second.unresolved) == ("f", "CodeFreed")
 
 
 @given(st.binary(max_size=200), st.integers(0, 255))

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 MAX_NAME_CHARS = 256
 MAX_CODES = 16384  # as many as the kernel's ks_codes
-UNREADABLE, CORRUPT, UNKNOWN = "MemoryUnreadable", "Corrupt", "CodeUnknown"
+FREED, UNREADABLE, CORRUPT = "CodeFreed", "MemoryUnreadable", "Corrupt"
 ELLIPSIS = "…"
 NAMELESS = "<c function>"  # where the table of symbols is not known
 MERGED_SINCE = (3, 4)
@@ -73,9 +73,7 @@ class RubySymboliser:
         self._names = Names(memory, details.symbols, details.offsets)
         self._mappings: list[Mapping] = []
         self._codes: OrderedDict[int, _Shown | bytes] = OrderedDict()  # a record: not all of it could be had so far
-        with contextlib.suppress(
-            ProcessError
-        ):  # now: a short-lived process may have ended when the first function comes
+        with contextlib.suppress(ProcessError):  # a short-lived process may have ended when the first function comes
             self._mappings = procfs.read_maps(details.process)
         self.unresolved: Counter[str] = Counter()  # frames without a name, by reason
 
@@ -97,9 +95,8 @@ class RubySymboliser:
         """
         found: list[RawFrame] = []
         hidden = False  # since 3.4 what handles an exception stands for the method that it is in
-        for at, (code, pc, owner) in enumerate(
-            zip(*(rows[name].tolist() for name in ("code", "pc", "owner")), strict=True)
-        ):
+        columns = [rows[name].tolist() for name in ("code", "pc", "owner")]
+        for at, (code, pc, owner) in enumerate(zip(*columns, strict=True)):
             skip, hidden = hidden, self._details.numbers >= MERGED_SINCE and owner & KIND in (RESCUE, ENSURE)
             if skip:
                 continue
@@ -114,7 +111,7 @@ class RubySymboliser:
     def _of(self, code: int) -> _Shown | str:
         known = self._codes.get(code)
         if known is None:
-            return UNKNOWN
+            return FREED
         self._codes.move_to_end(code)
         if isinstance(known, _Shown):
             return known
