@@ -147,6 +147,26 @@ def test_texts_that_were_not_resident() -> None:
             assert bool(frame.unresolved) == (not found)
 
 
+def test_mappings_are_not_read_again_for_every_stray_address() -> None:
+    """A thousand functions that are nowhere cost some ten looks; one of a library that was loaded meanwhile is found."""
+    with mock.patch("kernelspan_agent.runtimes.ruby.symbolise.procfs.read_maps", return_value=[]) as read:
+        symboliser = RubySymboliser(Nothing(), details())
+        for code in range(1, 1001):
+            record = np.frombuffer(code_record(code, b"f", b"", b"", owner=CFUNC), RUBY_CODE, 1).copy()
+            record["function"] = 0x100 * code
+            symboliser.learn(record.tobytes() + b"f")
+        assert read.call_count <= 12
+    maps = b"1000-2000 r-xp 00000000 08:01 5 /lib/late.so\n"
+    with mock.patch(
+        "kernelspan_agent.runtimes.ruby.symbolise.procfs.read_maps", side_effect=[[], list(parse_maps(maps))]
+    ):
+        symboliser = RubySymboliser(Nothing(), details())
+        record["function"] = 0x1100
+        symboliser.learn(record.tobytes() + b"f")
+    (frame,) = symboliser.frames(rows_of((1000, 0, CFUNC)))
+    assert (frame.function, frame.file) == ("f", "/lib/late.so")
+
+
 def test_the_cache_is_bounded() -> None:
     """What was used last stays."""
     symboliser = RubySymboliser(Nothing(), details())

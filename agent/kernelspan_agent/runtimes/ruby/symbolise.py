@@ -72,6 +72,7 @@ class RubySymboliser:
         self._memory, self._details = memory, details
         self._names = Names(memory, details.symbols, details.offsets)
         self._mappings: list[Mapping] = []
+        self._misses = 0
         self._codes: OrderedDict[int, _Shown | bytes] = OrderedDict()  # a record: not all of it could be had so far
         with contextlib.suppress(ProcessError):  # a short-lived process may have ended when the first function comes
             self._mappings = procfs.read_maps(details.process)
@@ -192,9 +193,12 @@ class RubySymboliser:
         return mapping.path if mapping is not None and mapping.is_file else ""
 
     def _mapping_of(self, address: int) -> Mapping | None:
-        """Raises ProcessError."""
+        """Raises ProcessError. What is loaded later is looked for, but less and less often where nothing is ever found."""
         for again in (False, True):
             if again:
+                self._misses += 1
+                if self._misses & (self._misses - 1):
+                    return None
                 self._mappings = procfs.read_maps(self._details.process)
             for mapping in self._mappings:
                 if mapping.start <= address < mapping.end:
