@@ -32,7 +32,7 @@ def labels() -> list[str]:
 
 def built_labels() -> list[str]:
     """The labels of those that are built here."""
-    return [f"{name}-{ruby_musl.VERSION}" for name in ruby_musl.PROGRAMS]
+    return [f"musl-{ruby_musl.VERSION}"]
 
 
 @functools.cache
@@ -43,7 +43,7 @@ def interpreter(label: str) -> Interpreter:
     if label not in built_labels():
         return Interpreter(label, minor, f"/usr/bin/ruby{version}", root(version))
     try:
-        return Interpreter(label, minor, ruby_musl.PROGRAMS[label.partition("-")[0]], ruby_musl.root(_cache_folder()))
+        return Interpreter(label, minor, ruby_musl.PROGRAM, ruby_musl.root(_cache_folder()))
     except (debian.DebianError, MuslError) as error:
         raise RubiesError(str(error)) from error
 

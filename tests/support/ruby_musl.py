@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CRuby on musl, as Alpine has it: no Debian suite packages one, so it is built from a suite's own source package.
+"""CRuby on musl, all of it in the program itself: no Debian suite packages one, so it is built from a suite's own source package.
 
-What is built is the interpreter without extensions, which is the whole of what is walked: in a library of its own, and in the
-program itself (`miniruby`). They stand in a root of their own with musl's loader and nothing of glibc's.
+What is built is the interpreter without extensions (`miniruby`), which is the whole of what is walked. It stands in a root of its
+own with musl's loader and nothing of glibc's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import subprocess
 import tempfile
@@ -17,23 +16,17 @@ from pathlib import Path
 from tests.support import debian, musl
 
 VERSION, SUITE = "3.3", "trixie"
-PROGRAMS = {"musl": "/usr/bin/ruby", "muslstatic": "/usr/bin/ruby-static"}
+PROGRAM = "/usr/bin/ruby"
+_RECIPE = "1"  # part of the cache's name: a change here makes a new root
 _LOADER = Path("/lib/ld-musl-x86_64.so.1")
-_OPTIONS = (
-    "--disable-shared",
-    "--disable-install-doc",
-    "--disable-yjit",
-    "--disable-rjit",
-    "--with-baseruby=no",
-    "--without-gmp",
-)
+_OPTIONS = ("--disable-shared", "--disable-install-doc", "--disable-jit-support", "--with-baseruby=no", "--without-gmp")
 
 
 def root(cache: Path) -> Path:
-    """The root with these programs; built if it is not there, in some minutes. Raises MuslError, DebianError."""
+    """The root with this program; built if it is not there, in some minutes. Raises MuslError, DebianError."""
     if shutil.which("musl-gcc") is None:
         raise musl.MuslError("musl-gcc is not installed (tools/apt test)")
-    made = cache / f"musl-{VERSION}-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]}"
+    made = cache / f"musl-{VERSION}-{_RECIPE}"
     if not made.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
@@ -50,12 +43,9 @@ def _build(scratch: Path) -> None:
             subprocess.run(["tar", "-xf", str(archive), "-C", str(scratch)], check=True)
     (source,) = scratch.glob(f"ruby-{VERSION}.*")
     musl._run(log, source, "./configure", "--quiet", f"CC={compiler}", "CFLAGS=-O1", *_OPTIONS)
-    musl._run(log, source, "make", "-s", musl._jobs(), "miniruby", "ruby")
+    musl._run(log, source, "make", "-s", musl._jobs(), "miniruby")
     made = scratch / "root"
     for folder in ("usr/bin", "lib", "tmp", "proc", "dev"):
         (made / folder).mkdir(parents=True)
-    for name, path in zip(("ruby", "miniruby"), PROGRAMS.values(), strict=True):
-        shutil.copy(source / name, made / path.lstrip("/"))
-    for library in source.glob("libruby.so*"):
-        shutil.copy(library, made / "lib", follow_symlinks=False)
+    shutil.copy(source / "miniruby", made / PROGRAM.lstrip("/"))
     shutil.copy(_LOADER.resolve(), made / "lib" / _LOADER.name)

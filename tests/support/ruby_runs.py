@@ -30,7 +30,7 @@ from tests.support.require import require
 TARGETS = truth.TARGETS / "ruby"
 _WITHIN = re.compile(r"(?:(?:block(?: \(\d+ levels\))?|rescue|ensure) in )+")
 _HANDLING = re.compile(r"(?:rescue|ensure) in ")
-_LIBRARY = re.compile(r".*\.so[.\d]*|/usr/bin/ruby-static")
+_LIBRARY = re.compile(r".*\.so[.\d]*|.*/usr/bin/ruby")
 Row = tuple[list[str], str, str, int | None]
 
 
