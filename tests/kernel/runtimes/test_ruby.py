@@ -12,7 +12,7 @@ from tests.support import rubies
 from tests.support.ruby_runs import Outcome, Verdict, judge, needed, traced, wanted_rubies
 
 pytestmark = pytest.mark.root
-ROUNDS, DROPS = 3, 30
+ROUNDS, DROPS = 3, 24
 READ_ONLY = RubySymboliser._read_only
 # Blocks that are the bodies of methods of another class than the one that they are written in.
 NO_CLASS = {"block in made", "block (2 levels) in class_in_method", "block in one"}
