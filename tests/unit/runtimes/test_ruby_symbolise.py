@@ -284,7 +284,7 @@ VERSIONS = st.sampled_from(sorted(BY_VERSION))
 def test_hostile_stacks(data: bytes, holes: int, version: tuple[int, int]) -> None:
     """Lists without an end, or of nothing, end; whatever lies there is no error but our own."""
     memory = Noise(data, holes=holes)
-    found = DetectedRuntime("ruby", 3, "CRuby", "", "", np.zeros(1, RUBY_LAYOUT), 0, details(version))
+    found = DetectedRuntime("ruby", 6, "CRuby", "", "", np.zeros(1, RUBY_LAYOUT), 0, details(version))
     with (
         mock.patch("kernelspan_agent.runtimes.ruby.walk.MAX_THREADS", 3),
         mock.patch("kernelspan_agent.runtimes.ruby.frames.MAX_STEPS", 40),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kernelspan_agent.process.procfs import Process
     from kernelspan_agent.runtimes.look import Look, MappedFile
 
-NAME, NUMBER = "ruby", 3
+NAME, NUMBER = "ruby", 6
 _LIBRARY = re.compile(r"libruby[-0-9.a-z]*\.so")
 _MUSL = re.compile(r"(?:ld-musl|libc\.musl)-")
 _GLIBC_STEP, _MUSL_STEP = 16, 8  # of an entry of the table that leads to a thread's blocks of variables
