@@ -197,6 +197,7 @@ struct ks_scratch {
 		struct {
 			struct ks_stack_rec header;
 			struct ks_frame frames[KS_MAX_DEPTH + 3]; /* whole slots */
+			u64 text[64]; /* a walker's: one that lies in two pages */
 		} stack;
 		struct {
 			struct ks_path_rec header;

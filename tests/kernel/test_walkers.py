@@ -22,7 +22,7 @@ pytestmark = pytest.mark.root
 
 @pytest.mark.parametrize(
     ("runtimes", "expected"),
-    [((), {"python"}), (("php",), {"php"}), (("php", "python"), {"php", "python"}), (("ruby",), set())],
+    [((), {"python"}), (("php",), {"php"}), (("php", "python"), {"php", "python"}), (("cobol",), set())],
 )
 def test_walkers_of_the_start(runtimes: tuple[str, ...], expected: set[str]) -> None:
     """Those that are named, else the usual one; none without stacks."""

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian's own lists of files: gems whose files it puts among Ruby's, in vendor_ruby, and not into a folder of their own.
+
+A binary package (`/var/lib/dpkg/info/*.list`, see dpkg(1), FILES) that brings exactly one specification brings that gem's files.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from kernelspan_agent.libraries.composer.installed import Packages
+
+from .specs import MAX_SPECIFICATION_BYTES, library_of
+
+if TYPE_CHECKING:
+    from kernelspan_agent.model import Library
+    from kernelspan_agent.process.rootfs import Root
+
+INFO = "/var/lib/dpkg/info"
+VENDOR = "/ruby/vendor_ruby"
+_MAX_NAMES = 200_000  # about five a package
+_MAX_LISTS = 4096
+_MAX_LIST_BYTES = 4 << 20
+_MAX_FILES = 50_000
+_SPECIFICATION = re.compile(
+    rb"^(/usr/[^\n]*/rubygems-integration/[^/\n]+/specifications/[^/\n]+\.gemspec)$", re.MULTILINE
+)
+
+
+def read_lists(root: Root, folder: str) -> Packages:
+    """The gems that have files below `folder`, a vendor_ruby, by these files."""
+    found: dict[str, Library] = {}
+    lists = [name for name in root.names(INFO, _MAX_NAMES) if name.endswith(".list")]
+    for name in lists[:_MAX_LISTS]:
+        data = root.read(f"{INFO}/{name}", _MAX_LIST_BYTES) or b""
+        if VENDOR.encode() not in data:
+            continue
+        specifications = _SPECIFICATION.findall(data)
+        if len(specifications) != 1:
+            continue
+        path = specifications[0].decode("utf-8", "surrogateescape")
+        library = library_of(root.read(path, MAX_SPECIFICATION_BYTES) or b"")
+        if library is not None:
+            for line in data.decode("utf-8", "surrogateescape").splitlines():
+                if line.startswith(f"{folder}/") and line.endswith((".rb", ".so")) and len(found) < _MAX_FILES:
+                    found[line] = library
+    return Packages(folder, found)
