@@ -90,6 +90,8 @@ OFFSETS: dict[str, list[str]] = {
     "KS_MM_PGD": ["mm_struct.pgd"],
     "KS_MM_EXE_FILE": ["mm_struct.exe_file"],
     "KS_MM_START_CODE": ["mm_struct.start_code"],
+    "KS_MM_END_CODE": ["mm_struct.end_code"],
+    "KS_MM_END_DATA": ["mm_struct.end_data"],
     "KS_INODE_MODE": ["inode.i_mode"],
     "KS_INODE_INO": ["inode.i_ino"],
     "KS_INODE_SIZE": ["inode.i_size"],

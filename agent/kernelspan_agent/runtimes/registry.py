@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kernelspan_agent import runtimes
+from kernelspan_agent.model import Library, Origin
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.runtimes.look import FileCache, Look, ask
 
@@ -74,6 +75,7 @@ class Unsupported:
 
 
 Detection = DetectedRuntime | Unsupported | None
+Verdict = tuple[Origin, Library | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class RawFrame:
     call_site: int  # the instruction, in bytes from the start of the code
     code: int  # the same for every frame of one function of one process
     unresolved: str = ""  # why there is no name: CodeFreed, CodeReplaced, MemoryUnreadable or Corrupt
+    whose: Verdict | None = None  # where the program itself says it; None: a library manager is asked by the file
 
 
 class Symboliser(Protocol):

@@ -21,6 +21,7 @@ _CORRELATION = {
     ContextKind.THREAD: "Thread",
     ContextKind.TASK: "Task",
     ContextKind.GREENLET: "Fiber",
+    ContextKind.GOROUTINE: "Goroutine",
 }
 
 

@@ -41,6 +41,10 @@ class GoTable:
     functions: int  # the array of (entry, offset of the function's own record)
     records: int  # what those offsets count from
     end: int
+    start: int = 0  # what precedes all of these: the table's header
+    units: int = 0  # for each file of a compilation unit the place of its name; since 1.18, as the two that follow
+    files: int = 0  # names of files
+    values: int = 0  # what belongs to which instructions
 
     @property
     def wide(self) -> bool:
@@ -90,9 +94,9 @@ def _table(elf: Elf, offset: int, size: int) -> GoTable:
     names_size = (words[3] if magic == GO_1_16 else words[4]) - names if magic != GO_1_2 else size
     if not 0 < names_size <= size - names:
         raise ElfError("a table of Go's functions whose parts overlap")
-    return GoTable(
-        elf.fd, magic, count, text, offset + names, names_size, offset + array, offset + records, offset + size
-    )
+    parts = [offset + word for word in words[4:7]] if magic in {GO_1_18, GO_1_20} else []
+    places = (offset + names, names_size, offset + array, offset + records, offset + size, offset)
+    return GoTable(elf.fd, magic, count, text, *places, *parts)
 
 
 def _batches(table: GoTable) -> Iterator[Columns]:

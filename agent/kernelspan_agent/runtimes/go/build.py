@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one file says about the Go program that it is: version, modules, table of functions, where runtime.g is kept.
+
+Only the file is read, so the answer holds for every process that runs it. A file without section headers that is no Go
+program would cost a search of all that is loaded: the list of modules, at the start of the data, is asked first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from dataclasses import dataclass, replace
+
+from kernelspan_agent.process import elf as elf_reader
+from kernelspan_agent.process.elf import PT_LOAD, Elf
+from kernelspan_agent.process.errors import ElfError
+from kernelspan_agent.process.symbols.gobuildinfo import build_info
+from kernelspan_agent.process.symbols.gomodule import module_word
+from kernelspan_agent.process.symbols.gopclntab import GO_1_18, GO_1_20, SECTIONS, GoTable, functions, go_table
+from kernelspan_agent.process.symbols.tables import search
+from kernelspan_agent.runtimes.mixing import mix
+from kernelspan_agent.runtimes.registry import Unsupported
+
+from .layout import BY_MINOR, NEWEST, OLDEST, Offsets
+from .modules import Modules
+
+NAME = "gc"  # of the compiler, as the semantic conventions have it
+EM_X86_64 = 62
+_VERSION = re.compile(r"go1\.(\d{1,3})(?=[.\s\-+a-z]|\Z)")
+_PT_TLS = 7
+_WORD = 8
+# Functions that begin with a look at runtime.g; each is in every program of most versions.
+_LOOKING = (b"runtime.asmcgocall", b"runtime.morestack", b"runtime.systemstack")
+_CODE_BYTES = 96
+_LOOK = re.compile(
+    rb"\x64[\x48\x4c]\x8b[\x04\x0c\x14\x1c\x24\x2c\x34\x3c]\x25(....)"  # mov %fs:DISP, REG
+    rb"|\x48\xc7[\xc0-\xc7](....)\x64[\x48-\x4d]\x8b",  # mov $DISP, REG; mov %fs:(REG), REG
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GoBuild:
+    """A program that can be walked. Addresses are the file's own; `table.fd` is that of whoever has the file open."""
+
+    version: str
+    minor: int
+    offsets: Offsets
+    table: GoTable
+    modules: Modules
+    tls: int  # where runtime.g is kept, from the thread pointer
+    code: int  # the first code of the program, C's too
+    function_data: int  # where offsets of functions' data count from, in the file; 0: not known
+    identity: int  # FRAME["globals"]: see bpf/runtimes/go.bpf.h
+
+    def table_of(self, fd: int) -> GoTable:
+        """The table, to be read by this descriptor."""
+        return replace(self.table, fd=fd)
+
+
+def inspect_file(fd: int) -> GoBuild | Unsupported | None:
+    """The Go program in the open ELF file; None: it is none. Raises ElfError."""
+    elf = elf_reader.read_elf(fd)
+    info = build_info(elf)
+    if info is None and not any(elf.section(name) for name in SECTIONS):
+        return None
+    version = info.version if info else ""
+    table = go_table(elf)
+    if table is None:
+        return Unsupported("RuntimeLayoutUnknown", "the program's table of functions was not found", NAME, version)
+    return _build(elf, version, Modules.read(info.modules if info else ""), table)
+
+
+def _build(elf: Elf, version: str, modules: Modules, table: GoTable) -> GoBuild | Unsupported:
+    shown = version or "Go of an unknown version"
+    if elf.machine != EM_X86_64:
+        return Unsupported("RuntimeUnsupported", f"{shown}: not for x86-64", NAME, version)
+    if table.magic not in {GO_1_18, GO_1_20}:
+        message = f"{shown} is older than 1.{OLDEST}"
+        return Unsupported("RuntimeUnsupported", message, NAME, version)
+    match = _VERSION.search(version)
+    if match is None:
+        message = "the program does not say which version of Go it was made by"
+        return Unsupported("RuntimeLayoutUnknown", message, NAME, version)
+    minor = int(match[1])
+    offsets = BY_MINOR.get(minor)
+    if minor < OLDEST:
+        return Unsupported("RuntimeUnsupported", f"{shown} is older than 1.{OLDEST}", NAME, version)
+    if offsets is None or version.startswith("devel"):
+        message = f"{shown} is not among the releases whose layout is known, up to 1.{NEWEST}"
+        return Unsupported("RuntimeLayoutUnknown", message, NAME, version)
+    tls = _tls(elf, table)
+    if not tls:
+        return Unsupported("RuntimeLayoutUnknown", f"{shown}: it does not show where it keeps runtime.g", NAME, version)
+    code, identity = _identity(elf)
+    return GoBuild(version, minor, offsets, table, modules, tls, code, _function_data(elf, table, offsets), identity)
+
+
+def _tls(elf: Elf, table: GoTable) -> int:
+    """0: not found. Without C it is the only variable of the threads, and ends at the thread pointer."""
+    segments = [segment for segment in elf.segments if segment.kind == _PT_TLS]
+    if not segments or segments[0].memory_bytes <= _WORD:
+        return -_WORD
+    for entries in search(functions(table), _LOOKING):
+        for entry in sorted(entries):
+            if entry.name not in _LOOKING:
+                continue
+            code = elf_reader.read_address(elf, entry.address, min(entry.size, _CODE_BYTES))
+            if (look := _LOOK.search(code)) is not None:
+                (found,) = struct.unpack("<i", look[1] or look[2])
+                return int(found) if -(1 << 20) < found < 0 else 0
+    return 0
+
+
+def _identity(elf: Elf) -> tuple[int, int]:
+    """The first code, and the file as the kernel's walk names it: by its size, its time, and what of it is loaded."""
+    loads = [segment for segment in elf.segments if segment.kind == PT_LOAD]
+    codes = [segment for segment in loads if segment.is_code]
+    if not codes:
+        raise ElfError("a program without code")
+    first = min(segment.address for segment in codes)
+    end = max(segment.address + segment.file_bytes for segment in codes)
+    data_end = max(segment.address + segment.file_bytes for segment in loads)
+    status = os.fstat(elf.fd)
+    modified = status.st_mtime_ns // 1_000_000_000
+    words = [status.st_size, modified, end - first, data_end - first]
+    return first, mix(0, *(word & (1 << 64) - 1 for word in words))
+
+
+def _function_data(elf: Elf, table: GoTable, offsets: Offsets) -> int:
+    try:
+        address = module_word(elf, table.start, table.names, offsets.function_data)
+    except ElfError:
+        return 0
+    return elf_reader.file_offset(elf, address, code=False) or 0
