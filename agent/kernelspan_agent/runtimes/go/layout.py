@@ -2,7 +2,7 @@
 """Where Go's runtime keeps what the walk needs, by minor version, and what the kernel's row holds.
 
 From the debug information that each version's own linker writes (`ptype /o` of runtime.g, runtime.m, runtime.gobuf and
-runtime.moduledata), x86-64, 1.18 to 1.26: the newest patch of each. The rest of what is read, the table of functions, has a
+runtime.moduledata), x86-64, 1.18 to 1.26: the newest patch of each. funcIDs: internal/abi/symtab.go. The rest of what is read, the table of functions, has a
 number of its own for its layout.
 """
 
@@ -38,19 +38,21 @@ class Offsets:
     function_data: int  # gofunc in runtime.moduledata
     record_bytes: int  # of a function in the table, without its lists
     inlined_bytes: int  # of an inlined call
+    wrapper: int  # funcID of what the compiler puts between a call and a method
     sched_sp: int = 56
 
 
-_TO_1_19 = Offsets(152, 192, 104, 304, 40, 20)
-_TO_1_22 = Offsets(152, 192, 104, 320, 44, 16)
-_TO_1_24 = Offsets(160, 192, 104, 320, 44, 16)
-_FROM_1_25 = Offsets(152, 184, 96, 320, 44, 16)
+_TO_1_19 = Offsets(152, 192, 104, 304, 40, 20, 21)
+_TO_1_21 = Offsets(152, 192, 104, 320, 44, 16, 21)
+_1_22 = Offsets(152, 192, 104, 320, 44, 16, 22)
+_TO_1_24 = Offsets(160, 192, 104, 320, 44, 16, 22)
+_FROM_1_25 = Offsets(152, 184, 96, 320, 44, 16, 23)
 BY_MINOR = {
     18: _TO_1_19,
     19: _TO_1_19,
-    20: _TO_1_22,
-    21: _TO_1_22,
-    22: _TO_1_22,
+    20: _TO_1_21,
+    21: _TO_1_21,
+    22: _1_22,
     23: _TO_1_24,
     24: _TO_1_24,
     25: _FROM_1_25,

@@ -41,6 +41,7 @@ class Call:
     file: str
     line: int
     at: int
+    kind: int  # funcID
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class _Function:
     file_values: int
     line_values: int
     unit: int
+    kind: int
     flags: int
     values: tuple[int, ...]  # places of further tables of values
     data: tuple[int, ...]
@@ -87,18 +89,18 @@ class FunctionTable:
             inlined = self._inlined(function, at)
             file, line = self._line(function, at)
             if inlined is None:
-                calls.append(self._call(function.name_at, file, line, at - function.entry))
+                calls.append(self._call(function.name_at, file, line, at - function.entry, function.kind))
                 stack = self._value(function.stack_values, function.entry, pc)
                 return Place(tuple(calls), max(stack, 0), bool(function.flags & _TOP))
-            name_at, caller = inlined
-            calls.append(self._call(name_at, file, line, at - function.entry))
+            kind, name_at, caller = inlined
+            calls.append(self._call(name_at, file, line, at - function.entry, kind))
             if not 0 <= caller < 1 << 31:
                 raise ElfError("an inlined call that was called from nowhere")
             at = function.entry + caller
         raise ElfError("inlined calls without an end")
 
-    def _call(self, name_at: int, file: str, line: int, at: int) -> Call:
-        return Call(name_at, self._text(self._table.names + name_at), file, line, at)
+    def _call(self, name_at: int, file: str, line: int, at: int, kind: int) -> Call:
+        return Call(name_at, self._text(self._table.names + name_at), file, line, at, kind)
 
     def _find(self, pc: int) -> tuple[int, int] | None:
         """(entry, record) of the function that an instruction is in."""
@@ -120,14 +122,14 @@ class FunctionTable:
         at = table.records + record
         head = read_at(table.fd, at, size)
         own, name_at, _, _, stack, file, line, values, unit = _HEAD.unpack_from(head)
-        flags, data = head[size - 3], head[size - 1]
+        kind, flags, _, data = head[size - 4 : size]
         if own != entry or name_at < 0 or values > _MAX_LISTS or data > _MAX_LISTS:
             raise ElfError("a function of Go's that is not where its table says")
         lists = struct.unpack(f"<{values + data}I", read_at(table.fd, at + size, (values + data) * 4))
-        return _Function(entry, name_at, stack, file, line, unit, flags, lists[:values], lists[values:])
+        return _Function(entry, name_at, stack, file, line, unit, kind, flags, lists[:values], lists[values:])
 
-    def _inlined(self, function: _Function, pc: int) -> tuple[int, int] | None:
-        """(place of the name, the call's instruction) of the innermost inlined call; None: it is in none."""
+    def _inlined(self, function: _Function, pc: int) -> tuple[int, int, int] | None:
+        """(funcID, place of the name, the call's instruction) of the innermost inlined call; None: it is in none."""
         if len(function.values) <= _INLINE_VALUES or len(function.data) <= _INLINE_DATA:
             return None
         tree = function.data[_INLINE_DATA]
@@ -139,12 +141,12 @@ class FunctionTable:
         size = self._offsets.inlined_bytes
         row = read_at(self._table.fd, self._function_data + tree + index * size, size)
         if self._old:
-            name_at, caller = struct.unpack_from("<ii", row, 12)
+            kind, (name_at, caller) = row[2], struct.unpack_from("<ii", row, 12)
         else:
-            name_at, caller = struct.unpack_from("<ii", row, 4)
+            kind, (name_at, caller) = row[0], struct.unpack_from("<ii", row, 4)
         if name_at < 0:
             raise ElfError("an inlined call without a name")
-        return name_at, caller
+        return kind, name_at, caller
 
     def _line(self, function: _Function, pc: int) -> tuple[str, int]:
         file = self._value(function.file_values, function.entry, pc)
