@@ -4,10 +4,13 @@
  *
  *   goroutine:  runtime.g, by the thread's own variable (never by a register: C code may run); the stack it runs on is known
  *               by its bounds, and every frame must lie in them, further out than the one before
- *   frames:     the chain of frame pointers that every Go function keeps, two words a frame. The innermost function may
- *               keep none (a system call's stub): what lies on top of the stack then is its return, and is sent with it
+ *   frames:     the chain of frame pointers that Go functions keep, two words a frame. The innermost function may keep none
+ *               (a system call's stub): what lies on top of the stack then is its return, and is sent with it. Up to 1.20
+ *               so may one that is not innermost: the word behind a return is sent too, where it may be another return
  *   g0:         the scheduler, and C, run on a stack of the thread's own. Where that ends the goroutine goes on where it left
- *               its own stack (m.curg, g.sched); where C is innermost nothing of that stack is walked: C keeps no chain
+ *               its own stack (m.curg, g.sched); where C is innermost nothing of that stack is walked: C keeps no chain.
+ *               Where C calls Go again that runs on the goroutine's stack, above what was left there, but its chain leads to
+ *               C: what lies between is as long as the functions that do the calling have it
  *   context:    the goroutine, by its address and its number, which is never used twice
  *   identity:   addresses, from the first code of the program on: code never moves. `globals` says of which file they are
  *
@@ -19,6 +22,8 @@
 #include "runtimes/walker.bpf.h"
 
 #define KS_GO_WALK_AT_ONCE 32
+#define KS_GO_FRAMELESS 20 /* up to this minor version functions that call others may keep no frame */
+#define KS_GO_FAR (1ULL << 16)
 #define KS_GO_M 6 /* words of runtime.g: stack.lo, stack.hi, two guards, panic, defer, m */
 
 _Static_assert(sizeof(struct ks_go_layout) <= sizeof(struct ks_layout), "ks_go_layout");
@@ -31,7 +36,7 @@ static __always_inline struct ks_go_layout *ks_go_layout_of(struct ks_runtime *r
 /*
  * Of the walk's words (struct ks_walk): at: a frame pointer; mnt: frames lie above it; root, root_mnt: the stack's bounds;
  * module, length: first code and bytes of code; globals: which file; thread: the goroutine to go on with where the stack of
- * g0 ends; last: which stack it is (KS_GO_*).
+ * g0 ends; last: which stack it is (KS_GO_*); task_frame: the goroutine; task_outer: its runtime.m.
  */
 static __always_inline u64 ks_go_file(struct ks_walk *w)
 {
@@ -90,6 +95,7 @@ static __always_inline void ks_go_begin(struct ks_scratch *s, struct ks_go_layou
 	w->root_mnt = v[1];
 	m = v[KS_GO_M];
 	w->task_frame = g;
+	w->task_outer = m;
 	w->thread = 0;
 	w->last = KS_GO_OWN;
 	sp = KS_KREAD(u64, regs + KS_REGS_SP);
@@ -113,6 +119,7 @@ static __always_inline void ks_go_begin(struct ks_scratch *s, struct ks_go_layou
 		w->root = w->root_mnt = 0; /* C's, below what Go takes for the thread's stack */
 	leaf = ks_go_code(w, ks_user_word(s, sp));
 	g = ks_go_code(w, KS_KREAD(u64, regs + KS_REGS_IP));
+	w->found[1] = !g;
 	if (!g)
 		w->at = leaf = 0; /* C, in a library */
 	ks_go_note(s, g, leaf);
@@ -122,25 +129,66 @@ static __always_inline void ks_go_begin(struct ks_scratch *s, struct ks_go_layou
 static __always_inline int ks_go_leave(struct ks_scratch *s, struct ks_go_layout *l)
 {
 	struct ks_walk *w = &s->walk;
-	u64 *v = s->words, g = KS_LOAD(w->thread), sp, pc;
+	u64 *v = s->words, g = KS_LOAD(w->thread), sp, bp, pc;
 
 	w->thread = 0;
 	if (!g)
 		return 0;
 	w->last = KS_GO_LEFT;
+	w->state = KS_FRAMES_READ;
 	if (ks_user_words(s, v, 2, g))
 		return 0;
 	w->root = v[0];
 	w->root_mnt = v[1];
 	sp = ks_user_word(s, g + l->sched_sp);
+	bp = ks_user_word(s, g + l->sched_bp);
 	if (sp <= KS_LOAD(w->root) || sp >= KS_LOAD(w->root_mnt))
 		return 0;
+	w->mnt = sp;
 	pc = ks_go_code(w, ks_user_word(s, sp));
+	if (!pc) { /* the function that left has a frame, which lies there */
+		w->at = sp;
+		w->state = KS_FRAMES_COMPLETE;
+		return 1;
+	}
+	/* Else its return lies there. Of what has called C since, sched.bp may be: the frame is as long as it always is. */
+	if (l->callback_frame && KS_LOAD(w->found[1]))
+		bp = sp + l->callback_frame;
+	w->at = bp;
+	w->state = KS_FRAMES_COMPLETE;
+	ks_go_note(s, pc, bp - sp < KS_GO_FAR ? KS_GO_FRAME | (bp - sp) : 0);
+	return 1;
+}
+
+/* The chain has led from the goroutine's stack to that of g0: C has called Go. The frame outside it; 0: it is not so. */
+static __always_inline int ks_go_outside_c(struct ks_scratch *s, struct ks_go_layout *l, u64 at)
+{
+	struct ks_walk *w = &s->walk;
+	u64 *v = s->words, g0, left, pc;
+
+	if (!l->callback_left)
+		return 0;
+	g0 = ks_user_word(s, KS_LOAD(w->task_outer));
+	if (ks_user_words(s, v, 2, g0) || at <= v[0] || at > v[1])
+		return 0;
+	left = KS_LOAD(w->mnt) + l->callback_left; /* the stack pointer that the goroutine left with */
+	if (left >= KS_LOAD(w->root_mnt) || left <= KS_LOAD(w->root) || ks_user_words(s, v, 3, left - 8))
+		return 0;
+	pc = ks_go_code(w, v[0]);
 	if (!pc)
 		return 0;
-	w->mnt = sp;
-	w->at = ks_user_word(s, g + l->sched_bp);
 	ks_go_note(s, pc, 0);
+	w->mnt = left;
+	w->at = left;
+	if (l->callback_frame) { /* a return lies there, and further out the frame of the function it is in */
+		pc = ks_go_code(w, v[1]);
+		if (pc)
+			ks_go_note(s, pc, 0);
+		w->at = left + l->callback_frame;
+		v[2] = pc;
+	}
+	if (!v[2]) /* a thread of C's: there is nothing outside */
+		w->at = 0;
 	return 1;
 }
 
@@ -161,13 +209,16 @@ static __always_inline int ks_go_step(struct ks_scratch *s, struct ks_go_layout 
 	if (code) {
 		w->mnt = at + 16;
 		w->at = v[0];
-		ks_go_note(s, code, 0);
+		ks_go_note(s, code, l->version <= KS_GO_FRAMELESS ? ks_go_code(w, ks_user_word(s, at + 16)) : 0);
 		return 1;
 	}
 	if (KS_LOAD(w->last) == KS_GO_SYSTEM)
 		return ks_go_leave(s, l);
-	if (at)
-		w->state = KS_FRAMES_READ;
+	if (!at)
+		return 0;
+	if (ks_go_outside_c(s, l, at))
+		return 1;
+	w->state = KS_FRAMES_READ;
 	return 0;
 }
 

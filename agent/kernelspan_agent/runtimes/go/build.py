@@ -22,17 +22,21 @@ from kernelspan_agent.process.symbols.tables import search
 from kernelspan_agent.runtimes.mixing import mix
 from kernelspan_agent.runtimes.registry import Unsupported
 
-from .layout import BY_MINOR, NEWEST, OLDEST, Offsets
+from .layout import BY_MINOR, NEWEST, OLDEST, Callback, Offsets
 from .modules import Modules
+from .table import FunctionTable
 
 NAME = "gc"  # of the compiler, as the semantic conventions have it
 EM_X86_64 = 62
 _VERSION = re.compile(r"go1\.(\d{1,3})(?=[.\s\-+a-z]|\Z)")
 _PT_TLS = 7
 _WORD = 8
-# Functions that begin with a look at runtime.g; each is in every program of most versions.
-_LOOKING = (b"runtime.asmcgocall", b"runtime.morestack", b"runtime.systemstack")
+_CALLBACK, _CALL_C, _CALL = b"runtime.cgocallback", b"runtime.asmcgocall", b"runtime.cgocall"
+_RETURN, _SAVED = 8, 8  # bytes of an address on the stack
+_BEGUN = 4  # bytes of code: a function that keeps a frame has begun with `push %rbp; mov %rsp, %rbp`
+_LOOKING = (_CALL_C, b"runtime.morestack", b"runtime.systemstack")  # functions that begin with a look at runtime.g
 _CODE_BYTES = 96
+_MAX_TLS, _MAX_FRAME = 1 << 20, 1 << 12
 _LOOK = re.compile(
     rb"\x64[\x48\x4c]\x8b[\x04\x0c\x14\x1c\x24\x2c\x34\x3c]\x25(....)"  # mov %fs:DISP, REG
     rb"|\x48\xc7[\xc0-\xc7](....)\x64[\x48-\x4d]\x8b",  # mov $DISP, REG; mov %fs:(REG), REG
@@ -50,6 +54,7 @@ class GoBuild:
     table: GoTable
     modules: Modules
     tls: int  # where runtime.g is kept, from the thread pointer
+    callback: Callback
     code: int  # the first code of the program, C's too
     function_data: int  # where offsets of functions' data count from, in the file; 0: not known
     identity: int  # FRAME["globals"]: see bpf/runtimes/go.bpf.h
@@ -90,27 +95,58 @@ def _build(elf: Elf, version: str, modules: Modules, table: GoTable) -> GoBuild 
     if offsets is None or version.startswith("devel"):
         message = f"{shown} is not among the releases whose layout is known, up to 1.{NEWEST}"
         return Unsupported("RuntimeLayoutUnknown", message, NAME, version)
-    tls = _tls(elf, table)
+    places = _places(table, {_CALLBACK, _CALL_C, _CALL, *_LOOKING}) if _has_c(elf) else {}
+    tls = _tls(elf, places)
     if not tls:
         return Unsupported("RuntimeLayoutUnknown", f"{shown}: it does not show where it keeps runtime.g", NAME, version)
     code, identity = _identity(elf)
-    return GoBuild(version, minor, offsets, table, modules, tls, code, _function_data(elf, table, offsets), identity)
+    data = _function_data(elf, table, offsets)
+    callback = _callback(FunctionTable(table, offsets, data), places)
+    return GoBuild(version, minor, offsets, table, modules, tls, callback, code, data, identity)
 
 
-def _tls(elf: Elf, table: GoTable) -> int:
-    """0: not found. Without C it is the only variable of the threads, and ends at the thread pointer."""
-    segments = [segment for segment in elf.segments if segment.kind == _PT_TLS]
-    if not segments or segments[0].memory_bytes <= _WORD:
+def _has_c(elf: Elf) -> bool:
+    """Whether C is linked in: without it runtime.g is the only variable of the threads, and ends at the thread pointer."""
+    return any(segment.kind == _PT_TLS and segment.memory_bytes > _WORD for segment in elf.segments) or bool(
+        elf.section(".interp")
+    )
+
+
+def _places(table: GoTable, names: set[bytes]) -> dict[bytes, tuple[int, int]]:
+    """Addresses and sizes of functions."""
+    found = {}
+    for entries in search(functions(table), sorted(names)):
+        found.update({entry.name: (entry.address, entry.size) for entry in entries if entry.name in names})
+    return found
+
+
+def _tls(elf: Elf, places: dict[bytes, tuple[int, int]]) -> int:
+    """0: not found."""
+    if not any(segment.kind == _PT_TLS and segment.memory_bytes > _WORD for segment in elf.segments):
         return -_WORD
-    for entries in search(functions(table), _LOOKING):
-        for entry in sorted(entries):
-            if entry.name not in _LOOKING:
-                continue
-            code = elf_reader.read_address(elf, entry.address, min(entry.size, _CODE_BYTES))
-            if (look := _LOOK.search(code)) is not None:
+    for name in _LOOKING:
+        if name in places:
+            address, size = places[name]
+            look = _LOOK.search(elf_reader.read_address(elf, address, min(size, _CODE_BYTES)))
+            if look is not None:
                 (found,) = struct.unpack("<i", look[1] or look[2])
-                return int(found) if -(1 << 20) < found < 0 else 0
+                return int(found) if -_MAX_TLS < found < 0 else 0
     return 0
+
+
+def _callback(table: FunctionTable, places: dict[bytes, tuple[int, int]]) -> Callback:
+    if not {_CALLBACK, _CALL_C, _CALL} <= places.keys():
+        return Callback()
+    try:
+        callback, call = (table.frame_bytes(places[name][0]) for name in (_CALLBACK, _CALL))
+        begun = table.place(places[_CALL_C][0] + _BEGUN)
+    except ElfError:
+        return Callback()
+    call_c = begun.stack_bytes if begun is not None else -1
+    if call_c not in {0, _SAVED} or not 0 < max(callback, call) < _MAX_FRAME:
+        return Callback()
+    left = callback + _RETURN
+    return Callback(left, 0 if call_c else _RETURN + call - _SAVED)
 
 
 def _identity(elf: Elf) -> tuple[int, int]:

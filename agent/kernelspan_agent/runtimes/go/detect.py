@@ -61,7 +61,7 @@ def _detected(look: Look, file: MappedFile, build: GoBuild) -> DetectedRuntime:
         with files.open_mapping(look.process, file.mappings[0]) as fd:
             opened = KNOWN[build.identity] = GoFile(fd, build)
     bias = file.load_bias()
-    layout = kernel_row(build.offsets, build.minor, build.tls)
+    layout = kernel_row(build.offsets, build.minor, build.tls, build.callback)
     address = (build.code + bias) & (1 << 64) - 1
     details = GoDetails(opened, bias)
     return DetectedRuntime(NAME, NUMBER, COMPILER, build.version, file.path, layout, address, details)

@@ -14,6 +14,7 @@ import numpy as np
 
 # FRAME["owner"]: on which stack a frame lies
 OWN, SYSTEM, LEFT = 0, 1, 2  # the goroutine's; the thread's (g0); the goroutine's, behind frames of g0
+FRAME = 1 << 63  # in FRAME["pc"] of the first of LEFT: the rest is how far from there the function's frame lies
 
 GO_LAYOUT = np.dtype(
     [
@@ -23,7 +24,8 @@ GO_LAYOUT = np.dtype(
         ("sched_sp", "<u2"),
         ("sched_bp", "<u2"),
         ("curg", "<u2"),  # in runtime.m
-        ("unused", "<u4"),
+        ("callback_left", "<u2"),  # see Callback
+        ("callback_frame", "<u2"),
     ]
 )
 
@@ -61,10 +63,23 @@ BY_MINOR = {
 OLDEST, NEWEST = min(BY_MINOR), max(BY_MINOR)
 
 
-def kernel_row(offsets: Offsets, minor: int, tls: int) -> np.ndarray:
-    """The GO_LAYOUT row (shape (1,)) of a version; `tls`: see there."""
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """What lies on a goroutine's stack between the Go that C has called and the Go that called C.
+
+    `left`: from behind the frame of runtime.cgocallbackg to the stack pointer that the goroutine left with; 0: not known.
+    `frame`: from there to the next frame, where runtime.asmcgocall keeps none; else 0: the next frame lies there.
+    """
+
+    left: int = 0
+    frame: int = 0
+
+
+def kernel_row(offsets: Offsets, minor: int, tls: int, callback: Callback) -> np.ndarray:
+    """The GO_LAYOUT row (shape (1,)) of a version; `tls`: see there. Programs of one version mostly have the same."""
     row = np.zeros(1, GO_LAYOUT)
     row["tls"], row["version"] = tls, minor
+    row["callback_left"], row["callback_frame"] = callback.left, callback.frame
     for name in ("goid", "sched_sp", "sched_bp", "curg"):
         row[name] = getattr(offsets, name)
     return row

@@ -21,7 +21,7 @@ from kernelspan_agent.process.errors import ElfError
 from kernelspan_agent.process.procfs import printable
 from kernelspan_agent.runtimes.registry import RawFrame
 
-from .layout import LEFT, OWN, SYSTEM
+from .layout import FRAME, LEFT, OWN, SYSTEM
 from .modules import package_of
 from .table import Call, FunctionTable, Place
 
@@ -45,7 +45,7 @@ class _Shown:
     """What stands at an instruction. `frames`: innermost first, each with whether it is a wrapper."""
 
     frames: tuple[tuple[RawFrame, bool], ...]
-    keeps_no_frame: bool  # its return lies on top of the stack
+    keeps_no_frame: bool  # it has put nothing on the stack: where it is called from lies on top
     is_end: bool  # nothing is known of who called it, or nobody did
 
 
@@ -135,26 +135,28 @@ def _without_types(name: str) -> str:
 
 def _frames(file: GoFile, rows: list[tuple[int, int, int]]) -> list[RawFrame]:
     """Raises ElfError."""
-    code, leaf, owner = rows[0]
-    innermost = file.shown(code, is_return=False) if code else None
+    code, _, owner = rows[0]
+    is_return = False
+    if not code or (file.shown(code, is_return=False) is None and owner != OWN):
+        # C: it keeps no chain, so nothing is known of the stack of g0
+        rows, is_return = [row for row in rows if row[2] == LEFT], True
+        if rows and rows[0][1] & FRAME and rows[0][1] != FRAME | file.build.callback.frame:
+            return _unresolved(CORRUPT)  # sched.bp is of another call by now
     levels: list[_Shown] = []
-    if innermost is not None:
-        levels, rows = [innermost], rows[1:]
-        if leaf and innermost.keeps_no_frame:
-            rows.insert(0, (leaf, 0, owner))
-    elif owner == OWN:
-        return _unresolved(CORRUPT)
-    else:  # C: it keeps no chain, so nothing is known of the stack of g0
-        rows = [row for row in rows if row[2] == LEFT]
-    for code, _, owner in rows:
-        if levels and levels[-1].is_end:
+    for code, behind, owner in rows:
+        # Of a function that keeps no frame the return lies behind its own callee's: the chain leads past its caller.
+        for at in (code, behind):
+            shown = file.shown(at, is_return=is_return)
+            if shown is None and owner == SYSTEM:  # C's, which began the thread
+                return _without_wrappers(levels)
+            if shown is None:
+                return _unresolved(CORRUPT)
+            levels.append(shown)
+            is_return = True
+            if shown.is_end or not shown.keeps_no_frame:
+                break
+        if levels[-1].is_end:
             break
-        shown = file.shown(code, is_return=True)
-        if shown is None and owner == SYSTEM:  # C's, which began the thread
-            break
-        if shown is None:
-            return _unresolved(CORRUPT)
-        levels.append(shown)
     return _without_wrappers(levels)
 
 

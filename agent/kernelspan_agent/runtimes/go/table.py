@@ -9,6 +9,7 @@ may be crafted: every list is bounded, and what contradicts itself raises ElfErr
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ MAX_VALUES_BYTES = 1 << 20  # of one function's table; the largest of the standa
 MAX_INLINED = 64  # calls at one instruction; a compiler goes some ten deep
 _MAX_LISTS = 64  # of one function
 _STEP_BYTES = 256
+_MAX_SHIFT = 28
 _NEAR = 64  # functions looked at at once
 _NO_FILE = 0xFFFFFFFF
 _INLINE_VALUES, _INLINE_DATA = 2, 3  # PCDATA_InlTreeIndex, FUNCDATA_InlTree
@@ -99,6 +101,17 @@ class FunctionTable:
             at = function.entry + caller
         raise ElfError("inlined calls without an end")
 
+    def frame_bytes(self, address: int) -> int:
+        """How much of the stack the function that begins at an address takes at most, without the return address.
+
+        Raises ElfError.
+        """
+        found = self._find(address - self._table.text)
+        function = self._function(*found) if found is not None else None
+        if function is None or not function.stack_values:
+            raise ElfError("no function of Go's with a frame")
+        return max(value for value, _ in self._values(function.stack_values, function.entry))
+
     def _call(self, name_at: int, file: str, line: int, at: int, kind: int) -> Call:
         return Call(name_at, self._text(self._table.names + name_at), file, line, at, kind)
 
@@ -159,8 +172,14 @@ class FunctionTable:
 
     def _value(self, values: int, entry: int, pc: int) -> int:
         """What a table of values has for an instruction; -1: nothing."""
-        if not values:
-            return -1
+        if values:
+            for value, end in self._values(values, entry):
+                if pc < end:
+                    return value
+        return -1
+
+    def _values(self, values: int, entry: int) -> Iterator[tuple[int, int]]:
+        """A table of values: each with the instruction that it holds up to."""
         table = self._table
         value, at, shift, number = -1, entry, 0, 0
         first, is_value = True, True
@@ -173,18 +192,17 @@ class FunctionTable:
                 number |= (byte & 127) << shift
                 if byte & 128:
                     shift += 7
-                    if shift > 28:
+                    if shift > _MAX_SHIFT:
                         raise ElfError("a number without an end")
                     continue
                 if is_value:
                     if not number and not first:
-                        return -1
+                        return
                     value += -(number >> 1) - 1 if number & 1 else number >> 1
                     first = False
                 else:
                     at += number  # x86-64: an instruction may begin at any byte
-                    if pc < at:
-                        return value
+                    yield value, at
                 is_value, number, shift = not is_value, 0, 0
         raise ElfError("a table of values without an end")
 
