@@ -156,7 +156,8 @@ def _threads(tasks: list[_Task], stacks: list[_Stack], pid: int) -> list[LiveThr
             left.pop(task.tid, None)
             found.append(LiveThread(task.tid, task.name, task.state, True, state, frames))
         else:
-            found.append(LiveThread(0, f"pthread {stack.key:#x}" if stack.key else "", "", True, state, frames))
+            name = stack.name or (f"pthread {stack.key:#x}" if stack.key else "")
+            found.append(LiveThread(0, name, "", True, state, frames))
     if all(thread.tid for thread in found):
         found += [LiveThread(task.tid, task.name, task.state, False) for task in tasks if task.tid in left]
     return found

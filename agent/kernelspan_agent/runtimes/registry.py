@@ -117,6 +117,7 @@ class LiveStack:
     rows: np.ndarray  # what the symboliser takes, innermost first, shape (n,)
     state: str
     main: bool = False  # it is the main thread's, whatever its id
+    name: str = ""  # of what is no thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,7 @@ class Runtime:
     `inspect`: what a file, open and with this base name, says of the runtime in it; None or Unsupported: nothing to walk.
     `usual`: its walker is loaded with the first programs, whoever is traced; else at the first sight of such a process.
     `flags`: what the kernel is told of a process that may change while it runs; it is asked again and again.
+    `scripts`: a process is known by the script that it runs; else by its executable.
     """
 
     name: str
@@ -146,6 +148,7 @@ class Runtime:
     inspect: Callable[[int, str], Any] = field(repr=False)
     usual: bool = False
     flags: Callable[[Process], int] | None = field(default=None, repr=False)
+    scripts: bool = True
 
     @property
     def places(self) -> Mapping[int, str]:
@@ -179,6 +182,11 @@ def flags(found: DetectedRuntime, process: Process) -> int:
 def runtime_of(found: DetectedRuntime) -> Runtime:
     """The runtime that was detected."""
     return next(runtime for runtime in all_runtimes() if runtime.name == found.runtime)
+
+
+def runs_scripts(found: Detection) -> bool:
+    """Whether a process is known by the script that it runs, and not by its executable."""
+    return found is not None and all(each.scripts for each in all_runtimes() if each.name == found.runtime)
 
 
 def of_program(path: str, cache: FileCache) -> str:

@@ -26,4 +26,4 @@ WALKER = Walker(
     {"ks_go_layout": GO_LAYOUT},
     {"KS_GO_OWN": OWN, "KS_GO_SYSTEM": SYSTEM, "KS_GO_LEFT": LEFT, "KS_GO_FRAME": FRAME},
 )
-RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, read_stacks, inspect)
+RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, read_stacks, inspect, scripts=False)

@@ -29,6 +29,7 @@ from .table import FunctionTable
 NAME = "gc"  # of the compiler, as the semantic conventions have it
 EM_X86_64 = 62
 _VERSION = re.compile(r"go1\.(\d{1,3})(?=[.\s\-+a-z]|\Z)")
+_LISTED, _END = "runtime.allgs", b"runtime.goexit"
 _PT_TLS = 7
 _WORD = 8
 _CALLBACK, _CALL_C, _CALL = b"runtime.cgocallback", b"runtime.asmcgocall", b"runtime.cgocall"
@@ -58,6 +59,8 @@ class GoBuild:
     code: int  # the first code of the program, C's too
     function_data: int  # where offsets of functions' data count from, in the file; 0: not known
     identity: int  # FRAME["globals"]: see bpf/runtimes/go.bpf.h
+    goroutines: int  # runtime.allgs; 0: the file has no symbols
+    root: str  # where the standard library lay; empty: not known (-trimpath)
 
     def table_of(self, fd: int) -> GoTable:
         """The table, to be read by this descriptor."""
@@ -95,14 +98,17 @@ def _build(elf: Elf, version: str, modules: Modules, table: GoTable) -> GoBuild 
     if offsets is None or version.startswith("devel"):
         message = f"{shown} is not among the releases whose layout is known, up to 1.{NEWEST}"
         return Unsupported("RuntimeLayoutUnknown", message, NAME, version)
-    places = _places(table, {_CALLBACK, _CALL_C, _CALL, *_LOOKING}) if _has_c(elf) else {}
+    places = _places(table, {_END, _CALLBACK, _CALL_C, _CALL, *_LOOKING} if _has_c(elf) else {_END})
     tls = _tls(elf, places)
     if not tls:
         return Unsupported("RuntimeLayoutUnknown", f"{shown}: it does not show where it keeps runtime.g", NAME, version)
     code, identity = _identity(elf)
     data = _function_data(elf, table, offsets)
-    callback = _callback(FunctionTable(table, offsets, data), places)
-    return GoBuild(version, minor, offsets, table, modules, tls, callback, code, data, identity)
+    lines = FunctionTable(table, offsets, data)
+    callback = _callback(lines, places)
+    listed = elf_reader.symbol_addresses(elf, (_LISTED,)).get(_LISTED, 0)
+    root = _root(lines, places)
+    return GoBuild(version, minor, offsets, table, modules, tls, callback, code, data, identity, listed, root)
 
 
 def _has_c(elf: Elf) -> bool:
@@ -147,6 +153,11 @@ def _callback(table: FunctionTable, places: dict[bytes, tuple[int, int]]) -> Cal
         return Callback()
     left = callback + _RETURN
     return Callback(left, 0 if call_c else _RETURN + call - _SAVED)
+
+
+def _root(table: FunctionTable, places: dict[bytes, tuple[int, int]]) -> str:
+    place = table.place(places[_END][0]) if _END in places else None
+    return place.calls[-1].file.rpartition("/runtime/")[0] if place is not None else ""
 
 
 def _identity(elf: Elf) -> tuple[int, int]:

@@ -41,14 +41,15 @@ class Offsets:
     record_bytes: int  # of a function in the table, without its lists
     inlined_bytes: int  # of an inlined call
     wrapper: int  # funcID of what the compiler puts between a call and a method
+    syscall_bp: int = 0  # in runtime.g; 0: there is none. Before it lies syscallpc
     sched_sp: int = 56
 
 
 _TO_1_19 = Offsets(152, 192, 104, 304, 40, 20, 21)
 _TO_1_21 = Offsets(152, 192, 104, 320, 44, 16, 21)
 _1_22 = Offsets(152, 192, 104, 320, 44, 16, 22)
-_TO_1_24 = Offsets(160, 192, 104, 320, 44, 16, 22)
-_FROM_1_25 = Offsets(152, 184, 96, 320, 44, 16, 23)
+_TO_1_24 = Offsets(160, 192, 104, 320, 44, 16, 22, 128)
+_FROM_1_25 = Offsets(152, 184, 96, 320, 44, 16, 23, 120)
 BY_MINOR = {
     18: _TO_1_19,
     19: _TO_1_19,

@@ -4,8 +4,8 @@
 A function's name begins with its package's path, and a package belongs to the listed module whose path is the longest
 beginning of its own. What no module owns and has no dot in its first part is the standard library's: Go takes no other path of
 that form. `replace` puts another module in a module's place: its name and version are those that count; one replaced by a
-directory keeps its name and has no version. A program without such a list (not built by the go command) has nothing but
-`package main` that is certain to be its own.
+directory keeps its name and has no version. Where a program lists no module at all (one file, an old GOPATH, another build
+tool), `package main` is its own, and the standard library is what lies where package runtime does.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Modules:
                 libraries[last] = _library(last if by.startswith((".", "/")) or not version else by, version)
         return cls(main, libraries)
 
-    def owner(self, package: str) -> Verdict:
-        """Whose a package is: its path as the source has it."""
+    def owner(self, package: str, file: str, root: str) -> Verdict:
+        """Whose a package is: its path as the source has it. `file`: of the function; `root`: where runtime's folder is."""
         package = package.removesuffix("_test")
         if package == "main" or package.startswith("main."):
             return _APP
@@ -63,12 +63,9 @@ class Modules:
                 return Origin.LIBRARY, library
             at = at.rpartition("/")[0]
         if not self.main and not self.libraries:
-            return _RUNTIME if package in _ALWAYS else _UNKNOWN
+            is_standard = file.startswith(f"{root}/") if root else package == "runtime"
+            return _RUNTIME if is_standard else _UNKNOWN
         return _RUNTIME if "." not in package.partition("/")[0] else _UNKNOWN
-
-
-# Packages that no program is without.
-_ALWAYS = frozenset({"runtime", "syscall", "os", "internal/poll", "internal/runtime/syscall", "runtime/internal/syscall"})
 
 
 @lru_cache(_MAX_PACKAGES)

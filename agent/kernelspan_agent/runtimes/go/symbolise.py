@@ -83,7 +83,7 @@ class GoFile:
         package = package_of(call.name)
         shown, module = self._text(_without_types(call.name)), self._text(package)
         bare = shown.rpartition("/")[2].partition(".")[2] or shown
-        whose = self.build.modules.owner(package)
+        whose = self.build.modules.owner(package, call.file, self.build.root)
         return RawFrame(shown, module, bare, self._text(call.file), call.line, call.at, call.name_at, whose=whose)
 
     def _text(self, text: str) -> str:
