@@ -187,8 +187,8 @@ static __always_inline int ks_go_outside_c(struct ks_scratch *s, struct ks_go_la
 		w->at = left + l->callback_frame;
 		v[2] = pc;
 	}
-	if (!v[2]) /* a thread of C's: there is nothing outside */
-		w->at = 0;
+	if (!v[2]) /* a thread of C's: there is nothing outside, and its goroutine is lent to one such thread after another */
+		w->at = w->task_frame = 0;
 	return 1;
 }
 
@@ -226,7 +226,7 @@ static __always_inline int ks_go_step(struct ks_scratch *s, struct ks_go_layout 
 static __always_inline int ks_go_walk(struct ks_scratch *s, struct ks_go_layout *l)
 {
 	struct ks_walk *w = &s->walk;
-	u64 g = KS_LOAD(w->task_frame);
+	u64 g;
 
 	for (u32 i = 0; i < KS_GO_WALK_AT_ONCE; i++) {
 		ks_user_turn(s);
@@ -238,6 +238,7 @@ static __always_inline int ks_go_walk(struct ks_scratch *s, struct ks_go_layout 
 	if (!KS_LOAD(w->found[0]))
 		return 1;
 	s->op.frame_state = KS_LOAD(w->state);
+	g = KS_LOAD(w->task_frame);
 	if (g) {
 		s->op.context = g;
 		s->op.generation = ks_user_word(s, g + l->goid);

@@ -25,6 +25,7 @@ _APP: Verdict = (Origin.APP, None)
 _RUNTIME: Verdict = (Origin.RUNTIME, None)
 _UNKNOWN: Verdict = (Origin.UNKNOWN, None)
 _LOCAL = "(devel)"
+_CGO_FILE = "_cgo_gotypes.go"  # what cgo makes between Go and C
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class Modules:
     def owner(self, package: str, file: str, root: str) -> Verdict:
         """Whose a package is: its path as the source has it. `file`: of the function; `root`: where runtime's folder is."""
         package = package.removesuffix("_test")
+        if file == _CGO_FILE:
+            return _RUNTIME
         if package == "main" or package.startswith("main."):
             return _APP
         at = package

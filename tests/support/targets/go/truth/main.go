@@ -14,8 +14,10 @@ import (
 	"syscall"
 	"time"
 
+	"example.com/forked"
 	"example.com/lib"
 	"example.com/lib/inner"
+	"example.com/local.v2"
 )
 
 type base struct{ context string }
@@ -170,6 +172,10 @@ func round(context string, i int) {
 	sorted(context)
 	unsplit(func() { three(context) })
 	lib.Call(func() { syscall.Read(fd, buf[:M(context)]) })
+	lib.Read(fd, buf, N(context))
+	inner.Read(fd, buf, N(context))
+	forked.Read(fd, buf, N(context))
+	local.Read(fd, buf, N(context))
 	inner.Twice(func() { syscall.Read(fd, buf[:M(context)]) })
 	var once sync.Once
 	once.Do(func() { syscall.Read(fd, buf[:M(context)]) })
@@ -206,7 +212,7 @@ func main() {
 		context := fmt.Sprintf("s%d", i)
 		go func() { one(context); done <- true }()
 		<-done
-		time.AfterFunc(0, func() { syscall.Read(fd, buf[:M("timer" + context)]); done <- true })
+		time.AfterFunc(0, func() { syscall.Read(fd, buf[:M("timer"+context)]); done <- true })
 		<-done
 	}
 	recurse(200, "main")
