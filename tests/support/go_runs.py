@@ -79,7 +79,7 @@ def traced(programs: Sequence[Path], *arguments: str) -> list[Outcome]:
             accounting = app.accounting().as_json()
         assert [each.returncode for each in running] == [0] * len(running)
         spans = truth.by_key(truth.read_spans(folder / "spans.jsonl"))
-        return [_outcome(truth.read_said(out), spans, accounting) for out in outs]
+        return [outcome(truth.read_said(out), spans, accounting) for out in outs]
 
 
 def wait_for_walker(app: App) -> None:
@@ -88,7 +88,8 @@ def wait_for_walker(app: App) -> None:
     app.step(0.0)
 
 
-def _outcome(said: list[Said], spans: dict[str, list[ReceivedSpan]], accounting: dict[str, Any]) -> Outcome:
+def outcome(said: list[Said], spans: dict[str, list[ReceivedSpan]], accounting: dict[str, Any]) -> Outcome:
+    """What was said, held against its spans."""
     inside: Counter[tuple[str, ...]] = Counter()
     found = {}
     for each in said:
