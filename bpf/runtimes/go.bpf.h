@@ -45,10 +45,10 @@ static __always_inline u64 ks_go_file(struct ks_walk *w)
 	u64 code = KS_KREAD(u64, mm + KS_MM_START_CODE);
 
 	w->length = KS_KREAD(u64, mm + KS_MM_END_CODE) - code;
-	return ks_mix(ks_mix(ks_mix(ks_mix(0, KS_KREAD(u64, inode + KS_INODE_SIZE)),
-				    KS_KREAD(u64, inode + KS_INODE_MTIME)),
-			     w->length),
-		      KS_KREAD(u64, mm + KS_MM_END_DATA) - code);
+	return ks_mix(
+		ks_mix(ks_mix(ks_mix(0, KS_KREAD(u64, inode + KS_INODE_SIZE)), KS_KREAD(u64, inode + KS_INODE_MTIME)),
+		       w->length),
+		KS_KREAD(u64, mm + KS_MM_END_DATA) - code);
 }
 
 /* From the first code on; 0: it is no code of the program. */

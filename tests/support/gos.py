@@ -98,9 +98,7 @@ def _fetch(own: Go, label: str, made: Path) -> None:
     module = f"golang.org/toolchain@v0.0.1-go{label}.linux-amd64"
     with tempfile.TemporaryDirectory(dir=made.parent) as folder:
         environment = {"GOMODCACHE": f"{folder}/modules", "GOFLAGS": "-modcacherw"}
-        said = json.loads(
-            own.run("mod", "download", "-json", module, folder=Path(folder), environment=environment)
-        )
+        said = json.loads(own.run("mod", "download", "-json", module, folder=Path(folder), environment=environment))
         if said["Sum"] != SUMS[label]:
             raise GosError(f"{module} has the sum {said['Sum']}")
         unpacked = Path(said["Dir"])

@@ -109,7 +109,11 @@ def test_whose_code_it_is(folder: Path, environment: dict[str, str]) -> None:
     (outcome,) = go_runs.traced([program], "1", "2")
     spans = [span for found in outcome.spans.values() for span in found]
     libraries = {
-        (_innermost(span), span.attributes.get("kernelspan.library.name"), span.attributes.get("kernelspan.library.version"))
+        (
+            _innermost(span),
+            span.attributes.get("kernelspan.library.name"),
+            span.attributes.get("kernelspan.library.version"),
+        )
         for span in spans
         if _innermost(span).startswith("example.com/")
     }
@@ -121,9 +125,9 @@ def test_whose_code_it_is(folder: Path, environment: dict[str, str]) -> None:
     }
     purls = {str(span.attributes.get("kernelspan.library.purl")) for span in spans}
     assert "pkg:golang/example.com/fork@v1.1.0-beta.1" in purls
-    assert {span.attributes.get("kernelspan.library.name") for span in spans if _innermost(span).startswith("main.")} == {
-        None
-    }
+    assert {
+        span.attributes.get("kernelspan.library.name") for span in spans if _innermost(span).startswith("main.")
+    } == {None}
     assert {span.attributes["kernelspan.code.origin"] for span in spans} == {"Runtime"}  # the stub of the system call
     version = go.run("env", "GOVERSION", folder=folder).strip()
     assert {span.resource["process.runtime.name"] for span in spans} == {"gc"}
@@ -148,10 +152,12 @@ def test_programs_that_are_gone_at_once(folder: Path, environment: dict[str, str
         programs.append(str(short / name))
         go.run("build", "-o", programs[-1], f"{short}/{name}.go", folder=short, environment=environment)
     (short / "run.sh").write_text("\n".join(script))
-    profile = truth.PROFILE.replace('["/nothing"]', '["/nothing"], runtimes: [Go]')  # its walker is there from the start
+    profile = truth.PROFILE.replace(
+        '["/nothing"]', '["/nothing"], runtimes: [Go]'
+    )  # its walker is there from the start
     ran = truth.run_command(["sh", str(short / "run.sh"), *programs], short / "none", profile=profile)
     assert ran.status == 0, ran.errors
-    found = {name: 0 for name in ("one", "another")}
+    found = dict.fromkeys(("one", "another"), 0)
     for span in ran.spans:
         path = str(span.attributes.get("file.path", ""))
         stack = str(span.attributes.get("code.stacktrace", ""))

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import yaml
 
-from kernelspan_api.profile import WALKED, ClusterTraceProfile, TraceProfile, ignored_standalone, load, unavailable, validate
+from kernelspan_api.profile import (
+    WALKED,
+    ClusterTraceProfile,
+    TraceProfile,
+    ignored_standalone,
+    load,
+    unavailable,
+    validate,
+)
 from kernelspan_api.resource import ClusterSpec
 from kernelspan_api.selectors import Runtime
 from kernelspan_api.userprobes import Mode
