@@ -10,20 +10,18 @@ from hypothesis import strategies as st
 from kernelspan_agent.model import Library, Origin
 from kernelspan_agent.runtimes.go.modules import Modules, package_of
 
-LIST = "\n".join(
-    [
-        "path\tshop.example/checkout/cmd/server",
-        "mod\tshop.example/checkout\t(devel)\t",
-        "dep\tgithub.com/Azure/go\tv1.2.3\th1:a=",
-        "dep\tgithub.com/Azure/go/sub\tv0.1.0+incompatible\th1:b=",
-        "dep\tgopkg.in/yaml.v3\tv3.0.1\th1:c=",
-        "dep\tgithub.com/old/name\tv1.0.0",
-        "=>\tgithub.com/new/name\tv1.1.0\th1:d=",
-        "dep\tgithub.com/here/it\tv1.0.0",
-        "=>\t../it\t",
-        "build\t-compiler=gc",
-    ]
-)
+LIST = """\
+path\tshop.example/checkout/cmd/server
+mod\tshop.example/checkout\t(devel)\t
+dep\tgithub.com/Azure/go\tv1.2.3\th1:a=
+dep\tgithub.com/Azure/go/sub\tv0.1.0+incompatible\th1:b=
+dep\tgopkg.in/yaml.v3\tv3.0.1\th1:c=
+dep\tgithub.com/old/name\tv1.0.0
+=>\tgithub.com/new/name\tv1.1.0\th1:d=
+dep\tgithub.com/here/it\tv1.0.0
+=>\t../it\t
+build\t-compiler=gc
+"""
 
 
 @pytest.mark.parametrize(
