@@ -102,6 +102,6 @@ def _cut(span: ReceivedSpan, inside: Counter[tuple[str, ...]]) -> ReceivedSpan:
     if not isinstance(text, str):
         return span
     lines = text.split("\n")
-    count = next((at for at, line in enumerate(lines) if not line.startswith(INSIDE)), len(lines))
+    count = next((at for at, line in enumerate(lines) if not line.startswith(INSIDE)), len(lines) - 1)
     inside[tuple(line.partition(" ")[0] for line in lines[:count])] += 1
     return replace(span, attributes={**span.attributes, semconv.CODE_STACKTRACE: "\n".join(lines[count:])})

@@ -34,6 +34,8 @@ _PT_TLS = 7
 _WORD = 8
 _CALLBACK, _CALL_C, _CALL = b"runtime.cgocallback", b"runtime.asmcgocall", b"runtime.cgocall"
 _RETURN, _SAVED = 8, 8  # bytes of an address on the stack
+_NAMESAKES = 4
+_CALLS_C = 2  # FuncID_asmcgocall, in every version
 _BEGUN = 4  # bytes of code: a function that keeps a frame has begun with `push %rbp; mov %rsp, %rbp`
 _LOOKING = (_CALL_C, b"runtime.morestack", b"runtime.systemstack")  # functions that begin with a look at runtime.g
 _CODE_BYTES = 96
@@ -98,14 +100,14 @@ def _build(elf: Elf, version: str, modules: Modules, table: GoTable) -> GoBuild 
     if offsets is None or version.startswith("devel"):
         message = f"{shown} is not among the releases whose layout is known, up to 1.{NEWEST}"
         return Unsupported("RuntimeLayoutUnknown", message, NAME, version)
-    places = _places(table, {_END, _CALLBACK, _CALL_C, _CALL, *_LOOKING} if _has_c(elf) else {_END})
+    places = _places(table, {_END, _CALLBACK, _CALL_C, _CALL, *_LOOKING})
     tls = _tls(elf, places)
     if not tls:
         return Unsupported("RuntimeLayoutUnknown", f"{shown}: it does not show where it keeps runtime.g", NAME, version)
     code, identity = _identity(elf)
     data = _function_data(elf, table, offsets)
     lines = FunctionTable(table, offsets, data)
-    callback = _callback(lines, places)
+    callback = _callback(lines, places) if _has_c(elf) else Callback()
     listed = elf_reader.symbol_addresses(elf, (_LISTED,)).get(_LISTED, 0)
     root = _root(lines, places)
     return GoBuild(version, minor, offsets, table, modules, tls, callback, code, data, identity, listed, root)
@@ -118,45 +120,52 @@ def _has_c(elf: Elf) -> bool:
     )
 
 
-def _places(table: GoTable, names: set[bytes]) -> dict[bytes, tuple[int, int]]:
-    """Addresses and sizes of functions."""
-    found = {}
+def _places(table: GoTable, names: set[bytes]) -> dict[bytes, list[tuple[int, int]]]:
+    """Addresses and sizes of functions: one in assembly has a namesake that compiled code calls it by."""
+    found: dict[bytes, list[tuple[int, int]]] = {name: [] for name in names}
     for entries in search(functions(table), sorted(names)):
-        found.update({entry.name: (entry.address, entry.size) for entry in entries if entry.name in names})
+        for entry in entries:
+            if entry.name in names and len(found[entry.name]) < _NAMESAKES:
+                found[entry.name].append((entry.address, entry.size))
     return found
 
 
-def _tls(elf: Elf, places: dict[bytes, tuple[int, int]]) -> int:
+def _tls(elf: Elf, places: dict[bytes, list[tuple[int, int]]]) -> int:
     """0: not found."""
     if not any(segment.kind == _PT_TLS and segment.memory_bytes > _WORD for segment in elf.segments):
         return -_WORD
-    for name in _LOOKING:
-        if name in places:
-            address, size = places[name]
-            look = _LOOK.search(elf_reader.read_address(elf, address, min(size, _CODE_BYTES)))
-            if look is not None:
-                (found,) = struct.unpack("<i", look[1] or look[2])
-                return int(found) if -_MAX_TLS < found < 0 else 0
-    return 0
+    looks = (_look(elf, place) for name in _LOOKING for place in places[name])
+    found = next((look for look in looks if look), 0)
+    return found if -_MAX_TLS < found < 0 else 0
 
 
-def _callback(table: FunctionTable, places: dict[bytes, tuple[int, int]]) -> Callback:
-    if not {_CALLBACK, _CALL_C, _CALL} <= places.keys():
-        return Callback()
+def _look(elf: Elf, place: tuple[int, int]) -> int:
+    """Where a function looks for runtime.g; 0: it does not."""
+    address, size = place
+    look = _LOOK.search(elf_reader.read_address(elf, address, min(size, _CODE_BYTES)))
+    return int(struct.unpack("<i", look[1] or look[2])[0]) if look is not None else 0
+
+
+def _callback(table: FunctionTable, places: dict[bytes, list[tuple[int, int]]]) -> Callback:
+    """runtime.cgocall is what calls runtime.asmcgocall itself; its namesake is for others."""
     try:
-        callback, call = (table.frame_bytes(places[name][0]) for name in (_CALLBACK, _CALL))
-        begun = table.place(places[_CALL_C][0] + _BEGUN)
+        known = {place: table.place(place[0] + _BEGUN) for place in places[_CALL_C]}
+        call_c = [place for place, at in known.items() if at is not None and at.calls[-1].kind == _CALLS_C]
+        if not len(call_c) == len(places[_CALL]) == len(places[_CALLBACK]) == 1:
+            return Callback()
+        begun = known[call_c[0]]
+        callback, caller = (table.frame_bytes(place[0]) for place in (places[_CALLBACK][0], places[_CALL][0]))
     except ElfError:
         return Callback()
-    call_c = begun.stack_bytes if begun is not None else -1
-    if call_c not in {0, _SAVED} or not 0 < max(callback, call) < _MAX_FRAME:
+    if begun is None or begun.stack_bytes not in {0, _SAVED}:
         return Callback()
-    left = callback + _RETURN
-    return Callback(left, 0 if call_c else _RETURN + call - _SAVED)
+    if not _SAVED <= min(callback, caller) <= max(callback, caller) <= _MAX_FRAME:
+        return Callback()
+    return Callback(callback + _RETURN, 0 if begun.stack_bytes else _RETURN + caller - _SAVED)
 
 
-def _root(table: FunctionTable, places: dict[bytes, tuple[int, int]]) -> str:
-    place = table.place(places[_END][0]) if _END in places else None
+def _root(table: FunctionTable, places: dict[bytes, list[tuple[int, int]]]) -> str:
+    place = table.place(places[_END][0][0]) if places[_END] else None
     return place.calls[-1].file.rpartition("/runtime/")[0] if place is not None else ""
 
 

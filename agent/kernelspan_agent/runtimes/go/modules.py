@@ -78,7 +78,7 @@ def package_of(function: str) -> str:
     A name is the path, a dot, and the rest; dots in the path's last part are escaped (cmd/internal/objabi, PathToPrefix).
     Types in brackets and receivers come behind.
     """
-    if function.startswith(("type:", "type..", "go:", "go.", "_")):
+    if function.startswith(("type:", "type..", "go:")) or (function.startswith("_") and "/" not in function):
         return ""
     name = re.split(r"[\[({]", function, maxsplit=1)[0]
     folder, slash, rest = name.rpartition("/")

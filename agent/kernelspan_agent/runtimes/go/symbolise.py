@@ -67,7 +67,7 @@ class GoFile:
         if key in self._shown:
             self._shown.move_to_end(key)
             return self._shown[key]
-        place = self._table.place(self.build.code + code - is_return)
+        place = self._table.place(self.build.code + code, is_return=is_return)
         found = self._shown[key] = None if place is None else self._make(place)
         if len(self._shown) > MAX_PLACES:
             self._shown.popitem(last=False)

@@ -76,8 +76,12 @@ class FunctionTable:
         self._table, self._offsets, self._function_data = table, offsets, function_data
         self._old = table.magic == GO_1_18
 
-    def place(self, address: int) -> Place | None:
-        """What the instruction at an address (of the file) is in; None: no function of Go's. Raises ElfError."""
+    def place(self, address: int, *, is_return: bool = False) -> Place | None:
+        """What the instruction at an address (of the file) is in; None: no function of Go's. Raises ElfError.
+
+        `is_return`: it is where a call returns to, and the one before is meant; the first of a function is itself: the runtime
+        leaves such addresses behind where it switches stacks.
+        """
         pc = address - self._table.text
         found = self._find(pc)
         if found is None:
@@ -85,6 +89,7 @@ class FunctionTable:
         function = self._function(*found)
         if not function.name_at:
             return None
+        pc -= is_return and pc > function.entry
         calls = []
         at = pc
         for _ in range(MAX_INLINED):
