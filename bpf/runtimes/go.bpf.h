@@ -177,7 +177,7 @@ static __always_inline int ks_go_outside_c(struct ks_scratch *s, struct ks_go_la
 	pc = ks_go_code(w, v[0]);
 	if (!pc)
 		return 0;
-	ks_go_note(s, pc, 0);
+	ks_go_note(s, pc, KS_GO_FRAME);
 	w->mnt = left;
 	w->at = left;
 	if (l->callback_frame) { /* a return lies there, and further out the frame of the function it is in */

@@ -14,7 +14,8 @@ import numpy as np
 
 # FRAME["owner"]: on which stack a frame lies
 OWN, SYSTEM, LEFT = 0, 1, 2  # the goroutine's; the thread's (g0); the goroutine's, behind frames of g0
-FRAME = 1 << 63  # in FRAME["pc"] of the first of LEFT: the rest is how far from there the function's frame lies
+# In FRAME["pc"]: where the next frame lies is known otherwise; of the first of LEFT the rest says how far from there.
+FRAME = 1 << 63
 
 GO_LAYOUT = np.dtype(
     [

@@ -153,7 +153,7 @@ def _frames(file: GoFile, rows: list[tuple[int, int, int]]) -> list[RawFrame]:
                 return _unresolved(CORRUPT)
             levels.append(shown)
             is_return = True
-            if shown.is_end or not shown.keeps_no_frame:
+            if shown.is_end or not shown.keeps_no_frame or behind & FRAME:
                 break
         if levels[-1].is_end:
             break
