@@ -32,7 +32,7 @@ MAX_CANDIDATES = 4096  # places where a wanted name occurs in a string table
 PAGE_BYTES = 4096
 ET_EXEC, ET_DYN = 2, 3
 PT_LOAD = 1
-PF_X = 1
+PF_X, PF_W = 1, 2
 SHT_SYMTAB, SHT_NOTE, SHT_NOBITS, SHT_DYNSYM = 2, 7, 8, 11
 NT_GNU_BUILD_ID = 3
 

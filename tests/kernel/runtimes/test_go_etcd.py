@@ -84,12 +84,12 @@ def test_every_operation_has_an_owner(tmp_path: Path, etcd_binary: Path) -> None
         owned = "code.function.name" in span.attributes or "kernelspan.library.name" in span.attributes
         owners[owned] += 1
         if not owned:
-            print(span.name, dict(span.attributes)); ownerless[stack.split("\n")[-2].partition(" ")[0]] += 1
+            ownerless[stack.split("\n")[-2].partition(" ")[0]] += 1
         if "kernelspan.library.name" in span.attributes:
             attributes = span.attributes
             libraries.add((attributes["kernelspan.library.name"], attributes["kernelspan.library.version"]))
     assert owners[True] > 2 * PUTS, owners
-    # The runtime's own: the poller and the timers of goroutines that nobody's code waits in.
-    assert owners[False] < owners.total() / 100, ownerless
+    # What the standard library does by itself: an HTTP server reads what comes next, the scheduler has its own files.
+    assert all(name.startswith(("net/http.", "runtime.")) for name in ownerless), ownerless
     assert libraries <= listed
     assert ("go.etcd.io/bbolt", dict(listed)["go.etcd.io/bbolt"]) in libraries, libraries

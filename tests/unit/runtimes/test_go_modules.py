@@ -34,6 +34,7 @@ build\t-compiler=gc
         ("github.com/a/b.F[go.shape.struct { github.com/c/d.X int }]", "github.com/a/b"),
         ("github.com/a/b.(*L[...]).F", "github.com/a/b"),
         ("slices.SortFunc[...]", "slices"),
+        ("go.etcd.io/etcd/pkg/v3/ioutil.(*PageWriter).flush", "go.etcd.io/etcd/pkg/v3/ioutil"),
         ("glob..func1", "glob"),
         ("type:.eq.github.com/a/b.T", ""),
         ("go:buildid", ""),

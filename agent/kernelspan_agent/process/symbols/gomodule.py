@@ -13,7 +13,7 @@ import struct
 
 import numpy as np
 
-from kernelspan_agent.process.elf import PT_LOAD, Elf, read_at
+from kernelspan_agent.process.elf import PF_W, PT_LOAD, Elf, read_at
 from kernelspan_agent.process.errors import ElfError
 
 from .tables import WINDOW_BYTES
@@ -53,7 +53,9 @@ def _address(elf: Elf, offset: int) -> int:
 def _in_data(elf: Elf, table: int, names: int, wanted: int) -> int:
     sought, room = struct.pack("<QQ", table, names), max(_TEXT, wanted) + 8
     remaining = MAX_SCAN_BYTES
-    for segment in elf.segments:
+    for segment in sorted(
+        elf.segments, key=lambda segment: not segment.flags & PF_W
+    ):  # it lies among what is written to
         if segment.kind != PT_LOAD or segment.is_code:
             continue
         position = 0

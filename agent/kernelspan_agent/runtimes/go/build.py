@@ -29,7 +29,7 @@ from .table import FunctionTable
 NAME = "gc"  # of the compiler, as the semantic conventions have it
 EM_X86_64 = 62
 _VERSION = re.compile(r"go1\.(\d{1,3})(?=[.\s\-+a-z]|\Z)")
-_LISTED, _END = "runtime.allgs", b"runtime.goexit"
+_END = b"runtime.goexit"
 _PT_TLS = 7
 _WORD = 8
 _CALLBACK, _CALL_C, _CALL = b"runtime.cgocallback", b"runtime.asmcgocall", b"runtime.cgocall"
@@ -61,8 +61,7 @@ class GoBuild:
     code: int  # the first code of the program, C's too
     function_data: int  # where offsets of functions' data count from, in the file; 0: not known
     identity: int  # FRAME["globals"]: see bpf/runtimes/go.bpf.h
-    goroutines: int  # runtime.allgs; 0: the file has no symbols
-    root: str  # where the standard library lay; empty: not known (-trimpath)
+    root: str  # where the standard library lay; empty: not known (-trimpath), or not needed
 
     def table_of(self, fd: int) -> GoTable:
         """The table, to be read by this descriptor."""
@@ -100,7 +99,9 @@ def _build(elf: Elf, version: str, modules: Modules, table: GoTable) -> GoBuild 
     if offsets is None or version.startswith("devel"):
         message = f"{shown} is not among the releases whose layout is known, up to 1.{NEWEST}"
         return Unsupported("RuntimeLayoutUnknown", message, NAME, version)
-    places = _places(table, {_END, _CALLBACK, _CALL_C, _CALL, *_LOOKING})
+    # To look for a function by its name is to read all names: of a large program that takes a tenth of a second.
+    names = {_CALLBACK, _CALL_C, _CALL, *_LOOKING} if _has_c(elf) else set()
+    places = _places(table, names if modules.listed else {_END, *names})
     tls = _tls(elf, places)
     if not tls:
         return Unsupported("RuntimeLayoutUnknown", f"{shown}: it does not show where it keeps runtime.g", NAME, version)
@@ -108,9 +109,8 @@ def _build(elf: Elf, version: str, modules: Modules, table: GoTable) -> GoBuild 
     data = _function_data(elf, table, offsets)
     lines = FunctionTable(table, offsets, data)
     callback = _callback(lines, places) if _has_c(elf) else Callback()
-    listed = elf_reader.symbol_addresses(elf, (_LISTED,)).get(_LISTED, 0)
-    root = _root(lines, places)
-    return GoBuild(version, minor, offsets, table, modules, tls, callback, code, data, identity, listed, root)
+    root = "" if modules.listed else _root(lines, places)
+    return GoBuild(version, minor, offsets, table, modules, tls, callback, code, data, identity, root)
 
 
 def _has_c(elf: Elf) -> bool:
@@ -123,6 +123,8 @@ def _has_c(elf: Elf) -> bool:
 def _places(table: GoTable, names: set[bytes]) -> dict[bytes, list[tuple[int, int]]]:
     """Addresses and sizes of functions: one in assembly has a namesake that compiled code calls it by."""
     found: dict[bytes, list[tuple[int, int]]] = {name: [] for name in names}
+    if not names:
+        return found
     for entries in search(functions(table), sorted(names)):
         for entry in entries:
             if entry.name in names and len(found[entry.name]) < _NAMESAKES:

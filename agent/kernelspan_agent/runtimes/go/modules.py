@@ -35,6 +35,11 @@ class Modules:
     main: str = ""
     libraries: dict[str, Library] = field(default_factory=dict)
 
+    @property
+    def listed(self) -> bool:
+        """Whether the program lists any."""
+        return bool(self.main or self.libraries)
+
     @classmethod
     def read(cls, text: str) -> Modules:
         """From BuildInfo.modules. Lines that are none of Go's are passed over."""
@@ -65,7 +70,7 @@ class Modules:
             if (library := self.libraries.get(at)) is not None:
                 return Origin.LIBRARY, library
             at = at.rpartition("/")[0]
-        if not self.main and not self.libraries:
+        if not self.listed:
             is_standard = file.startswith(f"{root}/") if root else package == "runtime"
             return _RUNTIME if is_standard else _UNKNOWN
         return _RUNTIME if "." not in package.partition("/")[0] else _UNKNOWN

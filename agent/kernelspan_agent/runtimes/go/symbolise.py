@@ -17,6 +17,7 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kernelspan_agent.process.elf import read_elf, symbol_addresses
 from kernelspan_agent.process.errors import ElfError
 from kernelspan_agent.process.procfs import printable
 from kernelspan_agent.runtimes.registry import RawFrame
@@ -34,6 +35,7 @@ MAX_NAME_CHARS = 256
 MAX_PLACES = 16384  # of one program
 REPLACED, CORRUPT = "CodeReplaced", "Corrupt"
 _ELLIPSIS = "…"
+_LISTED = "runtime.allgs"
 # Go shows a wrapper only where it has called one of these.
 _SHOW_WRAPPERS = frozenset({"runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"})
 # Who called these is not on the thread any more: the scheduler runs, the goroutine may run elsewhere by now.
@@ -56,10 +58,14 @@ class GoFile:
         """`fd`: a copy is kept."""
         own = os.dup(fd)
         weakref.finalize(self, os.close, own)
-        self.build = build
+        self.build, self._fd = build, own
         self._table = FunctionTable(build.table_of(own), build.offsets, build.function_data)
         self._shown: OrderedDict[tuple[int, bool], _Shown | None] = OrderedDict()
         self._texts: dict[str, str] = {}
+
+    def goroutines(self) -> int:
+        """Address in the file of the list of them, runtime.allgs; 0: it has no symbols. Raises ElfError."""
+        return symbol_addresses(read_elf(self._fd), (_LISTED,)).get(_LISTED, 0)
 
     def shown(self, code: int, *, is_return: bool) -> _Shown | None:
         """What stands at an instruction, or before the one that a call returns to; None: no code of Go's. Raises ElfError."""
@@ -88,12 +94,15 @@ class GoFile:
 
     def _text(self, text: str) -> str:
         """A text that many frames have in common, once."""
+        if (known := self._texts.get(text)) is not None:
+            return known
         shown = printable(text)
         if len(shown) > MAX_NAME_CHARS and not shown.startswith("/"):
             shown = shown[: MAX_NAME_CHARS - 1] + _ELLIPSIS
         if len(self._texts) > 2 * MAX_PLACES:
             self._texts.clear()
-        return self._texts.setdefault(shown, shown)
+        self._texts[text] = shown
+        return shown
 
 
 class GoSymboliser:

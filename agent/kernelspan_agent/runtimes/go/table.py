@@ -9,7 +9,6 @@ may be crafted: every list is bounded, and what contradicts itself raises ElfErr
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +25,7 @@ MAX_INLINED = 64  # calls at one instruction; a compiler goes some ten deep
 _MAX_LISTS = 64  # of one function
 _STEP_BYTES = 256
 _MAX_SHIFT = 28
+_EVERY = 1 << 64  # an instruction behind all
 _NEAR = 64  # functions looked at at once
 _NO_FILE = 0xFFFFFFFF
 _INLINE_VALUES, _INLINE_DATA = 2, 3  # PCDATA_InlTreeIndex, FUNCDATA_InlTree
@@ -115,7 +115,7 @@ class FunctionTable:
         function = self._function(*found) if found is not None else None
         if function is None or not function.stack_values:
             raise ElfError("no function of Go's with a frame")
-        return max(value for value, _ in self._values(function.stack_values, function.entry))
+        return self._scan(function.stack_values, function.entry, _EVERY)[1]
 
     def _call(self, name_at: int, file: str, line: int, at: int, kind: int) -> Call:
         return Call(name_at, self._text(self._table.names + name_at), file, line, at, kind)
@@ -177,38 +177,39 @@ class FunctionTable:
 
     def _value(self, values: int, entry: int, pc: int) -> int:
         """What a table of values has for an instruction; -1: nothing."""
-        if values:
-            for value, end in self._values(values, entry):
-                if pc < end:
-                    return value
-        return -1
+        return self._scan(values, entry, pc)[0] if values else -1
 
-    def _values(self, values: int, entry: int) -> Iterator[tuple[int, int]]:
-        """A table of values: each with the instruction that it holds up to."""
-        table = self._table
-        value, at, shift, number = -1, entry, 0, 0
-        first, is_value = True, True
+    def _scan(self, values: int, entry: int, pc: int) -> tuple[int, int]:
+        """What a table of values has for an instruction (-1: it ends before), and the largest value up to there."""
+        table, at, value, largest = self._table, entry, -1, -1
+        number = shift = 0
+        first = is_value = True
         for position in range(0, MAX_VALUES_BYTES, _STEP_BYTES):
             start = table.values + values + position
             size = min(_STEP_BYTES, table.end - start)
             if size <= 0:
                 break
             for byte in read_at(table.fd, start, size):
-                number |= (byte & 127) << shift
                 if byte & 128:
+                    number |= (byte & 127) << shift
                     shift += 7
                     if shift > _MAX_SHIFT:
                         raise ElfError("a number without an end")
                     continue
+                number |= byte << shift
                 if is_value:
                     if not number and not first:
-                        return
+                        return -1, largest
                     value += -(number >> 1) - 1 if number & 1 else number >> 1
                     first = False
+                    if value > largest:  # noqa: PLR1730
+                        largest = value
                 else:
                     at += number  # x86-64: an instruction may begin at any byte
-                    yield value, at
-                is_value, number, shift = not is_value, 0, 0
+                    if pc < at:
+                        return value, largest
+                is_value = not is_value
+                number = shift = 0
         raise ElfError("a table of values without an end")
 
     def _text(self, at: int) -> str:

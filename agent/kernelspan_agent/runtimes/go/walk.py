@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernelspan_agent.process.errors import MemoryReadError
+from kernelspan_agent.process.errors import ElfError, MemoryReadError
 from kernelspan_agent.runtimes.registry import COMPLETE, RUNNING, TRUNCATED, UNREADABLE, LiveStack
 
 from .layout import OWN
@@ -38,10 +38,15 @@ _SCANNED = 0x1000
 
 def read_stacks(found: DetectedRuntime, memory: Memory) -> list[LiveStack]:
     """One for each goroutine. Raises MemoryReadError where their list cannot be read."""
-    build, bias = found.details.file.build, found.details.bias
-    if not build.goroutines:
+    file, bias = found.details.file, found.details.bias
+    build = file.build
+    try:
+        listing = file.goroutines()
+    except ElfError:
+        listing = 0
+    if not listing:
         return []
-    address, count = struct.unpack("<QQ", memory.read(build.goroutines + bias, 16))
+    address, count = struct.unpack("<QQ", memory.read(listing + bias, 16))
     listed = np.frombuffer(memory.read(address, 8 * min(count, MAX_LISTED)), "<u8").tolist()
     stacks: list[LiveStack] = []
     for goroutine in listed:
