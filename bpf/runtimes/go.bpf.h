@@ -123,6 +123,11 @@ static __always_inline void ks_go_begin(struct ks_scratch *s, struct ks_go_layou
 	if (!g)
 		w->at = leaf = 0; /* C, in a library */
 	ks_go_note(s, g, leaf);
+	/* vfork's stub has taken its return from the stack, where the child would overwrite it (rawVforkSyscall) */
+	if (!leaf) {
+		s->stack.frames[0].check = ks_go_code(w, KS_KREAD(u64, regs + KS_REGS_R12));
+		w->hash = ks_mix(KS_LOAD(w->hash), KS_LOAD(s->stack.frames[0].check));
+	}
 }
 
 /* Where the stack of g0 ends: goes on with the goroutine, where it called out of its own stack. 0: there is none. */

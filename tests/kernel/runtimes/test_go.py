@@ -37,6 +37,8 @@ MODES = {
     "not optimised": ("-gcflags=-N -l",),
 }
 OLD_MODES = ("plain", "stripped, position-independent")
+# Where a goroutine begins, and where the scheduler has left one behind or a thread of its own begins.
+ENDS = {"runtime.goexit", "runtime.mcall", "runtime.morestack", "runtime.mstart", "runtime.mstart0", "runtime.rt0_go"}
 C_MODES = {
     "plain": (),
     "stripped, position-independent": ("-buildmode=pie", "-ldflags=-s -w"),
@@ -184,6 +186,83 @@ func NAME(number string) {
 	os.Stat("/kernelspan-truth/NAME/" + number)
 	if number == "wait" {
 		time.Sleep(time.Second) // to be looked at
+	}
+}
+"""
+
+
+def test_processes_waits_and_connections(folder: Path, environment: dict[str, str]) -> None:
+    """Stubs of system calls that do without a frame, or without a stack: no stack is lost, each ends where it began."""
+    made = folder / "asks"
+    made.mkdir()
+    (made / "asks.go").write_text(ASKS)
+    gos.needed(gos.OWN).run("build", "-o", str(made / "asks"), f"{made}/asks.go", folder=made, environment=environment)
+    wanted = "processes: {}\n  waits: {operations: [Lock, Sleep, Poll]}\n  network: {}"
+    profile = truth.PROFILE.replace("files: {operations: [Read, Stat]}", wanted)
+    ran = truth.run_command([str(made / "asks")], made / "none", profile=profile)
+    assert ran.status == 0, ran.errors
+    stacks: dict[str, list[list[str]]] = {}
+    for span in ran.spans:
+        missing = str(span.attributes.get("kernelspan.code.missing", ""))
+        assert missing in {"", "RuntimePending", "NoThreadState"}, span
+        if (text := span.attributes.get("code.stacktrace")) is not None:
+            names = [line.partition(" (")[0] for line in str(text).split("\n")]
+            stacks.setdefault(span.name, []).append(names)
+            assert names[-1] in ENDS, names
+    main = ["main.main", "runtime.main", "runtime.goexit"]
+    forks = [names for names in stacks["process.fork"] if "os/exec.(*Cmd).Run" in names]
+    assert len(forks) == 5
+    assert {names[0] for names in forks} == {"syscall.rawVforkSyscall"}
+    assert all(names[-4:] == ["main.runs", *main] for names in forks)
+    execs = [names for names in stacks["process.exec"] if names[-4:] == ["main.runs", *main]]
+    assert len(execs) == 5
+    assert len([names for names in stacks["tcp.connect"] if names[-4:] == ["main.ask", *main]]) == 5
+    assert len([names for names in stacks["tcp.send"] if names[-2:] == ["main.serve.func1", "runtime.goexit"]]) == 5
+    assert any(names[0] == "runtime.futex" and names[-1] == "runtime.mcall" for names in stacks["wait.lock"])
+
+
+ASKS = """package main
+
+import (
+	"net"
+	"os/exec"
+	"time"
+)
+
+//go:noinline
+func runs() { exec.Command("/bin/true").Run() }
+
+func serve(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			b := make([]byte, 10)
+			n, _ := c.Read(b)
+			time.Sleep(time.Millisecond)
+			c.Write(b[:n])
+			c.Close()
+		}()
+	}
+}
+
+//go:noinline
+func ask(a string) {
+	c, _ := net.Dial("tcp", a)
+	c.Write([]byte("hello"))
+	c.Read(make([]byte, 10))
+	c.Close()
+}
+
+func main() {
+	time.Sleep(time.Second) // to be looked at
+	l, _ := net.Listen("tcp", "127.0.0.1:0")
+	go serve(l)
+	for i := 0; i < 5; i++ {
+		runs()
+		ask(l.Addr().String())
 	}
 }
 """

@@ -27,7 +27,7 @@ from kernelspan_agent.runtimes.registry import RawFrame, Unsupported
 from tests.unit.process.symbols import crafting
 from tests.unit.runtimes.go_crafting import TEXT, Fn, Inlined, Program
 
-STUB, MAIN, OUTER, WRAPPER, END, MCALL, PANIC = 0, 100, 200, 300, 400, 500, 600
+STUB, MAIN, OUTER, WRAPPER, END, MCALL, PANIC, VFORK = 0, 100, 200, 300, 400, 500, 600, 700
 FUNCTIONS = [
     Fn("syscall.Syscall", STUB, 100, [(7, 100)], [(0, 100)], file="/go/src/syscall/asm.s"),
     Fn(
@@ -44,6 +44,7 @@ FUNCTIONS = [
     Fn("runtime.goexit", END, 100, [(9, 100)], [(0, 100)], file="/go/src/runtime/asm.s", flags=1),
     Fn("runtime.mcall", MCALL, 100, [(9, 100)], [(0, 100)], file="/go/src/runtime/asm.s"),
     Fn("runtime.gopanic", PANIC, 100, [(9, 100)], [(8, 100)], file="/go/src/runtime/panic.go"),
+    Fn("syscall.rawVforkSyscall", VFORK, 100, [(3, 100)], [(0, 10), (-8, 20), (0, 100)], file="/go/src/syscall/asm.s"),
 ]
 MODULES = "path\texample.com/app\nmod\texample.com/app\t(devel)\t\ndep\texample.com/lib\tv1.0.0\th1:x=\n"
 
@@ -60,7 +61,7 @@ def symboliser_of(content: bytes) -> GoSymboliser:
         return GoSymboliser(GoFile(binary.fd, build), weakref.WeakValueDictionary())
 
 
-def frames(symboliser: GoSymboliser, rows: Sequence[tuple[int, ...]]) -> list[RawFrame]:
+def frames(symboliser: GoSymboliser, rows: Sequence[tuple[int, ...]], taken: int = 0) -> list[RawFrame]:
     """Of rows (instruction from the start of the text; what is sent with it; which stack)."""
     build = symboliser._file.build
     skew = TEXT - build.code
@@ -69,6 +70,7 @@ def frames(symboliser: GoSymboliser, rows: Sequence[tuple[int, ...]]) -> list[Ra
         made[index]["code"] = code + skew if code >= 0 else 0
         made[index]["pc"] = behind + skew if 0 < behind < FRAME_BIT else behind
         made[index]["owner"] = owner
+    made[0]["check"] = taken + skew if taken else 0
     made["globals"] = build.identity
     return symboliser.frames(made)
 
@@ -119,6 +121,16 @@ def test_a_function_that_keeps_no_frame() -> None:
         ("syscall.Syscall", 7),
         ("main.main", 12),
     ]
+
+
+def test_a_function_that_takes_its_return_from_the_stack() -> None:
+    """It has it in a register; what is on top of the stack then is anything."""
+    symboliser = symboliser_of(program())
+    expected = [("syscall.rawVforkSyscall", 3), ("main.main", 12), ("example.com/lib.(*T).Do", 5)]
+    for top in (0, OUTER + 7):
+        assert shown(frames(symboliser, [(VFORK + 15, top, OWN), (OUTER + 9, 0, OWN)], taken=MAIN + 70)) == expected
+    assert shown(frames(symboliser, [(VFORK + 15, MAIN + 70, OWN)])) == [(CORRUPT, 0)]
+    assert shown(frames(symboliser, [(VFORK + 5, MAIN + 70, OWN)], taken=OUTER + 9)) == expected[:2]
 
 
 def test_wrappers_are_left_out() -> None:

@@ -48,6 +48,7 @@ class _Shown:
 
     frames: tuple[tuple[RawFrame, bool], ...]
     keeps_no_frame: bool  # it has put nothing on the stack: where it is called from lies on top
+    took_return: bool  # it has even taken that away, into a register
     is_end: bool  # nothing is known of who called it, or nobody did
 
 
@@ -83,7 +84,7 @@ class GoFile:
         wrapper = self.build.offsets.wrapper
         frames = tuple((self._frame(call), call.kind == wrapper) for call in place.calls)
         is_end = place.is_top or place.calls[-1].name in _LEFT_BEHIND
-        return _Shown(frames, place.stack_bytes == 0, is_end)
+        return _Shown(frames, place.stack_bytes <= 0, place.stack_bytes < 0, is_end)
 
     def _frame(self, call: Call) -> RawFrame:
         package = package_of(call.name)
@@ -116,7 +117,7 @@ class GoSymboliser:
         """Nothing: the kernel sends none, all names are in the file."""
 
     def frames(self, rows: np.ndarray) -> list[RawFrame]:
-        """Frames of the rows (fields code, pc, globals, owner; shape (n,)), one for each inlined call too.
+        """Frames of the rows (fields code, pc, globals, owner, check; shape (n,)), one for each inlined call too.
 
         Where a row is none of the program's, there is one frame, which says why there are no others.
         """
@@ -126,7 +127,8 @@ class GoSymboliser:
         file = self._file if identity == self._file.build.identity else self._known.get(identity)
         columns = zip(rows["code"].tolist(), rows["pc"].tolist(), rows["owner"].tolist(), strict=True)
         try:
-            found = _frames(file, list(columns)) if file is not None else _unresolved(REPLACED)
+            taken = int(rows["check"][0])
+            found = _frames(file, list(columns), taken) if file is not None else _unresolved(REPLACED)
         except ElfError:
             found = _unresolved(CORRUPT)
         self.unresolved.update(frame.unresolved for frame in found if frame.unresolved)
@@ -142,8 +144,8 @@ def _without_types(name: str) -> str:
     return f"{name[:first]}[...]{name[last + 1 :]}" if 0 <= first < last else name
 
 
-def _frames(file: GoFile, rows: list[tuple[int, int, int]]) -> list[RawFrame]:
-    """Raises ElfError."""
+def _frames(file: GoFile, rows: list[tuple[int, int, int]], taken: int) -> list[RawFrame]:
+    """`taken`: the innermost function's return, where it took that from the stack. Raises ElfError."""
     code, _, owner = rows[0]
     is_return = False
     if not code or (file.shown(code, is_return=False) is None and owner != OWN):
@@ -155,7 +157,7 @@ def _frames(file: GoFile, rows: list[tuple[int, int, int]]) -> list[RawFrame]:
     for code, behind, owner in rows:
         # Of a function that keeps no frame the return lies behind its own callee's: the chain leads past its caller.
         for at in (code, behind):
-            shown = file.shown(at, is_return=is_return)
+            shown = file.shown(taken if levels and levels[-1].took_return else at, is_return=is_return)
             if shown is None and owner == SYSTEM:  # C's, which began the thread
                 return _without_wrappers(levels)
             if shown is None:

@@ -51,7 +51,7 @@ class Place:
     """What an instruction is in: its calls, innermost first, and what the function does with the stack there."""
 
     calls: tuple[Call, ...]
-    stack_bytes: int  # between the stack pointer and the return address; 0: a return lies on top of the stack
+    stack_bytes: int  # between the stack pointer and the return address; negative: that was taken from the stack
     is_top: bool  # nothing called the function
 
 
@@ -98,7 +98,7 @@ class FunctionTable:
             if inlined is None:
                 calls.append(self._call(function.name_at, file, line, at - function.entry, function.kind))
                 stack = self._value(function.stack_values, function.entry, pc)
-                return Place(tuple(calls), max(stack, 0), bool(function.flags & _TOP))
+                return Place(tuple(calls), stack, bool(function.flags & _TOP))
             kind, name_at, caller = inlined
             calls.append(self._call(name_at, file, line, at - function.entry, kind))
             if not 0 <= caller < 1 << 31:

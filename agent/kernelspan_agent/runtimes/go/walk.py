@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_GOROUTINES = 256  # that are shown; of more the first
 MAX_LISTED = 1 << 16
 MAX_FRAMES = 512
-_ROW = np.dtype([("code", "<u8"), ("pc", "<u8"), ("globals", "<u8"), ("owner", "u1")])
+_ROW = np.dtype([("code", "<u8"), ("pc", "<u8"), ("globals", "<u8"), ("owner", "u1"), ("check", "<u4")])
 _G_BYTES = 176
 _STATUS = 8  # before goid
 _NAMES = {1: "runnable", 2: "running", 3: "in a system call", 4: "waiting", 8: "being moved", 9: "preempted"}
@@ -72,7 +72,7 @@ def _stack(memory: Memory, goroutine: int, build: GoBuild, code: int) -> LiveSta
     rows, state = ([], RUNNING) if place is None else _walk(memory, before, *place)
     if rows and memory.read(goroutine, _G_BYTES) != before:
         rows, state = [], RUNNING
-    made = np.array([((pc - 1 - code) % (1 << 64), 0, build.identity, OWN) for pc in rows], _ROW)
+    made = np.array([((pc - 1 - code) % (1 << 64), 0, build.identity, OWN, 0) for pc in rows], _ROW)
     if len(made):
         made["code"][1:] += np.uint64(1)  # where the innermost stands is where a call returns to, too
     return LiveStack(0, 0, made, state, name=f"goroutine {number} ({_NAMES[status]})")
