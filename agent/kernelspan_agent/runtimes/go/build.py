@@ -17,7 +17,7 @@ from kernelspan_agent.process.elf import PT_LOAD, Elf
 from kernelspan_agent.process.errors import ElfError
 from kernelspan_agent.process.symbols.gobuildinfo import build_info
 from kernelspan_agent.process.symbols.gomodule import module_word
-from kernelspan_agent.process.symbols.gopclntab import GO_1_18, GO_1_20, SECTIONS, GoTable, functions, go_table
+from kernelspan_agent.process.symbols.gopclntab import GO_1_18, GO_1_20, MARKS, SECTIONS, GoTable, functions, go_table
 from kernelspan_agent.process.symbols.tables import search
 from kernelspan_agent.runtimes.mixing import mix
 from kernelspan_agent.runtimes.registry import Unsupported
@@ -72,7 +72,7 @@ def inspect_file(fd: int) -> GoBuild | Unsupported | None:
     """The Go program in the open ELF file; None: it is none. Raises ElfError."""
     elf = elf_reader.read_elf(fd)
     info = build_info(elf)
-    if info is None and not any(elf.section(name) for name in SECTIONS):
+    if info is None and not any(elf.section(name) for name in (*SECTIONS, *MARKS)):
         return None
     version = info.version if info else ""
     table = go_table(elf)
