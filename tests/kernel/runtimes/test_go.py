@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from kernelspan_agent.process.errors import ElfError
+from kernelspan_agent.runtimes.go import symbolise
 from kernelspan_agent.runtimes.go.build import GoBuild, inspect_file
 from kernelspan_agent.runtimes.go.symbolise import GoFile
 from kernelspan_agent.runtimes.go.table import FunctionTable
@@ -359,8 +360,9 @@ def test_symbols_take_no_memory_without_bound(folder: Path, environment: dict[st
         assert isinstance(build, GoBuild)
         opened = GoFile(file.fileno(), build)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kernelspan_agent.runtimes.go.symbolise.MAX_PLACES", 8)
+        patch.setattr(symbolise, "MAX_PLACES", 8)
+        symbolise._places.clear()
         start = build.table.text - build.code
         first = [opened.shown(start + at, is_return=True) for at in range(0, 40_000, 400)]
         assert [opened.shown(start + at, is_return=True) for at in range(0, 40_000, 400)] == first
-        assert len(opened._shown) == 8
+        assert len(symbolise._places) == 8

@@ -11,10 +11,12 @@ Functions are shown as Go's own tracebacks show them (runtime.Frames): without w
 
 from __future__ import annotations
 
+import itertools
 import os
 import weakref
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.process.elf import read_elf, symbol_addresses
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from .build import GoBuild
 
 MAX_NAME_CHARS = 256
-MAX_PLACES = 16384  # of one program
+MAX_PLACES = 16384  # of all programs together: some 8 MB
 REPLACED, CORRUPT = "CodeReplaced", "Corrupt"
 _ELLIPSIS = "…"
 _LISTED = "runtime.allgs"
@@ -52,6 +54,10 @@ class _Shown:
     is_end: bool  # nothing is known of who called it, or nobody did
 
 
+_numbers = itertools.count()  # of files
+_places: OrderedDict[tuple[int, int, bool], _Shown | None] = OrderedDict()
+
+
 class GoFile:
     """A program's file, kept open as long as anybody holds it: it may be deleted while it runs. Not for several threads."""
 
@@ -59,10 +65,8 @@ class GoFile:
         """`fd`: a copy is kept."""
         own = os.dup(fd)
         weakref.finalize(self, os.close, own)
-        self.build, self._fd = build, own
+        self.build, self._fd, self._number = build, own, next(_numbers)
         self._table = FunctionTable(build.table_of(own), build.offsets, build.function_data)
-        self._shown: OrderedDict[tuple[int, bool], _Shown | None] = OrderedDict()
-        self._texts: dict[str, str] = {}
 
     def goroutines(self) -> int:
         """Address in the file of the list of them, runtime.allgs; 0: it has no symbols. Raises ElfError."""
@@ -70,14 +74,14 @@ class GoFile:
 
     def shown(self, code: int, *, is_return: bool) -> _Shown | None:
         """What stands at an instruction, or before the one that a call returns to; None: no code of Go's. Raises ElfError."""
-        key = (code, is_return)
-        if key in self._shown:
-            self._shown.move_to_end(key)
-            return self._shown[key]
+        key = (self._number, code, is_return)
+        if key in _places:
+            _places.move_to_end(key)
+            return _places[key]
         place = self._table.place(self.build.code + code, is_return=is_return)
-        found = self._shown[key] = None if place is None else self._make(place)
-        if len(self._shown) > MAX_PLACES:
-            self._shown.popitem(last=False)
+        found = _places[key] = None if place is None else self._make(place)
+        if len(_places) > MAX_PLACES:
+            _places.popitem(last=False)
         return found
 
     def _make(self, place: Place) -> _Shown:
@@ -88,22 +92,10 @@ class GoFile:
 
     def _frame(self, call: Call) -> RawFrame:
         package = package_of(call.name)
-        shown, module = self._text(_without_types(call.name)), self._text(package)
+        shown, module = _text(_without_types(call.name)), _text(package)
         bare = shown.rpartition("/")[2].partition(".")[2] or shown
         whose = self.build.modules.owner(package, call.file, self.build.root)
-        return RawFrame(shown, module, bare, self._text(call.file), call.line, call.at, call.name_at, whose=whose)
-
-    def _text(self, text: str) -> str:
-        """A text that many frames have in common, once."""
-        if (known := self._texts.get(text)) is not None:
-            return known
-        shown = printable(text)
-        if len(shown) > MAX_NAME_CHARS and not shown.startswith("/"):
-            shown = shown[: MAX_NAME_CHARS - 1] + _ELLIPSIS
-        if len(self._texts) > 2 * MAX_PLACES:
-            self._texts.clear()
-        self._texts[text] = shown
-        return shown
+        return RawFrame(shown, module, bare, _text(call.file), call.line, call.at, call.name_at, whose=whose)
 
 
 class GoSymboliser:
@@ -133,6 +125,15 @@ class GoSymboliser:
             found = _unresolved(CORRUPT)
         self.unresolved.update(frame.unresolved for frame in found if frame.unresolved)
         return found
+
+
+@lru_cache(MAX_PLACES)
+def _text(text: str) -> str:
+    """A text that many frames have in common, once, as it is shown."""
+    shown = printable(text)
+    if len(shown) > MAX_NAME_CHARS and not shown.startswith("/"):
+        shown = shown[: MAX_NAME_CHARS - 1] + _ELLIPSIS
+    return shown
 
 
 def _unresolved(why: str) -> list[RawFrame]:
