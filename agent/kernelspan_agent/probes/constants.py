@@ -175,6 +175,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_MAX_CLASSES": MAX_CLASSES,
         "KS_MAX_PORTS": MAX_PORTS,
         "KS_MAX_LAYOUTS": MAX_LAYOUTS,
+        "KS_MAX_IMAGES": 1024,
         "KS_LAYOUT_BYTES": LAYOUT_BYTES,
         "KS_MAX_WALKERS": registry.MAX_WALKERS,  # programs of all runtimes' walkers
         "KS_MAX_PROCS": 16384,

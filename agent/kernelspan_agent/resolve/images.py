@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from kernelspan_agent.runtimes.registry import DetectedRuntime
 
 EXECUTABLE = (1 << 64) - 1
+MAX_IMAGES = 256
 _START_CODE = 26 - 3  # proc(5): field 26 of stat, counted from the state, field 3
 
 
@@ -27,6 +29,15 @@ class Image:
     device: int  # as the kernel counts: major << 20 | minor
     delta: int
     offset: int
+
+
+class KnownImages(OrderedDict[Image, "DetectedRuntime"]):
+    """What was found in files, the first going first: a node that builds programs has new ones all the time."""
+
+    def __setitem__(self, image: Image, found: DetectedRuntime) -> None:
+        super().__setitem__(image, found)
+        while len(self) > MAX_IMAGES:
+            self.popitem(last=False)
 
 
 def image_of(process: procfs.Process, found: DetectedRuntime) -> Image | None:

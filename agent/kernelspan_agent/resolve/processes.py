@@ -22,7 +22,7 @@ from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.process.memory import GONE, Memory, ProcessMemory
 from kernelspan_agent.resolve.glance import Glance, glance, glance_after_exec, glance_at_twin
-from kernelspan_agent.resolve.images import Image, image_of
+from kernelspan_agent.resolve.images import KnownImages, image_of
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent
 from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.look import FileCache
@@ -121,7 +121,7 @@ class ProcessTable:
         self._glances = glances or (lambda tgid, _start: glance(tgid, proc_root))
         self._files = FileCache() if files is None else files
         self._by_layout: dict[int, DetectedRuntime] = {}
-        self._known_images: dict[Image, DetectedRuntime] = {}
+        self._known_images = KnownImages()
         self._unwalkable: dict[int, Unsupported] = {}  # by the runtime's number
         self.started: list[TracedProcess] = []  # since the caller last emptied it
         self.finished: list[TracedProcess] = []
