@@ -186,6 +186,14 @@ def build_id(elf: Elf) -> str:
     return ""
 
 
+def first_code(elf: Elf) -> int:
+    """Where the first code of a program lies, as the file has it. Raises ElfError: there is none."""
+    found = [segment.address for segment in elf.segments if segment.is_code]
+    if not found:
+        raise ElfError("a program without code")
+    return min(found)
+
+
 def load_bias(elf: Elf, mappings: Iterable[Mapping]) -> int:
     """What to add to the file's addresses in the process that has these mappings of it. Raises ElfError."""
     if elf.kind == ET_EXEC:

@@ -137,6 +137,7 @@ class Runtime:
     `usual`: its walker is loaded with the first programs, whoever is traced; else at the first sight of such a process.
     `flags`: what the kernel is told of a process that may change while it runs; it is asked again and again.
     `scripts`: a process is known by the script that it runs; else by its executable.
+    `foresee`: what an open file of a program says of whoever will run it, `address` being the file's own.
     """
 
     name: str
@@ -149,6 +150,7 @@ class Runtime:
     usual: bool = False
     flags: Callable[[Process], int] | None = field(default=None, repr=False)
     scripts: bool = True
+    foresee: Callable[[int, FileCache], DetectedRuntime | None] | None = field(default=None, repr=False)
 
     @property
     def places(self) -> Mapping[int, str]:
@@ -202,6 +204,12 @@ def of_program(path: str, cache: FileCache) -> str:
     except (OSError, ProcessError):
         pass
     return ""
+
+
+def foresee(fd: int, cache: FileCache) -> DetectedRuntime | None:
+    """What will run the program in an open file; None: that depends on the process. Raises ProcessError."""
+    asked = (runtime.foresee(fd, cache) for runtime in all_runtimes() if runtime.foresee is not None)
+    return next((found for found in asked if found is not None), None)
 
 
 def detect(process: Process, cache: FileCache | None = None) -> Detection:

@@ -173,6 +173,24 @@ def test_programs_that_are_gone_at_once(folder: Path, environment: dict[str, str
     assert min(found.values()) >= 30, (found, ran.report)
 
 
+def test_a_program_is_seen_from_its_first_call(folder: Path, environment: dict[str, str]) -> None:
+    """One that is run by `kernelspan run` for the first time, and has ended before anybody could look at it."""
+    made = folder / "first"
+    made.mkdir()
+    (made / "first.go").write_text(SHORT.replace("NAME", "first"))
+    gos.needed(gos.OWN).run(
+        "build", "-o", str(made / "first"), f"{made}/first.go", folder=made, environment=environment
+    )
+    ran = truth.run_command([str(made / "first"), "0"], made / "none")
+    assert ran.status == 0, ran.errors
+    assert ran.spans
+    operations = [span for span in ran.spans if span.name.startswith("file.")]
+    assert {str(span.attributes.get("kernelspan.code.missing", "")) for span in operations} == {""}
+    (said,) = [span for span in operations if span.attributes.get("file.path") == "/kernelspan-truth/first/0"]
+    assert "main.first (" in str(said.attributes["code.stacktrace"])
+    assert all("code.stacktrace" in span.attributes for span in operations)
+
+
 SHORT = """package main
 
 import (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime, Walker
 
-from .detect import KNOWN, NAME, NUMBER, detect, inspect
+from .detect import KNOWN, NAME, NUMBER, detect, foresee, inspect
 from .layout import FRAME, GO_LAYOUT, LEFT, OWN, SYSTEM
 from .symbolise import GoSymboliser
 from .walk import read_stacks
@@ -26,4 +26,4 @@ WALKER = Walker(
     {"ks_go_layout": GO_LAYOUT},
     {"KS_GO_OWN": OWN, "KS_GO_SYSTEM": SYSTEM, "KS_GO_LEFT": LEFT, "KS_GO_FRAME": FRAME},
 )
-RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, read_stacks, inspect, scripts=False)
+RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, read_stacks, inspect, scripts=False, foresee=foresee)

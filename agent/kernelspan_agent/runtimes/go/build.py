@@ -174,11 +174,8 @@ def _root(table: FunctionTable, places: dict[bytes, list[tuple[int, int]]]) -> s
 def _identity(elf: Elf) -> tuple[int, int]:
     """The first code, and the file as the kernel's walk names it: by its size, its time, and what of it is loaded."""
     loads = [segment for segment in elf.segments if segment.kind == PT_LOAD]
-    codes = [segment for segment in loads if segment.is_code]
-    if not codes:
-        raise ElfError("a program without code")
-    first = min(segment.address for segment in codes)
-    end = max(segment.address + segment.file_bytes for segment in codes)
+    first = elf_reader.first_code(elf)
+    end = max(segment.address + segment.file_bytes for segment in loads if segment.is_code)
     data_end = max(segment.address + segment.file_bytes for segment in loads)
     status = os.fstat(elf.fd)
     modified = status.st_mtime_ns // 1_000_000_000

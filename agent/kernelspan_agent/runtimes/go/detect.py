@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kernelspan_agent.process import files
 from kernelspan_agent.process.errors import ElfError
 from kernelspan_agent.process.procfs import printable
+from kernelspan_agent.runtimes.look import ask
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Detection, Unsupported
 
 from .build import NAME as COMPILER
@@ -18,7 +19,7 @@ from .layout import kernel_row
 from .symbolise import GoFile
 
 if TYPE_CHECKING:
-    from kernelspan_agent.runtimes.look import Look, MappedFile
+    from kernelspan_agent.runtimes.look import FileCache, Look
 
 NAME, NUMBER = "go", 3
 # Programs whose files are open, by their identities: of one program that is one file, whoever runs it.
@@ -38,7 +39,8 @@ def detect(look: Look) -> Detection:
     for file in look.own:
         found = file.ask(NAME, inspect)
         if isinstance(found, GoBuild):
-            return _detected(look, file, found)
+            with files.open_mapping(look.process, file.mappings[0]) as fd:
+                return _found(file.path, _file(fd, found), file.load_bias())
         if found is not None:
             return found
     return None
@@ -55,13 +57,21 @@ def inspect(fd: int, name: str) -> GoBuild | Unsupported | None:
         return None
 
 
-def _detected(look: Look, file: MappedFile, build: GoBuild) -> DetectedRuntime:
+def foresee(fd: int, cache: FileCache) -> DetectedRuntime | None:
+    """What an open file says of whoever will run it. Raises ProcessError."""
+    build = ask(fd, "", NAME, inspect, cache)
+    return _found("", _file(fd, build), 0) if isinstance(build, GoBuild) else None
+
+
+def _file(fd: int, build: GoBuild) -> GoFile:
     opened = KNOWN.get(build.identity)
     if opened is None or opened.build is not build:
-        with files.open_mapping(look.process, file.mappings[0]) as fd:
-            opened = KNOWN[build.identity] = GoFile(fd, build)
-    bias = file.load_bias()
+        opened = KNOWN[build.identity] = GoFile(fd, build)
+    return opened
+
+
+def _found(path: str, file: GoFile, bias: int) -> DetectedRuntime:
+    build = file.build
     layout = kernel_row(build.offsets, build.minor, build.tls, build.callback)
     address = (build.code + bias) & (1 << 64) - 1
-    details = GoDetails(opened, bias)
-    return DetectedRuntime(NAME, NUMBER, COMPILER, build.version, file.path, layout, address, details)
+    return DetectedRuntime(NAME, NUMBER, COMPILER, build.version, path, layout, address, GoDetails(file, bias))
