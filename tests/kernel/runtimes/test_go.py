@@ -16,10 +16,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from kernelspan_agent.process.errors import ElfError
+from kernelspan_agent.process.errors import ElfError, ProcessEndedError
+from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.go import symbolise
 from kernelspan_agent.runtimes.go.build import GoBuild, inspect_file
 from kernelspan_agent.runtimes.go.symbolise import GoFile
@@ -173,22 +175,33 @@ def test_programs_that_are_gone_at_once(folder: Path, environment: dict[str, str
     assert min(found.values()) >= 30, (found, ran.report)
 
 
-def test_a_program_is_seen_from_its_first_call(folder: Path, environment: dict[str, str]) -> None:
-    """One that is run by `kernelspan run` for the first time, and has ended before anybody could look at it."""
+def test_a_program_is_known_before_it_begins(folder: Path, environment: dict[str, str]) -> None:
+    """One that `kernelspan run` is given has frames from its first call, even where nobody can ever look at it."""
     made = folder / "first"
     made.mkdir()
     (made / "first.go").write_text(SHORT.replace("NAME", "first"))
-    gos.needed(gos.OWN).run(
-        "build", "-o", str(made / "first"), f"{made}/first.go", folder=made, environment=environment
-    )
-    ran = truth.run_command([str(made / "first"), "0"], made / "none")
-    assert ran.status == 0, ran.errors
-    assert ran.spans
-    operations = [span for span in ran.spans if span.name.startswith("file.")]
-    assert {str(span.attributes.get("kernelspan.code.missing", "")) for span in operations} == {""}
-    (said,) = [span for span in operations if span.attributes.get("file.path") == "/kernelspan-truth/first/0"]
-    assert "main.first (" in str(said.attributes["code.stacktrace"])
-    assert all("code.stacktrace" in span.attributes for span in operations)
+    program = str(made / "first")
+    gos.needed(gos.OWN).run("build", "-o", program, f"{made}/first.go", folder=made, environment=environment)
+    gone = mock.patch.object(registry, "detect", side_effect=ProcessEndedError("it has ended"))
+    shell = ["sh", "-c", f"read line; exec {program} 0"]
+    with (
+        gone,
+        subprocess.Popen(shell, stdin=subprocess.PIPE) as running,
+        truth.open_app(made / "spans.jsonl", programs=[program]) as app,
+    ):
+        app.select(running.pid, "first")
+        assert running.stdin is not None
+        running.stdin.write(b"\n")
+        running.stdin.close()
+        truth.run_until(app, lambda: running.poll() is not None)
+        app.end(10.0)
+    found = [
+        span
+        for span in truth.read_spans(made / "spans.jsonl")
+        if span.attributes.get("file.path") == "/kernelspan-truth/first/0"
+    ]
+    assert len(found) == 1
+    assert "main.first (" in str(found[0].attributes["code.stacktrace"])
 
 
 SHORT = """package main
