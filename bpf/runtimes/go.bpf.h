@@ -221,6 +221,10 @@ static __always_inline int ks_go_step(struct ks_scratch *s, struct ks_go_layout 
 		return ks_go_leave(s, l);
 	if (!at)
 		return 0;
+	w->state = KS_FRAMES_DEPTH;
+	if (KS_LOAD(w->count) + 1 >= KS_LOAD(s->max_depth)) /* these are two at once */
+		return 0;
+	w->state = KS_FRAMES_COMPLETE;
 	if (ks_go_outside_c(s, l, at))
 		return 1;
 	w->state = KS_FRAMES_READ;
