@@ -129,7 +129,6 @@ def sources(folder: Path) -> dict[str, str]:
     return {
         "GOPROXY": f"file://{folder}/proxy",
         "GONOSUMDB": "*",
-        "GONOSUMCHECK": "1",
         "GOFLAGS": "-mod=mod -modcacherw -buildvcs=false",
         "GOMODCACHE": str(folder / "modules"),
     }
@@ -138,8 +137,5 @@ def sources(folder: Path) -> dict[str, str]:
 def build(go: Go, folder: Path, target: str, environment: dict[str, str], *flags: str) -> Path:
     """A target built in a folder of `sources`. Raises GosError."""
     made = folder / f"{target}-{go.label}-{abs(hash(flags)):x}"
-    environment = dict(environment)
-    if go.label == "1.18.10":
-        environment["GOFLAGS"] = environment["GOFLAGS"].replace("-buildvcs=false", "").strip()
     go.run("build", *flags, "-o", str(made), ".", folder=folder / target, environment=environment)
     return made
