@@ -58,6 +58,8 @@ class App(Engine):
         (uid,) = _ONLY
         self.only = self.add(uid, profile, exporter, resource)
         self.look_here(uid, executable)
+        for program in programs:
+            self.processes.foresee(program)
 
     @property
     def engine(self) -> Engine:

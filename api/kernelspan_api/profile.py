@@ -102,6 +102,14 @@ def _line(path: str, lines: dict[str, int]) -> int:
     return lines.get(path, 0)
 
 
+WALKED = (
+    Runtime.PYTHON.value,
+    Runtime.PHP.value,
+    Runtime.GO.value,
+    Runtime.RUBY.value,
+)  # whose frames this version reads
+
+
 def unavailable(profile: TraceProfile, *, in_cluster: bool = False) -> list[Problem]:
     """What the profile asks for by name and this version cannot do. Empty: it can be run.
 
@@ -121,9 +129,9 @@ def unavailable(profile: TraceProfile, *, in_cluster: bool = False) -> list[Prob
         if request.tls is not RequestTLS.NONE
     )
     found.extend(
-        (f"spec.processSelector.runtimes[{index}]", runtime.value, "the runtimes are Python, PHP and Ruby")
+        (f"spec.processSelector.runtimes[{index}]", runtime.value, f"the runtimes are {', '.join(WALKED)}")
         for index, runtime in enumerate(spec.process_selector.runtimes)
-        if runtime not in (Runtime.PYTHON, Runtime.PHP, Runtime.RUBY)
+        if runtime.value not in WALKED
     )
     settings = (
         ("spec.code.stacks", spec.code.stacks.value, spec.code.stacks is Stacks.NATIVE, "allowed are Managed, None"),

@@ -19,7 +19,7 @@ struct ks_image {
 	u32 runtime;
 };
 
-BPF_HASH(ks_images, struct ks_image_key, struct ks_image, KS_MAX_LAYOUTS);
+BPF_TABLE("lru_hash", struct ks_image_key, struct ks_image, ks_images, KS_MAX_IMAGES);
 
 static __always_inline struct ks_image *ks_image_of(u64 inode)
 {

@@ -192,11 +192,12 @@ def traced(launches: Sequence[Launch]) -> Iterator[Outcome]:
 
 
 @contextlib.contextmanager
-def open_app(output: Path, profile: str = PROFILE) -> Iterator[App]:
-    """An agent in this process that writes into a file."""
+def open_app(output: Path, profile: str = PROFILE, programs: Sequence[str] = ()) -> Iterator[App]:
+    """An agent in this process that writes into a file. `programs`: files that are known to be traced."""
     loaded = load(profile.encode(), standalone=True)
     # Three interpreters at once on two cores leave the agent little time: nothing is to be lost for that.
-    app = App(loaded, JsonFileExporter(str(output)), os.environ, resource=ResourceSettings(), ring_bytes=1 << 26)
+    exporter, resource = JsonFileExporter(str(output)), ResourceSettings()
+    app = App(loaded, exporter, os.environ, resource=resource, ring_bytes=1 << 26, programs=programs)
     with contextlib.closing(app), mock.patch("kernelspan_agent.intake.MAX_WAITING_OPERATIONS", 1 << 22):
         yield app
 

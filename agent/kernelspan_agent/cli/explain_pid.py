@@ -165,9 +165,9 @@ def _runtime_lines(shown: dict[str, Any], paint: Painter) -> list[str]:
 
 
 def _thread_lines(thread: dict[str, Any], paint: Painter, *, with_stacks: bool) -> list[str]:
-    tid = f"thread {thread['tid']}" if thread["tid"] else "thread"
+    tid = f"thread {thread['tid']} " if thread["tid"] else "thread " if thread["name"].startswith("pthread") else ""
     state = f" ({thread['schedulerState']})" if thread["schedulerState"] else ""
-    head = f"{tid} {thread['name']}{state}"
+    head = f"{tid}{thread['name'] or 'thread'}{state}"
     if not with_stacks:
         return [head]
     if not thread["ofRuntime"]:

@@ -145,7 +145,11 @@ def _stacks(
     for stack in registry.walk(found, memory):
         frames = symboliser.frames(stack.rows)
         unresolved = next((frame.unresolved for frame in frames if frame.unresolved), "")
-        named = tuple(LiveFrame(frame, *libraries.classify(frame.file, context)) for frame in frames if not unresolved)
+        named = tuple(
+            LiveFrame(each, *(each.whose or libraries.classify(each.file, context)))
+            for each in frames
+            if not unresolved
+        )
         stacks.append((stack, named, unresolved or stack.state))
     return stacks
 
@@ -164,7 +168,8 @@ def _threads(tasks: list[_Task], stacks: list[_Stack], pid: int) -> list[LiveThr
             left.pop(task.tid, None)
             found.append(LiveThread(task.tid, task.name, task.state, True, state, frames))
         else:
-            found.append(LiveThread(0, f"pthread {stack.key:#x}" if stack.key else "", "", True, state, frames))
+            name = stack.name or (f"pthread {stack.key:#x}" if stack.key else "")
+            found.append(LiveThread(0, name, "", True, state, frames))
     if all(thread.tid for thread in found):
         found += [LiveThread(task.tid, task.name, task.state, False) for task in tasks if task.tid in left]
     return found

@@ -92,6 +92,8 @@ OFFSETS: dict[str, list[str]] = {
     "KS_MM_PGD": ["mm_struct.pgd"],
     "KS_MM_EXE_FILE": ["mm_struct.exe_file"],
     "KS_MM_START_CODE": ["mm_struct.start_code"],
+    "KS_MM_END_CODE": ["mm_struct.end_code"],
+    "KS_MM_END_DATA": ["mm_struct.end_data"],
     "KS_INODE_MODE": ["inode.i_mode"],
     "KS_INODE_INO": ["inode.i_ino"],
     "KS_INODE_SIZE": ["inode.i_size"],
@@ -175,6 +177,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_MAX_CLASSES": MAX_CLASSES,
         "KS_MAX_PORTS": MAX_PORTS,
         "KS_MAX_LAYOUTS": MAX_LAYOUTS,
+        "KS_MAX_IMAGES": 1024,
         "KS_LAYOUT_BYTES": LAYOUT_BYTES,
         "KS_MAX_WALKERS": registry.MAX_WALKERS,  # programs of all runtimes' walkers
         "KS_MAX_PROCS": 16384,

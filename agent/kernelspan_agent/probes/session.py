@@ -276,8 +276,7 @@ class Session:
             return
         key = struct.pack("<QQQQ", image.inode, image.size_bytes, image.mtime & _U64, image.device)
         value = struct.pack("<qQII", image.delta, image.offset & _U64, layout_id, number)
-        with contextlib.suppress(OSError):  # the map is full: such programs are looked at each time
-            bpf.map_update(self._loader.maps["ks_images"], key, value)
+        bpf.map_update(self._loader.maps["ks_images"], key, value)
 
     def layout_id(self, layout: np.ndarray) -> int | None:
         """The kernel's number of a layout; None: no room for another (rows are never given away), or no walker at all."""

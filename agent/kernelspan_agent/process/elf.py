@@ -33,7 +33,7 @@ PAGE_BYTES = 4096
 ET_EXEC, ET_DYN = 2, 3
 EM_X86_64, EM_AARCH64 = 62, 183
 PT_LOAD = 1
-PF_X = 1
+PF_X, PF_W = 1, 2
 SHT_SYMTAB, SHT_NOTE, SHT_NOBITS, SHT_DYNSYM = 2, 7, 8, 11
 NT_GNU_BUILD_ID = 3
 
@@ -185,6 +185,14 @@ def build_id(elf: Elf) -> str:
                     return data[value_at : value_at + value_bytes].hex()
                 position = value_at + (value_bytes + 3 & ~3)
     return ""
+
+
+def first_code(elf: Elf) -> int:
+    """Where the first code of a program lies, as the file has it. Raises ElfError: there is none."""
+    found = [segment.address for segment in elf.segments if segment.is_code]
+    if not found:
+        raise ElfError("a program without code")
+    return min(found)
 
 
 def load_bias(elf: Elf, mappings: Iterable[Mapping]) -> int:

@@ -3,17 +3,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.process import files, procfs
+from kernelspan_agent.process.elf import first_code, read_elf
+from kernelspan_agent.process.errors import ProcessError
+from kernelspan_agent.runtimes import registry
 
 if TYPE_CHECKING:
+    from kernelspan_agent.resolve.kernel import Kernel
+    from kernelspan_agent.runtimes.look import FileCache
     from kernelspan_agent.runtimes.registry import DetectedRuntime
 
 EXECUTABLE = (1 << 64) - 1
+MAX_IMAGES = 256
 _START_CODE = 26 - 3  # proc(5): field 26 of stat, counted from the state, field 3
 
 
@@ -27,6 +35,35 @@ class Image:
     device: int  # as the kernel counts: major << 20 | minor
     delta: int
     offset: int
+
+
+class KnownImages(OrderedDict[Image, "DetectedRuntime"]):
+    """What was found in files, the first going first: a node that builds programs has new ones all the time."""
+
+    def __setitem__(self, image: Image, found: DetectedRuntime) -> None:
+        super().__setitem__(image, found)
+        while len(self) > MAX_IMAGES:
+            self.popitem(last=False)
+
+    def add(self, image: Image | None, found: DetectedRuntime, kernel: Kernel) -> None:
+        """Tells the kernel of a file, once."""
+        if image is not None and image not in self:
+            self[image] = found
+            if kernel.walks(found.number):
+                kernel.know_image(image, number=found.number, layout=found.layout)
+
+    def foresee(self, program: str, cache: FileCache, kernel: Kernel) -> DetectedRuntime | None:
+        """Tells the kernel what a program that nobody may have run yet holds; None: its file alone does not say it."""
+        with contextlib.suppress(OSError, ProcessError), open(program, "rb") as file:  # noqa: PTH123
+            found = registry.foresee(file.fileno(), cache)
+            if found is not None:
+                status = os.fstat(file.fileno())
+                device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
+                where = (status.st_ino, status.st_size, int(status.st_mtime), device)
+                delta = found.address - first_code(read_elf(file.fileno()))
+                self.add(Image(*where, delta, EXECUTABLE), found, kernel)
+                return found
+        return None
 
 
 def image_of(process: procfs.Process, found: DetectedRuntime) -> Image | None:

@@ -22,7 +22,7 @@ from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.process.memory import GONE, Memory, ProcessMemory
 from kernelspan_agent.resolve.glance import Glance, glance, glance_after_exec, glance_at_twin
-from kernelspan_agent.resolve.images import Image, image_of
+from kernelspan_agent.resolve.images import KnownImages, image_of
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent
 from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.look import FileCache
@@ -121,7 +121,7 @@ class ProcessTable:
         self._glances = glances or (lambda tgid, _start: glance(tgid, proc_root))
         self._files = FileCache() if files is None else files
         self._by_layout: dict[int, DetectedRuntime] = {}
-        self._known_images: dict[Image, DetectedRuntime] = {}
+        self._known_images = KnownImages()
         self._unwalkable: dict[int, Unsupported] = {}  # by the runtime's number
         self.started: list[TracedProcess] = []  # since the caller last emptied it
         self.finished: list[TracedProcess] = []
@@ -292,11 +292,13 @@ class ProcessTable:
 
     def _let_know(self, process: procfs.Process, found: DetectedRuntime) -> None:
         with contextlib.suppress(ProcessError, OSError):
-            image = image_of(process, found)
-            if image is not None and image not in self._known_images:
-                self._known_images[image] = found
-                if self._kernel.walks(found.number):
-                    self._kernel.know_image(image, number=found.number, layout=found.layout)
+            self._known_images.add(image_of(process, found), found, self._kernel)
+
+    def foresee(self, program: str) -> None:
+        """Lets the kernel know what will run a program, before it has begun, where its file alone says it."""
+        found = self._known_images.foresee(program, self._files, self._kernel)
+        if found is not None and (layout := self._kernel.layout_id(found.layout)) is not None:
+            self._by_layout.setdefault(layout, found)
 
     def detect_now(self, traced: TracedProcess) -> None:
         """Looks at a process at once: the kernel has walked it, so its runtime is there."""
@@ -393,7 +395,6 @@ def _flags(traced: TracedProcess, found: DetectedRuntime) -> int:
 
 
 def _after_exec(tgid: int, before: TracedProcess | None, directories: tuple[int, int]) -> Glance | None:
-    root, cwd = directories
-    if before is None or before.seen is None or not root or before.directories[0] != root:
+    if before is None or before.seen is None or not directories[0] or before.directories[0] != directories[0]:
         return None
-    return glance_after_exec(tgid, before.seen, same_cwd=before.directories[1] == cwd)
+    return glance_after_exec(tgid, before.seen, same_cwd=before.directories[1] == directories[1])

@@ -16,7 +16,7 @@ from kernelspan_agent.model import AttributeValue, Resource
 from kernelspan_agent.process import procfs
 from kernelspan_agent.resolve.glance import Glance
 from kernelspan_agent.resolve.processes import TracedProcess
-from kernelspan_agent.runtimes.registry import Detection
+from kernelspan_agent.runtimes.registry import Detection, runs_scripts
 from kernelspan_api import semconv
 
 _LANGUAGES = {"python": "python"}
@@ -39,7 +39,7 @@ class ResourceSettings:
 def service_name_of(executable: str, arguments: tuple[str, ...], runtime: Detection) -> str:
     """A name for a program nobody has named: the script or module an interpreter runs, else the executable."""
     name = PurePosixPath(executable).name
-    if runtime is None:
+    if not runs_scripts(runtime):
         return name
     rest = iter(arguments[1:])
     for argument in rest:

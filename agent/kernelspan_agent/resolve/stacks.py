@@ -96,7 +96,7 @@ class StackTable:
 
 
 def _frame(raw: RawFrame, classify: Classify) -> Frame:
-    origin, library = classify(raw.file)
+    origin, library = raw.whose or classify(raw.file)
     return Frame(
         function=raw.function,
         file=printable(raw.file),

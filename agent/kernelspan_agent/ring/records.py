@@ -78,6 +78,7 @@ class ContextKind(enum.IntEnum):
     TASK = 1  # address of the outermost coroutine's frame, with a generation
     GREENLET = 2  # address of the outermost frame of a process that uses greenlets, with a generation
     FIBER = 3  # address of the frame that a PHP Fiber's stack begins with, or of a Ruby Fiber; it has no generation
+    GOROUTINE = 4  # address of Go's runtime.g; its number is the generation
 
 
 class PathFlag(enum.IntFlag):

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kernelspan_agent import runtimes
+from kernelspan_agent.model import Library, Origin
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.runtimes.look import FileCache, Look, ask
 
@@ -74,6 +75,7 @@ class Unsupported:
 
 
 Detection = DetectedRuntime | Unsupported | None
+Verdict = tuple[Origin, Library | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class RawFrame:
     call_site: int  # the instruction, in bytes from the start of the code
     code: int  # the same for every frame of one function of one process
     unresolved: str = ""  # why there is no name: CodeFreed, CodeReplaced, MemoryUnreadable or Corrupt
+    whose: Verdict | None = None  # where the program itself says it; None: a library manager is asked by the file
 
 
 class Symboliser(Protocol):
@@ -114,6 +117,7 @@ class LiveStack:
     rows: np.ndarray  # what the symboliser takes, innermost first, shape (n,)
     state: str
     main: bool = False  # it is the main thread's, whatever its id
+    name: str = ""  # of what is no thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,8 @@ class Runtime:
     `usual`: its walker is loaded with the first programs, whoever is traced; else at the first sight of such a process.
     `loaded`: files of the program's code that a process has loaded, as it names them; None: they could not be found.
     `flags`: what the kernel is told of a process that may change while it runs; it is asked again and again.
+    `scripts`: a process is known by the script that it runs; else by its executable.
+    `foresee`: what an open file of a program says of whoever will run it, `address` being the file's own.
     """
 
     name: str
@@ -145,6 +151,8 @@ class Runtime:
     loaded: Callable[[DetectedRuntime, Memory], list[str] | None] | None = field(default=None, repr=False)
     usual: bool = False
     flags: Callable[[Process], int] | None = field(default=None, repr=False)
+    scripts: bool = True
+    foresee: Callable[[int, FileCache], DetectedRuntime | None] | None = field(default=None, repr=False)
 
     @property
     def places(self) -> Mapping[int, str]:
@@ -186,6 +194,11 @@ def runtime_of(found: DetectedRuntime) -> Runtime:
     return next(runtime for runtime in all_runtimes() if runtime.name == found.runtime)
 
 
+def runs_scripts(found: Detection) -> bool:
+    """Whether a process is known by the script that it runs, and not by its executable."""
+    return found is not None and all(each.scripts for each in all_runtimes() if each.name == found.runtime)
+
+
 def of_program(path: str, cache: FileCache) -> str:
     """The name of the runtime that a program has in itself; empty: none, or none that can be walked."""
     try:
@@ -199,6 +212,12 @@ def of_program(path: str, cache: FileCache) -> str:
     except (OSError, ProcessError):
         pass
     return ""
+
+
+def foresee(fd: int, cache: FileCache) -> DetectedRuntime | None:
+    """What will run the program in an open file; None: that depends on the process. Raises ProcessError."""
+    asked = (runtime.foresee(fd, cache) for runtime in all_runtimes() if runtime.foresee is not None)
+    return next((found for found in asked if found is not None), None)
 
 
 def detect(process: Process, cache: FileCache | None = None) -> Detection:

@@ -20,13 +20,13 @@ _NO_PLACE = Stack((), StackState.NONE)
 def keys_and_stacks(batch: ResolvedBatch) -> tuple[Iterator[Key], list[Stack]]:
     """For every operation the key of its context, and its stack.
 
-    A task or greenlet without a generation could be any of those that had its address: all that is known of the
+    A task, greenlet or goroutine without a generation could be any of those that had its address: all that is known of the
     operation is its thread. It belongs to the thread's context, and its stack, being of a task's chain and not of the
     thread's own, says nothing about where that context is.
     """
     ops, stacks = batch.ops, batch.stacks
     kinds, addresses, generations = ops["context_kind"], ops["context"], ops["generation"]
-    named = ((kinds == ContextKind.TASK) | (kinds == ContextKind.GREENLET)) & (generations != 0)
+    named = np.isin(kinds, (ContextKind.TASK, ContextKind.GREENLET, ContextKind.GOROUTINE)) & (generations != 0)
     nameless = (kinds != ContextKind.THREAD) & ~named
     if nameless.any():
         stacks = list(stacks)

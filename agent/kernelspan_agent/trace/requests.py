@@ -32,7 +32,12 @@ MAX_LENGTH_NS = 3600_000_000_000
 # Frames of event loops, by the beginnings of their names: which callback runs under them, nobody has said.
 _LOOPS = ("asyncio.", "twisted.internet.", "tornado.ioloop", "eventlet.", "gevent.", "curio.", "trio.")
 _SYNCHRONOUS = {"cpython", "php"}  # runtimes whose threads do one thing after another, but for those loops
-_CORRELATION = {ContextKind.THREAD: "Thread", ContextKind.TASK: "Task", ContextKind.GREENLET: "Fiber"}
+_CORRELATION = {
+    ContextKind.THREAD: "Thread",
+    ContextKind.TASK: "Task",
+    ContextKind.GREENLET: "Fiber",
+    ContextKind.GOROUTINE: "Goroutine",
+}
 
 
 @dataclass(slots=True, eq=False)

@@ -22,6 +22,7 @@ _CORRELATION = {
     ContextKind.THREAD: "Thread",
     ContextKind.TASK: "Task",
     ContextKind.GREENLET: "Fiber",
+    ContextKind.GOROUTINE: "Goroutine",
 }
 
 

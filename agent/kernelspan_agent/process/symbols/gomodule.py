@@ -13,7 +13,7 @@ import struct
 
 import numpy as np
 
-from kernelspan_agent.process.elf import EM_AARCH64, EM_X86_64, PT_LOAD, Elf, read_at
+from kernelspan_agent.process.elf import EM_AARCH64, EM_X86_64, PF_W, PT_LOAD, Elf, read_at
 from kernelspan_agent.process.errors import ElfError
 
 from .tables import WINDOW_BYTES
@@ -21,7 +21,6 @@ from .tables import WINDOW_BYTES
 MAX_SCAN_BYTES = 1 << 30
 MAX_RELOCATIONS = 4 << 20
 _NAMES, _FIRST_ENTRY, _TEXT = 8, 160, 176  # offsets of the fields funcnametab, minpc and text
-_HEAD_BYTES = _TEXT + 8
 _RELOCATION = np.dtype([("offset", "<u8"), ("info", "<u8"), ("addend", "<i8")])
 _RELATIVE = {EM_X86_64: 8, EM_AARCH64: 1027}  # R_X86_64_RELATIVE, R_AARCH64_RELATIVE
 SHT_RELA = 4
@@ -32,8 +31,13 @@ def text_start(elf: Elf, table: int, names: int) -> int:
 
     Raises ElfError where the file does not say.
     """
+    return module_word(elf, table, names, _TEXT)
+
+
+def module_word(elf: Elf, table: int, names: int, field: int) -> int:
+    """The address in the word at `field` bytes of the structure, unrelocated. Raises ElfError where the file does not say."""
     wanted = _address(elf, table), _address(elf, names)
-    found = _in_data(elf, *wanted) or _in_relocations(elf, *wanted)
+    found = _in_data(elf, *wanted, field) or _in_relocations(elf, *wanted, field)
     if not found:
         raise ElfError("the table of Go's functions does not say where the text begins")
     return found
@@ -46,28 +50,32 @@ def _address(elf: Elf, offset: int) -> int:
     raise ElfError("the table of Go's functions is not loaded")
 
 
-def _in_data(elf: Elf, table: int, names: int) -> int:
-    sought = struct.pack("<QQ", table, names)
+def _in_data(elf: Elf, table: int, names: int, wanted: int) -> int:
+    sought, room = struct.pack("<QQ", table, names), max(_TEXT, wanted) + 8
     remaining = MAX_SCAN_BYTES
-    for segment in elf.segments:
+    for segment in sorted(
+        elf.segments, key=lambda segment: not segment.flags & PF_W
+    ):  # it lies among what is written to
         if segment.kind != PT_LOAD or segment.is_code:
             continue
         position = 0
-        while position + _HEAD_BYTES <= segment.file_bytes and remaining > 0:
+        while position + room <= segment.file_bytes and remaining > 0:
             size = min(WINDOW_BYTES, segment.file_bytes - position)
             remaining -= size
             data = read_at(elf.fd, segment.offset + position, size)
             at = data.find(sought)
-            while 0 <= at <= size - _HEAD_BYTES:
-                first, text = (struct.unpack_from("<Q", data, at + field)[0] for field in (_FIRST_ENTRY, _TEXT))
+            while 0 <= at <= size - room:
+                first, text, word = (
+                    struct.unpack_from("<Q", data, at + field)[0] for field in (_FIRST_ENTRY, _TEXT, wanted)
+                )
                 if _is_text(elf, first, text):
-                    return int(text)
+                    return int(word)
                 at = data.find(sought, at + 1)
-            position += max(size - _HEAD_BYTES, 1)
+            position += max(size - room, 1)
     return 0
 
 
-def _in_relocations(elf: Elf, table: int, names: int) -> int:
+def _in_relocations(elf: Elf, table: int, names: int, wanted: int) -> int:
     kind = _RELATIVE.get(elf.machine)
     section = next((each for each in elf.sections if each.kind == SHT_RELA and each.name == ".rela.dyn"), None)
     if kind is None or section is None or section.size > MAX_RELOCATIONS * _RELOCATION.itemsize:
@@ -78,9 +86,9 @@ def _in_relocations(elf: Elf, table: int, names: int) -> int:
     starts = rows["offset"][rows["addend"] == table]
     starts = starts[np.isin(starts + np.uint64(_NAMES), rows["offset"][rows["addend"] == names])]
     for start in starts[:16].tolist():
-        fields = [rows["addend"][rows["offset"] == start + field] for field in (_FIRST_ENTRY, _TEXT)]
+        fields = [rows["addend"][rows["offset"] == start + field] for field in (_FIRST_ENTRY, _TEXT, wanted)]
         if all(len(field) for field in fields) and _is_text(elf, int(fields[0][0]), int(fields[1][0])):
-            return int(fields[1][0])
+            return int(fields[2][0])
     return 0
 
 

@@ -23,6 +23,10 @@ from .tables import MAX_FUNCTIONS, WINDOW_BYTES, Columns, Table, batch_of
 
 GO_1_2, GO_1_16, GO_1_18, GO_1_20 = 0xFFFFFFFB, 0xFFFFFFFA, 0xFFFFFFF0, 0xFFFFFFF1
 SECTIONS = (".gopclntab", ".data.rel.ro.gopclntab")
+MERGED, MARKS = (
+    ".data.rel.ro",
+    (".go.buildinfo", ".note.go.buildid"),
+)  # where another linker than Go's has put it; of whom
 MAX_SCAN_BYTES = 1 << 30  # of a file without section headers
 _LAYOUTS = {struct.pack("<I", magic): magic for magic in (GO_1_2, GO_1_16, GO_1_18, GO_1_20)}
 _TAIL = b"\xff\xff\xff\0\0"  # what follows a magic number's first byte
@@ -41,6 +45,10 @@ class GoTable:
     functions: int  # the array of (entry, offset of the function's own record)
     records: int  # what those offsets count from
     end: int
+    start: int = 0  # what precedes all of these: the table's header
+    units: int = 0  # for each file of a compilation unit the place of its name; since 1.18, as the two that follow
+    files: int = 0  # names of files
+    values: int = 0  # what belongs to which instructions
 
     @property
     def wide(self) -> bool:
@@ -54,7 +62,11 @@ def go_table(elf: Elf) -> GoTable | None:
         section = elf.section(name)
         if section is not None and section.kind != SHT_NOBITS and section.size:
             return _table(elf, section.offset, section.size)
-    return None if any(section.name == ".text" for section in elf.sections) else _scan(elf)
+    if not any(section.name == ".text" for section in elf.sections):
+        return _scan(elf, [(each.offset, each.file_bytes) for each in elf.segments if each.kind == PT_LOAD])
+    if not any(section.name in MARKS for section in elf.sections):
+        return None
+    return _scan(elf, [(each.offset, each.size) for each in elf.sections if each.name == MERGED])
 
 
 def functions(table: GoTable) -> Table:
@@ -90,9 +102,9 @@ def _table(elf: Elf, offset: int, size: int) -> GoTable:
     names_size = (words[3] if magic == GO_1_16 else words[4]) - names if magic != GO_1_2 else size
     if not 0 < names_size <= size - names:
         raise ElfError("a table of Go's functions whose parts overlap")
-    return GoTable(
-        elf.fd, magic, count, text, offset + names, names_size, offset + array, offset + records, offset + size
-    )
+    parts = [offset + word for word in words[4:7]] if magic in {GO_1_18, GO_1_20} else []
+    places = (offset + names, names_size, offset + array, offset + records, offset + size, offset)
+    return GoTable(elf.fd, magic, count, text, *places, *parts)
 
 
 def _batches(table: GoTable) -> Iterator[Columns]:
@@ -134,22 +146,20 @@ def _names(table: GoTable, records: NDArray[np.uint64]) -> tuple[NDArray[np.uint
     return names, found
 
 
-def _scan(elf: Elf) -> GoTable | None:
-    """The table of a file whose section headers were taken away: looked for by its header, among what is loaded."""
+def _scan(elf: Elf, parts: list[tuple[int, int]]) -> GoTable | None:
+    """The table of a file that does not say where it is: looked for by its header, in these parts (offset, size)."""
     remaining = MAX_SCAN_BYTES
-    for segment in elf.segments:
-        if segment.kind != PT_LOAD:
-            continue
+    for offset, length in parts:
         position = 0
-        while position + 72 < segment.file_bytes and remaining > 0:
-            size = min(WINDOW_BYTES, segment.file_bytes - position)
+        while position + 72 < length and remaining > 0:
+            size = min(WINDOW_BYTES, length - position)
             remaining -= size
-            data = read_at(elf.fd, segment.offset + position, size)
+            data = read_at(elf.fd, offset + position, size)
             at = data.find(_TAIL, 1)
             while at >= 0:
                 if data[at - 1 : at + 3] in _LAYOUTS and (position + at - 1) % 8 == 0:
                     try:
-                        return _table(elf, segment.offset + position + at - 1, segment.file_bytes - position - at + 1)
+                        return _table(elf, offset + position + at - 1, length - position - at + 1)
                     except ElfError:  # the number stood there by chance
                         pass
                 at = data.find(_TAIL, at + 1)
