@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import runs, venvs
+from tests.support.generators import compiled_go
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.ports import PortReservation
 
@@ -170,7 +171,17 @@ def test_operations_belong_to_their_requests(kind: str, tmp_path: Path) -> None:
     """A thread, or a greenlet, that works on one request at a time: all that it does is below that one's span."""
     correlation = "Fiber" if kind == "gevent" else "Thread"
     command = [venvs.library_venv() / "bin" / "python", "-m", *SERVERS[kind], "-b", "BIND", APP]
-    asked, ran = serve(tmp_path, command, {"clients": 8, "each": 40}, correlation)
+    check_owned(tmp_path, command, correlation)
+
+
+def test_a_goroutine_works_on_its_connection(tmp_path: Path) -> None:
+    """net/http has one for each; another reads a byte ahead meanwhile, and threads take them in turn."""
+    check_owned(tmp_path, [compiled_go("requests_go"), "BIND"], "Goroutine")
+
+
+def check_owned(folder: Path, command: list[str | Path], correlation: str) -> None:
+    """All operations are below their own request."""
+    asked, ran = serve(folder, command, {"clients": 8, "each": 40}, correlation)
     found = read(ran)
     check_facts(found, asked)
     assert not wrong(found)
