@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the frames of the kernel's walk to function, file and line.
+
+What a function is shown by comes from the kernel (a CODE record, `learn`), under a number of which no address is a part.
+Lines are counted in the script's source, which V8 keeps: it is read once, where the Script at its last known address is
+still the one of that number, and stays so until it is read. What cannot be had is left out: a line is right, or 0.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from kernelspan_agent.process.errors import MemoryReadError
+from kernelspan_agent.process.procfs import printable
+from kernelspan_agent.runtimes.registry import RawFrame
+
+from . import lines
+from .heap import CorruptHeapError, decode, read_script, read_source, read_text
+from .layout import BUILTIN, CUT_FILE, CUT_NAME, INTERPRETED, JS_CODE, MISSING
+from .positions import position_of
+
+if TYPE_CHECKING:
+    from kernelspan_agent.process.memory import Memory
+
+    from .detect import NodeDetails
+
+MAX_NAME_CHARS = 256
+MAX_FILE_CHARS = 4096
+MAX_CODES = 8192
+MAX_TABLES = 8192
+MAX_FRAMES = 32768
+ELLIPSIS = "…"
+UNREADABLE = "MemoryUnreadable"
+NATIVE_FILE = "[native code]"  # as Function.prototype.toString has it
+ANONYMOUS = "<anonymous>"  # as V8's own traces have it
+_Key, _Value = TypeVar("_Key"), TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    name: str
+    file: str
+    script: int  # the Script's address when the record was made
+    script_id: int
+    source_length: int
+    line_offset: int
+
+
+class NodeSymboliser:
+    """Symbols of one process. Not for several threads at once."""
+
+    def __init__(self, memory: Memory, details: NodeDetails) -> None:
+        self._memory, self._layout = memory, details.layout
+        self._codes: OrderedDict[int, _Function] = OrderedDict()
+        self._tables: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._frames: OrderedDict[tuple[int, int, int, int], RawFrame] = OrderedDict()
+        self.unresolved: Counter[str] = Counter()  # frames without a name, by reason
+
+    def learn(self, record: bytes) -> None:
+        """Takes in a CODE record; one that contradicts itself is passed over."""
+        if len(record) < JS_CODE.itemsize:
+            return
+        header = np.frombuffer(record, JS_CODE, 1)[0]
+        sizes = [int(header[name]) for name in ("name_bytes", "file_bytes", "table_bytes")]
+        if JS_CODE.itemsize + sum(sizes) > len(record):
+            return
+        name_end = JS_CODE.itemsize + sizes[0]
+        file_end = name_end + sizes[1]
+        code, flags = int(header["code"]), int(header["flags"])
+        name = decode(record[JS_CODE.itemsize : name_end], int(header["name_width"]))
+        file = decode(record[name_end:file_end], int(header["file_width"]))
+        if flags & CUT_NAME * MISSING:
+            name = self._text(int(header["name_at"]), MAX_NAME_CHARS)
+        if flags & CUT_FILE * MISSING:
+            file = self._text(int(header["file_at"]), MAX_FILE_CHARS)
+        function = _Function(
+            _short(name, cut=flags & CUT_NAME) or ANONYMOUS,
+            NATIVE_FILE if header["owner"] == BUILTIN else _path(file) + (ELLIPSIS if flags & CUT_FILE else ""),
+            int(header["script"]),
+            int(header["script_id"]),
+            int(header["source_length"]),
+            int(header["line_offset"]),
+        )
+        _keep(self._codes, code, function, MAX_CODES)
+        if sizes[2]:
+            _keep(self._tables, (code, int(header["check"])), record[file_end : file_end + sizes[2]], MAX_TABLES)
+
+    def _text(self, string: int, limit: int) -> str:
+        try:
+            return read_text(self._memory, string, limit)
+        except (MemoryReadError, CorruptHeapError):
+            return ""
+
+    def frames(self, rows: np.ndarray) -> list[RawFrame]:
+        """Frames of the rows (fields code, pc, globals, check, owner; shape (n,)) in their order.
+
+        A frame that could not be resolved has no function and says why.
+        """
+        found = []
+        columns = [rows[name].tolist() for name in ("code", "pc", "check", "owner")]
+        for key in zip(*columns, strict=True):
+            frame = self._frames.get(key)
+            if frame is None:
+                frame = self._resolve(*key)
+                if not frame.unresolved:
+                    _keep(self._frames, key, frame, MAX_FRAMES)
+            if frame.unresolved:
+                self.unresolved[frame.unresolved] += 1
+            found.append(frame)
+        return found
+
+    def _resolve(self, code: int, pc: int, check: int, owner: int) -> RawFrame:
+        function = self._codes.get(code)
+        if function is None:
+            return RawFrame("", "", "", "", 0, pc, code, UNREADABLE)
+        line = 0
+        if owner == INTERPRETED:
+            line = self._line(function, self._tables.get((code, check), b""), pc)
+        return RawFrame(function.name, "", function.name, function.file, line, pc, code)
+
+    def _line(self, function: _Function, table: bytes, offset: int) -> int:
+        position = position_of(table, offset, packed=self._layout.version.packed_positions)
+        if position is None or position > function.source_length:
+            return 0
+        key = (id(self), function.script, function.script_id, function.source_length)
+        ends = lines.KNOWN.get(key)
+        if ends is None:
+            ends = self._line_ends(function)
+            if ends is None:
+                return 0
+            lines.KNOWN.keep(key, ends)
+        return max(lines.line_at(ends, position) + function.line_offset, 0)
+
+    def _line_ends(self, function: _Function) -> np.ndarray | None:
+        try:
+            words = read_script(self._memory, function.script, self._layout)
+            if words.number != function.script_id:
+                return None
+            source, width = read_source(self._memory, function.script, words, self._layout)
+        except (MemoryReadError, CorruptHeapError):
+            return None
+        return lines.line_ends(source, width) if len(source) == function.source_length * width else None
+
+
+def _keep(known: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
+    known[key] = value
+    known.move_to_end(key)
+    if len(known) > most:
+        known.popitem(last=False)
+
+
+def _short(text: str, *, cut: int) -> str:
+    whole = not cut and len(text) <= MAX_NAME_CHARS
+    return printable(text if whole else text[: MAX_NAME_CHARS - 1] + ELLIPSIS)
+
+
+def _path(file: str) -> str:
+    """The file that a script's name stands for: modules of ECMAScript are named by URLs."""
+    if file.startswith("file:///"):
+        return urllib.parse.unquote(file.removeprefix("file://").partition("?")[0].partition("#")[0], errors="surrogateescape")
+    return file or ANONYMOUS
