@@ -15,7 +15,12 @@
 #define KS_JS_AT_ONCE 8
 #define KS_JS_INLINE_LOCALS 75 /* a scope with more has their names in a table */
 #define KS_JS_SCOPE_SLOTS 6 /* in which the function's names are */
-#define KS_JS_STRING_HOPS 4
+#define KS_JS_STRING_HOPS 3
+#define KS_JS_STRING_PIECES 8
+#define KS_JS_STRING_LENGTH 12
+#define KS_JS_STRING_TEXT 16
+#define KS_JS_STRING_FIRST 16 /* of what is put together; what another stands for */
+#define KS_JS_STRING_SECOND 24
 #define KS_JS_FIRST_NON_STRING 128
 
 /* the low bits of a string's type */
@@ -27,6 +32,7 @@
 #define KS_JS_THIN 5
 #define KS_JS_ONE_BYTE 8
 #define KS_JS_UNCACHED 16
+#define KS_JS_NO_STRING 0xffffff80
 
 _Static_assert(__builtin_offsetof(struct ks_js_code_rec, layout) == __builtin_offsetof(struct ks_code_header, layout),
 	       "a CODE record begins with its header");
@@ -37,6 +43,7 @@ struct ks_js_code_scratch {
 	/* in memory for the reason of ks_walk: */
 	u64 at; /* where the next text goes */
 	u64 from, offset; /* a string, and characters of it that are left out */
+	u64 left, next;
 	u64 size;
 	u64 words[8];
 	u64 users; /* threads that are at it: see ks_js_send_code */
@@ -57,7 +64,8 @@ static __always_inline u32 ks_js_kind(u64 value)
 	return KS_UREAD(u16, map - 1 + KS_JS_MAP_TYPE);
 }
 
-/* Makes of c->from the address of its characters, following strings that stand for others. -1: they are not in one place. */
+/* Makes of c->from the address of its characters, following strings that stand for others; gives their width. -1: they are
+ * not in one place. */
 static __always_inline int ks_js_characters(struct ks_js_code_scratch *c)
 {
 	c->offset = 0;
@@ -69,65 +77,93 @@ static __always_inline int ks_js_characters(struct ks_js_code_scratch *c)
 			return -1;
 		switch (kind & KS_JS_REPRESENTATION) {
 		case KS_JS_SEQUENTIAL:
-			c->from = string - 1 + 16;
+			c->from = string - 1 + KS_JS_STRING_TEXT;
 			return kind & KS_JS_ONE_BYTE ? 1 : 2;
 		case KS_JS_EXTERNAL:
 			if (kind & KS_JS_UNCACHED)
 				return -1;
-			c->from = KS_UREAD(u64, string - 1 + 24);
+			c->from = KS_UREAD(u64, string - 1 + KS_JS_STRING_SECOND);
 			return kind & KS_JS_ONE_BYTE ? 1 : 2;
-		case KS_JS_CONS: /* flattened: all of it is in the first part */
-			if (KS_UREAD(u32, KS_UREAD(u64, string - 1 + 24) - 1 + 12))
-				return -1;
-			break;
 		case KS_JS_SLICED:
-			c->offset = KS_LOAD(c->offset) + (KS_UREAD(u64, string - 1 + 24) >> 32);
+			c->offset = KS_LOAD(c->offset) + (KS_UREAD(u64, string - 1 + KS_JS_STRING_SECOND) >> 32);
 			break;
 		case KS_JS_THIN:
 			break;
 		default:
 			return -1;
 		}
-		c->from = KS_UREAD(u64, string - 1 + 16);
+		c->from = KS_UREAD(u64, string - 1 + KS_JS_STRING_FIRST);
 	}
 	return -1;
+}
+
+/* Puts the characters of c->from, c->left of them, where they belong: c->left behind c->at. 0: they cannot be had. */
+static __always_inline int ks_js_copy(struct ks_js_code_scratch *c, u64 before, u64 count, int width)
+{
+	u64 at, size;
+
+	if (ks_js_characters(c) != width)
+		return 0;
+	/* Bounds by masks, right where they are used: before 6.8 the verifier forgets those of a value that clang spills. */
+	at = KS_LOAD(c->at) + before * width;
+	size = count * width;
+	KS_OPAQUE(at);
+	KS_OPAQUE(size);
+	return !ks_read_user(&c->bytes[at & (KS_JS_TEXTS - 1)], size & (KS_JS_TEXTS - 1),
+			     (void *)(KS_LOAD(c->from) + KS_LOAD(c->offset) * width));
+}
+
+/*
+ * Copies a string of c->left characters of that width. What is put together of two strings, the first of which may be again,
+ * is filled from its end.
+ */
+static __always_inline int ks_js_pieces(struct ks_js_code_scratch *c, u64 string, u64 most, int width)
+{
+	for (u32 i = 0; i < KS_JS_STRING_PIECES; i++) {
+		u64 second, length;
+
+		string = KS_LOAD(c->from);
+		if ((ks_js_kind(string) & (KS_JS_REPRESENTATION | KS_JS_NO_STRING)) != KS_JS_CONS)
+			return ks_js_copy(c, 0, KS_LOAD(c->left) < most ? KS_LOAD(c->left) : most, width);
+		if (KS_LOAD(c->left) > most)
+			return 0;
+		second = KS_UREAD(u64, string - 1 + KS_JS_STRING_SECOND);
+		length = KS_UREAD(u32, second - 1 + KS_JS_STRING_LENGTH);
+		c->next = KS_UREAD(u64, string - 1 + KS_JS_STRING_FIRST);
+		if (length > KS_LOAD(c->left))
+			return 0;
+		c->left = KS_LOAD(c->left) - length;
+		c->from = second;
+		if (length && !ks_js_copy(c, KS_LOAD(c->left), length, width))
+			return 0;
+		c->from = KS_LOAD(c->next);
+	}
+	return 0;
 }
 
 /* Appends the text of a string, `limit` bytes at most. `cut`: flag that says it was longer; KS_JS_MISSING times it: unread. */
 static __always_inline void ks_js_append(struct ks_js_code_scratch *c, u64 string, u64 limit, u32 cut, u16 *bytes,
 					 u8 *width)
 {
-	u64 at, size;
-	int wide;
+	u32 kind = ks_js_kind(string);
+	int wide = kind & KS_JS_ONE_BYTE ? 1 : 2;
 
 	*bytes = 0;
-	*width = 1;
-	if (ks_js_kind(string) >= KS_JS_FIRST_NON_STRING)
-		return;
-	size = KS_UREAD(u32, string - 1 + 12);
-	c->size = size;
-	c->from = string;
-	wide = ks_js_characters(c);
-	if (wide < 0) {
-		c->header.flags |= cut * KS_JS_MISSING;
-		return;
-	}
 	*width = wide;
-	c->size = KS_LOAD(c->size) * wide;
-	if (KS_LOAD(c->size) > limit) {
-		c->size = limit;
+	if (kind >= KS_JS_FIRST_NON_STRING)
+		return;
+	c->size = c->left = KS_UREAD(u32, string - 1 + KS_JS_STRING_LENGTH);
+	c->from = string;
+	if (KS_LOAD(c->size) > limit / wide) {
+		c->size = limit / wide;
 		c->header.flags |= cut;
 	}
-	/* Bounds by masks, right where they are used: before 6.8 the verifier forgets those of a value that clang spills. */
-	at = KS_LOAD(c->at);
-	size = KS_LOAD(c->size);
-	if (ks_read_user(&c->bytes[at & (KS_JS_TEXTS - 1)], size & (KS_JS_TEXTS - 1),
-			 (void *)(KS_LOAD(c->from) + KS_LOAD(c->offset) * wide))) {
+	if (!ks_js_pieces(c, string, limit / wide, wide)) {
 		c->header.flags |= cut * KS_JS_MISSING;
 		return;
 	}
-	*bytes = KS_LOAD(c->size);
-	c->at = KS_LOAD(c->at) + KS_LOAD(c->size);
+	*bytes = KS_LOAD(c->size) * wide;
+	c->at = KS_LOAD(c->at) + KS_LOAD(c->size) * wide;
 }
 
 /* The string that a function is shown by: its name, else the one that was inferred, of what its scope says; 0: it has none. */
@@ -146,7 +182,7 @@ static __always_inline u64 ks_js_scope_name(struct ks_js_code_scratch *c, struct
 			continue;
 		kind = ks_js_kind(value);
 		if (kind < KS_JS_FIRST_NON_STRING) {
-			if (KS_UREAD(u32, value - 1 + 12))
+			if (KS_UREAD(u32, value - 1 + KS_JS_STRING_LENGTH))
 				return value;
 		} else if (kind != l->type_oddball) {
 			return 0; /* the scope outside of it */
@@ -206,7 +242,7 @@ static __always_inline int ks_js_fill(struct ks_js_code_scratch *c, struct ks_js
 		r->file_at = v[1];
 		r->line_offset = v[2] >> 32;
 		r->script_id = v[(l->script_id - 8) >> 3 & 7] >> 32;
-		r->source_length = KS_UREAD(u32, v[0] - 1 + 12);
+		r->source_length = KS_UREAD(u32, v[0] - 1 + KS_JS_STRING_LENGTH);
 		if (ks_js_kind(r->file_at) >= KS_JS_FIRST_NON_STRING) {
 			r->file_at = KS_UREAD(u64, script - 1 + l->script_source_url);
 			r->flags |= KS_JS_FROM_URL;

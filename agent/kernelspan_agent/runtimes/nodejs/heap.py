@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_SOURCE_CHARS = 64 << 20
 FIRST_NON_STRING = 128
 STRING_LENGTH, STRING_TEXT = 12, 16
-_HOPS = 4
+_HOPS, _PIECES = 4, 32
 _SEQUENTIAL, _CONS, _EXTERNAL, _SLICED, _THIN = 0, 1, 2, 3, 5
 _REPRESENTATION, _ONE_BYTE, _UNCACHED = 7, 8, 16
 
@@ -77,6 +77,18 @@ def characters_of(memory: Memory, string: int) -> Characters:
 
 def read_text(memory: Memory, string: int, limit_chars: int) -> str:
     """A string's text, or its beginning. Raises MemoryReadError, CorruptHeapError."""
+    end = ""
+    for _ in range(_PIECES):
+        kind = type_of(memory, string)
+        if not 0 <= kind < FIRST_NON_STRING or kind & _REPRESENTATION != _CONS:
+            break
+        first, second = struct.unpack("<QQ", memory.read(string - 1 + 16, 16))
+        end = _flat_text(memory, second, limit_chars) + end
+        string = first
+    return (_flat_text(memory, string, limit_chars) + end)[:limit_chars]
+
+
+def _flat_text(memory: Memory, string: int, limit_chars: int) -> str:
     found = characters_of(memory, string)
     count = min(found.count, limit_chars)
     return decode(memory.read(found.address, count * found.width), found.width)
