@@ -117,9 +117,9 @@ def unavailable(profile: TraceProfile, *, in_cluster: bool = False) -> list[Prob
         if request.tls is not RequestTLS.NONE
     )
     found.extend(
-        (f"spec.processSelector.runtimes[{index}]", runtime.value, "the runtimes are Python and PHP")
+        (f"spec.processSelector.runtimes[{index}]", runtime.value, "the runtimes are Python, PHP and NodeJS")
         for index, runtime in enumerate(spec.process_selector.runtimes)
-        if runtime not in (Runtime.PYTHON, Runtime.PHP)
+        if runtime not in (Runtime.PYTHON, Runtime.PHP, Runtime.NODE_JS)
     )
     settings = (
         ("spec.code.stacks", spec.code.stacks.value, spec.code.stacks is Stacks.NATIVE, "allowed are Managed, None"),

@@ -179,6 +179,17 @@ static __always_inline int ks_js_function(struct ks_scratch *s, struct ks_js_lay
 	return 1;
 }
 
+/* Whether a frame goes on in the interpreter: behind its call of a bytecode's handler, or there in a copy of V8's own code. */
+static __always_inline int ks_js_interpreter(struct ks_scratch *s, struct ks_js_layout *l, u64 base, u64 pc)
+{
+	u64 *v = s->words;
+
+	if (pc == base)
+		return 1;
+	return !ks_user_words(s, v, 4, pc) && v[0] == l->interpreter_0 && v[1] == l->interpreter_1 &&
+	       v[2] == l->interpreter_2 && v[3] == l->interpreter_3;
+}
+
 /* Where in its function a frame is, that goes on at `pc`: noted in f. v: the frame's words. */
 static __always_inline void ks_js_where(struct ks_scratch *s, struct ks_js_layout *l, u64 base, u64 pc, u64 offset,
 					u64 array, struct ks_js_bytecode *bytecode, struct ks_frame *f)
@@ -188,7 +199,7 @@ static __always_inline void ks_js_where(struct ks_scratch *s, struct ks_js_layou
 	bytecode->code = bytecode->array = 0;
 	if (f->owner == KS_JS_BUILTIN)
 		return;
-	if (pc - base < l->interpreter_bytes) {
+	if (ks_js_interpreter(s, l, base, pc)) {
 		f->owner = KS_JS_INTERPRETED;
 		f->pc = (offset >> 32) - (l->bytecode_data - 1);
 		f->check = ks_user_word(s, array - 1 + 8) >> 32; /* bytes of the bytecode */

@@ -167,9 +167,9 @@ def test_defaults_are_not_asked_for(text: str) -> None:
     assert unavailable(spec(text)) == []
 
 
-@pytest.mark.parametrize("runtime", [one.value for one in Runtime if one not in (Runtime.PYTHON, Runtime.PHP)])
+@pytest.mark.parametrize("runtime", [one.value for one in Runtime if one not in (Runtime.PYTHON, Runtime.PHP, Runtime.NODE_JS)])
 def test_other_runtimes_are_refused(runtime: str) -> None:
-    """Frames of another runtime than Python and PHP, where a profile names it."""
+    """Frames of another runtime than Python, PHP and Node.js, where a profile names it."""
     (found,) = unavailable(spec(f"{{files: {{}}, processSelector: {{runtimes: [Python, {runtime}]}}}}"))
     assert (found.path, found.value) == ("spec.processSelector.runtimes[1]", f'"{runtime}"')
 

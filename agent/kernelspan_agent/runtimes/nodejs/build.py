@@ -17,7 +17,7 @@ from kernelspan_agent.process import elf as elf_reader
 from kernelspan_agent.process.errors import ElfError
 from kernelspan_agent.runtimes.registry import Unsupported
 
-from .layout import BY_VERSION, CONSTANTS, GIVEN, NEWEST, OLDEST, Layout, Places
+from .layout import BY_VERSION, CONSTANTS, GIVEN, INTERPRETER_BYTES, NEWEST, OLDEST, Layout, Places
 
 START = "_ZN4node5StartEiPPc"  # node::Start
 _MAJOR, _MINOR = (f"_ZN2v88internal7Version6{part}_E" for part in ("major", "minor"))
@@ -32,6 +32,8 @@ _PROLOGUE = bytes.fromhex("554889e5" "6a02" "4883ec08" "4154415541564157" "53" "
 _SAVED = re.compile(rb"\x41\xff\xb5(....)\x49\xc7\x85(....)\0\0\0\0", re.DOTALL)  # push [r13+x]; mov qword [r13+x], 0
 _STORED_FP = re.compile(rb"\x49\x89(?:\x6d(.)|\xad(....))", re.DOTALL)  # mov [r13+x], rbp
 _STORED_PC = re.compile(rb"\x4d\x89(?:\x55(.)|\x95(....))|\x4c\x89(?:\x55(.)|\x95(....))", re.DOTALL)  # mov [r13+x], r10
+_DISPATCH = re.compile(rb"\x4b\x8b\x0c\xd7\xff\xd1(?=\x4c\x8b\x65\xe0)")  # mov rcx, [r15+r10*8]; call rcx; mov r12, [rbp-32]
+_MAX_INTERPRETER_BYTES = 1 << 14
 _AROUND_BYTES = 2 << 20  # V8's own code behind JSEntry
 
 
@@ -97,7 +99,8 @@ def _walkable(elf: elf_reader.Elf, symbols: dict[str, int], constants: dict[str,
     code = elf_reader.symbol_extents(elf, {_ENTRY, _INTERPRETER, _VARIABLE})
     if _ENTRY not in code or _INTERPRETER not in code:
         raise _LayoutError("it has no symbols of V8's own code")
-    entry, (interpreter, interpreter_bytes) = code[_ENTRY][0], code[_INTERPRETER]
+    entry = code[_ENTRY][0]
+    interpreter, after = _interpreter(elf, *code[_INTERPRETER])
     variable = symbols.get(_VARIABLE) or code.get(_VARIABLE, (0, 0))[0]
     text = elf_reader.read_address(elf, entry, 128)
     saved = [struct.unpack("<i", match[1])[0] for match in _SAVED.finditer(text) if match[1] == match[2]]
@@ -112,7 +115,7 @@ def _walkable(elf: elf_reader.Elf, symbols: dict[str, int], constants: dict[str,
     if not all(0 <= each < 1 << 20 for each in offsets):
         raise _LayoutError(f"an isolate with {offsets}")
     isolate, key = _of_thread(elf, variable, symbols.get(_KEY, 0))
-    places = Places(interpreter, interpreter_bytes, begin, size, isolate, key)
+    places = Places(interpreter, after, begin, size, isolate, key)
     return (offsets[0], offsets[1], offsets[2], len(saved) == 3), places
 
 
@@ -129,6 +132,15 @@ def _of_thread(elf: elf_reader.Elf, variable: int, key: int) -> tuple[int, int]:
     if align & align - 1 or segment.address % align or variable > segment.memory_bytes:
         raise _LayoutError("its threads' variables are laid out otherwise")
     return variable - (segment.memory_bytes + align - 1 & -align), 0
+
+
+def _interpreter(elf: elf_reader.Elf, address: int, size: int) -> tuple[int, bytes]:
+    """Where the interpreter goes on after it has called a bytecode's handler, and with what."""
+    code = elf_reader.read_address(elf, address, min(size, _MAX_INTERPRETER_BYTES))
+    calls = [match.end() for match in _DISPATCH.finditer(code)]
+    if len(calls) != 1 or calls[0] + INTERPRETER_BYTES > len(code):
+        raise _LayoutError("its interpreter is not as the known ones")
+    return address + calls[0], code[calls[0] : calls[0] + INTERPRETER_BYTES]
 
 
 def _builtins(elf: elf_reader.Elf, entry: int) -> tuple[int, int]:

@@ -26,7 +26,10 @@ JS_LAYOUT = np.dtype(
         ("isolate", "<i8"),  # of the thread's variable, from the thread pointer
         ("isolate_key", "<i8"),  # of the key of pthread_getspecific that holds it, from the walk's base; 0: a variable does
         ("builtins", "<i8"),  # V8's own code, from the walk's base
-        ("interpreter_bytes", "<u4"),  # of the interpreter's entry, which is the walk's base
+        ("interpreter_0", "<u8"),  # the code that the interpreter goes on with after a call, 32 bytes: V8 may run a copy
+        ("interpreter_1", "<u8"),
+        ("interpreter_2", "<u8"),
+        ("interpreter_3", "<u8"),
         ("builtins_bytes", "<u4"),
         ("entry_fp", "<u4"),  # c_entry_fp in the isolate
         ("fast_fp", "<u4"),  # fast_c_call_caller_fp
@@ -51,8 +54,6 @@ JS_LAYOUT = np.dtype(
         ("frame_builtin_exit", "<u2"),
         ("entry_saves_fast", "<u2"),
         ("unused1", "<u2"),
-        ("unused2", "<u2"),
-        ("unused3", "<u2"),
     ]
 )
 
@@ -159,6 +160,7 @@ GIVEN = {
 }
 SCRIPT_LINE_OFFSET, SCRIPT_ID = 24, 64
 HEADER_BYTES = 8  # an object's map
+INTERPRETER_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +183,8 @@ class Layout:
 class Places:
     """Addresses of a build: of the file's own. `isolate`: from the thread pointer; `isolate_key`: 0 where there is none."""
 
-    interpreter: int
-    interpreter_bytes: int
+    interpreter: int  # where the interpreter goes on after a call
+    interpreter_code: bytes  # of INTERPRETER_BYTES
     builtins: int
     builtins_bytes: int
     isolate: int
@@ -195,7 +197,9 @@ def kernel_row(layout: Layout, places: Places) -> np.ndarray:
     row["isolate"] = places.isolate
     row["isolate_key"] = places.isolate_key - places.interpreter if places.isolate_key else 0
     row["builtins"] = places.builtins - places.interpreter
-    row["interpreter_bytes"], row["builtins_bytes"] = places.interpreter_bytes, places.builtins_bytes
+    row["builtins_bytes"] = places.builtins_bytes
+    for at in range(0, INTERPRETER_BYTES, 8):
+        row[f"interpreter_{at // 8}"] = int.from_bytes(places.interpreter_code[at : at + 8], "little")
     for name in ("entry_fp", "fast_fp", "fast_pc", "entry_saves_fast"):
         row[name] = getattr(layout, name)
     for name in ("shared_builtin", "bytecode_positions", "debug_info_script", "script_source_url"):
