@@ -32,6 +32,7 @@ _PROLOGUE = bytes.fromhex("554889e5" "6a02" "4883ec08" "4154415541564157" "53" "
 _SAVED = re.compile(rb"\x41\xff\xb5(....)\x49\xc7\x85(....)\0\0\0\0", re.DOTALL)  # push [r13+x]; mov qword [r13+x], 0
 _STORED_FP = re.compile(rb"\x49\x89(?:\x6d(.)|\xad(....))", re.DOTALL)  # mov [r13+x], rbp
 _STORED_PC = re.compile(rb"\x4d\x89(?:\x55(.)|\x95(....))|\x4c\x89(?:\x55(.)|\x95(....))", re.DOTALL)  # mov [r13+x], r10
+_SIZES = "_ZN2v88internal11interpreter9Bytecodes14kBytecodeSizesE"
 _DISPATCH = re.compile(rb"\x4b\x8b\x0c\xd7\xff\xd1(?=\x4c\x8b\x65\xe0)")  # mov rcx, [r15+r10*8]; call rcx; mov r12, [rbp-32]
 _MAX_INTERPRETER_BYTES = 1 << 14
 _AROUND_BYTES = 2 << 20  # V8's own code behind JSEntry
@@ -67,7 +68,7 @@ def inspect_file(fd: int) -> NodeBuild | Unsupported | None:
     try:
         constants = _constants(elf, symbols)
         layout, places = _walkable(elf, symbols, constants)
-        found = Layout(known, constants, *layout)
+        found = Layout(known, constants, *layout, _bytecode_sizes(elf))
     except _LayoutError as error:
         return Unsupported("RuntimeLayoutUnknown", f"Node.js {version}: {error}", "nodejs", version)
     return NodeBuild(version, found, places)
@@ -132,6 +133,12 @@ def _of_thread(elf: elf_reader.Elf, variable: int, key: int) -> tuple[int, int]:
     if align & align - 1 or segment.address % align or variable > segment.memory_bytes:
         raise _LayoutError("its threads' variables are laid out otherwise")
     return variable - (segment.memory_bytes + align - 1 & -align), 0
+
+
+def _bytecode_sizes(elf: elf_reader.Elf) -> bytes:
+    """Of each bytecode, three times as many as there are; nothing where the file does not say."""
+    address, size = elf_reader.symbol_extents(elf, {_SIZES}).get(_SIZES, (0, 0))
+    return elf_reader.read_address(elf, address, size) if size and size % 3 == 0 and size <= 3 * 256 else b""
 
 
 def _interpreter(elf: elf_reader.Elf, address: int, size: int) -> tuple[int, bytes]:

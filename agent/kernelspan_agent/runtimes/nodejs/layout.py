@@ -90,22 +90,38 @@ JS_CODE = np.dtype(
 
 
 @dataclass(frozen=True, slots=True)
+class Code:
+    """Where a Code object has what. `stream`: 0 where it is one with its instructions, which begin at `start`."""
+
+    data: int  # bytecode of baseline code, data for leaving optimised code
+    positions: int  # offsets of bytecodes, or positions
+    start: int
+    size: int
+    flags: int
+    stream: int
+    literals: int = 2  # in the data for leaving
+    inlinings: int = 7
+    wrapped: bool = False  # literals that are functions are in a SharedFunctionInfoWrapper
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """What a minor version of V8 does not say of itself. Offsets in bytes from an object's beginning."""
 
     shared_builtin: int  # in SharedFunctionInfo: the number of a function of V8's own
     bytecode_positions: int  # in BytecodeArray
     packed_positions: bool  # see positions.py
+    code: Code
     script_source_url: int = 112
     debug_info_script: int = 0
 
 
 BY_VERSION = {
-    (10, 2): Version(8, 32, False, 104, 24),  # Node.js 18
-    (11, 3): Version(8, 32, False, 112, 24),  # 20
-    (12, 4): Version(8, 24, False),  # 22
-    (13, 6): Version(16, 24, False),  # 24
-    (14, 6): Version(16, 24, True),  # 26
+    (10, 2): Version(8, 32, False, Code(16, 24, 128, 40, 48, 0), 104, 24),  # Node.js 18
+    (11, 3): Version(8, 32, False, Code(16, 24, 40, 56, 48, 32), 112, 24),  # 20
+    (12, 4): Version(8, 24, False, Code(8, 16, 40, 52, 48, 32)),  # 22
+    (13, 6): Version(16, 24, False, Code(8, 16, 40, 56, 52, 32, 3, 8, True)),  # 24
+    (14, 6): Version(16, 24, True, Code(8, 16, 40, 56, 52, 32, 3, 8, True)),  # 26
 }
 OLDEST, NEWEST = min(BY_VERSION), max(BY_VERSION)
 
@@ -139,6 +155,11 @@ CONSTANTS: dict[str, tuple[str, ...]] = {
     "type_oddball": (f"{_TYPE}Oddball__ODDBALL_TYPE",),
     "type_positions": (f"{_TYPE}TrustedByteArray__TRUSTED_BYTE_ARRAY_TYPE", f"{_TYPE}ByteArray__BYTE_ARRAY_TYPE"),
     "type_shared": (f"{_TYPE}SharedFunctionInfo__SHARED_FUNCTION_INFO_TYPE",),
+    "type_code": (f"{_TYPE}Code__CODE_TYPE",),
+    "type_stream": (f"{_TYPE}InstructionStream__INSTRUCTION_STREAM_TYPE", f"{_TYPE}Code__CODE_TYPE"),
+    "type_bytecode": (f"{_TYPE}BytecodeArray__BYTECODE_ARRAY_TYPE",),
+    "type_interpreter_data": (f"{_TYPE}InterpreterData__INTERPRETER_DATA_TYPE",),
+    "code_kind_baseline": ("v8dbg_CodeKindBaseline",),
     "frame_builtin_exit": ("v8dbg_frametype_BuiltinExitFrame",),
     "fp_context": ("v8dbg_off_fp_context",),
     "fp_function": ("v8dbg_off_fp_function",),
@@ -173,6 +194,7 @@ class Layout:
     fast_fp: int
     fast_pc: int
     entry_saves_fast: bool
+    bytecode_sizes: bytes = b""  # see positions.bytecode_offset
 
     def __getitem__(self, name: str) -> int:
         """One of CONSTANTS."""

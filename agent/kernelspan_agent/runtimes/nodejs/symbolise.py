@@ -3,25 +3,27 @@
 
 What a function is shown by comes from the kernel (a CODE record, `learn`), under a number of which no address is a part.
 Lines are counted in the script's source, which V8 keeps: it is read once, where the Script at its last known address is
-still the one of that number, and stays so until it is read. What cannot be had is left out: a line is right, or 0.
+still the one of that number, and stays so until it is read. What cannot be had is left out: a line is right, or 0. A
+frame of compiled code is read from the code (`compiled`), as it may stand for several functions: where that fails it is
+unresolved, and with it the stack.
 """
 
 from __future__ import annotations
 
-import urllib.parse
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from kernelspan_agent.process.errors import MemoryReadError
-from kernelspan_agent.process.procfs import printable
+from kernelspan_agent.runtimes.mixing import mix
 from kernelspan_agent.runtimes.registry import RawFrame
 
 from . import lines
+from .compiled import Place, places_of
+from .functions import ANONYMOUS, ELLIPSIS, MAX_FILE_CHARS, MAX_NAME_CHARS, Function, path_of, read_function, short
 from .heap import CorruptHeapError, decode, read_script, read_source, read_text
-from .layout import BUILTIN, CUT_FILE, CUT_NAME, INTERPRETED, JS_CODE, MISSING
+from .layout import BUILTIN, COMPILED, CUT_FILE, CUT_NAME, INTERPRETED, JS_CODE, MISSING
 from .positions import position_of
 
 if TYPE_CHECKING:
@@ -29,26 +31,12 @@ if TYPE_CHECKING:
 
     from .detect import NodeDetails
 
-MAX_NAME_CHARS = 256
-MAX_FILE_CHARS = 4096
 MAX_CODES = 8192
 MAX_TABLES = 8192
 MAX_FRAMES = 32768
-ELLIPSIS = "…"
-UNREADABLE = "MemoryUnreadable"
+UNREADABLE, COMPILED_CODE = "MemoryUnreadable", "CompiledCode"
 NATIVE_FILE = "[native code]"  # as Function.prototype.toString has it
-ANONYMOUS = "<anonymous>"  # as V8's own traces have it
 _Key, _Value = TypeVar("_Key"), TypeVar("_Value")
-
-
-@dataclass(frozen=True, slots=True)
-class _Function:
-    name: str
-    file: str
-    script: int  # the Script's address when the record was made
-    script_id: int
-    source_length: int
-    line_offset: int
 
 
 class NodeSymboliser:
@@ -56,9 +44,9 @@ class NodeSymboliser:
 
     def __init__(self, memory: Memory, details: NodeDetails) -> None:
         self._memory, self._layout = memory, details.layout
-        self._codes: OrderedDict[int, _Function] = OrderedDict()
+        self._codes: OrderedDict[int, Function] = OrderedDict()
         self._tables: OrderedDict[tuple[int, int], bytes] = OrderedDict()
-        self._frames: OrderedDict[tuple[int, int, int, int], RawFrame] = OrderedDict()
+        self._frames: OrderedDict[tuple[int, int, int, int], tuple[RawFrame, ...]] = OrderedDict()
         self.unresolved: Counter[str] = Counter()  # frames without a name, by reason
 
     def learn(self, record: bytes) -> None:
@@ -75,12 +63,13 @@ class NodeSymboliser:
         name = decode(record[JS_CODE.itemsize : name_end], int(header["name_width"]))
         file = decode(record[name_end:file_end], int(header["file_width"]))
         if flags & CUT_NAME * MISSING:
-            name = self._text(int(header["name_at"]), MAX_NAME_CHARS)
+            name = self._text(int(header["name_at"]), MAX_NAME_CHARS + 1)
         if flags & CUT_FILE * MISSING:
             file = self._text(int(header["file_at"]), MAX_FILE_CHARS)
-        function = _Function(
-            _short(name, cut=flags & CUT_NAME) or ANONYMOUS,
-            NATIVE_FILE if header["owner"] == BUILTIN else _path(file) + (ELLIPSIS if flags & CUT_FILE else ""),
+        function = Function(
+            short(name, cut=flags & CUT_NAME) or ANONYMOUS,
+            NATIVE_FILE if header["owner"] == BUILTIN else path_of(file) + (ELLIPSIS if flags & CUT_FILE else ""),
+            int(header["number"]),
             int(header["script"]),
             int(header["script_id"]),
             int(header["source_length"]),
@@ -99,33 +88,55 @@ class NodeSymboliser:
     def frames(self, rows: np.ndarray) -> list[RawFrame]:
         """Frames of the rows (fields code, pc, globals, check, owner; shape (n,)) in their order.
 
-        A frame that could not be resolved has no function and says why.
+        A frame that could not be resolved has no function and says why. One of compiled code may give several.
         """
-        found = []
-        columns = [rows[name].tolist() for name in ("code", "pc", "check", "owner")]
-        for key in zip(*columns, strict=True):
-            frame = self._frames.get(key)
-            if frame is None:
-                frame = self._resolve(*key)
-                if not frame.unresolved:
-                    _keep(self._frames, key, frame, MAX_FRAMES)
-            if frame.unresolved:
-                self.unresolved[frame.unresolved] += 1
-            found.append(frame)
+        found: list[RawFrame] = []
+        columns = [rows[name].tolist() for name in ("code", "pc", "check", "owner", "globals")]
+        for *key, shared in zip(*columns, strict=True):
+            wanted = tuple(key)
+            made = self._frames.get(wanted)
+            if made is None:
+                made = self._resolve(*wanted, shared)
+                if not made[0].unresolved:
+                    _keep(self._frames, wanted, made, MAX_FRAMES)
+            if made[0].unresolved:
+                self.unresolved[made[0].unresolved] += 1
+            found += made
         return found
 
-    def _resolve(self, code: int, pc: int, check: int, owner: int) -> RawFrame:
+    def _resolve(self, code: int, pc: int, check: int, owner: int, shared: int) -> tuple[RawFrame, ...]:
         function = self._codes.get(code)
         if function is None:
-            return RawFrame("", "", "", "", 0, pc, code, UNREADABLE)
-        line = 0
+            return (RawFrame("", "", "", "", 0, pc, code, UNREADABLE),)
+        if owner == COMPILED:
+            return self._resolve_compiled(function, pc, check, shared)
+        position = -1
         if owner == INTERPRETED:
-            line = self._line(function, self._tables.get((code, check), b""), pc)
-        return RawFrame(function.name, "", function.name, function.file, line, pc, code)
+            table = self._tables.get((code, check), b"")
+            found = position_of(table, pc, packed=self._layout.version.packed_positions)
+            position = -1 if found is None else found
+        return (self._frame(function, position, pc),)
 
-    def _line(self, function: _Function, table: bytes, offset: int) -> int:
-        position = position_of(table, offset, packed=self._layout.version.packed_positions)
-        if position is None or position > function.source_length:
+    def _resolve_compiled(self, function: Function, pc: int, check: int, shared: int) -> tuple[RawFrame, ...]:
+        try:
+            places = places_of(self._memory, pc, check, shared, self._layout)
+            return tuple(self._frame(self._function(function, place), place.position, pc) for place in places)
+        except MemoryReadError:
+            return (RawFrame("", "", "", "", 0, pc, pc, UNREADABLE),)
+        except CorruptHeapError:
+            return (RawFrame("", "", "", "", 0, pc, pc, COMPILED_CODE),)
+
+    def _function(self, own: Function, place: Place) -> Function:
+        return read_function(self._memory, place.shared, self._layout) if place.shared else own
+
+    def _frame(self, function: Function, position: int, pc: int) -> RawFrame:
+        code = mix(0, function.script_id, function.number, function.source_length) & (1 << 63) - 1
+        line = self._line(function, position) if position >= 0 else 0
+        site = position if position >= 0 else pc
+        return RawFrame(function.name, "", function.name, function.file, line, site, code)
+
+    def _line(self, function: Function, position: int) -> int:
+        if position > function.source_length:
             return 0
         key = (id(self), function.script, function.script_id, function.source_length)
         ends = lines.KNOWN.get(key)
@@ -136,7 +147,7 @@ class NodeSymboliser:
             lines.KNOWN.keep(key, ends)
         return max(lines.line_at(ends, position) + function.line_offset, 0)
 
-    def _line_ends(self, function: _Function) -> np.ndarray | None:
+    def _line_ends(self, function: Function) -> np.ndarray | None:
         try:
             words = read_script(self._memory, function.script, self._layout)
             if words.number != function.script_id:
@@ -152,15 +163,3 @@ def _keep(known: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int)
     known.move_to_end(key)
     if len(known) > most:
         known.popitem(last=False)
-
-
-def _short(text: str, *, cut: int) -> str:
-    whole = not cut and len(text) <= MAX_NAME_CHARS
-    return printable(text if whole else text[: MAX_NAME_CHARS - 1] + ELLIPSIS)
-
-
-def _path(file: str) -> str:
-    """The file that a script's name stands for: modules of ECMAScript are named by URLs."""
-    if file.startswith("file:///"):
-        return urllib.parse.unquote(file.removeprefix("file://").partition("?")[0].partition("#")[0], errors="surrogateescape")
-    return file or ANONYMOUS
