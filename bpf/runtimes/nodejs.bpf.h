@@ -221,7 +221,8 @@ static __always_inline int ks_js_step(struct ks_scratch *s, struct ks_js_layout 
 	struct ks_frame *f;
 	int found = 2;
 
-	if (ks_user_words(s, v, 9, fp - KS_JS_FRAME)) { /* … bytecode's offset, bytecode, count, function, context; fp, pc */
+	if (ks_user_words(s, v, 9,
+			  fp - KS_JS_FRAME)) { /* … bytecode's offset, bytecode, count, function, context; fp, pc */
 		w->state = KS_FRAMES_READ;
 		return 0;
 	}

@@ -74,7 +74,9 @@ def test_pnpm(site: Site) -> None:
     """Links from node_modules into the store: Node.js names files by where links lead, and a link is followed as well."""
     store = "/app/node_modules/.pnpm/koa@2.15.3/node_modules"
     koa = site.package(f"{store}/koa", "koa", "2.15.3", "lib/application.js")
-    scoped = site.package("/app/node_modules/.pnpm/@koa+router@12.0.1/node_modules/@koa/router", "@koa/router", "12.0.1")
+    scoped = site.package(
+        "/app/node_modules/.pnpm/@koa+router@12.0.1/node_modules/@koa/router", "@koa/router", "12.0.1"
+    )
     site.link("/app/node_modules/koa", ".pnpm/koa@2.15.3/node_modules/koa")
     assert site.verdict(koa) == "Library pkg:npm/koa@2.15.3"
     assert site.verdict(scoped) == "Library pkg:npm/%40koa/router@12.0.1"
@@ -126,7 +128,15 @@ def test_names_that_node_makes_up(site: Site) -> None:
         assert site.verdict(name) == "Runtime"
     for name in ("[eval]", "[eval1]", "[stdin]", "[worker eval]", "REPL1"):
         assert site.verdict(name) == "App"
-    for name in ("", "<anonymous>", "evalmachine.<anonymous>", "wasm://wasm/8a", "main.js", "/app/\0.js", "/" + "a/" * 5000):
+    for name in (
+        "",
+        "<anonymous>",
+        "evalmachine.<anonymous>",
+        "wasm://wasm/8a",
+        "main.js",
+        "/app/\0.js",
+        "/" + "a/" * 5000,
+    ):
         assert site.verdict(name) == "unknown"
 
 

@@ -13,6 +13,7 @@ from .layout import (
     COMPILED,
     CUT_FILE,
     CUT_NAME,
+    EVALUATED,
     FROM_URL,
     INTERPRETED,
     JS_CODE,
@@ -44,6 +45,7 @@ WALKER = Walker(
         "KS_JS_CUT_FILE": CUT_FILE,
         "KS_JS_MISSING": MISSING,
         "KS_JS_FROM_URL": FROM_URL,
+        "KS_JS_EVALUATED": EVALUATED,
     },
 )
 RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, _walk, inspect)

@@ -28,12 +28,16 @@ _RELEASE = re.compile(rb"/node-v(\d{1,3}\.\d{1,3}\.\d{1,4}(?:-(?!headers)[a-z0-9
 _RELEASE_BYTES = 128
 _ROOT_BIAS = 0x80  # the root register points into the isolate
 # push rbp; mov rbp, rsp; push type; sub rsp, 8; push r12 to r15, rbx; mov r13, rdi
-_PROLOGUE = bytes.fromhex("554889e5" "6a02" "4883ec08" "4154415541564157" "53" "4c8bef")
+_PROLOGUE = bytes.fromhex("554889e56a024883ec084154415541564157534c8bef")
 _SAVED = re.compile(rb"\x41\xff\xb5(....)\x49\xc7\x85(....)\0\0\0\0", re.DOTALL)  # push [r13+x]; mov qword [r13+x], 0
 _STORED_FP = re.compile(rb"\x49\x89(?:\x6d(.)|\xad(....))", re.DOTALL)  # mov [r13+x], rbp
-_STORED_PC = re.compile(rb"\x4d\x89(?:\x55(.)|\x95(....))|\x4c\x89(?:\x55(.)|\x95(....))", re.DOTALL)  # mov [r13+x], r10
+_STORED_PC = re.compile(
+    rb"\x4d\x89(?:\x55(.)|\x95(....))|\x4c\x89(?:\x55(.)|\x95(....))", re.DOTALL
+)  # mov [r13+x], r10
 _SIZES = "_ZN2v88internal11interpreter9Bytecodes14kBytecodeSizesE"
-_DISPATCH = re.compile(rb"\x4b\x8b\x0c\xd7\xff\xd1(?=\x4c\x8b\x65\xe0)")  # mov rcx, [r15+r10*8]; call rcx; mov r12, [rbp-32]
+_DISPATCH = re.compile(
+    rb"\x4b\x8b\x0c\xd7\xff\xd1(?=\x4c\x8b\x65\xe0)"
+)  # mov rcx, [r15+r10*8]; call rcx; mov r12, [rbp-32]
 _MAX_INTERPRETER_BYTES = 1 << 14
 _AROUND_BYTES = 2 << 20  # V8's own code behind JSEntry
 
@@ -61,13 +65,15 @@ def inspect_file(fd: int) -> NodeBuild | Unsupported | None:
     known = BY_VERSION.get(v8)
     if known is None:
         older = v8 < OLDEST
-        message = f"Node.js {version} has V8 {v8[0]}.{v8[1]}, {'older' if older else 'newer'} than the layouts that are known"
+        message = (
+            f"Node.js {version} has V8 {v8[0]}.{v8[1]}, {'older' if older else 'newer'} than the layouts that are known"
+        )
         if OLDEST < v8 < NEWEST:
             message = f"Node.js {version} has V8 {v8[0]}.{v8[1]}, whose layout is not known"
         return Unsupported("RuntimeUnsupported" if older else "RuntimeLayoutUnknown", message, "nodejs", version)
     try:
         constants = _constants(elf, symbols)
-        layout, places = _walkable(elf, symbols, constants)
+        layout, places = _walkable(elf, symbols)
         found = Layout(known, constants, *layout, _bytecode_sizes(elf))
     except _LayoutError as error:
         return Unsupported("RuntimeLayoutUnknown", f"Node.js {version}: {error}", "nodejs", version)
@@ -96,7 +102,7 @@ def _constants(elf: elf_reader.Elf, symbols: dict[str, int]) -> dict[str, int]:
     return found
 
 
-def _walkable(elf: elf_reader.Elf, symbols: dict[str, int], constants: dict[str, int]) -> tuple[tuple[int, int, int, bool], Places]:
+def _walkable(elf: elf_reader.Elf, symbols: dict[str, int]) -> tuple[tuple[int, int, int, bool], Places]:
     code = elf_reader.symbol_extents(elf, {_ENTRY, _INTERPRETER, _VARIABLE})
     if _ENTRY not in code or _INTERPRETER not in code:
         raise _LayoutError("it has no symbols of V8's own code")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .layout import Layout
 
 MAX_BACK_BYTES = 256 << 10
+MAX_MAPS = 256  # that are looked at
 MAX_INLINED = 64  # one in another
 MAX_LITERALS = 1 << 16
 HASHED_BYTES = 64  # around the address: as in bpf/runtimes/nodejs.bpf.h
@@ -92,6 +93,8 @@ def _backwards(memory: Memory, pc: int, layout: Layout) -> _Code:
             if address >= pc or word & 3 != 1:
                 continue
             if word not in known:
+                if len(known) == MAX_MAPS:
+                    raise CorruptHeapError(f"no code around {pc:#x}")
                 known[word] = _is_map(memory, word, layout)
             if known[word] and (found := _of_stream(memory, address, pc, layout)) is not None:
                 return found

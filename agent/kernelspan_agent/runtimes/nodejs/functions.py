@@ -47,7 +47,7 @@ def read_function(memory: Memory, shared: int, layout: Layout) -> Function:
         raise CorruptHeapError(f"no function at {shared:#x}")
     words = memory.read(shared - 1, 64)
     script, name = (struct.unpack_from("<Q", words, layout[at])[0] for at in ("shared_script", "shared_name"))
-    (number,) = struct.unpack_from("<I", words, layout["shared_flags"] + 4)
+    function_flags, number = struct.unpack_from("<II", words, layout["shared_flags"])
     if type_of(memory, script) == layout["type_debug_info"] and layout.version.debug_info_script:
         script = read_u64(memory, script - 1 + layout.version.debug_info_script)
     found = read_script(memory, script, layout)
@@ -56,8 +56,9 @@ def read_function(memory: Memory, shared: int, layout: Layout) -> Function:
         file = read_u64(memory, script - 1 + layout.version.script_source_url)
     (length,) = struct.unpack("<I", memory.read(found.source - 1 + STRING_LENGTH, 4))
     shown = _string(memory, file, MAX_FILE_CHARS)
+    flags = read_u64(memory, script - 1 + layout.version.script_source_url - 8) >> 32
     return Function(
-        short(_name(memory, name, layout)) or ANONYMOUS,
+        initializer(function_flags, layout) or short(_name(memory, name, layout)) or unnamed(evaluated=bool(flags & 1)),
         path_of(shown),
         number,
         script,
@@ -93,6 +94,20 @@ def short(text: str, *, cut: int = 0) -> str:
     """A name as a frame has it; `cut`: not 0 where only its beginning is known."""
     whole = not cut and len(text) <= MAX_NAME_CHARS
     return printable(text if whole else text[: MAX_NAME_CHARS - 1] + ELLIPSIS)
+
+
+def initializer(function_flags: int, layout: Layout) -> str:
+    """What V8 calls a function that it has made of a class's fields and static blocks; empty: it is none."""
+    of_object, of_class = layout.version.initializers
+    kind = function_flags & 31
+    if kind == of_object:
+        return "<instance_members_initializer>"
+    return "<static_initializer>" if of_class <= kind <= of_class + 1 else ""
+
+
+def unnamed(*, evaluated: bool) -> str:
+    """What V8 calls a function without a name."""
+    return "eval" if evaluated else ANONYMOUS
 
 
 def path_of(file: str) -> str:

@@ -128,9 +128,7 @@ def read_source(memory: Memory, script: int, words: ScriptWords, layout: Layout)
     if found.count > MAX_SOURCE_CHARS:
         raise CorruptHeapError(f"a source of {found.count} characters")
     size = found.count * found.width
-    parts = [
-        memory.read(found.address + at, min(MAX_READ_BYTES, size - at)) for at in range(0, size, MAX_READ_BYTES)
-    ]
+    parts = [memory.read(found.address + at, min(MAX_READ_BYTES, size - at)) for at in range(0, size, MAX_READ_BYTES)]
     if read_script(memory, script, layout) != words or characters_of(memory, words.source) != found:
         raise CorruptHeapError(f"the source of the script at {script:#x} has moved")
     return b"".join(parts), found.width

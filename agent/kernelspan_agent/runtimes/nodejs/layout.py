@@ -20,13 +20,20 @@ BUILTIN = 3  # a function of V8's own, that stack traces show
 CUT_NAME, CUT_FILE = 1, 2  # JS_CODE["flags"]: a text is longer than what was sent
 MISSING = 4  # times one of these: the kernel could not read it; the string is at its address
 FROM_URL = 16  # the script has no name: the text is that of its sourceURL
+EVALUATED = 32  # the script is code of eval or Function
 
 JS_LAYOUT = np.dtype(
     [
         ("isolate", "<i8"),  # of the thread's variable, from the thread pointer
-        ("isolate_key", "<i8"),  # of the key of pthread_getspecific that holds it, from the walk's base; 0: a variable does
+        (
+            "isolate_key",
+            "<i8",
+        ),  # of the key of pthread_getspecific that holds it, from the walk's base; 0: a variable does
         ("builtins", "<i8"),  # V8's own code, from the walk's base
-        ("interpreter_0", "<u8"),  # the code that the interpreter goes on with after a call, 32 bytes: V8 may run a copy
+        (
+            "interpreter_0",
+            "<u8",
+        ),  # the code that the interpreter goes on with after a call, 32 bytes: V8 may run a copy
         ("interpreter_1", "<u8"),
         ("interpreter_2", "<u8"),
         ("interpreter_3", "<u8"),
@@ -79,6 +86,8 @@ JS_CODE = np.dtype(
         ("source_length", "<u4"),  # characters of the script's source
         ("line_offset", "<i4"),  # of the script's first line
         ("table_bytes", "<u4"),
+        ("function_flags", "<u4"),  # of the SharedFunctionInfo
+        ("unused2", "<u4"),
         ("name_bytes", "<u2"),
         ("file_bytes", "<u2"),
         ("owner", "u1"),  # as FRAME["owner"]
@@ -87,6 +96,9 @@ JS_CODE = np.dtype(
         ("unused", "u1"),
     ]
 )
+
+
+NO_KIND = 32  # of a function: five bits of its flags
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +126,18 @@ class Version:
     code: Code
     script_source_url: int = 112
     debug_info_script: int = 0
+    initializers: tuple[int, int] = (
+        NO_KIND,
+        NO_KIND,
+    )  # kinds of functions that set up an object, and from this on a class
 
 
 BY_VERSION = {
     (10, 2): Version(8, 32, False, Code(16, 24, 128, 40, 48, 0), 104, 24),  # Node.js 18
     (11, 3): Version(8, 32, False, Code(16, 24, 40, 56, 48, 32), 112, 24),  # 20
-    (12, 4): Version(8, 24, False, Code(8, 16, 40, 52, 48, 32)),  # 22
-    (13, 6): Version(16, 24, False, Code(8, 16, 40, 56, 52, 32, 3, 8, True)),  # 24
-    (14, 6): Version(16, 24, True, Code(8, 16, 40, 56, 52, 32, 3, 8, True)),  # 26
+    (12, 4): Version(8, 24, False, Code(8, 16, 40, 52, 48, 32), initializers=(24, 25)),  # 22
+    (13, 6): Version(16, 24, False, Code(8, 16, 40, 56, 52, 32, 3, 8, True), initializers=(24, 25)),  # 24
+    (14, 6): Version(16, 24, True, Code(8, 16, 40, 56, 52, 32, 3, 8, True), initializers=(24, 25)),  # 26
 }
 OLDEST, NEWEST = min(BY_VERSION), max(BY_VERSION)
 

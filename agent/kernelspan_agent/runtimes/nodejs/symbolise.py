@@ -21,9 +21,19 @@ from kernelspan_agent.runtimes.registry import RawFrame
 
 from . import lines
 from .compiled import Place, places_of
-from .functions import ANONYMOUS, ELLIPSIS, MAX_FILE_CHARS, MAX_NAME_CHARS, Function, path_of, read_function, short
+from .functions import (
+    ELLIPSIS,
+    MAX_FILE_CHARS,
+    MAX_NAME_CHARS,
+    Function,
+    initializer,
+    path_of,
+    read_function,
+    short,
+    unnamed,
+)
 from .heap import CorruptHeapError, decode, read_script, read_source, read_text
-from .layout import BUILTIN, COMPILED, CUT_FILE, CUT_NAME, INTERPRETED, JS_CODE, MISSING
+from .layout import BUILTIN, COMPILED, CUT_FILE, CUT_NAME, EVALUATED, INTERPRETED, JS_CODE, MISSING
 from .positions import position_of
 
 if TYPE_CHECKING:
@@ -62,12 +72,17 @@ class NodeSymboliser:
         code, flags = int(header["code"]), int(header["flags"])
         name = decode(record[JS_CODE.itemsize : name_end], int(header["name_width"]))
         file = decode(record[name_end:file_end], int(header["file_width"]))
-        if flags & CUT_NAME * MISSING:
-            name = self._text(int(header["name_at"]), MAX_NAME_CHARS + 1)
-        if flags & CUT_FILE * MISSING:
-            file = self._text(int(header["file_at"]), MAX_FILE_CHARS)
+        try:
+            if flags & CUT_NAME * MISSING:
+                name = read_text(self._memory, int(header["name_at"]), MAX_NAME_CHARS + 1)
+            if flags & CUT_FILE * MISSING:
+                file = read_text(self._memory, int(header["file_at"]), MAX_FILE_CHARS)
+        except (MemoryReadError, CorruptHeapError):
+            return
         function = Function(
-            short(name, cut=flags & CUT_NAME) or ANONYMOUS,
+            initializer(int(header["function_flags"]), self._layout)
+            or short(name, cut=flags & CUT_NAME)
+            or unnamed(evaluated=bool(flags & EVALUATED)),
             NATIVE_FILE if header["owner"] == BUILTIN else path_of(file) + (ELLIPSIS if flags & CUT_FILE else ""),
             int(header["number"]),
             int(header["script"]),
@@ -78,12 +93,6 @@ class NodeSymboliser:
         _keep(self._codes, code, function, MAX_CODES)
         if sizes[2]:
             _keep(self._tables, (code, int(header["check"])), record[file_end : file_end + sizes[2]], MAX_TABLES)
-
-    def _text(self, string: int, limit: int) -> str:
-        try:
-            return read_text(self._memory, string, limit)
-        except (MemoryReadError, CorruptHeapError):
-            return ""
 
     def frames(self, rows: np.ndarray) -> list[RawFrame]:
         """Frames of the rows (fields code, pc, globals, check, owner; shape (n,)) in their order.

@@ -6,6 +6,7 @@ const vm = require('vm');
 const { EventEmitter } = require('events');
 const { fd, buffer, M, finish, ready, out } = require('./said.js');
 
+ready();
 const op = () => fs.readSync(fd, buffer, 0, M(), null);
 
 class Base {
@@ -29,7 +30,7 @@ class Derived extends Base {
     op();
   }
   method(depth) { return super.method(depth); }
-  ['computed' + 1]() { return op(); }
+  ['[computed' + 1]() { return op(); }
 }
 
 function größe(ß) { return op(); }
@@ -70,7 +71,7 @@ o.averyveryverylongnameindeed.größeres = function () { return op(); };
 function once() {
   const derived = Derived.make(1);
   derived.method(3);
-  derived.computed1();
+  derived['[computed1']();
   derived.seen = derived.seen;
   for (const _ of derived.items()) op();
   名前();
@@ -127,7 +128,6 @@ async function turn() {
 
 async function main() {
   const turns = Number(process.argv[3]);
-  ready();
   const { inModule } = await import('./module.mjs');
   for (let at = 0; at < turns; at++) {
     await turn();

@@ -65,6 +65,9 @@ function finish() {
   const found = { pid: process.pid, token, app, stacks: [...stacks.keys()].map((key) => JSON.parse(key)), said };
   fs.writeFileSync(`${out}.${token}`, JSON.stringify(found));
   fs.renameSync(`${out}.${token}`, `${out}.${token}.json`);
+  if (!isMainThread) return;
+  fs.writeFileSync(`${out}.done`, '');
+  fs.readSync(0, Buffer.alloc(1), 0, 1, null); // until everything was looked at
 }
 
 function ready() {
