@@ -10,6 +10,7 @@ unresolved, and with it the stack.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, TypeVar
 
@@ -46,6 +47,7 @@ MAX_TABLES = 8192
 MAX_FRAMES = 32768
 UNREADABLE, COMPILED_CODE = "MemoryUnreadable", "CompiledCode"
 NATIVE_FILE = "[native code]"  # as Function.prototype.toString has it
+_numbers = itertools.count()
 _Key, _Value = TypeVar("_Key"), TypeVar("_Value")
 
 
@@ -54,6 +56,7 @@ class NodeSymboliser:
 
     def __init__(self, memory: Memory, details: NodeDetails) -> None:
         self._memory, self._layout = memory, details.layout
+        self._number = next(_numbers)  # an object's id may be another's later
         self._codes: OrderedDict[int, Function] = OrderedDict()
         self._tables: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._frames: OrderedDict[tuple[int, int, int, int], tuple[RawFrame, ...]] = OrderedDict()
@@ -147,7 +150,7 @@ class NodeSymboliser:
     def _line(self, function: Function, position: int) -> int:
         if position > function.source_length:
             return 0
-        key = (id(self), function.script, function.script_id, function.source_length)
+        key = (self._number, function.file, function.script_id, function.source_length)
         ends = lines.KNOWN.get(key)
         if ends is None:
             ends = self._line_ends(function)
