@@ -13,7 +13,7 @@ _LINE_FEED, _RETURN, _SEPARATORS = 0x0A, 0x0D, (0x2028, 0x2029)
 
 def line_ends(source: bytes, width: int) -> np.ndarray:
     """Positions of the characters that end a line (ECMA-262, 12.3), as V8 counts them: a return before a feed is none."""
-    text = np.frombuffer(source, np.uint8 if width == 1 else np.dtype("<u2"))
+    text = np.frombuffer(source, np.dtype("u1" if width == 1 else "<u2"))
     ends = text == _LINE_FEED
     returns = text == _RETURN
     if returns.any():

@@ -104,13 +104,13 @@ class NodeSymboliser:
         """
         found: list[RawFrame] = []
         columns = [rows[name].tolist() for name in ("code", "pc", "check", "owner", "globals")]
-        for *key, shared in zip(*columns, strict=True):
-            wanted = tuple(key)
-            made = self._frames.get(wanted)
+        for code, pc, check, owner, shared in zip(*columns, strict=True):
+            key = (code, pc, check, owner)
+            made = self._frames.get(key)
             if made is None:
-                made = self._resolve(*wanted, shared)
+                made = self._resolve(*key, shared)
                 if not made[0].unresolved:
-                    _keep(self._frames, wanted, made, MAX_FRAMES)
+                    _keep(self._frames, key, made, MAX_FRAMES)
             if made[0].unresolved:
                 self.unresolved[made[0].unresolved] += 1
             found += made
