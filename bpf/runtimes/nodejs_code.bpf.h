@@ -43,10 +43,8 @@ struct ks_js_code_scratch {
 	/* in memory for the reason of ks_walk: */
 	u64 at; /* where the next text goes */
 	u64 from, offset; /* a string, and characters of it that are left out */
-	u64 width, wide; /* of a character: in memory, and as the whole string has it */
-	u64 left, done, next; /* see ks_js_copy */
-	u64 before, count, front, ok;
-	u64 size, name;
+	u64 left, next;
+	u64 size;
 	u64 words[8];
 	u64 users; /* threads that are at it: see ks_js_send_code */
 };
@@ -66,93 +64,81 @@ static __always_inline u32 ks_js_kind(u64 value)
 	return KS_UREAD(u16, map - 1 + KS_JS_MAP_TYPE);
 }
 
-/*
- * Makes of c->from the address of its characters, following strings that stand for others, and of c->width their width; 0: they
- * are not in one place. This and what follows leave what they find in memory: see ks_walk.
- */
-static __always_inline void ks_js_characters(struct ks_js_code_scratch *c)
+/* Makes of c->from the address of its characters, following strings that stand for others; gives their width. -1: they are
+ * not in one place. */
+static __always_inline int ks_js_characters(struct ks_js_code_scratch *c)
 {
-	c->offset = c->width = 0;
+	c->offset = 0;
 	for (u32 i = 0; i < KS_JS_STRING_HOPS; i++) {
-		u64 string = KS_LOAD(c->from), first;
-		u32 kind, representation;
+		u64 string = KS_LOAD(c->from);
+		u32 kind = ks_js_kind(string);
 
-		if (KS_LOAD(c->width))
-			break;
-		kind = ks_js_kind(string);
-		representation = kind & (KS_JS_REPRESENTATION | KS_JS_NO_STRING);
-		first = KS_UREAD(u64, string - 1 + KS_JS_STRING_FIRST);
-		if (representation == KS_JS_SEQUENTIAL) {
-			first = string - 1 + KS_JS_STRING_TEXT;
-			c->width = 2 - (kind >> 3 & 1);
-		}
-		if (representation == KS_JS_EXTERNAL && !(kind & KS_JS_UNCACHED)) {
-			first = KS_UREAD(u64, string - 1 + KS_JS_STRING_SECOND);
-			c->width = 2 - (kind >> 3 & 1);
-		}
-		if (representation == KS_JS_SLICED)
+		if (kind >= KS_JS_FIRST_NON_STRING)
+			return -1;
+		switch (kind & KS_JS_REPRESENTATION) {
+		case KS_JS_SEQUENTIAL:
+			c->from = string - 1 + KS_JS_STRING_TEXT;
+			return kind & KS_JS_ONE_BYTE ? 1 : 2;
+		case KS_JS_EXTERNAL:
+			if (kind & KS_JS_UNCACHED)
+				return -1;
+			c->from = KS_UREAD(u64, string - 1 + KS_JS_STRING_SECOND);
+			return kind & KS_JS_ONE_BYTE ? 1 : 2;
+		case KS_JS_SLICED:
 			c->offset = KS_LOAD(c->offset) + (KS_UREAD(u64, string - 1 + KS_JS_STRING_SECOND) >> 32);
-		c->from = first;
+			break;
+		case KS_JS_THIN:
+			break;
+		default:
+			return -1;
+		}
+		c->from = KS_UREAD(u64, string - 1 + KS_JS_STRING_FIRST);
 	}
+	return -1;
 }
 
-/* What a string is put together of, as the next piece that can be copied: c->piece, at c->before, of c->count characters. */
-static __always_inline void ks_js_piece(struct ks_js_code_scratch *c)
+/* Puts the characters of c->from, c->left of them, where they belong: c->left behind c->at. 0: they cannot be had. */
+static __always_inline int ks_js_copy(struct ks_js_code_scratch *c, u64 before, u64 count, int width)
 {
-	u64 string = KS_LOAD(c->next);
+	u64 at, size;
 
-	c->from = string;
-	c->before = KS_LOAD(c->done);
-	c->count = KS_LOAD(c->left);
-	c->next = 0;
-	if ((ks_js_kind(string) & (KS_JS_REPRESENTATION | KS_JS_NO_STRING)) != KS_JS_CONS)
-		return;
-	c->from = KS_UREAD(u64, string - 1 + KS_JS_STRING_SECOND);
-	c->next = KS_UREAD(u64, string - 1 + KS_JS_STRING_FIRST);
-	c->front = 0;
-	if ((ks_js_kind(KS_LOAD(c->from)) & (KS_JS_REPRESENTATION | KS_JS_NO_STRING)) == KS_JS_CONS) {
-		u64 first = KS_LOAD(c->next);
-
-		c->next = KS_LOAD(c->from);
-		c->from = first;
-		c->front = 1;
-	}
-	c->count = KS_UREAD(u32, KS_LOAD(c->from) - 1 + KS_JS_STRING_LENGTH);
-	c->left = KS_LOAD(c->left) - KS_LOAD(c->count);
-	if (KS_LOAD(c->front))
-		c->done = KS_LOAD(c->done) + KS_LOAD(c->count);
-	else
-		c->before = KS_LOAD(c->done) + KS_LOAD(c->left);
+	if (ks_js_characters(c) != width)
+		return 0;
+	/* Bounds by masks, right where they are used: before 6.8 the verifier forgets those of a value that clang spills. */
+	at = KS_LOAD(c->at) + before * width;
+	size = count * width;
+	KS_OPAQUE(at);
+	KS_OPAQUE(size);
+	return !ks_read_user(&c->bytes[at & (KS_JS_TEXTS - 1)], size & (KS_JS_TEXTS - 1),
+			     (void *)(KS_LOAD(c->from) + KS_LOAD(c->offset) * width));
 }
 
 /*
- * Copies the string c->next, c->left characters of c->wide bytes: what is put together of two strings, one of which may be
- * again, is filled from both its ends, of which c->done characters are in place at its beginning. c->ok: all of it.
+ * Copies a string of c->left characters of that width. What is put together of two strings, the first of which may be again,
+ * is filled from its end.
  */
-static __always_inline void ks_js_copy(struct ks_js_code_scratch *c)
+static __always_inline int ks_js_pieces(struct ks_js_code_scratch *c, u64 string, u64 most, int width)
 {
-	c->done = 0;
-	c->ok = 1;
 	for (u32 i = 0; i < KS_JS_STRING_PIECES; i++) {
-		u64 at, size, wide = KS_LOAD(c->wide);
+		u64 second, length;
 
-		if (!KS_LOAD(c->next))
-			break;
-		ks_js_piece(c);
-		ks_js_characters(c);
-		/* Bounds by masks, where they are used: before 6.8 the verifier forgets those of a value that clang spills. */
-		at = KS_LOAD(c->at) + KS_LOAD(c->before) * wide;
-		size = KS_LOAD(c->count) * wide;
-		if (size > KS_LOAD(c->size) || (size && KS_LOAD(c->width) != wide))
-			c->ok = 0;
-		KS_OPAQUE(at);
-		KS_OPAQUE(size);
-		if (ks_read_user(&c->bytes[at & (KS_JS_TEXTS - 1)], size & (KS_JS_TEXTS - 1),
-				 (void *)(KS_LOAD(c->from) + KS_LOAD(c->offset) * wide)))
-			c->ok = 0;
+		string = KS_LOAD(c->from);
+		if ((ks_js_kind(string) & (KS_JS_REPRESENTATION | KS_JS_NO_STRING)) != KS_JS_CONS)
+			return ks_js_copy(c, 0, KS_LOAD(c->left) < most ? KS_LOAD(c->left) : most, width);
+		if (KS_LOAD(c->left) > most)
+			return 0;
+		second = KS_UREAD(u64, string - 1 + KS_JS_STRING_SECOND);
+		length = KS_UREAD(u32, second - 1 + KS_JS_STRING_LENGTH);
+		c->next = KS_UREAD(u64, string - 1 + KS_JS_STRING_FIRST);
+		if (length > KS_LOAD(c->left))
+			return 0;
+		c->left = KS_LOAD(c->left) - length;
+		c->from = second;
+		if (length && !ks_js_copy(c, KS_LOAD(c->left), length, width))
+			return 0;
+		c->from = KS_LOAD(c->next);
 	}
-	if (KS_LOAD(c->next))
-		c->ok = 0;
+	return 0;
 }
 
 /* Appends the text of a string, `limit` bytes at most. `cut`: flag that says it was longer; KS_JS_MISSING times it: unread. */
@@ -160,60 +146,49 @@ static __always_inline void ks_js_append(struct ks_js_code_scratch *c, u64 strin
 					 u8 *width)
 {
 	u32 kind = ks_js_kind(string);
-	u64 size;
+	int wide = kind & KS_JS_ONE_BYTE ? 1 : 2;
 
 	*bytes = 0;
-	*width = 1;
+	*width = wide;
 	if (kind >= KS_JS_FIRST_NON_STRING)
 		return;
-	c->wide = 2 - (kind >> 3 & 1);
-	c->left = KS_UREAD(u32, string - 1 + KS_JS_STRING_LENGTH);
-	size = KS_LOAD(c->left) * KS_LOAD(c->wide);
-	if (size > limit) {
+	c->size = c->left = KS_UREAD(u32, string - 1 + KS_JS_STRING_LENGTH);
+	c->from = string;
+	if (KS_LOAD(c->size) > limit / wide) {
+		c->size = limit / wide;
 		c->header.flags |= cut;
-		if ((kind & KS_JS_REPRESENTATION) == KS_JS_CONS)
-			c->left = 0; /* the agent's affair */
-		else
-			c->left = limit / 2;
-		size = KS_LOAD(c->left) * KS_LOAD(c->wide);
 	}
-	c->size = size;
-	c->next = string;
-	ks_js_copy(c);
-	*width = KS_LOAD(c->wide);
-	if (!KS_LOAD(c->ok)) {
+	if (!ks_js_pieces(c, string, limit / wide, wide)) {
 		c->header.flags |= cut * KS_JS_MISSING;
 		return;
 	}
-	*bytes = KS_LOAD(c->size);
-	c->at = KS_LOAD(c->at) + KS_LOAD(c->size);
+	*bytes = KS_LOAD(c->size) * wide;
+	c->at = KS_LOAD(c->at) + KS_LOAD(c->size) * wide;
 }
 
-/* Leaves in c->name the string that a function is shown by: its name, else the one that was inferred, of what its scope says. */
-static __always_inline void ks_js_scope_name(struct ks_js_code_scratch *c, struct ks_js_layout *l, u64 scope)
+/* The string that a function is shown by: its name, else the one that was inferred, of what its scope says; 0: it has none. */
+static __always_inline u64 ks_js_scope_name(struct ks_js_code_scratch *c, struct ks_js_layout *l, u64 scope)
 {
 	u64 locals = KS_UREAD(u64, scope - 1 + l->scope_locals) >> 32;
 
 	locals = locals < KS_JS_INLINE_LOCALS ? locals * 2 : locals + 1;
 	c->from = scope - 1 + l->scope_variables + locals * 8;
-	c->name = 0;
 	for (u32 i = 0; i < KS_JS_SCOPE_SLOTS; i++) {
 		u64 value = KS_UREAD(u64, KS_LOAD(c->from));
 		u32 kind;
 
-		if (KS_LOAD(c->name))
-			break;
 		c->from = KS_LOAD(c->from) + 8;
 		if (!(value & 1))
 			continue;
 		kind = ks_js_kind(value);
 		if (kind < KS_JS_FIRST_NON_STRING) {
 			if (KS_UREAD(u32, value - 1 + KS_JS_STRING_LENGTH))
-				c->name = value;
+				return value;
 		} else if (kind != l->type_oddball) {
-			break; /* the scope outside of it */
+			return 0; /* the scope outside of it */
 		}
 	}
+	return 0;
 }
 
 /* Appends the table of positions of a frame's bytecode; none is there, or all of it. */
@@ -254,10 +229,9 @@ static __always_inline int ks_js_fill(struct ks_js_code_scratch *c, struct ks_js
 	name = v[l->shared_name >> 3 & 7];
 	if (ks_js_kind(script) == l->type_debug_info && l->debug_info_script)
 		script = KS_UREAD(u64, script - 1 + l->debug_info_script);
-	c->name = name;
 	if (ks_js_kind(name) == l->type_scope_info)
-		ks_js_scope_name(c, l, name);
-	r->name_at = KS_LOAD(c->name);
+		name = ks_js_scope_name(c, l, name);
+	r->name_at = name;
 	r->file_at = 0;
 	r->script = 0;
 	r->script_id = r->source_length = 0;
