@@ -2,7 +2,7 @@
 """Frames of compiled code: from an address that a call returns to, to the functions that are there and where in them.
 
 Baseline code is one function's, and has a table of its bytecodes' offsets. Optimised code (Maglev, TurboFan) has others' made
-a part of it: its table of positions says at each call which, and the data for leaving the code which functions they are.
+a part of it; where it has, a frame of it is not told: without the functions inside, the nearest one would be a wrong one.
 The Code is found from the address backwards: instructions stand behind a header that leads to their Code, which leads
 back. Layouts: src/objects/code.tq, deoptimization-data.h, src/codegen/source-position.h of V8.
 """
@@ -18,7 +18,7 @@ from kernelspan_agent.process.memory import MAX_READ_BYTES, read_u64
 from kernelspan_agent.runtimes.mixing import mix_lanes
 
 from .heap import CorruptHeapError, type_of
-from .positions import bytecode_offset, inlining_id, position_of, raw_position_of, script_offset
+from .positions import bytecode_offset, position_of
 
 if TYPE_CHECKING:
     from kernelspan_agent.process.memory import Memory
@@ -27,13 +27,11 @@ if TYPE_CHECKING:
 
 MAX_BACK_BYTES = 256 << 10
 MAX_MAPS = 256  # that are looked at
-MAX_INLINED = 64  # one in another
 MAX_LITERALS = 1 << 16
 HASHED_BYTES = 64  # around the address: as in bpf/runtimes/nodejs.bpf.h
 _PAGE_BYTES, _ALIGNMENT = 4096, 32
 _KIND = 15  # of a Code's flags
 _ARRAY_LENGTH, _ARRAY_DATA = 8, 16
-_INLINING_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,29 +148,16 @@ def _in_baseline(memory: Memory, code: _Code, pc: int, layout: Layout) -> int:
 
 
 def _in_optimised(memory: Memory, code: _Code, pc: int, layout: Layout) -> list[Place]:
+    """The frame's own function, where no other was made a part of the code: which of them a call is in is not known yet.
+
+    The table of positions does not tell: its last entry before a call may be an earlier call's (seen in 26, in loops).
+    """
     at = layout.version.code
-    data, table = (read_u64(memory, code.address - 1 + each) for each in (at.data, at.positions))
-    if type_of(memory, table) != layout["type_positions"]:
-        raise CorruptHeapError(f"optimised code without positions at {pc:#x}")
-    position = raw_position_of(_bytes_of(memory, table), pc - code.start - 1, packed=layout.version.packed_positions)
-    if position is None:
-        raise CorruptHeapError(f"no position of {pc:#x}")
-    places = []
-    while (inlined := inlining_id(position)) >= 0:
-        if len(places) == MAX_INLINED:
-            raise CorruptHeapError(f"inlined without an end at {pc:#x}")
-        inlinings = _bytes_of(memory, _entry(memory, data, at.inlinings))
-        if (inlined + 1) * _INLINING_BYTES > len(inlinings):
-            raise CorruptHeapError(f"no inlined call {inlined}")
-        outer, function = struct.unpack_from("<Qi", inlinings, inlined * _INLINING_BYTES)
-        shared = _entry(memory, _entry(memory, data, at.literals), function) & ~2  # it may be weak
-        if at.wrapped and type_of(memory, shared) != layout["type_shared"]:
-            shared = read_u64(memory, shared - 1 + 8)
-        if type_of(memory, shared) != layout["type_shared"]:
-            raise CorruptHeapError(f"the inlined call {inlined} is no function's")
-        places.append(Place(shared, script_offset(position)))
-        position = outer
-    return [*places, Place(0, script_offset(position))]
+    data = read_u64(memory, code.address - 1 + at.data)
+    inlinings = _entry(memory, data, at.inlinings)
+    if inlinings & 3 != 1 or read_u64(memory, inlinings - 1 + _ARRAY_LENGTH) >> 32:
+        raise CorruptHeapError(f"inlined calls at {pc:#x}")
+    return [Place(0, -1)]
 
 
 def _entry(memory: Memory, array: int, index: int) -> int:

@@ -102,7 +102,7 @@ def initializer(function_flags: int, layout: Layout) -> str:
     kind = function_flags & 31
     if kind == of_object:
         return "<instance_members_initializer>"
-    return "<static_initializer>" if of_class <= kind <= of_class + 1 else ""
+    return "<static_initializer>" if of_class <= kind <= of_class + 2 else ""
 
 
 def unnamed(*, evaluated: bool) -> str:
