@@ -185,10 +185,10 @@ class ResolvedBatch:
     processes: list[ProcessInfo]
     segments: np.ndarray
     rows: np.ndarray
-    payloads: dict[int, Payload] = field(default_factory=dict)
-    hidden: np.ndarray | None = None
     distinct: list[Stack] = field(default_factory=list)
     stack_of: np.ndarray | None = None
+    payloads: dict[int, Payload] = field(default_factory=dict)
+    hidden: np.ndarray | None = None
 
     def only(self, kept: np.ndarray) -> ResolvedBatch:
         """Some of the operations, without their payloads. `kept`: bool, shape (n,)."""

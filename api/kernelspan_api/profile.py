@@ -102,11 +102,8 @@ def _line(path: str, lines: dict[str, int]) -> int:
     return lines.get(path, 0)
 
 
-WALKED = (
-    Runtime.PYTHON.value,
-    Runtime.PHP.value,
-    Runtime.GO.value,
-    Runtime.RUBY.value,
+WALKED = tuple(
+    each.value for each in (Runtime.PYTHON, Runtime.PHP, Runtime.GO, Runtime.NODE_JS, Runtime.RUBY)
 )  # whose frames this version reads
 
 
