@@ -184,7 +184,7 @@ def _release(elf: elf_reader.Elf) -> str:
     section = elf.section(".rodata")
     if section is None or section.kind == elf_reader.SHT_NOBITS:
         return ""
-    found = set()
+    found: set[str] = set()
     for _, chunk in elf_reader.section_chunks(elf, section, overlap=_RELEASE_BYTES):
         found.update(match[1].decode("ascii") for match in _RELEASE.finditer(chunk))
     return found.pop() if len(found) == 1 else ""

@@ -48,7 +48,8 @@ MAX_FRAMES = 32768
 UNREADABLE, COMPILED_CODE = "MemoryUnreadable", "CompiledCode"
 NATIVE_FILE = "[native code]"  # as Function.prototype.toString has it
 _numbers = itertools.count()
-_Key, _Value = TypeVar("_Key"), TypeVar("_Value")
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 class NodeSymboliser:
