@@ -101,7 +101,7 @@ class StackTable:
 
 
 def _frame(raw: RawFrame, classify: Classify) -> Frame:
-    origin, library = classify(raw.file)
+    origin, library = classify(raw.unit or raw.file)
     return Frame(
         function=raw.function,
         file=printable(raw.file),

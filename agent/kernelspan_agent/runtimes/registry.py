@@ -88,6 +88,7 @@ class RawFrame:
     call_site: int  # the instruction, in bytes from the start of the code
     code: int  # the same for every frame of one function of one process
     unresolved: str = ""  # why there is no name: CodeFreed, CodeReplaced, MemoryUnreadable or Corrupt
+    unit: str = ""  # what the library manager is asked for, where that is not the file: a class
 
 
 class Symboliser(Protocol):

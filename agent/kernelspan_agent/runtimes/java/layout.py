@@ -204,7 +204,7 @@ class JavaOffsets:
     at: dict[str, int]
     scopes: ScopeOffsets
     hidden_mask: int
-    klass_loader_data: int
+    os_thread_id: int
     excludes_zero: int  # 1: numbers are written without zero bytes
 
 
@@ -242,9 +242,9 @@ def read_offsets(structs: Structs, major: int) -> JavaOffsets:
     at["source_in_pool"] = int(in_pool is not None)
     at["source_file"] = _needed(in_klass if in_pool is None else in_pool, "InstanceKlass::_source_file_name_index")
     hidden_mask = _hidden(structs, major, at)
-    loader = structs.offset(("Klass", "_class_loader_data"), ("InstanceKlass", "_class_loader_data"))
+    thread_id = structs.offset(("OSThread", "_thread_id"))
     return JavaOffsets(
-        major, at, _scope_offsets(structs), hidden_mask, ABSENT if loader is None else loader, int(major >= 20)
+        major, at, _scope_offsets(structs), hidden_mask, ABSENT if thread_id is None else thread_id, int(major >= 20)
     )
 
 

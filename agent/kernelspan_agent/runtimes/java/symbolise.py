@@ -47,6 +47,7 @@ class _Shown:
     function: str
     name: str
     file: str
+    unit: str  # the class
     code: int
 
 
@@ -165,7 +166,8 @@ class JavaSymboliser:
 
 
 def _frame(shown: _Shown, bci: int) -> RawFrame:
-    return RawFrame(shown.function, "", shown.name, shown.file, shown.method.line_of(bci), bci & 0xFFFFFFFF, shown.code)
+    line = shown.method.line_of(bci)
+    return RawFrame(shown.function, "", shown.name, shown.file, line, bci & 0xFFFFFFFF, shown.code, unit=shown.unit)
 
 
 def _shown(method: Method) -> _Shown:
@@ -177,7 +179,7 @@ def _shown(method: Method) -> _Shown:
     # The same for a method interpreted and compiled; its lines tell it from others of its name in its class.
     lines = struct.pack(f"<{2 * len(method.lines)}q", *(number for pair in method.lines for number in pair))
     code = mix_lanes(b"\0".join((method.class_name, method.name, lines, method.klass.to_bytes(8, "little"))))
-    return _Shown(method, function, printable(name), printable(file), code)
+    return _Shown(method, function, printable(name), printable(file), class_name, code)
 
 
 def _short(text: str) -> str:
