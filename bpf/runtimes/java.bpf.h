@@ -81,7 +81,8 @@ static __always_inline u64 ks_java_held(struct ks_scratch *s, struct ks_java_lay
 /* Looks for the thread, from where it was in the list inwards: those that end bring the others forward. */
 static __always_inline u64 ks_java_look(struct ks_scratch *s, struct ks_java_layout *l, u64 base)
 {
-	struct ks_walk *w = &s->walk; /* at: a thread, or the list; mnt: place in the list; length: how many there are */
+	struct ks_walk *w =
+		&s->walk; /* at: a thread, or the list; mnt: place in the list; length: how many there are */
 	u64 *held, tp = ks_java_thread_pointer(), list, thread;
 	u32 tid = KS_THREAD(s->op.tid);
 
@@ -229,6 +230,8 @@ static __always_inline int ks_java_method(struct ks_scratch *s, struct ks_java_l
 	if (!cm || ks_user_words(s, v, 7, cm))
 		return 0;
 	pool = v[(l->const_pool >> 3) & 7];
+	w->length =
+		cm + ((v[(l->const_size >> 3) & 7] >> ((l->const_size & 7) * 8)) & 0xffffff) * 8; /* where it ends */
 	size = ks_java_u16(v, l->const_code_size);
 	name = ks_java_u16(v, l->const_name);
 	numbers = size | name << 16 | ks_java_u16(v, l->const_signature) << 32 | ks_java_u16(v, l->const_number) << 48;
@@ -254,7 +257,10 @@ static __always_inline int ks_java_method(struct ks_scratch *s, struct ks_java_l
 		return 0;
 	f->code = ks_mix(ks_mix(KS_LOAD(w->module), ks_java_text(s, l, name, v)), KS_LOAD(w->found[1]));
 	/* The table of lines, where there is one, comes next; else it is something else of the same method. */
-	f->code = ks_mix(f->code, ks_user_hash(s, KS_LOAD(w->found[0]), KS_JAVA_LINE_BYTES, v));
+	size = KS_LOAD(w->length) - KS_LOAD(w->found[0]);
+	if (size > KS_JAVA_LINE_BYTES)
+		size = KS_JAVA_LINE_BYTES;
+	f->code = ks_mix(f->code, ks_user_hash(s, KS_LOAD(w->found[0]), size, v));
 	f->globals = method;
 	f->owner = KS_JAVA_INTERPRETED | KS_LOAD(w->task_frame);
 	return 1;
@@ -265,7 +271,8 @@ static __always_inline int ks_java_interpreted(struct ks_scratch *s, struct ks_j
 	struct ks_walk *w = &s->walk;
 	u64 *v = s->words, fp = KS_LOAD(w->root), bcp;
 
-	if (ks_user_words(s, v, 10, fp - 64)) /* bcp at fp - 64 (56 on JDK 8), method at - 24, caller's sp at - 8, its fp, pc */
+	if (ks_user_words(s, v, 10,
+			  fp - 64)) /* bcp at fp - 64 (56 on JDK 8), method at - 24, caller's sp at - 8, its fp, pc */
 		return 0;
 	w->at = v[7];
 	w->root = v[8];
@@ -338,7 +345,8 @@ static __always_inline int ks_java_compiled(struct ks_scratch *s, struct ks_java
 		deopt = ks_user_word(s, blob + l->nmethod_deopt);
 		if (!l->deopt_is_address)
 			deopt = blob + (u32)(l->deopt_bytes == 2 ? (u16)deopt : deopt);
-		if (pc == deopt) /* made invalid while it was on the stack: the true pc has been put aside in the frame */
+		if (pc ==
+		    deopt) /* made invalid while it was on the stack: the true pc has been put aside in the frame */
 			pc = ks_user_word(s, sp + (u32)ks_user_word(s, blob + l->nmethod_orig_pc));
 	}
 	f->code = blob;

@@ -9,7 +9,7 @@
 #include "runtimes/java.bpf.h"
 
 #define KS_JAVA_NAME 1024 /* a power of two: one byte less of a text is sent at most */
-#define KS_JAVA_TABLE 2048 /* of the table of lines at most: its length is nowhere */
+#define KS_JAVA_TABLE 2048 /* of the table of lines, whose length is nowhere: one byte less at most */
 #define KS_JAVA_TEXTS 4096
 #define KS_JAVA_AT_ONCE 26
 
@@ -21,6 +21,7 @@ struct ks_java_code_scratch {
 	u8 bytes[KS_JAVA_TEXTS + KS_JAVA_TABLE];
 	/* in memory for the reason of ks_walk: */
 	u64 at; /* where the next text goes */
+	u64 left; /* of the ConstMethod, from its table of lines on */
 	u64 users; /* threads that are at it: see ks_java_send_code */
 };
 
@@ -77,17 +78,15 @@ static __always_inline void ks_java_fill(struct ks_java_code_scratch *c, struct 
 	r->file_bytes = 0;
 	if (index)
 		ks_java_append(c, l, KS_UREAD(u64, pool + l->pool_bytes + index * 8), KS_JAVA_CUT << 1, &r->file_bytes);
-	at = KS_LOAD(c->at);
 	table = cm + l->const_bytes + r->code_size;
-	r->table_bytes = KS_JAVA_TABLE;
-	if (ks_read_user(&c->bytes[at & (KS_JAVA_TEXTS - 1)], KS_JAVA_TABLE, (void *)table)) {
-		/* up to the end of its page, where that is the last one */
-		r->table_bytes = 4096 - (table & 4095) < KS_JAVA_TABLE ? 4096 - (table & 4095) : 0;
-		at = KS_LOAD(c->at);
-		if (ks_read_user(&c->bytes[at & (KS_JAVA_TEXTS - 1)], KS_LOAD(r->table_bytes) & (KS_JAVA_TABLE - 1),
-				 (void *)table))
-			r->table_bytes = 0;
-	}
+	c->left = cm + (u64)KS_UREAD(u32, cm + l->const_size) * 8 - table;
+	if (KS_LOAD(c->left) > KS_JAVA_TABLE - 1)
+		c->left = KS_JAVA_TABLE - 1;
+	r->table_bytes = KS_LOAD(c->left);
+	at = KS_LOAD(c->at);
+	if (ks_read_user(&c->bytes[at & (KS_JAVA_TEXTS - 1)], KS_LOAD(r->table_bytes) & (KS_JAVA_TABLE - 1),
+			 (void *)table))
+		r->table_bytes = 0;
 	c->at = KS_LOAD(c->at) + KS_LOAD(r->table_bytes);
 }
 

@@ -64,16 +64,15 @@ def root(version: int) -> Path:
             debian.make_root(suite, [f"openjdk-{version}-jre-headless"], found)
         except debian.DebianError as error:
             raise JavasError(str(error)) from error
-        _furnish(found, version)
+        _furnish(found)
     return found
 
 
-def _furnish(root: Path, version: int) -> None:
+def _furnish(root: Path) -> None:
     """What the packages' scripts would have made."""
     for name, device in (("null", (1, 3)), ("random", (1, 8)), ("urandom", (1, 9))):
         with contextlib.suppress(FileExistsError):
             os.mknod(root / "dev" / name, 0o666 | stat.S_IFCHR, os.makedev(*device))
-    # jvm.cfg and security settings are configuration of the distribution's, linked to from the JDK
     with contextlib.suppress(OSError):
         (root / "etc" / "passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
 

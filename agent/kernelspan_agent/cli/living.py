@@ -133,7 +133,11 @@ def _stacks(
     for stack in registry.walk(found, memory):
         frames = symboliser.frames(stack.rows)
         unresolved = next((frame.unresolved for frame in frames if frame.unresolved), "")
-        named = tuple(LiveFrame(frame, *libraries.classify(frame.unit or frame.file, context)) for frame in frames if not unresolved)
+        named = tuple(
+            LiveFrame(frame, *libraries.classify(frame.unit or frame.file, context))
+            for frame in frames
+            if not unresolved
+        )
         stacks.append((stack, named, unresolved or stack.state))
     return stacks
 

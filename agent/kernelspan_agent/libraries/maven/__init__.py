@@ -140,14 +140,15 @@ class MavenManager:
         match = _PROC_ROOT.match(context.root)
         if match is None:
             return
-        folder = match["process"]
+        folder, own_root = match["process"], _own_root(context)
         homes, images = [], []
         for path in _mapped(folder):
-            if path.endswith(_MODULES):
-                homes.append(path.removesuffix(_MODULES))
-                images.append(self._image(f"{context.root}{path}"))
+            inside = path.removeprefix(own_root)
+            homes.append(inside.removesuffix(_MODULES))
+            images.append(self._image(f"{context.root}{inside}"))
         jars = {}
-        for link, path in _open_files(folder):
+        for link, at in _open_files(folder):
+            path = at.removeprefix(own_root)
             if own := _OWN_JARS.match(path):
                 homes.append(own["home"])
             jar = self._jar(link, path)
@@ -196,6 +197,14 @@ class MavenManager:
             _, gone = self._jars.popitem(last=False)
             self._weight -= gone.weight if gone else 1
         return jar
+
+
+def _own_root(context: LibraryContext) -> str:
+    """What the kernel's links to files of the process begin with: of one that is chrooted, where its root is."""
+    try:
+        return os.readlink(context.root).rstrip("/")  # noqa: PTH115
+    except OSError:
+        return context.root.rstrip("/")
 
 
 def _key(fd: int) -> _FileKey:

@@ -51,11 +51,9 @@ class Launcher:
 
 @dataclass(frozen=True, slots=True)
 class JavaDetails:
-    """What the symboliser and the walk from outside need of one process. `bias`: of libjvm in that process."""
+    """What the symboliser and the walk from outside need of one process."""
 
     offsets: JavaOffsets
-    tables: Tables
-    bias: int
 
 
 def detect(look: Look) -> Detection:
@@ -132,7 +130,7 @@ def _detected(look: Look, file: MappedFile, library: JavaLibrary) -> DetectedRun
     except LayoutError as error:
         return Unsupported("RuntimeLayoutUnknown", f"Java {version}: {error}", name, version)
     layout = kernel_row(offsets, structs, library.start)
-    details = JavaDetails(offsets, library.tables, bias)
+    details = JavaDetails(offsets)
     return DetectedRuntime(NAME, NUMBER, name, version, file.path, layout, library.start + bias, details)
 
 

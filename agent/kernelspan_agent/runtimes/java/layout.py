@@ -34,7 +34,8 @@ JAVA_LAYOUT = np.dtype(
         ("call_stub", _I8),
         ("interpreter", _I8),
         ("in_java", _U4),
-        ("unused", _U4),
+        ("unused", _U2),
+        ("const_size", _U2),  # in words
         ("list_length", _U2),
         ("list_threads", _U2),  # ABSENT: the threads are a chain
         ("thread_next", _U2),
@@ -133,6 +134,7 @@ _FIELDS: dict[str, tuple[tuple[str, str], ...]] = {
     "method_const": (("Method", "_constMethod"),),
     "method_access": (("Method", "_access_flags"),),
     "const_pool": (("ConstMethod", "_constants"),),
+    "const_size": (("ConstMethod", "_constMethod_size"),),
     "const_code_size": (("ConstMethod", "_code_size"),),
     "const_name": (("ConstMethod", "_name_index"),),
     "const_signature": (("ConstMethod", "_signature_index"),),

@@ -28,6 +28,7 @@ _NATIVE = 0x100
 _HAS_LINES = 1
 _TAIL_BYTES = 128
 _PAGE_BYTES = 4096
+_MASK = (1 << 64) - 1
 
 
 class CorruptMethodError(ValueError):
@@ -46,7 +47,9 @@ class Method:
     is_hidden: bool
     code_size: int
     lines: tuple[tuple[int, int], ...]
-    identities: tuple[int, ...] = ()  # what FRAME["code"] of an interpreted frame of it may be, where it was read from memory
+    identities: tuple[
+        int, ...
+    ] = ()  # what FRAME["code"] of an interpreted frame of it may be, where it was read from memory
 
     def line_of(self, bci: int) -> int:
         """The line of a bytecode, as Java itself tells it (Method::line_number_from_bci); 0: not known."""
@@ -141,9 +144,11 @@ def read_method(memory: Memory, address: int, offsets: JavaOffsets) -> Method:
     lines: tuple[tuple[int, int], ...] = ()
     if const_flags & _HAS_LINES:
         lines = _read_table(memory, table_at, offsets)
+    (words,) = struct.unpack_from("<I", header, at["const_size"])
+    start = memory.read(table_at, min((const + (words & 0xFFFFFF) * 8 - table_at) & _MASK, LINE_BYTES))
     numbers = code_size | name_index << 16 | signature << 32 | number << 48
     ways = tuple(
-        mix(each_class, each_name, numbers, mix_lanes(memory.read(table_at, LINE_BYTES)))
+        mix(each_class, each_name, numbers, mix_lanes(start))
         for each_class in (_text_mix(class_name), class_at)
         for each_name in (_text_mix(name), name_at)
     )

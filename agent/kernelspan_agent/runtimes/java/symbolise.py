@@ -57,7 +57,9 @@ class JavaSymboliser:
     def __init__(self, memory: Memory, details: JavaDetails) -> None:
         self._memory, self._offsets = memory, details.offsets
         self._codes: OrderedDict[int, _Shown] = OrderedDict()  # interpreted methods
-        self._places: OrderedDict[tuple[int, int, int], tuple[tuple[_Shown, int], ...]] = OrderedDict()  # in compiled code
+        self._places: OrderedDict[tuple[int, int, int], tuple[tuple[_Shown, int], ...]] = (
+            OrderedDict()
+        )  # in compiled code
         self.unresolved: Counter[str] = Counter()  # frames without a name, by reason
 
     def learn(self, record: bytes) -> None:
@@ -118,7 +120,9 @@ class JavaSymboliser:
                     found.append(_frame(each, bci))
         return found
 
-    def _interpreted(self, code: int, bci: int, address: int, *, is_unread: bool) -> tuple[tuple[_Shown, int], ...] | str:
+    def _interpreted(
+        self, code: int, bci: int, address: int, *, is_unread: bool
+    ) -> tuple[tuple[_Shown, int], ...] | str:
         shown = self._codes.get(code)
         if shown is None:
             try:
