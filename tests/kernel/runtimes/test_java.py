@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support import java_runs
+from tests.support import java_runs, javas
 from tests.support.java_runs import Outcome, needed, wanted_javas
 from tests.support.truth import judge
 
@@ -33,3 +33,56 @@ def test_every_frame_is_true(label: str, way: str) -> None:
     """Lambdas, reflection, method handles, constructors, static initialisers, inlined loops, threads one after another."""
     outcome = java_runs.traced(needed(label), "Kinds", "100", "100", options=WAYS[way])
     assert_all_right(outcome, 4000)
+
+
+COLLECTORS = {
+    "Serial": ["-XX:+UseSerialGC"],
+    "Parallel": ["-XX:+UseParallelGC"],
+    "G1": ["-XX:+UseG1GC"],
+    "Shenandoah": ["-XX:+UseShenandoahGC"],
+    "Z": ["-XX:+UseZGC"],
+}
+
+
+@pytest.mark.parametrize("collector", COLLECTORS)
+def test_every_collector(collector: str) -> None:
+    """A thread that makes garbage all the time, in a small heap: nothing of Java's own structures moves under a stack."""
+    options = [*COLLECTORS[collector], "-Xmx48m"]
+    outcome = java_runs.traced(needed("bookworm-17"), "Kinds", "30", "30", "garbage", options=options)
+    assert_all_right(outcome, 1500)
+
+
+@pytest.mark.parametrize("label", wanted_javas())
+def test_classes_that_are_made_and_dropped(label: str) -> None:
+    """Whatever had an address before, a frame's name is that of the method that ran."""
+    outcome = java_runs.traced(needed(label), "Dropped", "600", options=["-Xmx64m", "-XX:MetaspaceSize=8m"])
+    assert_all_right(outcome, 1800)
+    assert len({frame[1] for said in outcome.said for frame in said.frames if frame[1].startswith("method")}) > 500
+
+
+@pytest.mark.parametrize("label", [label for label in wanted_javas() if javas.major_of(label) >= 21])
+def test_virtual_threads(label: str) -> None:
+    """Frames are those of the virtual thread; one that has waited has its outer frames on the heap, and the span says so."""
+    outcome = java_runs.traced(needed(label), "Virtual", "400")
+    verdict = judge(outcome.said, outcome.spans, allow_outer_missing=True)
+    assert verdict.said == 400
+    assert not verdict.wrong, verdict
+    assert verdict.missed <= 2, verdict
+    assert 0 < verdict.truncated <= 200, verdict  # those that waited, at most
+    said = {
+        str(span.attributes["kernelspan.code.missing"])
+        for found in outcome.spans.values()
+        for span in found
+        if "kernelspan.code.missing" in span.attributes
+    }
+    assert said == {"NotOnStack"}
+
+
+def test_what_a_span_has_of_java() -> None:
+    """The runtime's name and version are attributes of the resource; the JDK's own classes are the runtime's."""
+    outcome = java_runs.traced(needed("bookworm-17"), "Kinds", "1", "1")
+    spans = [span for found in outcome.spans.values() for span in found]
+    assert {span.resource["process.runtime.name"] for span in spans} == {"OpenJDK Runtime Environment"}
+    (version,) = {str(span.resource["process.runtime.version"]) for span in spans}
+    assert version.startswith("17.")
+    assert {span.attributes["kernelspan.code.origin"] for span in spans} == {"Runtime"}

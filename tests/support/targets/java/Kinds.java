@@ -16,7 +16,10 @@ import java.util.function.IntUnaryOperator;
 import java.util.function.Supplier;
 import java.util.stream.IntStream;
 
-/** Every way to call and to be called that matters for a stack. Arguments: where to say it, turns, threads one after another. */
+/**
+ * Every way to call and to be called that matters for a stack. Arguments: where to say it, turns, threads one after another, and, if
+ * garbage is to be made meanwhile, some word.
+ */
 public final class Kinds {
   interface Shape {
     int area(int size);
@@ -217,9 +220,25 @@ public final class Kinds {
     }
   }
 
+  static volatile Object kept;
+
+  static void makeGarbage() {
+    Thread thread = new Thread(() -> {
+      Object[] some = new Object[64];
+      for (int at = 0; ; at++) {
+        some[at % some.length] = kept = new byte[10000 + at % 1000];
+      }
+    });
+    thread.setDaemon(true);
+    thread.start();
+  }
+
   public static void main(String[] arguments) throws Exception {
     System.out.println("ready");
     System.in.read();
+    if (arguments.length > 3) {
+      makeGarbage();
+    }
     int count = Greeting.count;
     for (int at = 0; at < Integer.parseInt(arguments[1]); at++) {
       turn(at);

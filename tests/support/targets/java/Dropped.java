@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+package kernelspan.target;
+
+import java.io.ByteArrayOutputStream;
+import java.io.InputStream;
+import java.nio.charset.StandardCharsets;
+import java.util.function.Supplier;
+
+/**
+ * Classes that are alike but for their names, each loaded, called and dropped: the JVM gives the memory of one to the next.
+ * Arguments: where to say it, how many.
+ */
+public final class Dropped {
+  public static class Template000 implements Runnable {
+    @Override
+    public void run() {
+      method000();
+    }
+
+    private void method000() {
+      Supplier<Integer> made = () -> {
+        Said.open();
+        return 1;
+      };
+      made.get();
+    }
+  }
+
+  private static final class Loader extends ClassLoader {
+    private final byte[] code;
+    private final String name;
+
+    Loader(byte[] code, String name) {
+      super(Dropped.class.getClassLoader());
+      this.code = code;
+      this.name = name;
+    }
+
+    @Override
+    protected Class<?> loadClass(String wanted, boolean resolve) throws ClassNotFoundException {
+      return wanted.equals(name) ? defineClass(wanted, code, 0, code.length) : super.loadClass(wanted, resolve);
+    }
+  }
+
+  private static byte[] template() throws Exception {
+    ByteArrayOutputStream found = new ByteArrayOutputStream();
+    try (InputStream from = Dropped.class.getResourceAsStream("Dropped$Template000.class")) {
+      for (int each = from.read(); each >= 0; each = from.read()) {
+        found.write(each);
+      }
+    }
+    return found.toByteArray();
+  }
+
+  private static byte[] renamed(byte[] code, String number) {
+    String text = new String(code, StandardCharsets.ISO_8859_1);
+    return text.replace("Template000", "Template" + number)
+        .replace("method000", "method" + number)
+        .getBytes(StandardCharsets.ISO_8859_1);
+  }
+
+  public static void main(String[] arguments) throws Exception {
+    byte[] code = template();
+    System.out.println("ready");
+    System.in.read();
+    for (int at = 1; at <= Integer.parseInt(arguments[1]); at++) {
+      String number = String.format("%03d", at % 1000), name = "kernelspan.target.Dropped$Template" + number;
+      Runnable made = (Runnable) new Loader(renamed(code, number), name).loadClass(name).getDeclaredConstructor().newInstance();
+      for (int turn = 0; turn < 3; turn++) {
+        made.run();
+      }
+      if (at % 20 == 0) {
+        System.gc();
+      }
+    }
+    Said.end(arguments[0]);
+  }
+}
