@@ -84,7 +84,7 @@ def examine(process: procfs.Process) -> Living:
         found.threads = [LiveThread(task.tid, task.name, task.state, False) for task in tasks]
         return found
     version = tuple(int(part) for part in detection.version.split(".")[:2] if part.isdigit())
-    context = LibraryContext(detection.runtime, f"{process.path}/root", version, found.working_directory)
+    context = LibraryContext(detection.runtime, f"{process.path}/root", version, found.working_directory, process)
     libraries = Libraries()
     with ProcessMemory(process) as memory:
         stacks = _stacks(detection, memory, libraries, context)

@@ -19,6 +19,7 @@ from kernelspan_agent.libraries.maven.commandline import Command, parse_command
 from kernelspan_agent.libraries.maven.jars import parse_manifest, read_jar
 from kernelspan_agent.libraries.maven.jimage import ImageError, read_classes
 from kernelspan_agent.libraries.maven.zips import ZipError, has_name, read_zip
+from kernelspan_agent.process.procfs import Process
 from kernelspan_agent.process.rootfs import Root
 from tests.unit.libraries.making import Clock
 
@@ -63,7 +64,9 @@ class Jvm:
         self.root.mkdir()
         self.clock = Clock()
         self.libraries = Libraries(self.clock)
-        self.context = LibraryContext("java", root=str(self.root), version=(17,), cwd="/app")
+        (self.folder / "stat").write_text(f"42 (java) S {' '.join(['1'] * 18)} 777 {' '.join(['1'] * 30)}")
+        process = Process(42, 777, str(path))
+        self.context = LibraryContext("java", root=str(self.root), version=(17,), cwd="/app", process=process)
         (self.folder / "cmdline").write_bytes(b"".join(each.encode() + b"\0" for each in arguments))
         (self.folder / "environ").write_bytes(b"CLASSPATH=/env/classes\0")
         (self.folder / "maps").write_text("")

@@ -26,6 +26,8 @@ from kernelspan_agent.libraries.maven.jars import Jar, make_library, read_jar
 from kernelspan_agent.libraries.maven.jimage import ImageError, read_classes
 from kernelspan_agent.libraries.maven.zips import ZipError, has_name
 from kernelspan_agent.model import Origin
+from kernelspan_agent.process import procfs
+from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.process.rootfs import MAX_PATH_BYTES, Root
 
 RUNTIMES = ("java",)
@@ -43,7 +45,6 @@ _JAR = re.compile(r".*\.(?:jar|war|ear|zip)\Z", re.IGNORECASE)
 _MODULES = "/lib/modules"
 _OWN_JARS = re.compile(r"(?P<home>/.*)/lib/rt\.jar\Z")
 _BOOT_LOADER = "org/springframework/boot/loader/"
-_PROC_ROOT = re.compile(r"(?P<process>/.*/[0-9]+)/root/?\Z")
 _FileKey = tuple[int, int, int, int]
 
 
@@ -91,7 +92,7 @@ class MavenManager:
                 self._look(process, context)
                 process.at_ns = now_ns
             found = self._find(file, process, context)
-        except OSError:  # the process's root is gone
+        except (OSError, ProcessError):  # the process is gone
             return _UNKNOWN
         if len(process.classes) >= MAX_CLASSES:
             process.classes.clear()
@@ -137,10 +138,10 @@ class MavenManager:
 
     def _look(self, process: _Process, context: LibraryContext) -> None:
         """Notes the jars that the process has open now, and its JDK."""
-        match = _PROC_ROOT.match(context.root)
-        if match is None:
+        if context.process is None:
             return
-        folder, own_root = match["process"], _own_root(context)
+        procfs.read_stat(context.process)  # else the pid may be another's by now
+        folder, own_root = context.process.path, _own_root(context)
         homes, images = [], []
         for path in _mapped(folder):
             inside = path.removeprefix(own_root)
@@ -235,13 +236,13 @@ def _mapped(folder: str) -> set[str]:
 
 
 def _command_of(context: LibraryContext) -> Command:
-    match = _PROC_ROOT.match(context.root)
-    if match is None:
+    if context.process is None:
         return Command()
+    folder = context.process.path
     try:
-        with open(f"{match['process']}/cmdline", "rb") as file:  # noqa: PTH123
+        with open(f"{folder}/cmdline", "rb") as file:  # noqa: PTH123
             words = file.read(1 << 20).decode("utf-8", "surrogateescape").split("\0")[:-1]
-        with open(f"{match['process']}/environ", "rb") as file:  # noqa: PTH123
+        with open(f"{folder}/environ", "rb") as file:  # noqa: PTH123
             environ = file.read(1 << 20).split(b"\0")
         prefix = b"CLASSPATH="
         given = next((each[len(prefix) :] for each in environ if each.startswith(prefix)), b"")

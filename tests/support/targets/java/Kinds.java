@@ -116,7 +116,7 @@ public final class Kinds {
     return size;
   }
 
-  static void reflection() throws Exception {
+  static void reflection() throws Throwable {
     Method method = Kinds.class.getMethod("reflected", int.class);
     method.invoke(null, 1);
     MethodHandle handle =
@@ -183,7 +183,7 @@ public final class Kinds {
     return sum;
   }
 
-  static void turn(int at) throws Exception {
+  static void turn(int at) throws Throwable {
     deep(at % 30);
     new Square().twice(at);
     new Made(at).locked();
@@ -233,7 +233,7 @@ public final class Kinds {
     thread.start();
   }
 
-  public static void main(String[] arguments) throws Exception {
+  public static void main(String[] arguments) throws Throwable {
     System.out.println("ready");
     System.in.read();
     if (arguments.length > 3) {
