@@ -22,7 +22,7 @@ import numpy as np
 
 from kernelspan_agent.libraries.base import Clock, LibraryContext, Verdict
 from kernelspan_agent.libraries.maven.commandline import Command, parse_command
-from kernelspan_agent.libraries.maven.jars import Jar, make_library, read_jar
+from kernelspan_agent.libraries.maven.jars import GENERIC, Jar, make_library, read_jar
 from kernelspan_agent.libraries.maven.jimage import ImageError, read_classes
 from kernelspan_agent.libraries.maven.zips import ZipError, has_name
 from kernelspan_agent.model import Origin
@@ -132,7 +132,7 @@ class MavenManager:
         is_main = is_main or (bool(command.main_class) and jar.has_class(f"{command.main_class}.class") is not None)
         if prefix or is_main:
             return _APP
-        if command.main_class or command.main_jar or jar.library.purl:
+        if command.main_class or command.main_jar or not jar.library.purl.startswith(GENERIC):
             return Origin.LIBRARY, jar.library
         return _UNKNOWN
 

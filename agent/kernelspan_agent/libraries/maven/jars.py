@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_TEXT_BYTES = 64 << 10
+GENERIC = "pkg:generic/"
 _CLASSES = ("BOOT-INF/classes/", "WEB-INF/classes/")
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+~-]{0,127}\Z")
 
@@ -73,7 +74,7 @@ def _make(fd: int, name: str, archive: Zip, nested: tuple[Jar, ...]) -> Jar:
     manifest: Mapping[str, str] = {}
     if MANIFEST in archive.known:
         manifest = parse_manifest(_text(fd, archive, archive.known[MANIFEST]))
-    library = _by_properties(fd, name, archive) or _by_manifest(manifest) or Library(printable(_stem(name)), "", "")
+    library = _by_properties(fd, name, archive) or _by_manifest(manifest) or _generic(_stem(name), "")
     return Jar(
         name,
         archive,
@@ -102,7 +103,7 @@ def _by_manifest(manifest: Mapping[str, str]) -> Library | None:
     for title, version in ways:
         name = manifest.get(title, "").partition(";")[0].strip()
         if name:
-            return Library(printable(name[:128]), _plain(manifest.get(version, "")), "")
+            return _generic(name[:128], _plain(manifest.get(version, "")))
     return None
 
 
@@ -111,6 +112,13 @@ def make_library(group: str, artifact: str, version: str) -> Library:
     purl = f"pkg:maven/{urllib.parse.quote(group, safe='.-_~')}/{urllib.parse.quote(artifact, safe='.-_~')}"
     quoted = urllib.parse.quote(version, safe=".-~_")
     return Library(f"{group}:{artifact}", version, f"{purl}@{quoted}" if version else purl)
+
+
+def _generic(name: str, version: str) -> Library:
+    """What no package manager names: the package URL's type is `generic`."""
+    shown = printable(name)
+    purl = f"{GENERIC}{urllib.parse.quote(shown, safe='.-_~')}"
+    return Library(shown, version, f"{purl}@{urllib.parse.quote(version, safe='.-~_')}" if version else purl)
 
 
 def parse_manifest(text: str) -> dict[str, str]:
