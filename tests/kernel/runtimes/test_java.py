@@ -60,6 +60,13 @@ def test_classes_that_are_made_and_dropped(label: str) -> None:
     assert len({frame[1] for said in outcome.said for frame in said.frames if frame[1].startswith("method")}) > 500
 
 
+@pytest.mark.parametrize("options", [["-XX:TieredStopAtLevel=1"], ["-XX:-Inline", "-XX:-BackgroundCompilation"]])
+@pytest.mark.parametrize("label", wanted_javas())
+def test_code_that_becomes_invalid_on_the_stack(label: str, options: list[str]) -> None:
+    """The place of its call is the true one, not that of the handler which its return address was made to lead to."""
+    assert_all_right(java_runs.traced(needed(label), "Unmade", "40", options=options), 120)
+
+
 @pytest.mark.parametrize("label", [label for label in wanted_javas() if javas.major_of(label) >= 21])
 def test_virtual_threads(label: str) -> None:
     """Frames are those of the virtual thread; one that has waited has its outer frames on the heap, and the span says so."""

@@ -127,3 +127,18 @@ def test_explain_shows_the_stacks() -> None:
     assert any(
         each["function"].endswith("ReferenceHandler.run") for thread in shown["threads"] for each in thread["frames"]
     )
+
+
+def test_a_python_program_with_a_jvm_in_it() -> None:
+    """The executable's own runtime is the process's."""
+    root = needed("bookworm-17").root
+    assert root is not None
+    library = root / javas.home(17).lstrip("/") / "lib/server/libjvm.so"
+    text = f"import ctypes; ctypes.CDLL({str(library)!r}); print('r', flush=True); input()"
+    with subprocess.Popen(["/usr/bin/python3", "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.read(1) == b"r"
+        found = registry.detect(open_process(running.pid))
+        running.kill()
+    assert isinstance(found, DetectedRuntime), found
+    assert found.runtime == "python"

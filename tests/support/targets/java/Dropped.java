@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 package kernelspan.target;
 
-import java.io.ByteArrayOutputStream;
-import java.io.InputStream;
 import java.nio.charset.StandardCharsets;
 import java.util.function.Supplier;
 
@@ -26,30 +24,19 @@ public final class Dropped {
     }
   }
 
-  private static final class Loader extends ClassLoader {
+  private static final class Loader extends Loading {
     private final byte[] code;
     private final String name;
 
     Loader(byte[] code, String name) {
-      super(Dropped.class.getClassLoader());
       this.code = code;
       this.name = name;
     }
 
     @Override
-    protected Class<?> loadClass(String wanted, boolean resolve) throws ClassNotFoundException {
-      return wanted.equals(name) ? defineClass(wanted, code, 0, code.length) : super.loadClass(wanted, resolve);
+    byte[] codeOf(String wanted) {
+      return wanted.equals(name) ? code : null;
     }
-  }
-
-  private static byte[] template() throws Exception {
-    ByteArrayOutputStream found = new ByteArrayOutputStream();
-    try (InputStream from = Dropped.class.getResourceAsStream("Dropped$Template000.class")) {
-      for (int each = from.read(); each >= 0; each = from.read()) {
-        found.write(each);
-      }
-    }
-    return found.toByteArray();
   }
 
   private static byte[] renamed(byte[] code, String number) {
@@ -60,7 +47,7 @@ public final class Dropped {
   }
 
   public static void main(String[] arguments) throws Exception {
-    byte[] code = template();
+    byte[] code = Loading.codeIn("Dropped$Template000.class");
     System.out.println("ready");
     System.in.read();
     for (int at = 1; at <= Integer.parseInt(arguments[1]); at++) {
