@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.support.truth import Said
 
 PROFILE = truth.PROFILE.replace("[Read, Stat]", "[Open]")
 PACKAGE = "kernelspan.target"
+SETTLE_SECONDS = 0.5  # the ring is looked at every 50 ms
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,23 @@ def traced(java: Interpreter, target: str, *arguments: str, options: Sequence[st
         with truth.open_app(output, PROFILE) as app:
             app.select(program.pid, "target")
             wait_for_walker(app)
-            program.go_on()
-            truth.run_until(app, lambda: program.started.poll() is not None)
+            run(app, program, out)
             app.end(10.0)
             accounting, frames = app.accounting().as_json(), dict(app.tables.stacks.frames)
         assert program.started.stdout is not None
         assert program.started.wait() == 0, program.started.stdout.read()
         spans = truth.read_spans(output)
         return Outcome(truth.read_said(out), truth.by_key(spans), spans, accounting, frames)
+
+
+def run(app: App, program: Program, out: Path) -> None:
+    """Lets a target do its work, and ends it when all that it did has been looked at."""
+    program.go_on()
+    truth.run_until(app, lambda: any(out.parent.glob(f"{out.name}.*.json")))
+    end = time.monotonic() + SETTLE_SECONDS
+    truth.run_until(app, lambda: time.monotonic() > end)
+    program.go_on()
+    truth.run_until(app, lambda: program.started.poll() is not None)
 
 
 def wait_for_walker(app: App) -> None:

@@ -51,8 +51,7 @@ def test_a_program_that_embeds_a_jvm(label: str, tmp_path: Path) -> None:
             assert program.line() == "ready"
             traced = app.select(program.pid, "host")
             java_runs.wait_for_walker(app)
-            program.go_on()
-            truth.run_until(app, lambda: program.started.poll() is not None)
+            java_runs.run(app, program, folder / "said")
             app.end(10.0)
         said = truth.read_said(folder / "said")
     assert traced.runtime is not None
@@ -65,17 +64,19 @@ def test_a_program_that_embeds_a_jvm(label: str, tmp_path: Path) -> None:
 
 
 def test_a_command_is_walked_from_its_first_line(tmp_path: Path) -> None:
-    """`kernelspan run -- java CLASS`: the walker is there before it begins."""
+    """`kernelspan run -- java CLASS`: the walker is there before it begins; what is interpreted is named after its end, too."""
     java = shutil.which("java")
     require("kernel", java is not None, "this machine has no java")
     needed("bookworm-17")
-    command = [str(java), "-cp", str(javas.classes()), "kernelspan.target.Kinds", str(tmp_path / "said"), "5", "5"]
+    words = ["-Xint", "-cp", str(javas.classes()), "kernelspan.target.Kinds", str(tmp_path / "said"), "100", "5"]
+    command = [str(java), *words]
     ran = truth.run_command(command, tmp_path / "said", profile=java_runs.PROFILE)
     assert ran.status == 0, ran.errors
     verdict = judge(ran.said, truth.by_key(ran.spans), allow_outer_missing=True)
-    assert verdict.said > 200
+    assert verdict.said > 3000
     assert not verdict.wrong, verdict
-    assert verdict.missed + verdict.pending <= verdict.said / 10, verdict
+    assert verdict.missed == 0, verdict
+    assert verdict.pending <= verdict.said / 2, verdict
 
 
 def test_jvms_that_are_not_walked(tmp_path: Path) -> None:

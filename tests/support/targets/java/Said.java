@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 package kernelspan.target;
 
+import java.io.File;
 import java.io.FileInputStream;
 import java.io.FileNotFoundException;
 import java.io.IOException;
@@ -69,10 +70,13 @@ public final class Said {
     for (String file : files) {
       apps.add(quoted(file) + ":" + file.startsWith("kernelspan/target/"));
     }
-    try (PrintWriter to = new PrintWriter(out + "." + TOKEN + ".json", "UTF-8")) {
+    File made = new File(out + "." + TOKEN);
+    try (PrintWriter to = new PrintWriter(made, "UTF-8")) {
       to.print("{\"token\":\"" + TOKEN + "\",\"pid\":0,\"stacks\":[" + String.join(",\n", texts) + "],");
       to.print("\"said\":[" + String.join(",", said) + "],\"app\":{" + String.join(",", apps) + "}}");
     }
+    made.renameTo(new File(made + ".json"));
+    System.in.read(); // compiled code can only be named as long as it is there
   }
 
   private static String quoted(String text) {
