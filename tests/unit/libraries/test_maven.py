@@ -124,6 +124,19 @@ def test_a_class_that_two_have_is_nobodys(tmp_path: Path) -> None:
     assert jvm.verdict("server/Main") == "App"
 
 
+def test_jars_of_the_class_path_that_are_not_open(tmp_path: Path) -> None:
+    """A class of an archive (CDS) may be from one of them: it makes a class of another jar nobody's; also by a manifest or `*`."""
+    jvm = Jvm(tmp_path, "java", "-cp", "/app/main.jar:/app/lib/*", "com.acme.Main")
+    manifest = "Class-Path: more/a.jar\n"
+    jvm.opens("/app/main.jar", jar_bytes({"com/acme/Main.class": "", "META-INF/MANIFEST.MF": manifest}))
+    jvm.opens("/plugins/b.jar", jar_bytes({"a/A.class": "", "b/B.class": "", "c/C.class": "", **GUAVA}))
+    jvm.write("/app/more/a.jar", jar_bytes({"a/A.class": ""}))
+    jvm.write("/app/lib/b.jar", jar_bytes({"b/B.class": ""}))
+    assert jvm.verdict("com/acme/Main") == "App"
+    assert [jvm.verdict(name) for name in ("a/A", "b/B")] == ["unknown", "unknown"]
+    assert jvm.verdict("c/C").startswith("Library pkg:maven")
+
+
 def test_spring_boot(tmp_path: Path) -> None:
     """Jars stored in the application's, its own classes below BOOT-INF, and the loader, which is a library."""
     inner = jar_bytes({"com/google/common/Some.class": "", **GUAVA})

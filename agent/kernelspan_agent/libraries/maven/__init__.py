@@ -2,8 +2,9 @@
 """Java: jars and directories of classes, by which of them has the class.
 
 A running JVM does not say where it has a class from, but in its heap, which its collector moves about. What proves it: a JVM
-holds open every jar that it has loaded a class from, so the class is looked for in the jars that are open (and in those that
-they carry), in the directories of the class path that the command names, and in the JDK's own modules. Where exactly one has
+holds open every jar that it has loaded a class from, unless that came from an archive of classes; so the class is looked for in
+the jars that are open or on the class path that the command names (and in those that they carry), in the directories of that
+path, and in the JDK's own modules. Where exactly one has
 it, it is from there; where two have it, or none, nobody knows: a web server may have two applications with one class.
 
 The jar or directory that the command begins with is the application, and so are the directories of its class path; what is in
@@ -12,6 +13,7 @@ BOOT-INF or WEB-INF/classes of a jar is its own. Other jars are libraries, if Ma
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections import OrderedDict
@@ -147,14 +149,20 @@ class MavenManager:
             inside = path.removeprefix(own_root)
             homes.append(inside.removesuffix(_MODULES))
             images.append(self._image(f"{context.root}{inside}"))
-        jars = {}
+        found: dict[_FileKey, tuple[str, Jar]] = {}
         for link, at in _open_files(folder):
             path = at.removeprefix(own_root)
             if own := _OWN_JARS.match(path):
                 homes.append(own["home"])
-            jar = self._jar(link, path)
-            if jar is not None:
-                jars[path] = jar
+            with contextlib.suppress(OSError):
+                fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+                try:
+                    self._add(found, fd, path)
+                finally:
+                    os.close(fd)
+        with Root(context.root) as root:
+            self._add_class_path(found, root, process.command, context)
+        jars = dict(found.values())
         process.homes, process.images, process.jars = tuple(homes), tuple(images), jars
 
     def _image(self, path: str) -> np.ndarray:
@@ -175,29 +183,51 @@ class MavenManager:
         finally:
             os.close(fd)
 
-    def _jar(self, link: str, path: str) -> Jar | None:
-        """The jar that a descriptor of the process leads to, whatever its name leads to by now."""
-        try:
-            fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        except OSError:
-            return None
-        try:
-            key = _key(fd)
-            if key in self._jars:
-                self._jars.move_to_end(key)
-                return self._jars[key]
+    def _add_class_path(
+        self, found: dict[_FileKey, tuple[str, Jar]], root: Root, command: Command, context: LibraryContext
+    ) -> None:
+        """The jars of the class path, with those that their manifests name: a class may be from one that was never opened."""
+        waiting = [_absolute(each, context) for each in command.class_path]
+        seen: set[str] = set()
+        while waiting and len(seen) < MAX_JARS:
+            path = waiting.pop()
+            if path in seen:
+                continue
+            seen.add(path)
+            if path.endswith("/*"):
+                waiting += [f"{path[:-2]}/{name}" for name in root.names(path[:-2], MAX_JARS) if _JAR.match(name)]
+            elif _JAR.match(path):
+                with contextlib.suppress(OSError), root.opened(path) as fd:
+                    jar = self._add(found, fd, path)
+                    named = jar.class_path if jar else ()
+                    waiting += [
+                        os.path.normpath(f"{path.rpartition('/')[0]}/{each}") for each in named if ":" not in each
+                    ]
+
+    def _add(self, found: dict[_FileKey, tuple[str, Jar]], fd: int, path: str) -> Jar | None:
+        """Notes the jar that is open, whatever its name leads to by now; the first of its names stays."""
+        key = _key(fd)
+        if key in self._jars:
+            self._jars.move_to_end(key)
+            jar = self._jars[key]
+        else:
             try:
                 jar = read_jar(fd, path.rpartition("/")[2])
             except (ZipError, OSError):
                 jar = None
-        finally:
-            os.close(fd)
-        self._jars[key] = jar
-        self._weight += jar.weight if jar else 1
-        while len(self._jars) > 1 and (len(self._jars) > MAX_JARS or self._weight > MAX_WEIGHT):
-            _, gone = self._jars.popitem(last=False)
-            self._weight -= gone.weight if gone else 1
+            self._jars[key] = jar
+            self._weight += jar.weight if jar else 1
+            while len(self._jars) > 1 and (len(self._jars) > MAX_JARS or self._weight > MAX_WEIGHT):
+                _, gone = self._jars.popitem(last=False)
+                self._weight -= gone.weight if gone else 1
+        if jar is not None:
+            found.setdefault(key, (path, jar))
         return jar
+
+
+def _key(fd: int) -> _FileKey:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _own_root(context: LibraryContext) -> str:
@@ -206,11 +236,6 @@ def _own_root(context: LibraryContext) -> str:
         return os.readlink(context.root).rstrip("/")  # noqa: PTH115
     except OSError:
         return context.root.rstrip("/")
-
-
-def _key(fd: int) -> _FileKey:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _open_files(folder: str) -> Iterator[tuple[str, str]]:
