@@ -102,6 +102,7 @@ SCOPES = ScopeOffsets(
     relocation_size=ABSENT,
     pc_desc_bytes=16,
     method=112,
+    used=8,
 )
 OFFSETS = JavaOffsets(17, AT, SCOPES, 8, 16, 0)
 DETAILS = JavaDetails(OFFSETS)
@@ -187,7 +188,7 @@ class Heap:
 
     def compiled(self, scopes: list[tuple[int, int]], *, compile_id: int = 9) -> tuple[int, int]:
         """(blob, pc of a call) of code in which methods are inlined, innermost first."""
-        blob = self.put(b"", 1024)
+        blob = self.put(b"\0" * 8 + b"\1", 16 + 1024) + 16
         stream, metadata, offsets, sender = b"\0", [], [], 0
         for method, bci in reversed(scopes):
             metadata.append(method)
@@ -273,6 +274,30 @@ def test_inlined_methods() -> None:
     (frame,) = symboliser.frames(row(blob, 0, check=9, owner=WRAPPER))
     assert (frame.function, frame.line) == ("a.Outer.main", 0)
     (frame,) = symboliser.frames(row(blob, pc, check=8, owner=COMPILED))
+    assert frame.unresolved == "CodeReplaced"
+
+
+@pytest.mark.parametrize("given_up", ["block", "method", "meanwhile"])
+def test_code_that_was_given_up(given_up: str) -> None:
+    """Its words stay in memory, and what they name may be another class's by now."""
+    heap = Heap()
+    at = heap.method(b"a/Inner", b"read", b"Inner.java", LINES)
+    blob, pc = heap.compiled([(at, 5)])
+    memory = heap
+    if given_up == "block":
+        heap.set(blob - 8, "<B", 0)
+    elif given_up == "method":
+        heap.set(blob + 112, "<Q", 0)
+    else:
+
+        class Changing(Heap):
+            def read(self, address: int, size: int) -> bytes:
+                if address == blob + 268:
+                    self.set(blob - 8, "<B", 0)
+                return super().read(address, size)
+
+        memory = Changing(heap.data)
+    (frame,) = JavaSymboliser(memory, DETAILS).frames(row(blob, pc, check=9, owner=COMPILED))
     assert frame.unresolved == "CodeReplaced"
 
 

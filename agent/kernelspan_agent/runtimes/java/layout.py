@@ -196,6 +196,7 @@ class ScopeOffsets:
     relocation_size: int
     pc_desc_bytes: int
     method: int
+    used: int  # a byte of the block that the nmethod lies in
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +294,7 @@ def _scope_offsets(structs: Structs) -> ScopeOffsets:
         offset((_CODE_BLOB, "_relocation_size")),
         structs.size("PcDesc") or 0,
         offset((_COMPILED, "_method"), (_NMETHOD, "_method")),
+        _needed(structs.offset(("HeapBlock::Header", "_used")), "HeapBlock::Header::_used"),
     )
 
 

@@ -49,6 +49,19 @@ def read_scopes(memory: Memory, blob: int, pc: int, offsets: JavaOffsets) -> lis
     return list(_chain(memory, blob, int(rows[found[0], 1]), offsets))
 
 
+def number_of(memory: Memory, blob: int, offsets: JavaOffsets) -> int | None:
+    """The number of a compilation, where its code is still there and has its method; None: it has been given up.
+
+    The JVM gives up code before the classes that it names: whoever finds it there after reading has read what it named. Raises
+    MemoryReadError.
+    """
+    used = memory.read(blob - offsets.at["block_bytes"] + offsets.scopes.used, 1)[0]
+    if used != 1 or not read_u64(memory, blob + offsets.scopes.method):
+        return None
+    number: int = struct.unpack("<I", memory.read(blob + offsets.at["nmethod_number"], 4))[0]
+    return number
+
+
 def code_begin(memory: Memory, blob: int, at: ScopeOffsets) -> int:
     """Where the instructions of a blob begin. Raises MemoryReadError."""
     if at.code_begin != ABSENT:
@@ -57,7 +70,8 @@ def code_begin(memory: Memory, blob: int, at: ScopeOffsets) -> int:
 
 
 def _chain(memory: Memory, blob: int, scope: int, offsets: JavaOffsets) -> list[tuple[int, int]]:
-    at, found = offsets.scopes, []
+    at = offsets.scopes
+    found: list[tuple[int, int]] = []
     if at.scopes_data_begin != ABSENT:
         data = read_u64(memory, blob + at.scopes_data_begin)
     else:

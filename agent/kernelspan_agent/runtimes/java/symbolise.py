@@ -25,7 +25,7 @@ from kernelspan_agent.runtimes.registry import RawFrame
 
 from .layout import COMPILED, CUT, INTERPRETED, JAVA_CODE, UNREAD, WRAPPER
 from .methods import CorruptMethodError, Method, make_method, read_method
-from .nmethods import read_scopes
+from .nmethods import number_of, read_scopes
 
 if TYPE_CHECKING:
     from kernelspan_agent.process.memory import Memory
@@ -143,10 +143,10 @@ class JavaSymboliser:
         places = self._places.get(key)
         if places is None:
             try:
-                if self._number(blob) != check:
+                if number_of(self._memory, blob, self._offsets) != check:
                     return REPLACED
                 places = self._read(blob, pc, kind)
-                if self._number(blob) != check:
+                if number_of(self._memory, blob, self._offsets) != check:
                     return REPLACED
             except MemoryReadError:
                 return UNREADABLE
@@ -157,10 +157,6 @@ class JavaSymboliser:
         if len(self._places) > MAX_PLACES:
             self._places.popitem(last=False)
         return places
-
-    def _number(self, blob: int) -> int:
-        number: int = struct.unpack("<I", self._memory.read(blob + self._offsets.at["nmethod_number"], 4))[0]
-        return number
 
     def _read(self, blob: int, pc: int, kind: int) -> tuple[tuple[_Shown, int], ...]:
         scopes = [] if kind == WRAPPER else read_scopes(self._memory, blob, pc, self._offsets)

@@ -6,7 +6,7 @@ import java.util.function.Supplier;
 
 /**
  * Classes that are alike but for their names, each loaded, called and dropped: the JVM gives the memory of one to the next.
- * Arguments: where to say it, how many.
+ * Arguments: where to say it, how many classes, how often each is called.
  */
 public final class Dropped {
   public static class Template000 implements Runnable {
@@ -53,7 +53,7 @@ public final class Dropped {
     for (int at = 1; at <= Integer.parseInt(arguments[1]); at++) {
       String number = String.format("%03d", at % 1000), name = "kernelspan.target.Dropped$Template" + number;
       Runnable made = (Runnable) new Loader(renamed(code, number), name).loadClass(name).getDeclaredConstructor().newInstance();
-      for (int turn = 0; turn < 3; turn++) {
+      for (int turn = 0; turn < Integer.parseInt(arguments[2]); turn++) {
         made.run();
       }
       if (at % 20 == 0) {
