@@ -34,7 +34,7 @@ def assert_all_right(outcome: Outcome, at_least: int) -> None:
 def test_every_frame_is_true(label: str, way: str) -> None:
     """Lambdas, reflection, method handles, constructors, static initialisers, inlined loops, threads one after another."""
     outcome = java_runs.traced(needed(label), "Kinds", "60", "100", options=WAYS[way])
-    assert_all_right(outcome, 2400)
+    assert_all_right(outcome, 2300)
 
 
 ALL_COLLECTORS = {
@@ -96,7 +96,7 @@ def test_what_a_span_has_of_java() -> None:
     """The runtime's name and version are attributes of the resource; the JDK's own classes are the runtime's."""
     outcome = java_runs.traced(needed("bookworm-17"), "Kinds", "1", "1")
     spans = [span for found in outcome.spans.values() for span in found]
-    assert len(spans) > 40
+    assert len(spans) > 30
     assert {span.resource["process.runtime.name"] for span in spans} == {"OpenJDK Runtime Environment"}
     (version,) = {str(span.resource["process.runtime.version"]) for span in spans}
     assert version.startswith("17.")
