@@ -26,7 +26,14 @@ from kernelspan_agent.runtimes.java.layout import (
     JavaOffsets,
     ScopeOffsets,
 )
-from kernelspan_agent.runtimes.java.methods import CorruptMethodError, Method, read_lines, read_method, read_numbers
+from kernelspan_agent.runtimes.java.methods import (
+    CorruptMethodError,
+    Method,
+    pack_lines,
+    read_lines,
+    read_method,
+    read_numbers,
+)
 from kernelspan_agent.runtimes.java.symbolise import JavaSymboliser
 from kernelspan_agent.runtimes.java.walk import read_stacks
 from kernelspan_agent.runtimes.registry import DetectedRuntime
@@ -353,7 +360,7 @@ def test_tables_of_lines(pairs: list[tuple[int, int]], excludes_zero: int) -> No
     """The same, in any order; a line is that of the nearest entry before, or the one at the very bytecode."""
     lines = read_lines(table(pairs, excludes_zero) + b"\x77", excludes_zero)
     assert lines == tuple(pairs)
-    method = Method(b"", b"", b"", 0, False, False, 65536, tuple(pairs))
+    method = Method(b"", b"", b"", 0, False, False, 65536, pack_lines(pairs))
     for bci, _ in pairs:
         assert method.line_of(bci) == next(to for at, to in pairs if at == bci)
 

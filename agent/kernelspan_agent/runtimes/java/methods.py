@@ -18,6 +18,8 @@ from kernelspan_agent.runtimes.mixing import mix, mix_lanes
 from .layout import LINE_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kernelspan_agent.process.memory import Memory
 
     from .layout import JavaOffsets
@@ -29,6 +31,7 @@ _HAS_LINES = 1
 _TAIL_BYTES = 128
 _PAGE_BYTES = 4096
 _MASK = (1 << 64) - 1
+_PAIR = struct.Struct("<HH")
 
 
 class CorruptMethodError(ValueError):
@@ -37,7 +40,7 @@ class CorruptMethodError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What is shown of a method. `class_name`: as the JVM has it, with slashes. `lines`: (bci, line), as they come."""
+    """What is shown of a method. `class_name`: as the JVM has it, with slashes. `lines`: see `pack_lines`."""
 
     class_name: bytes
     name: bytes
@@ -46,7 +49,7 @@ class Method:
     is_native: bool
     is_hidden: bool
     code_size: int
-    lines: tuple[tuple[int, int], ...]
+    lines: bytes
     identities: tuple[
         int, ...
     ] = ()  # what FRAME["code"] of an interpreted frame of it may be, where it was read from memory
@@ -56,7 +59,7 @@ class Method:
         if self.is_native or not 0 <= bci < self.code_size:
             return 0
         best, found = 0, 0
-        for at, line in self.lines:
+        for at, line in _PAIR.iter_unpack(self.lines):
             if at == bci:
                 return line
             if best <= at < bci:
@@ -104,6 +107,14 @@ def read_lines(data: bytes, excludes_zero: int) -> tuple[tuple[int, int], ...]:
     raise CorruptMethodError("a table of lines without an end")
 
 
+def pack_lines(lines: Iterable[tuple[int, int]]) -> bytes:
+    """(bci, line) in the order of the table, two bytes each, as in a class file: there are many. Raises CorruptMethodError."""
+    try:
+        return b"".join(_PAIR.pack(*pair) for pair in lines)
+    except struct.error as error:
+        raise CorruptMethodError("a line that no class file could have") from error
+
+
 def make_method(
     texts: tuple[bytes, bytes, bytes], klass: int, bits: tuple[int, int, int, int], table: bytes, offsets: JavaOffsets
 ) -> Method:
@@ -112,7 +123,7 @@ def make_method(
     Raises CorruptMethodError.
     """
     access, hidden, const_flags, code_size = bits
-    lines = read_lines(table, offsets.excludes_zero) if const_flags & _HAS_LINES else ()
+    lines = pack_lines(read_lines(table, offsets.excludes_zero)) if const_flags & _HAS_LINES else b""
     is_hidden = bool(hidden & offsets.hidden_mask)
     return Method(*texts, klass, bool(access & _NATIVE), is_hidden, code_size, lines)
 
@@ -141,9 +152,7 @@ def read_method(memory: Memory, address: int, offsets: JavaOffsets) -> Method:
     hidden_base = const if at["hidden_in_const"] else address
     (hidden,) = struct.unpack("<I", memory.read(hidden_base + at["hidden_at"], 4))
     table_at = const + at["const_bytes"] + code_size
-    lines: tuple[tuple[int, int], ...] = ()
-    if const_flags & _HAS_LINES:
-        lines = _read_table(memory, table_at, offsets)
+    lines = pack_lines(_read_table(memory, table_at, offsets)) if const_flags & _HAS_LINES else b""
     (words,) = struct.unpack_from("<I", header, at["const_size"])
     start = memory.read(table_at, min((const + (words & 0xFFFFFF) * 8 - table_at) & _MASK, LINE_BYTES))
     numbers = code_size | name_index << 16 | signature << 32 | number << 48

@@ -10,7 +10,6 @@ and after. What Java leaves out of its own traces (@Hidden) is left out here. An
 
 from __future__ import annotations
 
-import struct
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -177,8 +176,7 @@ def _shown(method: Method) -> _Shown:
     file = f"{package}{slash}{source}" if source else ""
     function = printable(_short(f"{class_name.replace('/', '.')}.{name}"))
     # The same for a method interpreted and compiled; its lines tell it from others of its name in its class.
-    lines = struct.pack(f"<{2 * len(method.lines)}q", *(number for pair in method.lines for number in pair))
-    code = mix_lanes(b"\0".join((method.class_name, method.name, lines, method.klass.to_bytes(8, "little"))))
+    code = mix_lanes(b"\0".join((method.class_name, method.name, method.lines, method.klass.to_bytes(8, "little"))))
     return _Shown(method, function, printable(name), printable(file), class_name, code)
 
 
