@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .detect import JavaDetails
 
 MAX_NAME_CHARS = 256
-MAX_CODES, MAX_PLACES = 8192, 8192
+MAX_CODES, MAX_PLACES = 8192, 4096
 REPLACED, UNREADABLE, CORRUPT = "CodeReplaced", "MemoryUnreadable", "Corrupt"
 _CONTINUATION = (b"jdk/internal/vm/Continuation", b"enterSpecial")
 _ELLIPSIS = "…"
