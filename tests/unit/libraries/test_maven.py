@@ -96,7 +96,7 @@ def test_libraries_and_the_application(tmp_path: Path) -> None:
     )
     jvm.opens("/app/app.jar", jar_bytes({"com/acme/Main.class": "", **CODEC}))
     jvm.opens("/app/lib/guava.jar", jar_bytes({"com/google/common/Some.class": "", **GUAVA}))
-    manifest = "Manifest-Version: 1.0\r\nBundle-SymbolicName: org.osgi.thi\r\n ng;singleton:=true\r\nBundle-Version: 2.1\r\n\r\n"
+    manifest = "Manifest-Version: 1.0\r\nBundle-SymbolicName: org.osgi.th\r\n ing;singleton:=true\r\nBundle-Version: 2.1\r\n\r\n"
     jvm.opens("/app/lib/osgi.jar", jar_bytes({"org/thing/A.class": "", "META-INF/MANIFEST.MF": manifest}))
     jvm.opens("/app/lib/plain-1.jar", jar_bytes({"plain/A.class": ""}))
     jvm.write("/app/classes/com/acme/Other.class")

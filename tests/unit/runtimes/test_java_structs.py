@@ -85,7 +85,7 @@ def test_rows_from_the_file_numbers_from_the_process() -> None:
     file, relocations, loaded = made()
     with elf_of(bytes(file), relocations) as elf:
         tables = read_tables(elf, SYMBOLS)
-    assert tables.statics == {("CodeCache", "_heaps"): 0x1800}
+    assert tables.variables == {("CodeCache", "_heaps"): 0x1800}
     structs = read_structs(Copy(bytes(loaded)), tables, BIAS)
     assert structs.offset(("Thread", "_anchor"), ("JavaThread", "_anchor")) == 656
     assert structs.offset(("Thread", "_anchor")) is None

@@ -39,57 +39,19 @@ from kernelspan_agent.runtimes.java.walk import read_stacks
 from kernelspan_agent.runtimes.registry import DetectedRuntime
 
 # Of JDK 17, x86-64.
+_SAID = """
+thread_os=560 thread_anchor=656 thread_state=824 os_pthread=24 wrapper_anchor=32 heap_memory=8
+heap_segments=120 heap_shift=256 space_low=0 space_high=8 queue_buffer=8 queue_limit=20 blob_name=96
+blob_frame_size=28 nmethod_number=304 nmethod_orig_pc=300 method_const=8 method_access=40 const_pool=8
+const_code_size=32 const_name=34 const_signature=36 const_number=38 const_flags=28 pool_holder=24
+klass_name=24 symbol_length=4 symbol_body=6 thread_object=648 list_length=4 list_threads=16
+array_length=0 array_data=8 block_bytes=16 const_bytes=48 pool_bytes=72 nmethod_deopt=128
+deopt_is_address=1 deopt_bytes=8 frame_bcp=8 frame_wrapper=6 in_java=8 source_in_pool=1 source_file=54
+hidden_in_const=0 hidden_at=50 const_size=24
+"""
 AT = {
-    "thread_os": 560,
-    "thread_anchor": 656,
-    "thread_state": 824,
-    "os_pthread": 24,
-    "wrapper_anchor": 32,
-    "heap_memory": 8,
-    "heap_segments": 120,
-    "heap_shift": 256,
-    "space_low": 0,
-    "space_high": 8,
-    "queue_buffer": 8,
-    "queue_limit": 20,
-    "blob_name": 96,
-    "blob_frame_size": 28,
-    "nmethod_number": 304,
-    "nmethod_orig_pc": 300,
-    "method_const": 8,
-    "method_access": 40,
-    "const_pool": 8,
-    "const_code_size": 32,
-    "const_name": 34,
-    "const_signature": 36,
-    "const_number": 38,
-    "const_flags": 28,
-    "pool_holder": 24,
-    "klass_name": 24,
-    "symbol_length": 4,
-    "symbol_body": 6,
-    "thread_next": ABSENT,
-    "thread_object": 648,
-    "thread_virtual": ABSENT,
-    "thread_continuation": ABSENT,
-    "list_length": 4,
-    "list_threads": 16,
-    "array_length": 0,
-    "array_data": 8,
-    "block_bytes": 16,
-    "const_bytes": 48,
-    "pool_bytes": 72,
-    "nmethod_deopt": 128,
-    "deopt_is_address": 1,
-    "deopt_bytes": 8,
-    "frame_bcp": 8,
-    "frame_wrapper": 6,
-    "in_java": 8,
-    "source_in_pool": 1,
-    "source_file": 54,
-    "hidden_in_const": 0,
-    "hidden_at": 50,
-    "const_size": 24,
+    **dict.fromkeys(("thread_next", "thread_virtual", "thread_continuation"), ABSENT),
+    **{name: int(value) for name, value in (pair.split("=") for pair in _SAID.split())},
 }
 SCOPES = ScopeOffsets(
     code_begin=32,

@@ -143,7 +143,7 @@ def _implementation(vm: str) -> str:
 
 def _info(memory: Memory, tables: Tables, bias: int) -> str:
     """What the JVM says of itself: "OpenJDK 64-Bit Server VM (17.0.1+12) for linux-amd64 JRE (17.0.1+12), built on ..."."""
-    variable = tables.statics.get(_INFO_AT)
+    variable = tables.variables.get(_INFO_AT)
     if variable is None:
         return ""
     at = read_u64(memory, variable + bias)

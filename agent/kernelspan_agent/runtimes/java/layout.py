@@ -224,14 +224,18 @@ def read_offsets(structs: Structs, major: int) -> JavaOffsets:
     anchors = [structs.offset(("JavaFrameAnchor", name)) for name in _ANCHOR]
     if anchors != [0, 8, 16]:
         raise LayoutError(f"JavaFrameAnchor has its members at {anchors}")
-    statics = structs.tables.statics
-    if _LIST not in statics:
+    variables = structs.tables.variables
+    if _LIST not in variables:
         at["list_threads"] = ABSENT
-    if _HEAPS not in statics:
+    if _HEAPS not in variables:
         at["array_data"] = ABSENT
-    if at["list_threads"] == ABSENT and (at["thread_next"] == ABSENT or _CHAIN not in statics):
+    if at["list_threads"] == ABSENT and (at["thread_next"] == ABSENT or _CHAIN not in variables):
         raise LayoutError("the JVM does not publish its threads")
-    if (_HEAP if at["array_data"] == ABSENT else _HEAPS) not in statics or _STUB not in statics or _CODE not in statics:
+    if (
+        (_HEAP if at["array_data"] == ABSENT else _HEAPS) not in variables
+        or _STUB not in variables
+        or _CODE not in variables
+    ):
         raise LayoutError("the JVM does not publish where its code is")
     at["nmethod_deopt"] = _needed(structs.offset(*_DEOPT), "::".join(_DEOPT[1]))
     deopt_type = structs.type_of(*_DEOPT)
@@ -321,12 +325,12 @@ def _bytes(type_name: str) -> int:
 
 def kernel_row(offsets: JavaOffsets, structs: Structs, start: int) -> np.ndarray:
     """The JAVA_LAYOUT row (shape (1,)); `start`: the file's own address of where the walk begins."""
-    row, statics = np.zeros(1, JAVA_LAYOUT), structs.tables.statics
+    row, variables = np.zeros(1, JAVA_LAYOUT), structs.tables.variables
     chain, heap = offsets.at["list_threads"] == ABSENT, offsets.at["array_data"] == ABSENT
-    row["thread_list"] = statics[_CHAIN if chain else _LIST] - start
-    row["code_heaps"] = statics[_HEAP if heap else _HEAPS] - start
-    row["call_stub"] = statics[_STUB] - start
-    row["interpreter"] = statics[_CODE] - start
+    row["thread_list"] = variables[_CHAIN if chain else _LIST] - start
+    row["code_heaps"] = variables[_HEAP if heap else _HEAPS] - start
+    row["call_stub"] = variables[_STUB] - start
+    row["interpreter"] = variables[_CODE] - start
     for name, value in offsets.at.items():
         row[name] = value
     return row

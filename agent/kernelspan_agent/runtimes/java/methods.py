@@ -59,6 +59,8 @@ class Method:
         if self.is_native or not 0 <= bci < self.code_size:
             return 0
         best, found = 0, 0
+        at: int
+        line: int
         for at, line in _PAIR.iter_unpack(self.lines):
             if at == bci:
                 return line

@@ -37,14 +37,14 @@ _NAME = re.compile(rb"[\x20-\x7e]+\Z")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Tables:
-    """Of one file. Rows by name; `statics`: the file's own addresses of variables; `types`: C types of fields."""
+    """Of one file. Rows by name; `variables`: the file's own addresses of variables; `types`: C types of fields."""
 
     structs_at: int
     types_at: int
     ints_at: int
     fields: Mapping[tuple[str, str], int]
     types: Mapping[tuple[str, str], str]
-    statics: Mapping[tuple[str, str], int]
+    variables: Mapping[tuple[str, str], int]
     sizes: Mapping[str, int]
     constants: Mapping[str, int]
 
@@ -83,18 +83,18 @@ def read_tables(elf: elf_reader.Elf, symbols: Mapping[str, int]) -> Tables:
     image = _Image(elf)
     fields: dict[tuple[str, str], int] = {}
     types: dict[tuple[str, str], str] = {}
-    statics: dict[tuple[str, str], int] = {}
+    variables: dict[tuple[str, str], int] = {}
     for number, (type_name, row) in enumerate(_rows(image, symbols[STRUCTS], _STRUCT_BYTES)):
         key = (type_name, image.text(row[1]))
         if row[3] & 0xFFFFFFFF:
-            statics[key] = row[5]
+            variables[key] = row[5]
         else:
             fields[key] = number
             types[key] = image.text(row[2]) if row[2] else ""
     sizes = {name: number for number, (name, _) in enumerate(_rows(image, symbols[TYPES], _TYPE_BYTES))}
     constants = {name: number for number, (name, _) in enumerate(_rows(image, symbols[INTS], _INT_BYTES))}
     at = [image.words(symbols[name], 1)[0] for name in (STRUCTS, TYPES, INTS)]
-    return Tables(at[0], at[1], at[2], fields, types, statics, sizes, constants)
+    return Tables(at[0], at[1], at[2], fields, types, variables, sizes, constants)
 
 
 def read_structs(memory: Memory, tables: Tables, bias: int) -> Structs:
