@@ -88,7 +88,8 @@ def examine(process: procfs.Process, *, modules: bool = False, libraries: Librar
         found.threads = [LiveThread(task.tid, task.name, task.state, False) for task in tasks]
         return found
     version = tuple(int(part) for part in detection.version.split(".")[:2] if part.isdigit())
-    context = LibraryContext(detection.runtime, f"{process.path}/root", version, found.working_directory)
+    root = f"{process.path}/root"
+    context = LibraryContext(detection.runtime, root, version, found.working_directory, process)
     libraries = libraries or Libraries()
     with ProcessMemory(process) as memory:
         stacks = _stacks(detection, memory, libraries, context)
@@ -146,7 +147,7 @@ def _stacks(
         frames = symboliser.frames(stack.rows)
         unresolved = next((frame.unresolved for frame in frames if frame.unresolved), "")
         named = tuple(
-            LiveFrame(each, *(each.whose or libraries.classify(each.file, context)))
+            LiveFrame(each, *(each.whose or libraries.classify(each.unit or each.file, context)))
             for each in frames
             if not unresolved
         )

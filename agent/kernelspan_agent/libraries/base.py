@@ -14,10 +14,13 @@ import pkgutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import kernelspan_agent.libraries as package
 from kernelspan_agent.model import Library, Origin
+
+if TYPE_CHECKING:
+    from kernelspan_agent.process.procfs import Process
 
 Clock = Callable[[], int]
 """Unix epoch in nanoseconds."""
@@ -30,13 +33,15 @@ class LibraryContext:
     """What decides whose code the files of one process are: one object a process, kept as long as the process.
 
     `root`: the path that its `/` has for us, mostly `/proc/PID/root`. `version`: of the runtime; empty: not known.
-    `cwd`: the directory that relative file names start from, in the process's terms; empty: not known.
+    `cwd`: the directory that relative file names start from, in the process's terms; empty: not known. `process`: it itself, which
+    may have ended; None: it had before anybody could look.
     """
 
     runtime: str
     root: str = "/"
     version: tuple[int, ...] = ()
     cwd: str = ""
+    process: Process | None = None
     notes: dict[str, object] = field(default_factory=dict, init=False, repr=False)  # the manager's, bounded by it
 
 

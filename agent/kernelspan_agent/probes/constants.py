@@ -216,6 +216,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_FRAMES_STACK_LOST": records.FrameState.STACK_LOST,
         "KS_FRAMES_AMBIGUOUS": records.FrameState.AMBIGUOUS,
         "KS_FRAMES_NO_TRUE_WALK": records.FrameState.NO_TRUE_WALK,
+        "KS_FRAMES_ELSEWHERE": records.FrameState.TRUNCATED_ELSEWHERE,
     }
     for prefix, members in (
         ("KS_KIND", records.RecordKind),

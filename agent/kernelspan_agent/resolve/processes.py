@@ -336,7 +336,7 @@ class ProcessTable:
         traced.symboliser = registry.symboliser(found, memory)
         version = tuple(int(part) for part in found.version.split(".")[:2] if part.isdigit())
         cwd = traced.seen.cwd if traced.seen else ""
-        traced.context = LibraryContext(found.runtime, traced.context.root, version, cwd)
+        traced.context = LibraryContext(found.runtime, traced.context.root, version, cwd, traced.process)
         traced.looks += 1
         self._pending.pop(traced, None)
         self.runtimes[f"{found.implementation} {found.version}"] += 1

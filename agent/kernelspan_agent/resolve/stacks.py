@@ -35,9 +35,14 @@ _STATES = {
     FrameState.STACK_LOST: Stack((), StackState.UNRESOLVED, "StackLost"),
     FrameState.AMBIGUOUS: Stack((), StackState.UNRESOLVED, "AmbiguousInterpreter"),
     FrameState.NO_TRUE_WALK: Stack((), StackState.UNRESOLVED, "OutsideSystemCall"),
+    FrameState.TRUNCATED_ELSEWHERE: Stack((), StackState.UNRESOLVED, "NotOnStack"),
 }
 _FORGOTTEN = Stack((), StackState.UNRESOLVED, "StackUnknown")
-_TRUNCATED = {FrameState.TRUNCATED_DEPTH: "TruncatedDepth", FrameState.TRUNCATED_READ: "NotResident"}
+_TRUNCATED = {
+    FrameState.TRUNCATED_DEPTH: "TruncatedDepth",
+    FrameState.TRUNCATED_READ: "NotResident",
+    FrameState.TRUNCATED_ELSEWHERE: "NotOnStack",
+}
 
 Symbolise = Callable[[np.ndarray], "list[RawFrame]"]
 Classify = Callable[[str], "Verdict"]
@@ -96,7 +101,7 @@ class StackTable:
 
 
 def _frame(raw: RawFrame, classify: Classify) -> Frame:
-    origin, library = raw.whose or classify(raw.file)
+    origin, library = raw.whose or classify(raw.unit or raw.file)
     return Frame(
         function=raw.function,
         file=printable(raw.file),

@@ -61,6 +61,7 @@ class FrameState(enum.IntEnum):
     STACK_LOST = 8  # the ring was full when the stack was to be sent
     AMBIGUOUS = 9  # several sub-interpreters claim the thread
     NO_TRUE_WALK = 10  # the runtime's own record of its frames does not hold outside a system call
+    TRUNCATED_ELSEWHERE = 11  # the outermost frames are not on the thread's stack
 
 
 class ArgumentState(enum.IntEnum):

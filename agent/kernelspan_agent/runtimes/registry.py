@@ -91,6 +91,7 @@ class RawFrame:
     code: int  # the same for every frame of one function of one process
     unresolved: str = ""  # why there is no name: CodeFreed, CodeReplaced, MemoryUnreadable or Corrupt
     whose: Verdict | None = None  # where the program itself says it; None: a library manager is asked by the file
+    unit: str = ""  # what the library manager is asked for, where that is not the file: a class
 
 
 class Symboliser(Protocol):
@@ -221,17 +222,22 @@ def foresee(fd: int, cache: FileCache) -> DetectedRuntime | None:
 
 
 def detect(process: Process, cache: FileCache | None = None) -> Detection:
-    """The first runtime that can be walked, else the first that claims the process; None: there is none, though a program
-    may yet load one (dlopen). Raises ProcessError where the process cannot be read.
+    """The runtime that can be walked: that of the executable before one that it has loaded (Python with a JVM in it), of
+    several the first; else the first that claims the process; None: there is none, though a program may yet load one (dlopen).
+    Raises ProcessError where the process cannot be read.
     """
     look = Look(process, FileCache() if cache is None else cache)
     if not look.own:  # its image is put in place step by step during exec
         return Unsupported("RuntimePending", "the program is still being loaded")
+    loaded: DetectedRuntime | None = None
     refusal: Unsupported | None = None
     for runtime in all_runtimes():
         found = runtime.detect(look)
         if isinstance(found, DetectedRuntime):
-            return replace(found, runtime=runtime.name)
-        if found is not None and refusal is None:
+            found = replace(found, runtime=runtime.name)
+            if any(file.ask(runtime.name, runtime.inspect) is not None for file in look.own):
+                return found
+            loaded = loaded or found
+        elif found is not None and refusal is None:
             refusal = replace(found, runtime=runtime.name)
-    return refusal
+    return loaded or refusal
