@@ -6,6 +6,7 @@ Interpreted, compiled by either compiler, inlined, made invalid while on a stack
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import pytest
@@ -29,8 +30,7 @@ def assert_all_right(outcome: Outcome, at_least: int) -> None:
     assert not outcome.accounting["dropped"]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("label", wanted_javas())
+@pytest.mark.parametrize(("label", "way"), [*itertools.product(wanted_javas(), WAYS), (javas.labels()[0], "usual")])
 def test_every_frame_is_true(label: str, way: str) -> None:
     """Lambdas, reflection, method handles, constructors, static initialisers, inlined loops, threads one after another."""
     outcome = java_runs.traced(needed(label), "Kinds", "60", "100", options=WAYS[way])
@@ -82,7 +82,7 @@ def test_virtual_threads(label: str) -> None:
     assert verdict.said == 400
     assert not verdict.wrong, verdict
     assert verdict.missed <= 2, verdict
-    assert 0 < verdict.truncated <= 200, verdict  # those that waited, at most
+    assert 0 < verdict.truncated < 400, verdict  # those that waited: by themselves, or for a lock that they share
     said = {
         str(span.attributes["kernelspan.code.missing"])
         for found in outcome.spans.values()
