@@ -126,7 +126,7 @@ def test_whose_code_it_is(folder: Path, environment: dict[str, str]) -> None:
         ("example.com/lib.Read", "example.com/lib", "v1.2.3"),
         ("example.com/lib/inner.Read", "example.com/lib", "v1.2.3"),
         ("example.com/forked.Read", "example.com/fork", "v1.1.0-beta.1"),
-        ("example.com/local%2ev2.Read", "example.com/local.v2", ""),
+        ("example.com/local%2ev2.Read", "example.com/local.v2", None),
     }
     purls = {str(span.attributes.get("kernelspan.library.purl")) for span in spans}
     assert "pkg:golang/example.com/fork@v1.1.0-beta.1" in purls
