@@ -129,7 +129,7 @@ class ArgumentCondition(Part, frozen=True, kw_only=True):
     resolve: Annotated[
         str,
         Meta(
-            max_length=256,
+            max_length=192,
             extra={"format": "memberPath"},
             description="Of several entries of args at that position, the one with this resolve. Empty: the first.",
         ),
