@@ -64,11 +64,15 @@ def pod(cluster: KindCluster, images: dict[str, str], product: Product) -> Itera
 
 
 def _seen(product: Product, since: float) -> dict[tuple[str, str], ReceivedSpan]:
-    """The last span of each container, by profile and by the name of the file that it opened."""
+    """The last span of each container, by profile and by the name of the file that it opened.
+
+    A container that has just begun bears its name as soon as the kubelet has said which it is; its pod's is there at once.
+    """
     found = {}
     for span in product.spans("kinds", since):
         path = str(span.attributes.get("file.path", ""))
-        if path in {f"/tmp/{name}" for name in ("setup", "side", "main", "debug-1")}:
+        is_named = "k8s.container.name" in span.resource
+        if is_named and path in {f"/tmp/{name}" for name in ("setup", "side", "main", "debug-1")}:
             found[str(span.resource["profile"]), path.removeprefix("/tmp/")] = span
     return found
 

@@ -169,7 +169,7 @@ def test_the_status(product: Product, spans: list[ReceivedSpan]) -> None:
     }
     assert [node["ready"] for node in status["nodes"]] == [True, True]
     assert {probe["state"] for node in status["nodes"] for probe in node["probes"]} == {"Attached"}
-    assert status["runtimes"] == [{"runtime": "Python", "processes": 4, "unwinding": 4}]
+    assert {"runtime": "Python", "processes": 4, "unwinding": 4} in status["runtimes"]  # besides what holds the pods
     assert status["events"]["dropped"] == 0
 
 
