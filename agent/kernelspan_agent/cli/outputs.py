@@ -183,10 +183,10 @@ def table(found: Mapping[str, Any]) -> str:
         lines.append(_guard_line(found["guard"]))
     seconds = found["seconds"]
     lines.append(f"started in      {seconds['open']:.2f} s, of it compiling {seconds['compile']:.2f} s")
-    if found["lastError"]:
-        lines.append(f"last error      {found['lastError']}")
     if libraries := behaviour.table(found["libraries"]):
         lines.append(libraries)
+    if found["lastError"]:
+        lines.append(f"last error      {found['lastError']}")
     return "\n".join(lines)
 
 
