@@ -49,6 +49,7 @@ TICK_SECONDS = 0.2
 STEP_SECONDS = 0.05
 FILES_SECONDS = 120.0  # the largest binaries take some, and so do compiles of many probes
 FLAGS_LOOK_SECONDS = 1.0
+RUNNING_SECONDS = 0.02  # programs that run on another CPU when they are taken off end within it, and are in the balance
 MOST_AT_ONCE = 4096  # operations
 
 
@@ -360,6 +361,7 @@ class Engine:
         end = time.monotonic() + within_seconds
         self.guard.close()
         self.session.detach()
+        time.sleep(RUNNING_SECONDS)
         self.session.own.sweep()
         self._ended = True
         self._intake.stop(rest=True)

@@ -176,7 +176,8 @@ def test_the_report_has_the_documented_keys(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     report.write_text("x" * 100_000)
     assert run("--report", str(report), "-q", "--", "true").returncode == 0
-    keys = {key.partition("[")[0] for key, _ in reference._KEYS["run", "Keys of `--report`:"]}
+    named = (key for keys, _ in reference._KEYS["run", "Keys of `--report`:"] for key in keys.split(", "))
+    keys = {re.split(r"[\[.]", key)[0] for key in named}
     assert set(json.loads(report.read_text())) == keys
 
 
@@ -337,7 +338,7 @@ def _conventions(text: str) -> None:
         assert re.fullmatch(r"[a-z_]+", family.name), family.name
         for sample in family.samples:
             assert family.type != "counter" or sample.name.endswith("_total"), sample.name
-            assert set(sample.labels) <= {"reason", "state", "runtime", "output", "program", "part", "version", "kernel", "mechanism", "profile"}  # fmt: skip
+            assert set(sample.labels) <= {"reason", "state", "runtime", "output", "program", "part", "version", "kernel", "mechanism", "profile", "library", "operation"}  # fmt: skip
 
 
 def test_a_port_in_use_is_told_and_nothing_is_traced(tmp_path: Path) -> None:

