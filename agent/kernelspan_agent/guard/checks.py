@@ -224,7 +224,10 @@ def not_visible(places: Places) -> list[tuple[str, str]]:
     """(what, why) of everything that programs may do here and no trace will show."""
     found = [
         ("memory-mapped files", "a page that is read or written in memory is no system call"),
-        ("native frames", "stacks are those of Python, Go, Java, PHP and Ruby code; a C extension's own functions have no frame"),
+        (
+            "native frames",
+            "stacks are those of Python, Go, Java, PHP and Ruby code; a C extension's own functions have no frame",
+        ),
     ]
     if places.proc == Path("/proc") and _has_io_uring():
         disabled = _setting(places, "kernel/io_uring_disabled")
