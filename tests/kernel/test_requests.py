@@ -32,7 +32,7 @@ SPEC = {
 TOUCHES = 6
 APP = "requests_app:wsgi"
 _NUMBER = re.compile(r"/kernelspan-request/(\d+)/\d+")
-_PATH = re.compile(r"/work/(\d+)/\d+")
+_PATH = re.compile(r"/job/(\d+)/\d+")
 SERVERS = {
     "sync": ["gunicorn", "-w", "2", "-k", "sync"],
     "threads": ["gunicorn", "-w", "1", "-k", "gthread", "--threads", "8", "--keep-alive", "5"],
@@ -54,7 +54,7 @@ def ask(port: int, numbers: list[int], asked: Asked, *, keep: bool) -> None:
     for number in numbers:
         body = b"x" * (number % 5 * 700)
         headers = {} if keep else {"Connection": "close"}
-        connection.request("POST" if body else "GET", f"/work/{number}/{TOUCHES}?token=s3cret", body or None, headers)
+        connection.request("POST" if body else "GET", f"/job/{number}/{TOUCHES}?token=s3cret", body or None, headers)
         response = connection.getresponse()
         said = response.read().decode()
         assert said.split()[0] == str(number)
@@ -113,7 +113,7 @@ def _is_by(span: ReceivedSpan, correlation: str) -> bool:
 def _answers(port: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     with contextlib.suppress(OSError), contextlib.closing(connection):
-        connection.request("GET", "/work/0/0")
+        connection.request("GET", "/job/0/0")
         return connection.getresponse().status == 200
     return False
 
@@ -153,7 +153,7 @@ def check_facts(found: Found, asked: Asked) -> None:
         (span,) = found.requests[number]
         said = span.attributes
         method = "POST" if asked.bodies[number] else "GET"
-        assert (span.name, said["http.request.method"]) == (f"{method} /work/{{id}}/{{id}}", method)
+        assert (span.name, said["http.request.method"]) == (f"{method} /job/{{id}}/{{id}}", method)
         assert said["http.response.status_code"] == status
         assert (span.status == "ERROR") == (status >= 500) == ("error.type" in said)
         assert "s3cret" not in str(span)

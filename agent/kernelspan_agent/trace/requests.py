@@ -80,9 +80,9 @@ class Requests:
         self._connections = Connections()
         self._open: dict[Exchange, Followed] = {}
         self._by_fd: dict[tuple[ProcessInfo, int], dict[Followed, None]] = {}
-        self.bound: dict[tuple[ProcessInfo, int, int], Context] = {}
-        # Contexts that work on a request, by what stays the same of their keys meanwhile: of a greenlet each step has a
-        # generation of its own, but as it lives its address is nobody else's.
+        self.greenlets: dict[tuple[ProcessInfo, int, int], Context] = {}
+        # Those that work on a request, by what stays the same of their keys meanwhile: each step has a generation of its
+        # own, but as a greenlet lives its address is nobody else's. Goroutines and tasks are known by theirs.
         self.seen = self.ambiguous = self.evicted = 0
 
     def read(self, batch: ResolvedBatch) -> tuple[ResolvedBatch, Marks]:
@@ -157,7 +157,8 @@ class Requests:
         if works_alone(context, batch.stacks[row]):
             followed.context, followed.correlation = context, _CORRELATION[ContextKind(context.key[1])]
             context.bind(followed, root, self._out)
-            self.bound[context.key[:3]] = context
+            if context.key[1] == ContextKind.GREENLET:
+                self.greenlets[context.key[:3]] = context
 
     def ended(self, exchanges: Iterable[Exchange]) -> None:
         """Their responses are complete."""
@@ -175,7 +176,7 @@ class Requests:
         """Its context works on it no more."""
         if followed.context is not None:
             followed.context.unbind(self._out, followed.exchange.end_ns)
-            self.bound.pop(followed.context.key[:3], None)
+            self.greenlets.pop(followed.context.key[:3], None)
             followed.context = None
 
     def tick(self, now_ns: int) -> None:

@@ -210,7 +210,11 @@ class Tracer:
 
     def _enter(self, old: Context | None, key: Key, start: int, end: int, batch: ResolvedBatch, row: int) -> Context:
         """Open a context anew for the operation in this row, in its process's activity if that goes on."""
-        if self._requests is not None and (bound := self._requests.bound.get(key[:3])) is not None and bound.request:
+        if (
+            self._requests is not None
+            and (bound := self._requests.greenlets.get(key[:3])) is not None
+            and bound.request
+        ):
             return bound
         if old is not None:
             self._contexts.close(old)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers `/work/N/COUNT`: does COUNT operations on files named after N, waits in between, and says what it was asked.
+"""Answers `/job/N/COUNT`: does COUNT operations on files named after N, waits in between, and says what it was asked.
 
 As WSGI (`wsgi`) and as ASGI (`asgi`).
 """

@@ -184,6 +184,17 @@ def test_an_address_is_somebody_elses_when_its_connection_is_closed() -> None:
     assert "http.response.status_code" not in found[0].attributes
 
 
+def test_a_goroutine_is_its_number_and_not_its_address() -> None:
+    """One that ends unanswered leaves its address to another, whose number is another."""
+    server = Server(app=python("go"))
+    where = {"kind": ContextKind.GOROUTINE, "address": 4096}
+    server.receive("/a", generation=1, **where)
+    inside = server.do(generation=1, **where)
+    reused = server.do(generation=2, **where)
+    server.end()
+    assert [server.owner(number) for number in (inside, reused)] == ["/a", ""]
+
+
 def test_an_answer_without_an_end_ends_with_a_pause() -> None:
     """Up to the connection's end, which is not seen."""
     server = Server()

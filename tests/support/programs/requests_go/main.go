@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Answers `/work/N/COUNT` like requests_app.py, by net/http.
+// Answers `/job/N/COUNT` like requests_app.py, by net/http.
 package main
 
 import (
@@ -36,6 +36,6 @@ func work(answer http.ResponseWriter, request *http.Request) {
 }
 
 func main() {
-	http.HandleFunc("/work/", work)
+	http.HandleFunc("/job/", work)
 	panic(http.ListenAndServe(os.Args[1], nil))
 }
