@@ -173,6 +173,12 @@ def _stages(engine: Running) -> Iterator[Metric]:
     yield _total(
         "function_spans", "Spans of functions that were inferred.", sum(each.function_spans for each in traced)
     )
+    for name, meaning in (
+        ("requests", "Requests that were seen."),
+        ("requests_ambiguous", "Requests whose thread turned out to work on several at once."),
+        ("requests_evicted", "Requests given up early because there were too many."),
+    ):
+        yield _total(name, meaning, sum(getattr(each, name) for each in traced))
     yield _total("activities", "Spans of activities that were closed.", sum(each.activities for each in traced))
     attached = len(engine.session.attached) if engine.is_attached else 0
     yield _gauge("attachments", "Places in the kernel where a program is attached.", attached)

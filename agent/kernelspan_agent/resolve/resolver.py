@@ -118,17 +118,19 @@ class Resolver:
         """A batch of what the profile wants of these, in their order; None: nothing."""
         wanted = self._filter(taken.ops)
         wanted &= self._own.accepts(taken.ops, taken.traced)
-        if wanted.all():
+        self.filtered += len(wanted) - int(wanted.sum())
+        if not self._settings.wanted.requests:
+            taken = taken.of(wanted)
             return self._batch(taken.ops, taken.traced) if len(taken.ops) else None
-        self.filtered += int((~wanted).sum())
-        kept = wanted.copy()
-        if self._settings.wanted.requests:
-            kept[list(self._payloads.of(taken.ops))] = True
-            kept |= taken.ops["op"] == _CLOSE
+        payloads = self._payloads.of(taken.ops)
+        kept = wanted | (taken.ops["op"] == _CLOSE)
+        kept[list(payloads)] = True
         taken = taken.of(kept)
         if not len(taken.ops):
             return None
         batch = self._batch(taken.ops, taken.traced)
+        at = np.cumsum(kept) - 1
+        batch.payloads = {int(at[row]): payload for row, payload in payloads.items()}
         shown = wanted[kept]
         batch.hidden = None if shown.all() else ~shown
         return batch
@@ -195,7 +197,6 @@ class Resolver:
             processes=self._infos.of_all(traced),
             segments=parts,
             rows=_rows(ops),
-            payloads=self._payloads.of(ops) if self._settings.wanted.requests else {},
             distinct=distinct,
             stack_of=stack_of,
         )

@@ -19,6 +19,7 @@ from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace.contexts import Context
 from kernelspan_agent.trace.httpspans import Ends, is_ignored, parent_of, segment
 from kernelspan_agent.trace.ids import IdSource, ratio_bound
+from kernelspan_agent.trace.segments import CORRELATION
 from kernelspan_agent.trace.settings import TraceSettings
 from kernelspan_agent.trace.spans import Closed, OpenSpan, Trace
 from kernelspan_api import semconv
@@ -32,12 +33,6 @@ MAX_LENGTH_NS = 3600_000_000_000
 # Frames of event loops, by the beginnings of their names: which callback runs under them, nobody has said.
 _LOOPS = ("asyncio.", "twisted.internet.", "tornado.ioloop", "eventlet.", "gevent.", "curio.", "trio.")
 _SYNCHRONOUS = {"cpython", "php"}  # runtimes whose threads do one thing after another, but for those loops
-_CORRELATION = {
-    ContextKind.THREAD: "Thread",
-    ContextKind.TASK: "Task",
-    ContextKind.GREENLET: "Fiber",
-    ContextKind.GOROUTINE: "Goroutine",
-}
 
 
 @dataclass(slots=True, eq=False)
@@ -155,7 +150,7 @@ class Requests:
                 return
             self._close(bound)
         if works_alone(context, batch.stacks[row]):
-            followed.context, followed.correlation = context, _CORRELATION[ContextKind(context.key[1])]
+            followed.context, followed.correlation = context, CORRELATION[ContextKind(context.key[1])]
             context.bind(followed, root, self._out)
             if context.key[1] == ContextKind.GREENLET:
                 self.greenlets[context.key[:3]] = context

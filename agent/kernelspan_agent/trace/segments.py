@@ -17,7 +17,7 @@ from kernelspan_api import semconv
 _LIMIT = 8192  # functions, or activity names, kept for sharing; beyond it the oldest are made anew when met again
 
 # What ties an activity's operations together. A whole process is no context: they have only their process in common.
-_CORRELATION = {
+CORRELATION = {
     None: "None",
     ContextKind.THREAD: "Thread",
     ContextKind.TASK: "Task",
@@ -64,7 +64,7 @@ class SegmentCache:
         found = self.activities.get(key)
         if found is None:
             _forget_oldest(self.activities)
-            attributes: dict[str, AttributeValue] = {semconv.CORRELATION: _CORRELATION[kind]}
+            attributes: dict[str, AttributeValue] = {semconv.CORRELATION: CORRELATION[kind]}
             if process:
                 attributes[semconv.PROCESS_EXECUTABLE_NAME] = process
             if thread:

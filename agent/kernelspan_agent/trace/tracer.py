@@ -40,6 +40,7 @@ class TraceCounters:
     contexts_evicted: int
     requests: int
     requests_ambiguous: int  # whose thread had several at once after all
+    requests_evicted: int  # given up early because there were too many
 
 
 class Tracer:
@@ -78,6 +79,7 @@ class Tracer:
             contexts_evicted=self._contexts.evicted,
             requests=self._requests.seen if self._requests else 0,
             requests_ambiguous=self._requests.ambiguous if self._requests else 0,
+            requests_evicted=self._requests.evicted if self._requests else 0,
         )
 
     def process_started(self, info: ProcessInfo) -> None:
