@@ -20,14 +20,15 @@ Said = tuple[str, str, str]  # type, reason, note
 
 @pytest.fixture(autouse=True)
 def tidy(kubernetes: Kubernetes, operator: Operator) -> Iterator[None]:
-    """Each test begins with a node, no pod and no profile; events stay, so each has a name of its own."""
+    """Each test begins with a node, no pod and no profile; events stay, so each profile has a name that no other test's has."""
     kubernetes.namespace(SPACE)
     kubernetes.node("evt-1")
     yield
     if not operator.process.running:
         operator.process.stop()
         operator.process.start()
-    kubernetes.cluster.request("DELETE", profile_path(SPACE))
+    for path in (profile_path(SPACE), profile_path("")):
+        kubernetes.cluster.request("DELETE", path)
     kubernetes.cluster.request("DELETE", PODS, {"gracePeriodSeconds": 0})
     eventually(lambda: operator.metric("selected_pods") == 0)
 
@@ -99,10 +100,9 @@ def test_names_at_their_limits_and_no_namespace(kubernetes: Kubernetes, operator
     """A name of 253 characters leaves room for an event's own; a cluster's profile has its events in `default`."""
     kubernetes.apply(SPACE, LONG_NAME, paused=True)
     until_turned(kubernetes, LONG_NAME, "Paused")
-    kubernetes.apply("", "everywhere", paused=True)
-    eventually(lambda: [one[1] for one in events(kubernetes, "everywhere", "")] == ["Paused"])
-    said = kubernetes.cluster.kubectl("describe", "ctprof", "everywhere").stdout
+    kubernetes.apply("", "told-everywhere", paused=True)
+    eventually(lambda: [one[1] for one in events(kubernetes, "told-everywhere", "")] == ["Paused"])
+    said = kubernetes.cluster.kubectl("describe", "ctprof", "told-everywhere").stdout
     assert "Paused" in said.partition("\nEvents:\n")[2]
-    kubernetes.delete(f"{profile_path('')}/everywhere")
     assert operator.metric("events", result="Failed") == 0
     assert "403" not in operator.log()
