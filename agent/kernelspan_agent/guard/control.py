@@ -4,7 +4,7 @@
 A part is one of its own probes, or its built-in operations together. Of a part's cost some is fixed: paid for every hit,
 thrown away or not (a trap, a look-up). Beyond the limit the costliest parts are cut down to one level, the others left alone.
 A part whose fixed cost alone is above that level is taken off, and put back after a while that grows; at least as long as
-what it cost until it was taken off, spread over that time, is within the limit too.
+what it cost until it was taken off, spread over that time, is within the limit too, beside what the others cost.
 
 Nothing here knows the kernel or a clock: it is told both.
 """
@@ -166,7 +166,9 @@ class Control:
             return
         part.failures += 1
         was_on = min(max(now - part.on_since, 0.0), COOL_SECONDS)
-        debt = was_on * loads[name].total / (TARGET * self.limit)
+        others = sum(each.demand for each in self.parts.values() if each.share and each is not part)
+        room = max(TARGET * self.limit - others, (1 - TARGET) * self.limit)  # the others are cut down to the target
+        debt = was_on * loads[name].total / room
         grown = min(COOL_SECONDS * 2 ** min(part.failures - 1, 30), MOST_COOL_SECONDS)
         part.share, part.off_until = 0.0, now + max(grown, min(debt, MOST_DEBT_SECONDS))
 

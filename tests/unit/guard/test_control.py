@@ -56,7 +56,7 @@ _COST = st.floats(0, 5000)
 
 
 @settings(max_examples=30, deadline=None)
-@example(1.0, {"a": (0.0, 1.0), "b": (30.0, 1.0)})  # 1.1 % besides
+@example(1.0, {"a": (0.0, 1.0), "b": (30.0, 1.0)})  # one that takes all, one that is tried
 @given(st.floats(1, 64_000), st.dictionaries(st.sampled_from("abcdef"), st.tuples(_COST, _COST), min_size=1))
 def test_whatever_it_costs_it_is_within_the_limit_soon_and_stays(
     limit: float, parts: dict[str, tuple[float, float]]
@@ -64,7 +64,7 @@ def test_whatever_it_costs_it_is_within_the_limit_soon_and_stays(
     """After two seconds; on an average of any time then that is longer than its trials are apart."""
     machine = Machine(Control(limit), parts)
     machine.run(2.0)
-    assert machine.run(300.0) <= limit * 1.02  # what its trials cost besides
+    assert machine.run(300.0) <= limit * 1.01  # what its trials cost besides
     for share in machine.control.shares.values():
         assert 0.0 <= share <= 1.0
     if sum(fixed + rest for fixed, rest in parts.values()) <= limit:
