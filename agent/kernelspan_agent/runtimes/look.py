@@ -76,3 +76,10 @@ class Look:
                 groups.setdefault((mapping.device, mapping.inode, mapping.path), []).append(mapping)
         self.files = [MappedFile(process, group, cache) for group in groups.values()]
         self.own = [file for file in self.files if file.path == executable]  # none: it is still being loaded
+
+    @property
+    def is_being_linked(self) -> bool:
+        """Whether glibc's dynamic linker is at work: it is there, and the C library, which it maps last, is not yet."""
+        names = [file.name for file in self.files]
+        linked = any(name.startswith(("libc.so", "libc-2")) for name in names)
+        return not linked and any(name.startswith(("ld-linux", "ld-2")) for name in names)

@@ -240,4 +240,6 @@ def detect(process: Process, cache: FileCache | None = None) -> Detection:
             loaded = loaded or found
         elif found is not None and refusal is None:
             refusal = replace(found, runtime=runtime.name)
+    if loaded is None and refusal is None and look.is_being_linked:
+        return Unsupported("RuntimePending", "the program is still being linked")
     return loaded or refusal

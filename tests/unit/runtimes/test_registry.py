@@ -112,6 +112,25 @@ def test_another_program_is_none() -> None:
             child.kill()
 
 
+def test_a_program_that_is_being_linked(tmp_path: Path) -> None:
+    """What it will have is not known before its libraries are mapped. The linker waits here for a library that is a pipe."""
+    pipe = tmp_path / "pipe.so"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["/bin/sleep", "60"], env={"LD_PRELOAD": str(pipe)}, stderr=subprocess.DEVNULL) as child:
+        try:
+            process = open_process(child.pid)
+            writer = pipe.open("wb")  # once the linker has opened it to read, which it cannot do yet
+            found = registry.detect(process)
+            assert isinstance(found, registry.Unsupported)
+            assert (found.reason, found.message) == ("RuntimePending", "the program is still being linked")
+            writer.close()  # no library after all: it goes on without
+            while isinstance(found := registry.detect(process), registry.Unsupported):
+                assert found.reason == "RuntimePending"
+            assert found is None
+        finally:
+            child.kill()
+
+
 def test_the_cache_is_bounded() -> None:
     """The file least recently learnt goes first."""
     cache = FileCache()
