@@ -23,6 +23,7 @@ from kernelspan_agent.errors import BudgetError
 from kernelspan_agent.guard.budget import Guard
 from kernelspan_agent.intake import IDLE_WAIT_SECONDS, Intake
 from kernelspan_agent.libraries.base import Libraries
+from kernelspan_agent.probes import quiet
 from kernelspan_agent.probes.own.files import UserFiles
 from kernelspan_agent.probes.session import RING_BYTES, Session
 from kernelspan_agent.probes.walkers import Walkers
@@ -49,7 +50,6 @@ TICK_SECONDS = 0.2
 STEP_SECONDS = 0.05
 FILES_SECONDS = 120.0  # the largest binaries take some, and so do compiles of many probes
 FLAGS_LOOK_SECONDS = 1.0
-RUNNING_SECONDS = 0.02  # programs that run on another CPU when they are taken off end within it, and are in the balance
 MOST_AT_ONCE = 4096  # operations
 
 
@@ -361,7 +361,7 @@ class Engine:
         end = time.monotonic() + within_seconds
         self.guard.close()
         self.session.detach()
-        time.sleep(RUNNING_SECONDS)
+        quiet.wait()
         self.session.own.sweep()
         self._ended = True
         self._intake.stop(rest=True)
