@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Returns that a kretprobe loses, where many threads are in one function at once: no wrong span, none unaccounted for, and
-told of where the kernel counts them; fexit loses none.
+told of where the kernel counts them. fexit has room for all; what the kernel leaves out of it, as another thread on that CPU
+was in the program (Recursion), is no more than it says.
 """
 
 from __future__ import annotations
@@ -46,16 +47,20 @@ def test_returns_that_are_lost(tmp_path: Path, label: str) -> None:
     seen = Counter(
         span.attributes["kernelspan.probe.name"] for span in runs.read_spans(spans) if span.name in ("kept", "lossy")
     )
-    assert seen["kept"] == SLEEPERS
-    lost = SLEEPERS - seen["lossy"]
-    assert lost > 0  # else the kernel has room for so many: let more sleep
-    operations = found["operations"]
-    assert operations["seen"] == 2 * SLEEPERS
-    assert operations["inFlight"] + sum(operations["dropped"].values()) == lost
-    assert set(operations["dropped"]) <= {"Skipped", "TargetGone"}
     missed = {probe["name"]: probe["missed"] for probe in found["probes"]}
+    left_out = (missed["kept"] or {}).get("Recursion", 0)  # entries or returns
+    assert SLEEPERS - left_out <= seen["kept"] <= SLEEPERS
+    lost = SLEEPERS - seen["lossy"]
+    assert lost > left_out  # else the kernel has room for so many: let more sleep
+    operations = found["operations"]
+    assert 2 * SLEEPERS - left_out <= operations["seen"] <= 2 * SLEEPERS
+    unreturned = operations["seen"] - seen.total()
+    assert operations["inFlight"] + sum(operations["dropped"].values()) == unreturned
+    assert set(operations["dropped"]) <= {"Skipped", "TargetGone"}
     if _counts(kernel.release, 6, 7):
-        assert missed["lossy"]["TooManyInside"] >= lost  # the agent sleeps as well
+        assert (
+            missed["lossy"]["TooManyInside"] + missed["lossy"].get("Recursion", 0) >= lost
+        )  # the agent sleeps as well
         assert "probe lossy: the kernel left out calls, of any process: " in ran.output
     else:
         assert missed["lossy"] is None
