@@ -179,7 +179,7 @@ def test_a_node_in_a_virtual_machine(guest: Guest, operator: Operator, collector
         for name in ("web-1", "idle-1"):
             assert guest.tell("say", pod=name, text=str(port)) == "done"
     collector.wait_for_spans(len(PORTS), lambda span: span.attributes.get("advice.length") in PORTS, 60)
-    status = eventually(lambda: _told(kubernetes), 60)
+    status = eventually(lambda: _told(kubernetes), SECONDS)
     assert guest.tell("end") == 0
     connected, advised = (
         {port: span for port, span in of(collector, probe, attribute).items() if port in PORTS}
