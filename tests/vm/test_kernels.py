@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,10 +102,12 @@ def test_nothing_is_lost_or_unaccounted(guest: Guest, mechanism: str) -> None:
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_the_same_spans_as_here(guest: Guest, here: dict[str, Traced], mechanism: str) -> None:
     """Operations of the target's functions: names, functions, files, lines, libraries, paths, peers, results, and how
-    many of each.
+    many of each. Only what a kernel says that it left out may be missing, and nothing may be otherwise.
     """
-    there, ours = guest.traced(mechanism).operations, here[mechanism].operations
-    assert (there - ours, ours - there) == (Counter(), Counter())
+    there, ours = guest.traced(mechanism), here[mechanism]
+    missing, more = ours.operations - there.operations, there.operations - ours.operations
+    assert missing.total() <= there.report["skipped"], missing
+    assert more.total() <= ours.report["skipped"], more
 
 
 def test_the_target_does_what_is_compared(here: dict[str, Traced]) -> None:
