@@ -188,8 +188,9 @@ def _selector(query: dict[str, str]) -> dict[str, str]:
 
 
 def _member(client: _Client, path: str, obj: Object) -> bool:
-    everywhere = client.path == "/api/v1/pods" and path.endswith("/pods")
-    if path != client.path and not everywhere:
+    group, _, rest = path.partition("/namespaces/")
+    everywhere = f"{group}/{rest.partition('/')[2]}"  # of all namespaces
+    if client.path not in (path, everywhere):
         return False
     labels = (obj["metadata"].get("labels") or {}) | {"#name": obj["metadata"]["name"]}
     return all(labels.get(key) == value for key, value in client.selector.items())

@@ -142,7 +142,8 @@ class System:
 
     def put(self, body: Body) -> None:
         """A profile as it is now. Never raises for what is wrong with it."""
-        if self.existing.see(str((body.get("metadata") or {}).get("uid", ""))):
+        meta = body.get("metadata") or {}
+        if self.existing.see(str(meta.get("uid", "")), namespaced="namespace" in meta):
             self.profiles.put(body)
 
     def remove(self, body: Body) -> None:

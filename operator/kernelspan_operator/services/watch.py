@@ -125,6 +125,9 @@ class Watch(Generic[T]):
     timing: Timing = field(default_factory=Timing)
     refused: Callable[[ApiError], object] = lambda _error: None  # told of each answer that the request itself earns
     restarted: Callable[[str], object] = lambda _reason: None  # told why a list or a watch begins anew
+    listing: Callable[[], object] = lambda: (
+        None
+    )  # told that a list begins: what was there by now, and still is, is in it
     random: random.Random = field(default_factory=random.Random)
     at_once: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(BEGINNINGS_AT_ONCE)
@@ -165,6 +168,7 @@ class Watch(Generic[T]):
     # --- list -------------------------------------------------------------------------------------------------------
 
     async def _list(self) -> None:
+        self.listing()
         seen: dict[str, str] = {}
         token = ""
         headers = {"Accept": METADATA_LIST_ONLY} if self.collection.metadata_only else None

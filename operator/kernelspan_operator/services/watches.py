@@ -21,8 +21,10 @@ _log = logging.getLogger(__name__)
 class OpenWatch(Protocol):
     """Starts a watch; what it gives ends it, after which nothing more is told."""
 
-    def __call__(self, collection: Collection[Any], tell: Tell, refused: Refused = ...) -> Callable[[], object]:
-        """See above."""
+    def __call__(
+        self, collection: Collection[Any], tell: Tell, refused: Refused = ..., listing: Callable[[], object] = ...
+    ) -> Callable[[], object]:
+        """See above, and Watch."""
 
 
 class Watches:
@@ -39,10 +41,16 @@ class Watches:
         return len(self._tasks)
 
     def open(
-        self, collection: Collection[Any], tell: Tell, refused: Refused = lambda _error: None
+        self,
+        collection: Collection[Any],
+        tell: Tell,
+        refused: Refused = lambda _error: None,
+        listing: Callable[[], object] = lambda: None,
     ) -> Callable[[], object]:
         """See OpenWatch."""
-        watch = Watch(self._kube, collection, tell, self._timing, refused, self._restarted, at_once=self._at_once)
+        watch = Watch(
+            self._kube, collection, tell, self._timing, refused, self._restarted, listing, at_once=self._at_once
+        )
         task = asyncio.ensure_future(watch.run())
         self._tasks.add(task)
         task.add_done_callback(self._ended)

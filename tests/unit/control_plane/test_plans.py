@@ -386,7 +386,7 @@ def test_bad_profiles_stop_nothing(body: dict[str, Any]) -> None:
 
     async def test(cluster: Cluster) -> None:
         cluster.server.put(SHOP, pod("a"))
-        cluster.system.put(body)
+        cluster.apply(body)
         cluster.apply(profile("good"))
         await until(lambda: cluster.names() == [("a", ["good"])])
         (bad,) = [one for one in cluster.system.profiles if one.spec is None]

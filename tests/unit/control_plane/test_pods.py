@@ -27,7 +27,9 @@ def test_the_nodes_of_a_profile_are_those_of_its_pods(seed: int) -> None:
     dice = random.Random(seed)
     tell: dict[str, Callable[[Any], object]] = {}
 
-    def open_watch(collection: Collection[Any], told: Callable[[Any], object], *_: Any) -> Callable[[], object]:
+    def open_watch(
+        collection: Collection[Any], told: Callable[[Any], object], *_: Any, **__: Any
+    ) -> Callable[[], object]:
         tell[collection.path + collection.label_selector] = told
         return lambda: None
 
