@@ -192,7 +192,7 @@ static __always_inline int sends(u32 nr)
  * client's first bytes are sent before any are read, a server's the other way round. What a client has sent may count its
  * SYN. Read in this order a number that changes meanwhile makes it too many bytes, never too few.
  */
-static __always_inline u32 place(struct ks_scratch *s, u64 sk, u32 is_sent, u32 *position)
+static __always_inline u32 place(struct ks_bytes_rec *r, struct ks_scratch *s, u64 sk, u32 is_sent)
 {
 	u32 una, copied, next, written;
 	u64 sent, received;
@@ -207,7 +207,8 @@ static __always_inline u32 place(struct ks_scratch *s, u64 sk, u32 is_sent, u32 
 	copied = KS_KREAD(u32, sk + KS_TCP_COPIED);
 	sent += (u32)(written - una);
 	received -= (u32)(next - copied); /* what has been read of it */
-	*position = is_sent ? written : copied;
+	r->position = is_sent ? written : copied;
+	r->other = is_sent ? copied : written;
 	if (is_sent ? received == 0 && sent - s->op.ret <= 1 : received == s->op.ret && sent <= 1)
 		return KS_BYTES_PLACED | KS_BYTES_FIRST;
 	return KS_BYTES_PLACED;
@@ -215,11 +216,12 @@ static __always_inline u32 place(struct ks_scratch *s, u64 sk, u32 is_sent, u32 
 
 static __always_inline void tell(struct ks_scratch *s, u64 sk, u64 id, u32 protocol)
 {
-	u32 length = copy(s), tail = copy_tail(s, length), size, position = 0;
+	u32 length = copy(s), tail = copy_tail(s, length), size;
 	u32 is_sent = sends(s->call.nr), flags = is_sent ? KS_BYTES_SENDS : 0;
 	struct ks_bytes_rec *r = &s->bytes.header;
 
-	flags |= place(s, sk, is_sent, &position);
+	r->position = r->other = r->reserved = 0;
+	flags |= place(r, s, sk, is_sent);
 
 	r->kind = KS_KIND_BYTES;
 	r->version = KS_VERSION;
@@ -231,7 +233,6 @@ static __always_inline void tell(struct ks_scratch *s, u64 sk, u64 id, u32 proto
 	r->length = length;
 	r->flags = flags;
 	r->protocol = protocol;
-	r->position = position;
 	r->tail = tail;
 	r->size = sizeof(*r) + length + tail;
 	size = (sizeof(*r) + length + tail + KS_RING_HEADER + KS_SLOT - 1) / KS_SLOT * KS_SLOT - KS_RING_HEADER;

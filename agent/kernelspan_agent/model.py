@@ -168,7 +168,7 @@ class Payload:
     """What one call sent or received on a connection. `data`: the first of `moved` bytes, `tail`: the last, if others.
 
     `is_first`: nothing was sent or received on it before; else that is not known. `position`: on the connection, in this
-    direction, of the last byte, modulo 2^32; None: not known.
+    direction, of the last byte, modulo 2^32; `other`: in the other direction, of the last that was moved; None: not known.
     """
 
     connection: int
@@ -179,6 +179,7 @@ class Payload:
     protocol: WireProtocol = WireProtocol.UNKNOWN
     is_first: bool = False
     position: int | None = None
+    other: int | None = None
 
 
 @dataclass(slots=True)

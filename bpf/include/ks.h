@@ -82,6 +82,8 @@ struct ks_bytes_rec {
 	u16 length, tail;
 	u16 flags, protocol;
 	u32 position; /* on the connection, in this direction, of the last byte */
+	u32 other; /* in the other direction, of the last that was moved so far */
+	u32 reserved;
 	u8 bytes[];
 };
 

@@ -54,6 +54,7 @@ class Connections:
             known = self._begin(payload)
             if known is None:
                 return None
+            return known.talk.feed(payload, start_ns, end_ns, missed=False)
         self._by_id.move_to_end(payload.connection)
         return known.talk.feed(payload, start_ns, end_ns, missed=known.has_missed(payload))
 
@@ -64,7 +65,10 @@ class Connections:
                 continue
             talk = talks.begin(payload)
             if talk is not None:
-                made = self._by_id[payload.connection] = _Connection(protocol, talk)
+                ends = payload.position, payload.other
+                made = self._by_id[payload.connection] = _Connection(
+                    protocol, talk, *(ends[:: -1 if payload.sends else 1])
+                )
                 if len(self._by_id) > MAX_CONNECTIONS:
                     self._by_id.popitem(last=False)
                 return made

@@ -66,5 +66,5 @@ def _payload(record: bytes) -> Payload:
         record[middle:end],
         WireProtocol(int(header["protocol"])),
         BytesFlag.FIRST in flags,
-        int(header["position"]) if BytesFlag.PLACED in flags else None,
+        *((int(header["position"]), int(header["other"])) if BytesFlag.PLACED in flags else (None, None)),
     )

@@ -193,6 +193,8 @@ BYTES_HEADER = np.dtype(
         ("flags", "<u2"),  # BytesFlag
         ("protocol", "<u2"),  # WireProtocol
         ("position", "<u4"),  # on the connection, in this direction, of the last byte
+        ("other", "<u4"),  # in the other direction, of the last that was moved so far
+        ("reserved", "<u4"),
     ]
 )
 
