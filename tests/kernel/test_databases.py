@@ -38,24 +38,35 @@ def marks(text: str) -> str:
     return next((word for word in text.split() if word.startswith("mark:")), "")
 
 
-def check_redis(found: list[ReceivedSpan], asked: list[list[tuple[list[str], str, str]]], port: int) -> None:
-    """Of each command one span, none of another; in a thread's order; with its error."""
+Asked = list[list[tuple[list[str], str, str]]]  # of each thread: command, error, and the function that asked
+
+
+def check_redis(found: list[ReceivedSpan], asked: Asked, where: str, *, joined: bool = False) -> None:
+    """Of each command one span, none of another; in a thread's order; with its error.
+
+    `joined`: connections were open already; then some may be missing, and the database is not known.
+    """
     said: dict[int, list[tuple[str, str, str]]] = defaultdict(list)
     for span in found:
         assert "s3cret" not in str(span)
-        if (name := str(span.attributes["db.operation.name"])) in SETTING_UP or "mark:" not in str(span):
+        name, text = str(span.attributes["db.operation.name"]), str(span.attributes.get("db.query.text", ""))
+        thread = next((word.split(":")[1] for word in text.split() if word.startswith("mark:")), "")
+        if name in SETTING_UP or not thread:
             continue
-        text = str(span.attributes["db.query.text"])
-        thread = int(next(word for word in text.split() if word.startswith("mark:")).split(":")[1])
-        said[thread].append((name, text, str(span.attributes.get("error.type", ""))))
-        assert span.name == f"{name} 127.0.0.1:{port}"
-        assert span.attributes["db.namespace"] == str(thread % 3)
+        said[int(thread)].append((name, text, str(span.attributes.get("error.type", ""))))
+        assert span.name == f"{name} {where}"
+        assert span.attributes.get("db.namespace") in {str(int(thread) % 3), *([None] if joined else [])}
         assert (span.status == "ERROR") == ("error.type" in span.attributes)
-        assert span.attributes["server.port"] == port
+        assert where.startswith(str(span.attributes["server.address"]))
         assert span.start_ns <= span.end_ns
     for thread, commands in enumerate(asked):
         expected = [(command[0], _shown(command), error) for command, error, _ in commands if "mark:" in str(command)]
-        assert said[thread] == expected
+        if not joined:
+            assert said[thread] == expected
+            continue
+        rest = iter(expected)
+        assert all(each in rest for each in said[thread])  # in this order, with others between
+        assert len(said[thread]) >= len(expected) - 40
 
 
 def _shown(command: list[str]) -> str:
@@ -73,7 +84,7 @@ def test_redis_client(protocol: int, tmp_path: Path) -> None:
     asked = json.loads(ran.stdout)
     found = requests_of(ran)
     assert {span.kind for span in found} == {"CLIENT"}
-    check_redis(found, asked, port)
+    check_redis(found, asked, f"127.0.0.1:{port}")
     by_id = {span.span_id: span for span in ran.spans}
     functions = {tuple(command): function for each in asked for command, _, function in each}
     wanted, seen = Counter[str](), Counter[str]()
@@ -108,7 +119,37 @@ def test_redis_server(tmp_path: Path) -> None:
     assert {(span.kind, span.parent_span_id, span.attributes["kernelspan.correlation"]) for span in found} == {
         ("SERVER", "", "None")
     }
-    check_redis(found, asked, port)
+    check_redis(found, asked, f"127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_redis_client_that_was_there_before(kind: str, tmp_path: Path) -> None:
+    """Its connections are joined in their middle: what is told is right, and after some commands all is told."""
+    with databases.redis() as port:
+        where = str(port) if kind == "tcp" else databases.redis_socket(port)
+        command = [databases.python(), REDIS_CLIENT, where, "3", str(THREADS), str(ROUNDS), "wait"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+            assert program.stdin is not None
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"waiting\n"
+            with runs.attached(tmp_path, redis_profile(tmp_path, "Client"), "--pid", str(program.pid)) as agent:
+                said, _ = program.communicate(b"\n", timeout=runs.TIMEOUT_SECONDS)
+                ran = agent.finish()
+        place = f"127.0.0.1:{port}" if kind == "tcp" else databases.redis_socket(port, inside=True)
+    assert program.returncode == 0
+    check_redis(requests_of(ran), json.loads(said), place, joined=True)
+
+
+def test_redis_without_values(tmp_path: Path) -> None:
+    """As a profile has it that does not ask for them, and none at all: no argument is in any span."""
+    script = "import redis, sys; [redis.Redis(port=int(sys.argv[1]), password='s3cret').set(f's3cret{n}', 's3cret') for n in range(3)]"
+    with databases.redis() as port:
+        for statement, text in (("Sanitized", "SET ? ?"), ("None", None)):
+            profile = redis_profile(tmp_path, "Client", statement)
+            ran = runs.run(tmp_path, profile, databases.python(), "-c", script, str(port))
+            found = [span for span in requests_of(ran) if span.attributes["db.operation.name"] == "SET"]
+            assert [span.attributes.get("db.query.text") for span in found] == [text] * 3
+            assert "s3cret" not in str([(span.name, span.attributes) for span in ran.spans])
 
 
 def client(port: int) -> Any:

@@ -37,8 +37,15 @@ def redis_root() -> Path:
 
 def redis_command(port: int) -> list[str]:
     """What runs a Redis on a port, in its root."""
-    options = ["--port", str(port), "--save", "", "--appendonly", "no", "--requirepass", "s3cret", "--daemonize", "no"]
+    options = ["--port", str(port), "--save", "", "--appendonly", "no", "--requirepass", "s3cret"]
+    options += ["--unixsocket", redis_socket(port, inside=True), "--unixsocketperm", "777"]
     return ["chroot", str(redis_root()), "/usr/bin/redis-server", *options]
+
+
+def redis_socket(port: int, *, inside: bool = False) -> str:
+    """The Unix socket of the Redis on this port, as this machine, or its root, has it."""
+    name = f"/tmp/redis-{port}.sock"
+    return name if inside else f"{redis_root()}{name}"
 
 
 @contextlib.contextmanager

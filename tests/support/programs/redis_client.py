@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asks a Redis from several threads, and says what each asked, in its order, and what error it was answered.
 
-redis_client.py PORT PROTOCOL THREADS ROUNDS. Each command bears its thread's number and its own in a value.
+redis_client.py PORT|SOCKET PROTOCOL THREADS ROUNDS [wait]. Each command bears its thread's number and its own in a value.
+With `wait`: each connection is used, and then waits until something is said on the standard input.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import redis
 class Asker:
     """One thread's commands. `asked`: command with its arguments, the error's class; and the function that sent it."""
 
-    def __init__(self, port: int, protocol: int, number: int) -> None:
+    def __init__(self, where: str, protocol: int, number: int) -> None:
         self.number, self.count = number, 0
         self.asked: list[tuple[list[str], str, str]] = []
-        self.client = redis.Redis("127.0.0.1", port, password="s3cret", protocol=protocol, db=number % 3)
+        self.client = connect(where, protocol=protocol, db=number % 3)
 
     def mark(self) -> str:
         self.count += 1
@@ -73,8 +74,14 @@ class Asker:
         self.client.close()
 
 
-def listen(port: int, protocol: int, ready: threading.Event, heard: list[str]) -> None:
-    with redis.Redis("127.0.0.1", port, password="s3cret", protocol=protocol).pubsub() as subscriber:
+def connect(where: str, **options: int) -> redis.Redis:
+    if where.isdecimal():
+        return redis.Redis("127.0.0.1", int(where), password="s3cret", **options)
+    return redis.Redis(unix_socket_path=where, password="s3cret", **options)
+
+
+def listen(where: str, protocol: int, ready: threading.Event, heard: list[str]) -> None:
+    with connect(where, protocol=protocol).pubsub() as subscriber:
         subscriber.subscribe("news", "other")
         for message in subscriber.listen():
             if message["type"] == "subscribe":
@@ -86,12 +93,17 @@ def listen(port: int, protocol: int, ready: threading.Event, heard: list[str]) -
 
 
 def main() -> None:
-    port, protocol, threads, rounds = map(int, sys.argv[1:])
+    where, (protocol, threads, rounds) = sys.argv[1], map(int, sys.argv[2:5])
     ready, heard = threading.Event(), list[str]()
-    listener = threading.Thread(target=listen, args=(port, protocol, ready, heard))
+    listener = threading.Thread(target=listen, args=(where, protocol, ready, heard))
     listener.start()
     ready.wait()
-    askers = [Asker(port, protocol, number) for number in range(threads)]
+    askers = [Asker(where, protocol, number) for number in range(threads)]
+    if "wait" in sys.argv:
+        for asker in askers:
+            asker.plain("GET", "before")
+        print("waiting", flush=True)
+        sys.stdin.readline()
     running = [threading.Thread(target=asker.run, args=(rounds,)) for asker in askers]
     for thread in running:
         thread.start()
