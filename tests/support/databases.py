@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shutil
 import signal
 import socket
+import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +25,7 @@ from tests.support.ports import PortReservation
 SUITE = "bookworm"
 _RECIPE = "1"  # part of the cache's name: a change here makes new roots
 _TIMEOUT_SECONDS = 60
+_POSTGRES = "/usr/lib/postgresql/15/bin"
 
 
 def python() -> Path:
@@ -71,6 +75,70 @@ def is_listening(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
+
+
+POSTGRES_USER, POSTGRES_UID = "postgres", 54321
+
+
+@functools.cache
+def postgres_root() -> Path:
+    """The root of Debian's PostgreSQL, fetched and unpacked if it is not. Raises debian.DebianError."""
+    root = _root("postgresql", ["postgresql-15", "dash"], [[f"{_POSTGRES}/postgres", "--version"]])
+    (root / "etc" / "passwd").write_text(f"{POSTGRES_USER}:x:{POSTGRES_UID}:{POSTGRES_UID}::/tmp:/bin/sh\n")
+    (root / "tmp").chmod(0o1777)
+    if not (root / "dev" / "null").exists():
+        os.mknod(root / "dev" / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        (root / "dev" / "null").chmod(0o666)
+    return root
+
+
+@contextlib.contextmanager
+def postgres_data() -> Iterator[str]:
+    """A new cluster's folder, as the root has it; it asks for passwords: `s3cret`."""
+    root = postgres_root()
+    folder = tempfile.mkdtemp(prefix="data-", dir=root / "tmp")
+    try:
+        inside = f"/tmp/{Path(folder).name}"
+        (Path(folder) / "password").write_text("s3cret\n")
+        for path in (Path(folder), Path(folder) / "password"):
+            os.chown(path, POSTGRES_UID, POSTGRES_UID)
+        options = ["-A", "scram-sha-256", "--pwfile", f"{inside}/password", "-N", "-E", "UTF8", "--locale", "C"]
+        _as_postgres("initdb", "-D", f"{inside}/pg", *options)
+        yield f"{inside}/pg"
+    finally:
+        shutil.rmtree(folder)
+
+
+def postgres_command(port: int, data: str, program: str = "postgres") -> list[str]:
+    """What runs a PostgreSQL on a port, in its root."""
+    options = ["-D", data, "-p", str(port), "-k", "/tmp", "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+    return [*_chroot(program), *options, "-c", "dynamic_shared_memory_type=mmap", "-c", "shared_buffers=16MB"]
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[int]:
+    """A PostgreSQL that nobody traces; gives its port."""
+    with postgres_data() as data, reserved_port() as port, _running(postgres_command(port, data)):
+        _until(lambda: is_listening(port), "PostgreSQL answers")
+        yield port
+
+
+@contextlib.contextmanager
+def _running(command: list[str]) -> Iterator[None]:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            yield
+        finally:
+            server.send_signal(signal.SIGINT)
+
+
+def _chroot(program: str) -> list[str]:
+    return ["chroot", f"--userspec={POSTGRES_UID}:{POSTGRES_UID}", str(postgres_root()), f"{_POSTGRES}/{program}"]
+
+
+def _as_postgres(program: str, *arguments: str) -> None:
+    done = subprocess.run([*_chroot(program), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def _root(name: str, packages: list[str], proofs: list[list[str]]) -> Path:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from kernelspan_agent.model import Payload, WireProtocol
 from kernelspan_agent.protocols.exchanges import Talk, TalkClass, Told
 from kernelspan_agent.protocols.http1talk import HttpTalk
+from kernelspan_agent.protocols.postgresql import PostgresTalk
 from kernelspan_agent.protocols.redis import RedisTalk
 
 MAX_CONNECTIONS = 16384
@@ -18,6 +19,7 @@ _U32 = 0xFFFFFFFF
 TALKS: dict[WireProtocol, TalkClass] = {
     WireProtocol.HTTP: HttpTalk,
     WireProtocol.REDIS: RedisTalk,
+    WireProtocol.POSTGRESQL: PostgresTalk,
 }
 
 

@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Redis: commands and what answers them, in their order.
 
-Who joins in the middle does not know how many commands are not answered yet, and would take each answer for another
-command's. So a connection is certain where its first bytes were seen, or once it has answered all that it was asked, and
-nothing else, several times in turn; what is said before is not told. Where an answer was not seen to its end the next
-command shows that it has come, if this client waits for its answers; if it does not, that is found out anew.
+See `ordered` for what is told of a connection that was joined in its middle, or of which something was not seen.
 """
 
 from __future__ import annotations
@@ -17,12 +14,12 @@ from typing import ClassVar, Self
 from kernelspan_agent.model import Payload, WireProtocol
 from kernelspan_agent.protocols.databases import Query
 from kernelspan_agent.protocols.exchanges import Told
+from kernelspan_agent.protocols.ordered import OrderedTalk
 from kernelspan_agent.protocols.rediscommands import COMMANDS, SECRET, SUBCOMMANDS
 from kernelspan_agent.protocols.resp import MAX_ITEM_BYTES, MAX_ITEMS, Reader, Value
 
 MAX_OPEN = 1024  # commands that are not answered; what comes beyond them is counted, and not told
 MAX_EARLY = 64
-TURNS = 3  # asked and answered, after which a connection that we joined in the middle is certain
 _NAME = re.compile(rb"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 _CODE = re.compile(rb"[A-Z][A-Z0-9_]{0,39}")
 _CONFIRMS = {b"subscribe", b"psubscribe", b"ssubscribe", b"unsubscribe", b"punsubscribe", b"sunsubscribe"}
@@ -40,21 +37,15 @@ class Command(Query):
     subscribes: bool = False
 
 
-class RedisTalk:
-    """One connection. `requests_sent`: whether it is our end that asks."""
+class RedisTalk(OrderedTalk):
+    """One connection."""
 
     def __init__(self, requests_sent: bool, *, is_certain: bool) -> None:
-        self._requests_sent = requests_sent
         self._requests, self._replies = Reader(), Reader()
+        super().__init__(requests_sent, self._requests, self._replies, is_certain=is_certain)
         self._open: deque[Command] = deque()  # in their order
         self._untold = 0  # behind those
         self._early: deque[tuple[Value, int]] = deque()  # answers whose command has yet to come, and their time
-        self._is_certain = is_certain
-        self._is_multiplexed = False  # commands are sent while answers to others are on their way
-        self._is_over = False  # it carries no commands any more
-        self._has_answered = False  # the last call was an answer's
-        self._turns = -1  # that were certain, one after another, of a connection that is not
-        self._asked = self._answered = 0  # in this turn
         self._first_ns = 0  # when the command that is on its way began
         self._database = "0" if is_certain else ""  # a connection's first
         self._selecting: Command | None = None  # the last that selects another, until it is answered
@@ -67,28 +58,7 @@ class RedisTalk:
             return None
         return cls(payload.sends, is_certain=payload.is_first)
 
-    def feed(self, payload: Payload, start_ns: int, end_ns: int, *, missed: bool) -> Told:
-        """See Talk."""
-        told = Told()
-        if self._is_over:
-            return told
-        asks = payload.sends == self._requests_sent
-        if missed:
-            (self._requests if asks else self._replies).is_lost = True
-            self._lose(told)
-        if asks:
-            # what is sent goes out from the call's begin, what is received is there at its end
-            self._take_requests(payload, start_ns if payload.sends else end_ns, told)
-        else:
-            self._take_replies(payload, end_ns, told)
-        self._has_answered = not asks
-        return told
-
     def _take_requests(self, payload: Payload, when_ns: int, told: Told) -> None:
-        if not self._is_certain and (self._has_answered or self._turns < 0):
-            self._turn(told)
-        elif self._is_certain and self._has_answered and (self._open or self._untold):
-            self._is_multiplexed = True
         if not self._requests.is_inside:
             self._first_ns = when_ns
         for value in self._requests.feed(payload.data, payload.moved, payload.tail):
@@ -164,8 +134,7 @@ class RedisTalk:
         elif self._requests_sent and len(self._early) < MAX_EARLY:
             self._early.append((value, when_ns))
         else:
-            self._is_multiplexed = True
-            self._lose(told)
+            self._out_of_step(told)
 
     def _answer_early(self, asked_ns: int, told: Told) -> None:
         """An answer may be told of before its command is, if another thread receives it while the call that sends returns."""
@@ -174,8 +143,7 @@ class RedisTalk:
             if when_ns > asked_ns and self._open:
                 self._end(value, when_ns, told)
                 return
-            self._is_multiplexed = True  # an answer to nothing: we are out of step
-            self._lose(told)
+            self._out_of_step(told)
             return
 
     def _end(self, value: Value, when_ns: int, told: Told) -> None:
@@ -198,37 +166,18 @@ class RedisTalk:
         elif name in _ENDS_ALL or (name == "CLIENT" and " REPLY" in command.text.upper()):
             self._is_over = True
 
+    def _waits(self) -> bool:
+        return bool(self._open or self._untold)
+
     def _end_all(self, told: Told) -> None:
-        """Their answers are not known."""
-        self._selecting = None
         told.ended.extend(self._open)
         self._open.clear()
-
-    def _turn(self, told: Told) -> None:
-        """Commands begin after answers: whether all were answered, and nothing else."""
-        is_even = 0 < self._asked == self._answered and not (self._requests.is_inside or self._replies.is_inside)
-        is_lost = self._requests.is_lost or self._replies.is_lost
-        if is_lost and self._has_answered and not self._is_multiplexed and self._turns >= TURNS:
-            self._is_certain = True  # it was before, and waits for its answers
-        else:
-            self._turns = max(self._turns, 0) + 1 if is_even and not is_lost else 0
-            self._is_certain = self._turns >= TURNS
-        self._end_all(told)
         self._early.clear()
-        self._untold = self._asked = self._answered = 0
-        self._requests.reset()
-        self._replies.reset()
+        self._selecting, self._untold = None, 0
 
-    def _lose(self, told: Told) -> None:
-        """Some of what was said is not known: which answer is whose is not certain any more."""
-        if not self._is_certain:
-            return
-        self._is_certain = False
-        self._turns = -1 if self._is_multiplexed else TURNS
+    def _forget(self) -> None:
         if self._requests.is_lost or self._is_multiplexed or self._selecting:
             self._database = ""
-        if self._is_multiplexed:
-            self._end_all(told)
 
 
 def _texts(name: str, value: Value) -> tuple[str, str]:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from kernelspan_agent.model import Payload, WireProtocol
 from kernelspan_agent.protocols import resp
 from kernelspan_agent.protocols.connections import Connections
-from kernelspan_agent.protocols.redis import MAX_OPEN, TURNS, Command
+from kernelspan_agent.protocols.ordered import TURNS
+from kernelspan_agent.protocols.redis import MAX_OPEN, Command
 
 SEEN = 2048  # of a call's beginning, and of its end
 
