@@ -29,15 +29,6 @@ def redis_profile(folder: Path, role: str, statement: str = "Raw") -> Path:
     return runs.profile(folder, requests=[wanted], code={"functions": True})
 
 
-def requests_of(ran: runs.Run) -> list[ReceivedSpan]:
-    return sorted((span for span in ran.spans if "db.system.name" in span.attributes), key=lambda span: span.start_ns)
-
-
-def marks(text: str) -> str:
-    """Which command it is: its first mark, which says thread and number."""
-    return next((word for word in text.split() if word.startswith("mark:")), "")
-
-
 Asked = list[list[tuple[list[str], str, str]]]  # of each thread: command, error, and the function that asked
 
 
@@ -82,7 +73,7 @@ def test_redis_client(protocol: int, tmp_path: Path) -> None:
         ran = runs.run(tmp_path, redis_profile(tmp_path, "Client"), *command)
     assert ran.status == 0, ran.stderr
     asked = json.loads(ran.stdout)
-    found = requests_of(ran)
+    found = databases.requests_of(ran)
     assert {span.kind for span in found} == {"CLIENT"}
     check_redis(found, asked, f"127.0.0.1:{port}")
     by_id = {span.span_id: span for span in ran.spans}
@@ -92,20 +83,9 @@ def test_redis_client(protocol: int, tmp_path: Path) -> None:
         for command, function in functions.items():
             if span.attributes["db.query.text"] == _shown(list(command)):
                 wanted[function] += 1
-                seen[function] += function in names_above(span, by_id)
+                seen[function] += function in databases.names_above(span, by_id)
                 break
     assert wanted == seen
-
-
-def names_above(span: ReceivedSpan, by_id: dict[str, ReceivedSpan]) -> set[str]:
-    """Names of the functions that a span is below, of the client's own."""
-    names = set()
-    above = by_id.get(span.parent_span_id)
-    while above is not None:
-        assert above.trace_id == span.trace_id
-        names.add(above.name.rpartition(".")[2])
-        above = by_id.get(above.parent_span_id)
-    return names
 
 
 def test_redis_server(tmp_path: Path) -> None:
@@ -115,7 +95,7 @@ def test_redis_server(tmp_path: Path) -> None:
         started.wait_until(lambda: databases.is_listening(port), "Redis answers")
         asked = client(port)
         ran = started.stop(15)
-    found = requests_of(ran)
+    found = databases.requests_of(ran)
     assert {(span.kind, span.parent_span_id, span.attributes["kernelspan.correlation"]) for span in found} == {
         ("SERVER", "", "None")
     }
@@ -137,7 +117,7 @@ def test_redis_client_that_was_there_before(kind: str, tmp_path: Path) -> None:
                 ran = agent.finish()
         place = f"127.0.0.1:{port}" if kind == "tcp" else databases.redis_socket(port, inside=True)
     assert program.returncode == 0
-    check_redis(requests_of(ran), json.loads(said), place, joined=True)
+    check_redis(databases.requests_of(ran), json.loads(said), place, joined=True)
 
 
 def test_redis_without_values(tmp_path: Path) -> None:
@@ -147,7 +127,7 @@ def test_redis_without_values(tmp_path: Path) -> None:
         for statement, text in (("Sanitized", "SET ? ?"), ("None", None)):
             profile = redis_profile(tmp_path, "Client", statement)
             ran = runs.run(tmp_path, profile, databases.python(), "-c", script, str(port))
-            found = [span for span in requests_of(ran) if span.attributes["db.operation.name"] == "SET"]
+            found = [span for span in databases.requests_of(ran) if span.attributes["db.operation.name"] == "SET"]
             assert [span.attributes.get("db.query.text") for span in found] == [text] * 3
             assert "s3cret" not in str([(span.name, span.attributes) for span in ran.spans])
 

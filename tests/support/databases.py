@@ -19,8 +19,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import trustme
+
 from tests.support import debian, venvs
+from tests.support.otlp_json import ReceivedSpan
 from tests.support.ports import PortReservation
+from tests.support.runs import Run
 
 SUITE = "bookworm"
 _RECIPE = "1"  # part of the cache's name: a change here makes new roots
@@ -77,6 +81,22 @@ def is_listening(port: int) -> bool:
     return False
 
 
+def requests_of(ran: Run) -> list[ReceivedSpan]:
+    """The spans of what was asked of databases, in the order of their start."""
+    return sorted((span for span in ran.spans if "db.system.name" in span.attributes), key=lambda span: span.start_ns)
+
+
+def names_above(span: ReceivedSpan, by_id: dict[str, ReceivedSpan]) -> set[str]:
+    """Names of the functions that a span is below, of the client's own."""
+    names = set()
+    above = by_id.get(span.parent_span_id)
+    while above is not None:
+        assert above.trace_id == span.trace_id
+        names.add(above.name.rpartition(".")[2])
+        above = by_id.get(above.parent_span_id)
+    return names
+
+
 POSTGRES_USER, POSTGRES_UID = "postgres", 54321
 
 
@@ -93,18 +113,37 @@ def postgres_root() -> Path:
 
 
 @contextlib.contextmanager
-def postgres_data() -> Iterator[str]:
-    """A new cluster's folder, as the root has it; it asks for passwords: `s3cret`."""
+def postgres_data(*, tls: bool = False) -> Iterator[str]:
+    """A new cluster's folder, as the root has it; it asks for passwords: `s3cret`. `tls`: it has a certificate."""
     root = postgres_root()
-    folder = tempfile.mkdtemp(prefix="data-", dir=root / "tmp")
+    template = root / "var" / "lib" / "template"
+    if not template.exists():
+        with _own_folder(root) as folder:
+            (folder / "password").write_text("s3cret\n")
+            inside = f"/tmp/{folder.name}"
+            options = ["-A", "scram-sha-256", "--pwfile", f"{inside}/password", "-N", "-E", "UTF8", "--locale", "C"]
+            _as_postgres("initdb", "-D", f"{inside}/pg", *options)
+            with contextlib.suppress(OSError):  # another session was faster
+                (folder / "pg").rename(template)
+    with _own_folder(root) as folder:
+        subprocess.run(["cp", "-a", str(template), str(folder / "pg")], check=True)
+        if tls:
+            issued = trustme.CA().issue_cert("127.0.0.1")
+            for name, pem in (("server.key", issued.private_key_pem), ("server.crt", issued.cert_chain_pems[0])):
+                pem.write_to_path(folder / "pg" / name)
+                os.chown(folder / "pg" / name, POSTGRES_UID, POSTGRES_UID)
+                (folder / "pg" / name).chmod(0o600)
+            with (folder / "pg" / "postgresql.conf").open("a") as settings:
+                settings.write("ssl = on\n")
+        yield f"/tmp/{folder.name}/pg"
+
+
+@contextlib.contextmanager
+def _own_folder(root: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="data-", dir=root / "tmp"))
     try:
-        inside = f"/tmp/{Path(folder).name}"
-        (Path(folder) / "password").write_text("s3cret\n")
-        for path in (Path(folder), Path(folder) / "password"):
-            os.chown(path, POSTGRES_UID, POSTGRES_UID)
-        options = ["-A", "scram-sha-256", "--pwfile", f"{inside}/password", "-N", "-E", "UTF8", "--locale", "C"]
-        _as_postgres("initdb", "-D", f"{inside}/pg", *options)
-        yield f"{inside}/pg"
+        os.chown(folder, POSTGRES_UID, POSTGRES_UID)
+        yield folder
     finally:
         shutil.rmtree(folder)
 
@@ -116,9 +155,9 @@ def postgres_command(port: int, data: str, program: str = "postgres") -> list[st
 
 
 @contextlib.contextmanager
-def postgres() -> Iterator[int]:
+def postgres(*, tls: bool = False) -> Iterator[int]:
     """A PostgreSQL that nobody traces; gives its port."""
-    with postgres_data() as data, reserved_port() as port, _running(postgres_command(port, data)):
+    with postgres_data(tls=tls) as data, reserved_port() as port, _running(postgres_command(port, data)):
         _until(lambda: is_listening(port), "PostgreSQL answers")
         yield port
 

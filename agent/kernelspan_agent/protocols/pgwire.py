@@ -129,16 +129,18 @@ def is_request(data: bytes, moved: int, tail: bytes) -> bool:
     return data[:1] in {b"P", b"B"} and size >= 8 and end in {b"S\x00\x00\x00\x04", b"H\x00\x00\x00\x04"}
 
 
-def answer_at_end(data: bytes) -> str | None:
-    """The SQLSTATE of an answer of which these are the last bytes; empty: no error. None: no answer ends with them."""
+def without_ready(data: bytes) -> bytes | None:
+    """These bytes without the ReadyForQuery that they end in; None: they do not."""
     ready = _READY.search(data)
-    if ready is None:
-        return None
-    before = data[: ready.start()]
-    complete = _COMPLETE.search(before[-0x80:])
+    return data[: ready.start()] if ready is not None else None
+
+
+def result_at_end(data: bytes) -> str | None:
+    """The SQLSTATE of the result that these bytes end in; empty: no error. None: none ends there."""
+    complete = _COMPLETE.search(data[-0x80:])
     if complete is not None and complete["length"][0] == len(complete["tag"]) + 5:
         return ""
-    for error in _ERROR.finditer(before):
-        if error.start() + 1 + int.from_bytes(error["length"], "big") == len(before):
+    for error in _ERROR.finditer(data):
+        if error.start() + 1 + int.from_bytes(error["length"], "big") == len(data):
             return error["code"].decode()
     return None

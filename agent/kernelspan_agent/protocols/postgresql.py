@@ -18,7 +18,7 @@ from kernelspan_agent.model import Payload, WireProtocol
 from kernelspan_agent.protocols.databases import Query
 from kernelspan_agent.protocols.exchanges import Told
 from kernelspan_agent.protocols.ordered import TURNS, OrderedTalk
-from kernelspan_agent.protocols.pgwire import GSS, TLS, VERSION, Message, Reader, answer_at_end, first_code, is_request
+from kernelspan_agent.protocols.pgwire import GSS, TLS, VERSION, Message, Reader, first_code, is_request, result_at_end, without_ready
 from kernelspan_agent.protocols.sql import facts_of
 
 MAX_GROUPS, MAX_QUERIES = 256, 1024  # that are not answered
@@ -71,6 +71,7 @@ class PostgresTalk(OrderedTalk):
         self._portals: OrderedDict[bytes, Text | None] = OrderedDict()
         self._database = ""
         self._asks_for = 0  # TLS or GSS, which is answered by one byte
+        self._result: str | None = None  # that the last call ended with, of an answer of which not all was seen
         self._is_copying = False  # what the client sends are data
         self._starts = is_certain  # it has not said yet that it is ready for the first time
 
@@ -202,7 +203,11 @@ class PostgresTalk(OrderedTalk):
         if self._is_multiplexed or self._requests.is_lost or len(self._groups) != 1 or self._turns < TURNS:
             return
         group = self._groups[0]
-        code = answer_at_end(data)
+        before = without_ready(data)
+        if before is None:
+            self._result = result_at_end(data)
+            return
+        code = result_at_end(before) if before else self._result  # which a call may end with, and the next begin behind
         if code is None or not group.is_complete or len(group.queries) != 1:
             return
         self._replies.reset()

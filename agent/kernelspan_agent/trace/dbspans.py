@@ -14,6 +14,7 @@ from kernelspan_api import semconv
 from kernelspan_api.subjects import Request, Statement
 
 MAX_STATEMENT = 4096  # characters of one that are shown
+_MORE = "..."
 SYSTEMS = {WireProtocol.REDIS: "redis", WireProtocol.POSTGRESQL: "postgresql"}
 
 
@@ -37,7 +38,7 @@ def segment(
     statement = {Statement.SANITIZED: exchange.text, Statement.RAW: exchange.raw, Statement.NONE: ""}[wanted.statement]
     said = {
         semconv.DB_OPERATION_NAME: exchange.operation,
-        semconv.DB_QUERY_TEXT: statement[:MAX_STATEMENT],
+        semconv.DB_QUERY_TEXT: _cut(statement),
         semconv.DB_QUERY_SUMMARY: exchange.summary,
         semconv.DB_COLLECTION_NAME: exchange.collection,
         semconv.DB_NAMESPACE: exchange.namespace,
@@ -47,6 +48,11 @@ def segment(
     found.update({key: value for key, value in said.items() if value})
     kind = Kind.SERVER if exchange.is_server else Kind.CLIENT
     return Segment(found, _name(exchange, server), kind, exchange.error)
+
+
+def _cut(statement: str) -> str:
+    """What is shown ends in dots where there is more."""
+    return statement if len(statement) <= MAX_STATEMENT + len(_MORE) else statement[:MAX_STATEMENT] + _MORE
 
 
 def _name(exchange: Query, server: tuple[str, int]) -> str:
