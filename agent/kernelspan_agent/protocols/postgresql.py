@@ -18,7 +18,17 @@ from kernelspan_agent.model import Payload, WireProtocol
 from kernelspan_agent.protocols.databases import Query
 from kernelspan_agent.protocols.exchanges import Told
 from kernelspan_agent.protocols.ordered import TURNS, OrderedTalk
-from kernelspan_agent.protocols.pgwire import GSS, TLS, VERSION, Message, Reader, first_code, is_request, result_at_end, without_ready
+from kernelspan_agent.protocols.pgwire import (
+    GSS,
+    TLS,
+    VERSION,
+    Message,
+    Reader,
+    first_code,
+    is_request,
+    result_at_end,
+    without_ready,
+)
 from kernelspan_agent.protocols.sql import facts_of
 
 MAX_GROUPS, MAX_QUERIES = 256, 1024  # that are not answered

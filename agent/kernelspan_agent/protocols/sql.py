@@ -143,8 +143,8 @@ class _Subjects:
         return is_main or inserts or self._last in _BEFORE_INSIDE
 
     def _begin(self, piece: str, upper: str) -> None:
-        if len(self._levels) == 1 and (not self.operation or self._is_with) and self.count == 1:
-            self.operation = self.operation if self._kinds and not self._is_with else piece
+        if len(self._levels) == 1 and self.count == 1 and (not self.operation or self._is_with):
+            self.operation, self._is_with = piece, False
         self._levels[-1] = upper
         self._said.append(upper)
         self._kinds += 1
