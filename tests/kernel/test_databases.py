@@ -137,3 +137,25 @@ def client(port: int) -> Any:
     command = [databases.python(), REDIS_CLIENT, str(port), "3", str(THREADS), str(ROUNDS)]
     done = subprocess.run(command, capture_output=True, check=True, timeout=runs.TIMEOUT_SECONDS)
     return json.loads(done.stdout)
+
+
+def test_the_example(tmp_path: Path) -> None:
+    """examples/20-databases.yaml, on a program that asks both: a span of each, below the function that asked."""
+    script = (
+        "import psycopg, redis, sys\n"
+        "def ask():\n"
+        "    redis.Redis(port=int(sys.argv[1]), password='s3cret').set('s3cret', 's3cret')\n"
+        "    client = psycopg.connect(host='127.0.0.1', port=sys.argv[2], user='postgres', password='s3cret', autocommit=True)\n"
+        "    client.execute('SELECT %s', ['s3cret'])\n"
+        "    client.execute(\"SELECT 's3cret' FROM pg_class\")\n"
+        "ask()\n"
+    )
+    example = Path(__file__).resolve().parents[2] / "examples" / "20-databases.yaml"
+    with databases.redis() as redis, databases.postgres() as postgres:
+        ran = runs.run(tmp_path, example, databases.python(), "-c", script, str(redis), str(postgres))
+    assert ran.status == 0, ran.stderr
+    by_id = {span.span_id: span for span in ran.spans}
+    found = [span for span in databases.requests_of(ran) if span.attributes["db.operation.name"] in {"SET", "SELECT"}]
+    assert [span.name for span in found] == [f"SET 127.0.0.1:{redis}", "SELECT", "SELECT pg_class"]
+    assert all("ask" in databases.names_above(span, by_id) for span in found)
+    assert "s3cret" not in str([(span.name, span.attributes) for span in ran.spans])

@@ -4,22 +4,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from kernelspan_agent.model import Payload, WireProtocol
 from kernelspan_agent.protocols.exchanges import Talk, TalkClass, Told
 from kernelspan_agent.protocols.http1talk import HttpTalk
-from kernelspan_agent.protocols.postgresql import PostgresTalk
+from kernelspan_agent.protocols.postgresql import PostgresTalks
 from kernelspan_agent.protocols.redis import RedisTalk
 
 MAX_CONNECTIONS = 16384
 _U32 = 0xFFFFFFFF
 
-TALKS: dict[WireProtocol, TalkClass] = {
-    WireProtocol.HTTP: HttpTalk,
-    WireProtocol.REDIS: RedisTalk,
-    WireProtocol.POSTGRESQL: PostgresTalk,
+TALKS: dict[WireProtocol, Callable[[], TalkClass]] = {
+    WireProtocol.HTTP: lambda: HttpTalk,
+    WireProtocol.REDIS: lambda: RedisTalk,
+    WireProtocol.POSTGRESQL: PostgresTalks,
 }
 
 
@@ -46,7 +46,7 @@ class Connections:
     """By their ids; those longest without a byte are given up when there are too many. `wanted`: others are passed over."""
 
     def __init__(self, wanted: Iterable[WireProtocol] = TALKS) -> None:
-        self._wanted = {each: TALKS[each] for each in wanted if each in TALKS}
+        self._wanted = {each: TALKS[each]() for each in wanted if each in TALKS}
         self._by_id: OrderedDict[int, _Connection] = OrderedDict()
 
     def feed(self, payload: Payload, start_ns: int, end_ns: int) -> Told | None:

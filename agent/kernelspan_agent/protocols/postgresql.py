@@ -9,10 +9,12 @@ its last bytes. A statement's text is known if we saw it parsed.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from kernelspan_agent.model import Payload, WireProtocol
 from kernelspan_agent.protocols.databases import Query
@@ -30,9 +32,10 @@ from kernelspan_agent.protocols.pgwire import (
     without_ready,
 )
 from kernelspan_agent.protocols.sql import facts_of
+from kernelspan_agent.protocols.statements import Text, Texts
 
-MAX_GROUPS, MAX_QUERIES = 256, 1024  # that are not answered
-MAX_STATEMENTS, MAX_PORTALS = 1024, 256  # whose text is remembered
+MAX_GROUPS, MAX_QUERIES, MAX_PARSED = 256, 256, 64  # that are not answered
+MAX_PORTALS = 256  # whose text is remembered
 MAX_NAME = 128
 _CLIENTS = b"QPBDECSHFdcfpX"
 _SERVERS = b"RKSZTDCIEN123ntsGHWdcAvV"
@@ -45,14 +48,6 @@ class Asked(Query):
     """A query or an execution."""
 
     protocol: ClassVar[WireProtocol] = WireProtocol.POSTGRESQL
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Of a statement, as far as it was seen."""
-
-    sql: str
-    is_cut: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -69,30 +64,37 @@ class _Group:
     error: str = ""
 
 
-class PostgresTalk(OrderedTalk):
-    """One connection."""
+class PostgresTalks:
+    """Makes the conversations, which share what they remember."""
 
-    def __init__(self, requests_sent: bool, *, is_certain: bool) -> None:
+    def __init__(self) -> None:
+        self._texts, self._count = Texts(), itertools.count()
+
+    def begin(self, payload: Payload) -> PostgresTalk | None:
+        """See TalkClass."""
+        if first_code(payload.data, payload.moved):
+            return PostgresTalk(payload.sends, self._texts, self._count, is_certain=True)
+        if is_request(payload.data, payload.moved, payload.tail):
+            return PostgresTalk(payload.sends, self._texts, self._count, is_certain=False)
+        return None
+
+
+class PostgresTalk(OrderedTalk):
+    """One connection. `count`: gives it a number of its own, and another once its statements are not known any more."""
+
+    def __init__(self, requests_sent: bool, texts: Texts, count: Iterator[int], *, is_certain: bool) -> None:
         self._requests, self._replies = Reader(_CLIENTS, b"QPBEC"), Reader(_SERVERS, b"E")
         super().__init__(requests_sent, self._requests, self._replies, is_certain=is_certain)
         self._requests.is_first = is_certain
         self._groups: deque[_Group] = deque()
-        self._statements: OrderedDict[bytes, Text | None] = OrderedDict()
+        self._texts, self._count = texts, count
+        self._number = next(count)
         self._portals: OrderedDict[bytes, Text | None] = OrderedDict()
         self._database = ""
         self._asks_for = 0  # TLS or GSS, which is answered by one byte
         self._result: str | None = None  # that the last call ended with, of an answer of which not all was seen
         self._is_copying = False  # what the client sends are data
         self._starts = is_certain  # it has not said yet that it is ready for the first time
-
-    @classmethod
-    def begin(cls, payload: Payload) -> Self | None:
-        """See TalkClass."""
-        if first_code(payload.data, payload.moved):
-            return cls(payload.sends, is_certain=True)
-        if is_request(payload.data, payload.moved, payload.tail):
-            return cls(payload.sends, is_certain=False)
-        return None
 
     def _take_requests(self, payload: Payload, when_ns: int, told: Told) -> None:
         if self._is_copying:
@@ -131,8 +133,8 @@ class PostgresTalk(OrderedTalk):
             if kind == b"P":
                 text = Text(_text(rest), message.is_cut) if b"\0" in message.body else None
                 group.parsed.append((name[:MAX_NAME], text))
-                if len(group.parsed) > MAX_QUERIES:
-                    group.parsed.popleft()
+                if len(group.parsed) > MAX_PARSED:
+                    self._requests.is_lost = True
             elif kind == b"B":
                 group.portals[name[:MAX_NAME]] = self._prepared(group, rest.partition(b"\0")[0][:MAX_NAME])
             else:
@@ -142,7 +144,7 @@ class PostgresTalk(OrderedTalk):
         elif kind == b"S":
             self._completed(self._group(when_ns))
         elif kind == b"C" and message.body[:1] == b"S":
-            self._statements.pop(message.body[1:].partition(b"\0")[0][:MAX_NAME], None)
+            self._texts.pop(self._number, message.body[1:].partition(b"\0")[0][:MAX_NAME])
 
     def _group(self, when_ns: int, *, is_simple: bool = False) -> _Group:
         """The group that is being asked."""
@@ -163,7 +165,7 @@ class PostgresTalk(OrderedTalk):
         for parsed, text in reversed(group.parsed):
             if parsed == name:
                 return text
-        return self._statements.get(name)
+        return self._texts.get(self._number, name)
 
     def _query(self, group: _Group, text: Text | None, when_ns: int, told: Told) -> None:
         if not self._is_certain or len(group.queries) >= MAX_QUERIES:
@@ -242,7 +244,7 @@ class PostgresTalk(OrderedTalk):
                 self._end(group, found[1].decode() if found else _SKIPPED, when_ns, told)
             elif kind == b"1":
                 if group.parsed:
-                    _remember(self._statements, *group.parsed.popleft(), MAX_STATEMENTS)
+                    self._texts.put(self._number, *group.parsed.popleft())
             elif not group.is_simple:
                 self._end(group, "", when_ns, told)
 
@@ -279,13 +281,19 @@ class PostgresTalk(OrderedTalk):
             if group.has_failed and not query.error:
                 query.error = _SKIPPED
             told.ended.append(query)
+        self._keep(group)
+
+    def _keep(self, group: _Group) -> None:
+        """What a group has made is there for the next ones, if it has not failed."""
         for name in group.portals:
             self._portals.pop(name, None)
-        if not group.has_failed:
-            for parsed in group.parsed:
-                _remember(self._statements, *parsed, MAX_STATEMENTS)
-            for name, text in group.portals.items():
-                _remember(self._portals, name, text, MAX_PORTALS)
+        if group.has_failed:
+            return
+        for parsed in group.parsed:
+            self._texts.put(self._number, *parsed)
+        self._portals.update(group.portals)
+        while len(self._portals) > MAX_PORTALS:
+            self._portals.popitem(last=False)
 
     def _waits(self) -> bool:
         return bool(self._groups) and self._groups[0].is_complete and not self._is_copying
@@ -298,22 +306,15 @@ class PostgresTalk(OrderedTalk):
         for group in self._groups:
             told.ended.extend(group.queries)
             for name, _ in group.parsed:  # whether the server took them is not known
-                self._statements.pop(name, None)
+                self._texts.pop(self._number, name)
         self._groups.clear()
         self._is_copying = False
 
     def _forget(self) -> None:
         self._starts = False
         if self._requests.is_lost:
-            self._statements.clear()
+            self._number = next(self._count)
             self._portals.clear()
-
-
-def _remember(table: OrderedDict[bytes, Text | None], name: bytes, text: Text | None, most: int) -> None:
-    table[name] = text
-    table.move_to_end(name)
-    if len(table) > most:
-        table.popitem(last=False)
 
 
 def _text(body: bytes) -> str:

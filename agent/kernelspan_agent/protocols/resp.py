@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 MAX_ITEMS = 16  # of a value that are kept
 MAX_ITEM_BYTES = 128  # of each
-MAX_LINE_BYTES = 64 << 10
+MAX_LINE_BYTES = 4096
 MAX_DEPTH = 32
 _SIMPLE, _STRINGS, _MANY = b"+-:_#,(", b"$=!", b"*~>%|"
 _NUMBER = re.compile(rb"[0-9]{1,9}")

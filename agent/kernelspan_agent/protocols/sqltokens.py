@@ -64,7 +64,8 @@ def _special(matched: re.Match[str], statement: str) -> tuple[list[str], int]:
     if matched["comment"] is not None:
         return [], _after_comment(statement, at)
     if matched["number"] is not None:
-        return ["?"], at
+        # Letters behind a number begin a name, or are an error: the server's version decides, and what `$` is then.
+        return ["?"], -1 if statement[at : at + 1] == "$" and not matched[0].isdecimal() else at
     if matched["dollar"] is not None:
         end = statement.find(matched[0], at)
         return ["?"], end + len(matched[0]) if end >= 0 else -1

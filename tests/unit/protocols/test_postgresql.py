@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernelspan_agent.model import Payload, WireProtocol
+from kernelspan_agent.protocols import statements
 from kernelspan_agent.protocols.connections import Connections
 from kernelspan_agent.protocols.ordered import TURNS
-from kernelspan_agent.protocols.postgresql import MAX_GROUPS, MAX_QUERIES, MAX_STATEMENTS, Asked
+from kernelspan_agent.protocols.postgresql import MAX_GROUPS, MAX_QUERIES, Asked
 
 SEEN = 2048  # of a call's beginning, and of its end
 READY = b"Z\0\0\0\5I"
@@ -321,6 +322,20 @@ def test_who_comes_in_the_middle_waits() -> None:
     assert not behind.ended
 
 
+def test_who_asks_before_the_answer_is_found_out_anew() -> None:
+    """A client that does not wait: what was not seen of an answer may still be on its way when it asks the next."""
+    wire = Wire()
+    wire.ask(query("SELECT 1"))
+    wire.ask(query("SELECT 2"))
+    wire.answer(done(), READY)
+    wire.ask(query("SELECT 3"))
+    wire.answer(rows(*[90] * 90))
+    wire.ask(query("SELECT 4"))
+    wire.answer(rows(9), done(), READY)
+    wire.answer(error(), READY, done(), READY)
+    assert "42601" not in [code for _, code in wire.said()]
+
+
 def test_passwords_are_not_shown_with_other_values() -> None:
     """Not with `statement: Raw` either."""
     wire = Wire()
@@ -356,19 +371,20 @@ def test_garbage(data: list[tuple[bytes, bool]], joined: bool) -> None:
         wire.move(each, sends=sends)
 
 
-def test_how_much_is_kept_is_bounded() -> None:
+def test_how_much_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody answers, and what is prepared and never used."""
+    monkeypatch.setattr(statements, "MAX_TEXT_BYTES", 400)
     wire: Any = Wire()
     talk = wire.connections._by_id[1].talk
-    for number in range(MAX_STATEMENTS + 50):
-        wire.ask(parse("x", str(number)), SYNC)
+    for number in range(20):
+        wire.ask(parse("x" * 50, str(number)), SYNC)
         wire.answer(PARSED, READY)
-    assert len(talk._statements) == MAX_STATEMENTS
+    assert (len(talk._texts._by_name), talk._texts._bytes) == (8, 400)
     for _ in range(MAX_QUERIES + 50):
-        wire.ask(parse("x"), bind(), execute())
+        wire.ask(bind(), execute())
     assert len(talk._groups[0].queries) <= MAX_QUERIES
     wire.ask(SYNC)
-    wire.answer((PARSED + BOUND + done()) * (MAX_QUERIES + 50), READY)
+    wire.answer((BOUND + done()) * (MAX_QUERIES + 50), READY)
     for _ in range(MAX_GROUPS + 50):
         wire.ask(query("x"))
     assert len(talk._groups) <= MAX_GROUPS + 1

@@ -199,6 +199,20 @@ def test_an_answer_that_looks_like_a_command_is_one() -> None:
     assert all(each.operation == "LRANGE" for each in wire.ended)
 
 
+def test_who_asks_before_the_answer_is_found_out_anew() -> None:
+    """A client that does not wait: what was not seen of an answer may still be on its way when it asks the next."""
+    wire = Wire()
+    wire.ask("GET", "1")
+    wire.ask("GET", "2")
+    wire.answer(b"+OK\r\n")
+    wire.ask("GET", "3")
+    wire.answer(b"*200\r\n" + bulk(b"x" * 90) * 100)
+    wire.ask("GET", "4")
+    wire.answer(bulk(b"y") * 100)
+    wire.answer(b"-ERR 3\r\n-ERR 4\r\n")
+    assert "ERR" not in [code for _, code in wire.said()]
+
+
 def test_a_thread_that_answers_first() -> None:
     """The call that sends may return when another thread has received the answer."""
     wire = Wire()

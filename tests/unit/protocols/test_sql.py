@@ -97,6 +97,7 @@ parts = st.sampled_from(
 @given(st.lists(parts, max_size=12), st.lists(parts, max_size=12))
 @settings(max_examples=1500, deadline=None)
 @example(["\U0001f642", "E", "'", "a", "\\", "'"], [])
+@example(["0x", "$", "$", "'", "$$"], [])
 def test_what_is_shown_is_as_the_server_reads_it(before: list[str], after: list[str]) -> None:
     """Against a plain reading of the manual, one character after another: nothing that is inside a literal is shown."""
     statement = "".join(before) + "QQQ" + "".join(after)
