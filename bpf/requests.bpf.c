@@ -3,7 +3,7 @@
  * Requests: the first bytes of what a process sends and receives, for connections that carry a protocol somebody wants.
  *
  * Reached by a tail call from the end of a send or receive (network.bpf.c) whose class wants requests. A connection is
- * known by its first bytes: one that begins with none of a protocol's words costs a look-up from then on. The bytes go out
+ * known by its first bytes: one that begins like none of the protocols costs a look-up from then on. The bytes go out
  * in a record of their own, before that of the operation, which they are found by (thread and time).
  */
 #include "calls.h"
@@ -15,10 +15,12 @@
 #define MAX_MISSES 8 /* calls whose bytes begin no message, after which a connection is opaque */
 #define MSG_PEEK 2
 
-enum { UNKNOWN, CARRIES, OPAQUE };
+#define OPAQUE 255 /* instead of a protocol */
+#define PROTOCOL_TCP 6
 
 struct connection {
-	u32 state, misses;
+	u32 protocol; /* KS_PROTOCOL_UNKNOWN: not yet */
+	u32 misses;
 };
 
 BPF_TABLE("lru_hash", u64, struct connection, ks_connections, KS_MAX_CONNECTIONS);
@@ -26,7 +28,7 @@ BPF_TABLE("lru_hash", u64, struct connection, ks_connections, KS_MAX_CONNECTIONS
 #define WORD(a, b, c, d) ((u32)(a) | (u32)(b) << 8 | (u32)(c) << 16 | (u32)(d) << 24)
 
 /* Whether these bytes can begin a request or a response of HTTP/1. */
-static __always_inline int begins_message(u32 word)
+static __always_inline int begins_http(u32 word)
 {
 	switch (word) {
 	case WORD('G', 'E', 'T', ' '):
@@ -42,6 +44,52 @@ static __always_inline int begins_message(u32 word)
 		return 1;
 	}
 	return 0;
+}
+
+static __always_inline int is_digit(u64 bytes)
+{
+	return (u8)bytes >= '0' && (u8)bytes <= '9';
+}
+
+/* A command of Redis is an array of strings: `*`, its length, CRLF, `$`. Some answers are too: user space knows them. */
+static __always_inline int begins_redis(u64 bytes)
+{
+	if ((u8)bytes != '*' || !is_digit(bytes >> 8))
+		return 0;
+	bytes >>= 16;
+	if (is_digit(bytes))
+		bytes >>= 8;
+	if (is_digit(bytes))
+		bytes >>= 8;
+	return (bytes & 0xffffff) == WORD('\r', '\n', '$', 0);
+}
+
+#define PG_VERSION_3 3 /* the major one; see "Message Formats" of PostgreSQL's manual */
+#define PG_TLS 80877103
+#define PG_GSS 80877104
+#define PG_SYNC 0x0400000053ULL /* the message Sync, in this machine's order */
+#define PG_FLUSH 0x0400000048ULL
+
+/*
+ * The first message of a connection of PostgreSQL is a length and a version, or what asks for TLS. One that is open
+ * already is known by a call that is a query to its last byte, or parses or binds a statement and ends in Sync or Flush.
+ */
+static __always_inline int begins_postgresql(struct ks_scratch *s, u64 bytes, u64 at, u64 length)
+{
+	u32 size = __builtin_bswap32(bytes), code = __builtin_bswap32(bytes >> 32);
+	u64 end;
+
+	if (length != s->op.ret)
+		return 0;
+	if (size == length && ((code >> 16 == PG_VERSION_3 && (u16)code < 16) || code == PG_TLS || code == PG_GSS))
+		return 1;
+	size = __builtin_bswap32(bytes >> 8);
+	if ((u8)bytes == 'Q')
+		return size == length - 1;
+	if (((u8)bytes != 'P' && (u8)bytes != 'B') || size < 8 || length < 16 || size > length - 6)
+		return 0;
+	end = KS_UREAD(u64, at + length - 8) >> 24;
+	return end == PG_SYNC || end == PG_FLUSH;
 }
 
 /* Where the bytes of a call lie: w->at, w->length of the first part, w->found the others. */
@@ -139,10 +187,41 @@ static __always_inline int sends(u32 nr)
 	return nr == __NR_write || nr == __NR_writev || nr == __NR_sendto || nr == __NR_sendmsg || nr == __NR_sendfile;
 }
 
-static __always_inline void tell(struct ks_scratch *s, u64 id)
+/*
+ * What a TCP connection says of the bytes that this call moved: where they end, and whether they are the first of all. A
+ * client's first bytes are sent before any are read, a server's the other way round. What a client has sent may count its
+ * SYN. Read in this order a number that changes meanwhile makes it too many bytes, never too few.
+ */
+static __always_inline u32 place(struct ks_bytes_rec *r, struct ks_scratch *s, u64 sk, u32 is_sent)
+{
+	u32 una, copied, next, written;
+	u64 sent, received;
+
+	if (s->op.protocol != PROTOCOL_TCP || s->op.family == KS_AF_UNIX)
+		return 0;
+	una = KS_KREAD(u32, sk + KS_TCP_SND_UNA);
+	sent = KS_KREAD(u64, sk + KS_TCP_ACKED);
+	written = KS_KREAD(u32, sk + KS_TCP_WRITTEN);
+	next = KS_KREAD(u32, sk + KS_TCP_RCV_NXT);
+	received = KS_KREAD(u64, sk + KS_TCP_RECEIVED);
+	copied = KS_KREAD(u32, sk + KS_TCP_COPIED);
+	sent += (u32)(written - una);
+	received -= (u32)(next - copied); /* what has been read of it */
+	r->position = is_sent ? written : copied;
+	r->other = is_sent ? copied : written;
+	if (is_sent ? received == 0 && sent - s->op.ret <= 1 : received == s->op.ret && sent <= 1)
+		return KS_BYTES_PLACED | KS_BYTES_FIRST;
+	return KS_BYTES_PLACED;
+}
+
+static __always_inline void tell(struct ks_scratch *s, u64 sk, u64 id, u32 protocol)
 {
 	u32 length = copy(s), tail = copy_tail(s, length), size;
+	u32 is_sent = sends(s->call.nr), flags = is_sent ? KS_BYTES_SENDS : 0;
 	struct ks_bytes_rec *r = &s->bytes.header;
+
+	r->position = r->other = r->reserved = 0;
+	flags |= place(r, s, sk, is_sent);
 
 	r->kind = KS_KIND_BYTES;
 	r->version = KS_VERSION;
@@ -152,7 +231,8 @@ static __always_inline void tell(struct ks_scratch *s, u64 id)
 	r->connection = id;
 	r->moved = s->op.ret;
 	r->length = length;
-	r->sends = sends(s->call.nr);
+	r->flags = flags;
+	r->protocol = protocol;
 	r->tail = tail;
 	r->size = sizeof(*r) + length + tail;
 	size = (sizeof(*r) + length + tail + KS_RING_HEADER + KS_SLOT - 1) / KS_SLOT * KS_SLOT - KS_RING_HEADER;
@@ -162,19 +242,55 @@ static __always_inline void tell(struct ks_scratch *s, u64 id)
 		ks_count(s->op.cls, KS_C_BYTES_LOST);
 }
 
-static __always_inline void look(struct ks_scratch *s)
+/* What a connection carries, by what this call moved; KS_PROTOCOL_UNKNOWN: that does not say it. */
+static __always_inline u32 classify(struct ks_scratch *s)
+{
+	struct ks_walk *w = &s->walk;
+	u64 at = KS_LOAD(w->at), length = s->op.ret, bytes = 0;
+
+	if (KS_LOAD(w->found[0])) {
+		u64 part = KS_UREAD(u64, KS_LOAD(w->found[0]) + 8);
+
+		at = KS_UREAD(u64, KS_LOAD(w->found[0]));
+		if (length > part)
+			length = part;
+	}
+	if (!KS_LOAD(w->count) || length < 4)
+		return KS_PROTOCOL_UNKNOWN;
+	if (length < 8)
+		bytes = KS_UREAD(u32, at);
+	else
+		bytes = KS_UREAD(u64, at);
+	if (begins_http(bytes))
+		return KS_PROTOCOL_HTTP;
+	if (begins_redis(bytes))
+		return KS_PROTOCOL_REDIS;
+	if (length >= 8 && begins_postgresql(s, bytes, at, length))
+		return KS_PROTOCOL_POSTGRESQL;
+	return KS_PROTOCOL_UNKNOWN;
+}
+
+/* A connection of PostgreSQL that has asked for TLS goes on as one: a handshake's record begins with 0x16, 3. */
+static __always_inline int begins_tls(struct ks_scratch *s)
+{
+	return KS_LOAD(s->walk.count) && !KS_LOAD(s->walk.found[0]) && s->op.ret >= 4 &&
+	       KS_UREAD(u16, s->call.args[1]) == 0x0316;
+}
+
+/* `wanted`: bits of the protocols whose bytes somebody wants. */
+static __always_inline void look(struct ks_scratch *s, u32 wanted)
 {
 	struct ks_call *call = &s->call;
 	u64 sk = ks_sock(call->file), id;
 	struct connection *known, none = {};
-	u32 word = 0;
+	u32 protocol;
 
 	if (!sk || peeks(call))
 		return;
 	parts_of(call, &s->walk);
 	id = ks_mix(ks_mix(0, sk), KS_KREAD(u64, call->inode + KS_INODE_INO));
 	known = ks_connections.lookup(&id);
-	if (known && known->state == OPAQUE)
+	if (known && known->protocol == OPAQUE)
 		return;
 	if (!known) {
 		ks_connections.update(&id, &none);
@@ -182,23 +298,24 @@ static __always_inline void look(struct ks_scratch *s)
 		if (!known)
 			return;
 	}
-	if (known->state == UNKNOWN) {
-		u64 at = KS_LOAD(s->walk.at);
-
-		if (KS_LOAD(s->walk.found[0]))
-			at = KS_UREAD(u64, KS_LOAD(s->walk.found[0]));
-		if (KS_LOAD(s->walk.count) && s->op.ret >= 4)
-			ks_read_user(&word, 4, (void *)at);
-		if (begins_message(word)) {
-			known->state = CARRIES;
+	protocol = known->protocol;
+	if (protocol == KS_PROTOCOL_UNKNOWN) {
+		protocol = classify(s);
+		if (protocol) {
+			known->protocol = protocol;
 		} else if (known->misses++ >= MAX_MISSES) {
-			known->state = OPAQUE;
+			known->protocol = OPAQUE;
 			return;
 		} else if (s->op.ret >= 4) {
 			return;
 		}
+	} else if (protocol == KS_PROTOCOL_POSTGRESQL && begins_tls(s)) {
+		known->protocol = OPAQUE;
+		return;
 	}
-	tell(s, id);
+	if (protocol && !(wanted >> protocol & 1))
+		return;
+	tell(s, sk, id, protocol);
 }
 
 int ks_requests(struct ks_sys_exit *ctx)
@@ -213,7 +330,7 @@ int ks_requests(struct ks_sys_exit *ctx)
 	c = ks_classes.lookup(&cls);
 	if (!c)
 		return 0;
-	look(s);
+	look(s, c->flags >> KS_CLASS_PROTOCOLS_AT);
 	ks_walk(ctx, s, c);
 	return 0;
 }

@@ -154,15 +154,32 @@ class ProcessInfo:
     ended_ns: int = 0  # 0: alive
 
 
+class WireProtocol(enum.IntEnum):
+    """What a connection carries, by its first bytes; named as the api's Protocol. The kernel has the same numbers."""
+
+    UNKNOWN = 0
+    HTTP = 1
+    REDIS = 2
+    POSTGRESQL = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What one call sent or received on a connection. `data`: the first of `moved` bytes, `tail`: the last, if others."""
+    """What one call sent or received on a connection. `data`: the first of `moved` bytes, `tail`: the last, if others.
+
+    `is_first`: nothing was sent or received on it before; else that is not known. `position`: on the connection, in this
+    direction, of the last byte, modulo 2^32; `other`: in the other direction, of the last that was moved; None: not known.
+    """
 
     connection: int
     sends: bool
     moved: int
     data: bytes
     tail: bytes = b""
+    protocol: WireProtocol = WireProtocol.UNKNOWN
+    is_first: bool = False
+    position: int | None = None
+    other: int | None = None
 
 
 @dataclass(slots=True)

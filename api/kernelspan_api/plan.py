@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from .operations import BY_NAME, OPERATIONS, Group, Operation
-from .subjects import Protocol, Request
+from .subjects import READ, Request
 
 if TYPE_CHECKING:
     from .resource import Spec
@@ -123,7 +123,7 @@ def wanted(name: str, spec: Spec) -> Wanted:
     files, network = spec.files, spec.network
     ports = tuple(network.ports) if network else ()
     spans = None
-    requests = tuple(each for each in spec.requests if each.protocol is Protocol.HTTP)
+    requests = tuple(each for each in spec.requests if each.protocol in READ)
     if requests:  # what is sent and received anywhere must be seen
         spans = NetworkSpans(frozenset(numbers & _NETWORK), durations.get(Group.NETWORK, 0), ports)
         numbers |= _MOVES

@@ -17,8 +17,7 @@ from .handling import Stacks
 from .problems import MISSING, UNREADABLE, Findings, Problem, ProfileError, shorten
 from .resource import API_VERSION, KINDS, ClusterSpec, ClusterTraceProfile, Spec, TraceProfile
 from .selectors import Runtime
-from .subjects import Protocol as RequestProtocol
-from .subjects import RequestTLS
+from .subjects import READ, RequestTLS
 from .validation import check
 from .yamltext import read
 
@@ -106,6 +105,8 @@ WALKED = tuple(
     each.value for each in (Runtime.PYTHON, Runtime.PHP, Runtime.GO, Runtime.JAVA, Runtime.RUBY)
 )  # whose frames this version reads
 
+_READ = ", ".join(each.value for each in READ)
+
 
 def unavailable(profile: TraceProfile, *, in_cluster: bool = False) -> list[Problem]:
     """What the profile asks for by name and this version cannot do. Empty: it can be run.
@@ -116,9 +117,9 @@ def unavailable(profile: TraceProfile, *, in_cluster: bool = False) -> list[Prob
     found: list[tuple[str, object, str]] = []
     tls = spec.export.otlp.tls if spec.export else None
     found.extend(
-        (f"spec.requests[{index}].protocol", request.protocol.value, "the protocol is HTTP")
+        (f"spec.requests[{index}].protocol", request.protocol.value, f"the protocols are {_READ}")
         for index, request in enumerate(spec.requests)
-        if request.protocol is not RequestProtocol.HTTP
+        if request.protocol not in READ
     )
     found.extend(
         (f"spec.requests[{index}].tls", request.tls.value, "")

@@ -42,6 +42,9 @@ class Protocol(enum.Enum):
     MONGODB = "MongoDB"
 
 
+READ = (Protocol.HTTP, Protocol.REDIS, Protocol.POSTGRESQL)  # those that this version reads
+
+
 class Role(enum.Enum):
     """Which end of an exchange the traced process is."""
 

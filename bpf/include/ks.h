@@ -80,7 +80,10 @@ struct ks_bytes_rec {
 	u64 connection;
 	u32 moved;
 	u16 length, tail;
-	u64 sends;
+	u16 flags, protocol;
+	u32 position; /* on the connection, in this direction, of the last byte */
+	u32 other; /* in the other direction, of the last that was moved so far */
+	u32 reserved;
 	u8 bytes[];
 };
 

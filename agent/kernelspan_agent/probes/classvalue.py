@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 
+from kernelspan_agent.model import WireProtocol
 from kernelspan_agent.probes import constants
 from kernelspan_api.operations import Group
 from kernelspan_api.plan import Wanted
@@ -27,9 +28,17 @@ def value_of(wanted: Wanted, own: int, keep: float) -> bytes:
         interval * wanted.burst_events,
         *(own >> 64 * word & _U64 for word in range(constants.OWN_WORDS)),
         wanted.max_depth,
-        (_PATHS if wanted.paths else 0) | (_REQUESTS if wanted.requests else 0),
+        (_PATHS if wanted.paths else 0) | (_REQUESTS if wanted.requests else 0) | _protocols(wanted),
         *ports,
         *([0] * (constants.MAX_PORTS - len(ports))),
         len(ports),
         constants.of_hits(1 - keep),
     )
+
+
+def _protocols(wanted: Wanted) -> int:
+    """Whose bytes are copied: bits by WireProtocol."""
+    found = 0
+    for request in wanted.requests:
+        found |= 1 << constants.CLASS_PROTOCOLS_AT + WireProtocol[request.protocol.name]
+    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 
+from kernelspan_agent.model import WireProtocol
 from kernelspan_agent.ring import records
 from kernelspan_agent.runtimes import registry
 from kernelspan_api.operations import OPERATIONS, Group
@@ -20,6 +21,7 @@ MAX_LAYOUTS = 64
 LAYOUT_BYTES = 256  # of a runtime's layout at most
 RING_TOKEN = 0x4B530001  # stands for the ring buffer where bcc has no call for it
 CALL_OP_AT, CALL_CLASS_AT = 84, 88  # offsets in struct ks_call
+CLASS_PROTOCOLS_AT = 8  # in a class's flags: bits of WireProtocol
 REQUESTS_PLACE = 0  # of ks_requests in the array of walkers, whose places begin at 1
 CAST_TOKEN = 0x4B530002  # stands for the kernel's function in a call of it: see direct.py
 
@@ -119,6 +121,12 @@ OFFSETS: dict[str, list[str]] = {
     "KS_SOCK_V6_DADDR": ["sock.__sk_common.skc_v6_daddr"],
     "KS_SOCK_V6_RCV_SADDR": ["sock.__sk_common.skc_v6_rcv_saddr"],
     "KS_SOCK_PROTOCOL": ["sock.sk_protocol"],
+    "KS_TCP_RECEIVED": ["tcp_sock.bytes_received"],
+    "KS_TCP_RCV_NXT": ["tcp_sock.rcv_nxt"],
+    "KS_TCP_COPIED": ["tcp_sock.copied_seq"],
+    "KS_TCP_ACKED": ["tcp_sock.bytes_acked"],
+    "KS_TCP_SND_UNA": ["tcp_sock.snd_una"],
+    "KS_TCP_WRITTEN": ["tcp_sock.write_seq"],
     "KS_UNIX_ADDR": ["unix_sock.addr"],
     "KS_UNIX_PEER": ["unix_sock.peer"],
     "KS_UNIX_ADDRESS_LEN": ["unix_address.len"],
@@ -202,6 +210,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_RAW": int(raw),
         "KS_CLASS_PATHS": 1,
         "KS_CLASS_REQUESTS": 2,
+        "KS_CLASS_PROTOCOLS_AT": CLASS_PROTOCOLS_AT,
         "KS_REQUESTS_PLACE": REQUESTS_PLACE,
         "KS_MAX_CONNECTIONS": 16384,
         "KS_SWITCH_NEXT_PID": 56,  # sched_switch: offset of next_pid; see tracefs
@@ -220,11 +229,13 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
     }
     for prefix, members in (
         ("KS_KIND", records.RecordKind),
+        ("KS_PROTOCOL", WireProtocol),
         ("KS_PROCESS", records.ProcessEvent),
         ("KS_CONTEXT", records.ContextKind),
         ("KS_PATH", records.PathFlag),
         ("KS_OP", records.OperationFlag),
         ("KS_ARGUMENT", records.ArgumentState),
+        ("KS_BYTES", records.BytesFlag),
         ("KS_C", Counter),
     ):
         found.update({f"{prefix}_{member.name}": int(member) for member in members})

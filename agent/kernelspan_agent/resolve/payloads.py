@@ -7,8 +7,8 @@ from collections import OrderedDict
 
 import numpy as np
 
-from kernelspan_agent.model import Payload
-from kernelspan_agent.ring.records import BYTES_HEADER
+from kernelspan_agent.model import Payload, WireProtocol
+from kernelspan_agent.ring.records import BYTES_HEADER, BytesFlag
 
 MAX_BYTES = 8 << 20
 KEPT_NS = 1_000_000_000  # an operation comes with its bytes, or as soon as its walk is done
@@ -57,6 +57,14 @@ def _payload(record: bytes) -> Payload:
     begin = BYTES_HEADER.itemsize
     middle = begin + int(header["length"])
     end = middle + int(header["tail"])
+    flags = BytesFlag(int(header["flags"]))
     return Payload(
-        int(header["connection"]), bool(header["sends"]), int(header["moved"]), record[begin:middle], record[middle:end]
+        int(header["connection"]),
+        BytesFlag.SENDS in flags,
+        int(header["moved"]),
+        record[begin:middle],
+        record[middle:end],
+        WireProtocol(int(header["protocol"])),
+        BytesFlag.FIRST in flags,
+        *((int(header["position"]), int(header["other"])) if BytesFlag.PLACED in flags else (None, None)),
     )

@@ -64,6 +64,14 @@ class FrameState(enum.IntEnum):
     TRUNCATED_ELSEWHERE = 11  # the outermost frames are not on the thread's stack
 
 
+class BytesFlag(enum.IntFlag):
+    """BYTES_HEADER["flags"]."""
+
+    SENDS = 1
+    FIRST = 2  # nothing was sent or received on the connection before
+    PLACED = 4  # `position` is known
+
+
 class ArgumentState(enum.IntEnum):
     """ARGUMENT["state"]."""
 
@@ -182,7 +190,11 @@ BYTES_HEADER = np.dtype(
         ("moved", "<u4"),  # bytes sent or received in all
         ("length", "<u2"),  # of those that follow, the first
         ("tail", "<u2"),  # of those that follow them, the last; there may be others between
-        ("sends", "<u8"),
+        ("flags", "<u2"),  # BytesFlag
+        ("protocol", "<u2"),  # WireProtocol
+        ("position", "<u4"),  # on the connection, in this direction, of the last byte
+        ("other", "<u4"),  # in the other direction, of the last that was moved so far
+        ("reserved", "<u4"),
     ]
 )
 

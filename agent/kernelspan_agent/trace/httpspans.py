@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from kernelspan_agent.model import AttributeValue, Kind, Segment
 from kernelspan_agent.protocols.exchanges import Exchange
 from kernelspan_agent.protocols.http1 import Head
+from kernelspan_agent.protocols.http1talk import HttpExchange
+from kernelspan_agent.trace.ends import Ends
 from kernelspan_api import semconv
 from kernelspan_api.subjects import Request
 
@@ -38,26 +40,25 @@ class Parent:
     sampled: bool
 
 
-def parent_of(request: Head) -> Parent | None:
+def parent_of(exchange: Exchange) -> Parent | None:
     """The span that `traceparent` names (W3C Trace Context); None: none, or none that can be one."""
-    found = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
+    assert isinstance(exchange, HttpExchange)
+    found = _TRACEPARENT.fullmatch(exchange.request.headers.get("traceparent", ""))
     if found is None or not int(found[1], 16) or not int(found[2], 16):
         return None
     return Parent(int(found[1][:16], 16), int(found[1][16:], 16), int(found[2], 16), bool(int(found[3], 16) & 1))
 
 
-Ends = tuple[str, int, str, int]
-"""Of a connection: local address and port, the peer's address and port; empty and 0 where they are not known."""
-
-
-def is_ignored(request: Head, wanted: Request) -> bool:
+def is_ignored(exchange: Exchange, wanted: Request) -> bool:
     """Whether the profile wants nothing of requests to this path."""
-    path = _path(request.target)
+    assert isinstance(exchange, HttpExchange)
+    path = _path(exchange.request.target)
     return any(fnmatch.fnmatchcase(path, glob) for glob in wanted.ignore_paths)
 
 
 def segment(exchange: Exchange, wanted: Request, ends: Ends, correlation: str, hidden: tuple[str, ...] = ()) -> Segment:
     """All that the span says. `hidden`: globs of headers that are never shown."""
+    assert isinstance(exchange, HttpExchange)
     request, response = exchange.request, exchange.response
     found: dict[str, AttributeValue] = {
         semconv.HTTP_REQUEST_METHOD: request.method,

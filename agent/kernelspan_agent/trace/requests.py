@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kernelspan_agent.model import ProcessInfo, ResolvedBatch, Stack, StackState
-from kernelspan_agent.protocols.exchanges import Connections, Exchange
+from kernelspan_agent.model import ProcessInfo, ResolvedBatch, Stack, StackState, WireProtocol
+from kernelspan_agent.protocols.connections import Connections
+from kernelspan_agent.protocols.exchanges import Exchange
 from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace.contexts import Context
-from kernelspan_agent.trace.httpspans import Ends, is_ignored, parent_of, segment
+from kernelspan_agent.trace.ends import Ends, ends_of
 from kernelspan_agent.trace.ids import IdSource, ratio_bound
+from kernelspan_agent.trace.protocolspans import SPANS
 from kernelspan_agent.trace.segments import CORRELATION
 from kernelspan_agent.trace.settings import TraceSettings
 from kernelspan_agent.trace.spans import Closed, OpenSpan, Trace
@@ -72,7 +74,7 @@ class Requests:
     ) -> None:
         self._settings, self._new_trace, self._ids, self._out = settings, new_trace, ids, out
         self._bound_of_ids = ratio_bound(settings.percent)
-        self._connections = Connections()
+        self._connections = Connections({WireProtocol[each.protocol.name] for each in settings.requests})
         self._open: dict[Exchange, Followed] = {}
         self._by_fd: dict[tuple[ProcessInfo, int], dict[Followed, None]] = {}
         self.greenlets: dict[tuple[ProcessInfo, int, int], Context] = {}
@@ -108,7 +110,7 @@ class Requests:
         self, exchanges: Iterable[Exchange], context: Context, span: OpenSpan, batch: ResolvedBatch, row: int
     ) -> None:
         """The operation in this row, of this context and below this span, has brought or sent them."""
-        ends = _ends(batch, row)
+        ends = ends_of(batch, row)
         for exchange in exchanges:
             wanted = self._wants(exchange, ends)
             if wanted is None:
@@ -131,7 +133,8 @@ class Requests:
         row: int,
     ) -> None:
         info = context.process.info
-        parent = parent_of(exchange.request) if self._settings.traceparent else None
+        spans = SPANS[exchange.protocol]
+        parent = spans.parent_of(exchange) if self._settings.traceparent else None
         if parent is None:
             fresh, parent_id = self._new_trace(info), 0
             trace = Trace(fresh.high, fresh.low, fresh.sampled, info, is_request=True)
@@ -149,7 +152,7 @@ class Requests:
                 bound.correlation = "None"
                 return
             self._close(bound)
-        if works_alone(context, batch.stacks[row]):
+        if spans.is_owner and works_alone(context, batch.stacks[row]):
             followed.context, followed.correlation = context, CORRELATION[ContextKind(context.key[1])]
             context.bind(followed, root, self._out)
             if context.key[1] == ContextKind.GREENLET:
@@ -209,7 +212,9 @@ class Requests:
         root, exchange = followed.root, followed.exchange
         if not root.trace.sampled:
             return
-        told = segment(exchange, followed.wanted, followed.ends, followed.correlation, self._settings.hidden_headers)
+        told = SPANS[exchange.protocol].segment(
+            exchange, followed.wanted, followed.ends, followed.correlation, self._settings.hidden_headers
+        )
         end = max(exchange.end_ns, exchange.start_ns)
         self._out.append(
             Closed(root.trace, root.span_id, followed.parent_id, exchange.start_ns, end, root.operations, told, False)
@@ -219,8 +224,10 @@ class Requests:
         role = Role.SERVER if exchange.is_server else Role.CLIENT
         port = ends[1] if exchange.is_server else ends[3]
         for wanted in self._settings.requests:
+            if wanted.protocol.name != exchange.protocol.name:
+                continue
             if role in wanted.roles and (not wanted.ports or port in wanted.ports):
-                return None if is_ignored(exchange.request, wanted) else wanted
+                return None if SPANS[exchange.protocol].is_ignored(exchange, wanted) else wanted
         return None
 
 
@@ -233,16 +240,3 @@ def works_alone(context: Context, stack: Stack) -> bool:
     if str(runtime).lower() not in _SYNCHRONOUS or stack.state is not StackState.COMPLETE or not stack.frames:
         return False
     return not any(frame.function.startswith(_LOOPS) for frame in stack.frames)
-
-
-def _ends(batch: ResolvedBatch, row: int) -> Ends:
-    found: dict[str, object] = {}
-    for part in batch.segments[row]:
-        if part is not None:
-            found.update(part.attributes)
-    return (
-        str(found.get(semconv.NETWORK_LOCAL_ADDRESS, "")),
-        int(str(found.get(semconv.NETWORK_LOCAL_PORT, 0))),
-        str(found.get(semconv.NETWORK_PEER_ADDRESS, "")),
-        int(str(found.get(semconv.NETWORK_PEER_PORT, 0))),
-    )

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from kernelspan_agent.model import Payload
 from kernelspan_agent.protocols import http1
-from kernelspan_agent.protocols.exchanges import MAX_CONNECTIONS, MAX_PIPELINED, Connections, Exchange
+from kernelspan_agent.protocols.connections import MAX_CONNECTIONS, Connections
+from kernelspan_agent.protocols.exchanges import Exchange
 from kernelspan_agent.protocols.http1 import End, Head, Reader
+from kernelspan_agent.protocols.http1talk import MAX_PIPELINED
 
 METHODS = ["GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "PATCH", "TRACE"]
 
@@ -184,4 +186,4 @@ def test_how_much_is_kept_is_bounded() -> None:
     assert len(connections._by_id) == MAX_CONNECTIONS
     for _ in range(MAX_PIPELINED + 10):
         connections.feed(Payload(7, False, len(asked), asked), 1, 2)
-    assert len(connections._by_id[7]._open) <= MAX_PIPELINED
+    assert len(connections._by_id[7].talk._open) <= MAX_PIPELINED

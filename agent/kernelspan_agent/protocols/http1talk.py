@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP/1's requests and the responses that answer them, in their order."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from kernelspan_agent.model import Payload, WireProtocol
+from kernelspan_agent.protocols.exchanges import Exchange, Told
+from kernelspan_agent.protocols.http1 import Head, Part, Reader, may_ask
+
+MAX_PIPELINED = 256
+
+
+@dataclass(slots=True, eq=False)
+class HttpExchange(Exchange):
+    """A request of HTTP."""
+
+    protocol: ClassVar[WireProtocol] = WireProtocol.HTTP
+    request: Head
+    response: Head | None = None
+    request_body: int = -1  # bytes with their framing; -1: not complete
+    response_body: int = -1
+
+
+class HttpTalk:
+    """One connection. `requests_sent`: whether it is our end that asks."""
+
+    @classmethod
+    def begin(cls, payload: Payload) -> Self | None:
+        """See TalkClass. Not in the middle of a response."""
+        return cls(payload.sends) if may_ask(payload.data) else None
+
+    def __init__(self, requests_sent: bool) -> None:
+        self.requests_sent = requests_sent
+        methods: deque[str] = deque()
+        self._methods = methods
+        self._requests, self._responses = Reader(), Reader(methods)
+        self._open: deque[HttpExchange] = deque()  # in the order of their requests
+        self._asked: HttpExchange | None = None  # whose request's body is on its way
+        self._first_ns = 0  # when the head that is on its way began
+
+    def feed(self, payload: Payload, start_ns: int, end_ns: int, *, missed: bool) -> Told:  # noqa: ARG002
+        """See Talk. A message that begins is known by itself, whatever was missed."""
+        told = Told()
+        if payload.sends == self.requests_sent:
+            # what is sent goes out from the call's begin, what is received is there at its end
+            self._feed_request(payload, start_ns if payload.sends else end_ns, told)
+        else:
+            self._feed_response(payload, end_ns, told)
+        return told
+
+    def _feed_request(self, payload: Payload, when_ns: int, told: Told) -> None:
+        if not self._requests.is_in_head:
+            self._first_ns = when_ns
+        for part in _read(self._requests, payload):
+            if isinstance(part, Head):
+                self._asked = HttpExchange(not self.requests_sent, self._first_ns, part)
+                self._first_ns = when_ns
+                self._open.append(self._asked)
+                self._methods.append(part.method)
+                told.began.append(self._asked)
+                if len(self._open) > MAX_PIPELINED:
+                    self._open.popleft()
+                    self._methods.popleft()
+            elif self._asked is not None:
+                self._asked.request_body = part.body
+                self._asked = None
+
+    def _feed_response(self, payload: Payload, when_ns: int, told: Told) -> None:
+        current = self._open[0] if self._open else None
+        for part in _read(self._responses, payload):
+            if current is None:
+                return
+            if isinstance(part, Head):
+                if part.status >= 200 or part.status == 101:
+                    current.response = part
+                continue
+            if current.response is None:
+                continue
+            current.response_body = part.body
+            if not part.inferred:
+                current.end_ns = when_ns
+            self._end(current, told)
+            current = self._open[0] if self._open else None
+        if current is not None and current.response is not None:
+            current.end_ns = when_ns
+            current.is_open_ended = self._responses.is_open_ended
+
+    def _end(self, exchange: HttpExchange, told: Told) -> None:
+        self._open.popleft()
+        told.ended.append(exchange)
+
+
+def _read(reader: Reader, payload: Payload) -> list[Part]:
+    data, tail, moved = payload.data, payload.tail, payload.moved
+    if len(data) + len(tail) == moved:
+        return reader.feed(data + tail, moved)
+    return reader.feed(data, moved - len(tail)) + (reader.feed(tail, len(tail)) if tail else [])

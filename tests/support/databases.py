@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real database servers, Debian's, each in a root of its own, and a virtual environment with clients.
+
+They are unpacked once into the user's cache folder, and never installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import trustme
+
+from tests.support import debian, venvs
+from tests.support.otlp_json import ReceivedSpan
+from tests.support.ports import PortReservation
+from tests.support.runs import Run
+
+SUITE = "bookworm"
+_RECIPE = "1"  # part of the cache's name: a change here makes new roots
+_TIMEOUT_SECONDS = 60
+_POSTGRES = "/usr/lib/postgresql/15/bin"
+
+
+def python() -> Path:
+    """The Python of a virtual environment that has clients of databases."""
+    return venvs.library_venv(Path(__file__).with_name("databases_venv.txt")) / "bin" / "python"
+
+
+@functools.cache
+def redis_root() -> Path:
+    """The root of Debian's Redis, fetched and unpacked if it is not. Raises debian.DebianError."""
+    return _root("redis", ["redis-server"], [["/usr/bin/redis-server", "--version"]])
+
+
+def redis_command(port: int) -> list[str]:
+    """What runs a Redis on a port, in its root."""
+    options = ["--port", str(port), "--save", "", "--appendonly", "no", "--requirepass", "s3cret"]
+    options += ["--unixsocket", redis_socket(port, inside=True), "--unixsocketperm", "777"]
+    return ["chroot", str(redis_root()), "/usr/bin/redis-server", *options]
+
+
+def redis_socket(port: int, *, inside: bool = False) -> str:
+    """The Unix socket of the Redis on this port, as this machine, or its root, has it."""
+    name = f"/tmp/redis-{port}.sock"
+    return name if inside else f"{redis_root()}{name}"
+
+
+@contextlib.contextmanager
+def redis() -> Iterator[int]:
+    """A Redis that nobody traces; gives its port."""
+    with reserved_port() as port, subprocess.Popen(redis_command(port), stdout=subprocess.DEVNULL) as server:
+        try:
+            _until(lambda: is_listening(port), "Redis answers")
+            yield port
+        finally:
+            server.send_signal(signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port that nobody else takes."""
+    with PortReservation(1) as reserved:
+        yield reserved.ports[0]
+
+
+def is_listening(port: int) -> bool:
+    """Whether a server takes connections there."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def requests_of(ran: Run) -> list[ReceivedSpan]:
+    """The spans of what was asked of databases, in the order of their start."""
+    return sorted((span for span in ran.spans if "db.system.name" in span.attributes), key=lambda span: span.start_ns)
+
+
+def names_above(span: ReceivedSpan, by_id: dict[str, ReceivedSpan]) -> set[str]:
+    """Names of the functions that a span is below, of the client's own."""
+    names = set()
+    above = by_id.get(span.parent_span_id)
+    while above is not None:
+        assert above.trace_id == span.trace_id
+        names.add(above.name.rpartition(".")[2])
+        above = by_id.get(above.parent_span_id)
+    return names
+
+
+POSTGRES_USER, POSTGRES_UID = "postgres", 54321
+
+
+@functools.cache
+def postgres_root() -> Path:
+    """The root of Debian's PostgreSQL, fetched and unpacked if it is not. Raises debian.DebianError."""
+    root = _root("postgresql", ["postgresql-15", "dash"], [[f"{_POSTGRES}/postgres", "--version"]])
+    (root / "etc" / "passwd").write_text(f"{POSTGRES_USER}:x:{POSTGRES_UID}:{POSTGRES_UID}::/tmp:/bin/sh\n")
+    (root / "tmp").chmod(0o1777)
+    if not (root / "dev" / "null").exists():
+        os.mknod(root / "dev" / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        (root / "dev" / "null").chmod(0o666)
+    return root
+
+
+@contextlib.contextmanager
+def postgres_data(*, tls: bool = False) -> Iterator[str]:
+    """A new cluster's folder, as the root has it; it asks for passwords: `s3cret`. `tls`: it has a certificate."""
+    root = postgres_root()
+    template = root / "var" / "lib" / "template"
+    if not template.exists():
+        with _own_folder(root) as folder:
+            (folder / "password").write_text("s3cret\n")
+            inside = f"/tmp/{folder.name}"
+            options = ["-A", "scram-sha-256", "--pwfile", f"{inside}/password", "-N", "-E", "UTF8", "--locale", "C"]
+            _as_postgres("initdb", "-D", f"{inside}/pg", *options)
+            with contextlib.suppress(OSError):  # another session was faster
+                (folder / "pg").rename(template)
+    with _own_folder(root) as folder:
+        subprocess.run(["cp", "-a", str(template), str(folder / "pg")], check=True)
+        if tls:
+            issued = trustme.CA().issue_cert("127.0.0.1")
+            for name, pem in (("server.key", issued.private_key_pem), ("server.crt", issued.cert_chain_pems[0])):
+                pem.write_to_path(folder / "pg" / name)
+                os.chown(folder / "pg" / name, POSTGRES_UID, POSTGRES_UID)
+                (folder / "pg" / name).chmod(0o600)
+            with (folder / "pg" / "postgresql.conf").open("a") as settings:
+                settings.write("ssl = on\n")
+        yield f"/tmp/{folder.name}/pg"
+
+
+@contextlib.contextmanager
+def _own_folder(root: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="data-", dir=root / "tmp"))
+    try:
+        os.chown(folder, POSTGRES_UID, POSTGRES_UID)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def postgres_command(port: int, data: str, program: str = "postgres") -> list[str]:
+    """What runs a PostgreSQL on a port, in its root."""
+    options = ["-D", data, "-p", str(port), "-k", "/tmp", "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+    return [*_chroot(program), *options, "-c", "dynamic_shared_memory_type=mmap", "-c", "shared_buffers=16MB"]
+
+
+@contextlib.contextmanager
+def postgres(*, tls: bool = False) -> Iterator[int]:
+    """A PostgreSQL that nobody traces; gives its port."""
+    with postgres_data(tls=tls) as data, reserved_port() as port, _running(postgres_command(port, data)):
+        _until(lambda: is_listening(port), "PostgreSQL answers")
+        yield port
+
+
+@contextlib.contextmanager
+def _running(command: list[str]) -> Iterator[None]:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            yield
+        finally:
+            server.send_signal(signal.SIGINT)
+
+
+def _chroot(program: str) -> list[str]:
+    return ["chroot", f"--userspec={POSTGRES_UID}:{POSTGRES_UID}", str(postgres_root()), f"{_POSTGRES}/{program}"]
+
+
+def _as_postgres(program: str, *arguments: str) -> None:
+    done = subprocess.run([*_chroot(program), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def _root(name: str, packages: list[str], proofs: list[list[str]]) -> Path:
+    if os.geteuid():
+        raise debian.DebianError("chroot needs root")
+    found = venvs.cache_folder().parent / "databases" / f"{SUITE}-{name}-{_RECIPE}"
+    if not found.exists():
+        found.parent.mkdir(parents=True, exist_ok=True)
+        debian.make_root(SUITE, packages, found, proofs)
+    return found
+
+
+def _until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.02)
