@@ -14,6 +14,7 @@
 #define MAX_PARTS 8 /* of a vectored call that are looked at */
 #define MAX_MISSES 8 /* calls whose bytes begin no message, after which a connection is opaque */
 #define MSG_PEEK 2
+#define PROTOCOL_TCP 6
 
 enum { UNKNOWN, CARRIES, OPAQUE };
 
@@ -139,11 +140,25 @@ static __always_inline int sends(u32 nr)
 	return nr == __NR_write || nr == __NR_writev || nr == __NR_sendto || nr == __NR_sendmsg || nr == __NR_sendfile;
 }
 
-static __always_inline void tell(struct ks_scratch *s, u64 id)
+/*
+ * Where both directions of a TCP connection are after this call. What one end has written the other reads at the same
+ * number, whatever translates addresses between them: so both know an exchange by the same two.
+ */
+static __always_inline void directions(struct ks_scratch *s, u64 sk)
+{
+	struct ks_bytes_rec *r = &s->bytes.header;
+	int is_tcp = s->op.protocol == PROTOCOL_TCP && s->op.family != KS_AF_UNIX;
+
+	r->written = is_tcp ? KS_KREAD(u32, sk + KS_TCP_WRITTEN) : 0;
+	r->copied = is_tcp ? KS_KREAD(u32, sk + KS_TCP_COPIED) : 0;
+}
+
+static __always_inline void tell(struct ks_scratch *s, u64 sk, u64 id)
 {
 	u32 length = copy(s), tail = copy_tail(s, length), size;
 	struct ks_bytes_rec *r = &s->bytes.header;
 
+	directions(s, sk);
 	r->kind = KS_KIND_BYTES;
 	r->version = KS_VERSION;
 	r->time = s->op.time;
@@ -198,7 +213,7 @@ static __always_inline void look(struct ks_scratch *s)
 			return;
 		}
 	}
-	tell(s, id);
+	tell(s, sk, id);
 }
 
 int ks_requests(struct ks_sys_exit *ctx)

@@ -156,13 +156,17 @@ class ProcessInfo:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What one call sent or received on a connection. `data`: the first of `moved` bytes, `tail`: the last, if others."""
+    """What one call sent or received on a connection. `data`: the first of `moved` bytes, `tail`: the last, if others.
+
+    `exchange_id`: of the exchange whose request these bytes begin, the same at both ends of the connection; 0: not known.
+    """
 
     connection: int
     sends: bool
     moved: int
     data: bytes
     tail: bytes = b""
+    exchange_id: int = 0
 
 
 @dataclass(slots=True)

@@ -81,6 +81,7 @@ struct ks_bytes_rec {
 	u32 moved;
 	u16 length, tail;
 	u64 sends;
+	u32 written, copied; /* where a TCP connection's directions are after the call: tcp_sock's sequence numbers */
 	u8 bytes[];
 };
 

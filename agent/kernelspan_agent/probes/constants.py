@@ -119,6 +119,8 @@ OFFSETS: dict[str, list[str]] = {
     "KS_SOCK_V6_DADDR": ["sock.__sk_common.skc_v6_daddr"],
     "KS_SOCK_V6_RCV_SADDR": ["sock.__sk_common.skc_v6_rcv_saddr"],
     "KS_SOCK_PROTOCOL": ["sock.sk_protocol"],
+    "KS_TCP_COPIED": ["tcp_sock.copied_seq"],
+    "KS_TCP_WRITTEN": ["tcp_sock.write_seq"],
     "KS_UNIX_ADDR": ["unix_sock.addr"],
     "KS_UNIX_PEER": ["unix_sock.peer"],
     "KS_UNIX_ADDRESS_LEN": ["unix_address.len"],

@@ -18,6 +18,7 @@ class Exchange:
     """One request and what answered it. Times: Unix epoch, ns. `is_server`: the request came in here.
 
     `start_ns`: its first byte. `end_ns`: the last byte of the response, as far as it was seen; 0: none of it.
+    `exchange_id`: Payload's of the call that its first byte came with, if it began nothing else.
     """
 
     is_server: bool
@@ -28,6 +29,7 @@ class Exchange:
     response_body: int = -1
     end_ns: int = 0
     is_open_ended: bool = False  # the response's length was not told
+    exchange_id: int = 0
 
 
 @dataclass(slots=True)
@@ -48,7 +50,7 @@ class _Connection:
         self._requests, self._responses = Reader(), Reader(methods)
         self._open: deque[Exchange] = deque()  # in the order of their requests
         self._asked: Exchange | None = None  # whose request's body is on its way
-        self._first_ns = 0  # when the head that is on its way began
+        self._first_ns = self._first_id = 0  # when the head that is on its way began, and with what exchange_id
 
     def feed(self, payload: Payload, start_ns: int, end_ns: int) -> Told:
         told = Told()
@@ -61,11 +63,11 @@ class _Connection:
 
     def _feed_request(self, payload: Payload, when_ns: int, told: Told) -> None:
         if not self._requests.is_in_head:
-            self._first_ns = when_ns
+            self._first_ns, self._first_id = when_ns, payload.exchange_id
         for part in _read(self._requests, payload):
             if isinstance(part, Head):
-                self._asked = Exchange(not self.requests_sent, part, self._first_ns)
-                self._first_ns = when_ns
+                self._asked = Exchange(not self.requests_sent, part, self._first_ns, exchange_id=self._first_id)
+                self._first_ns, self._first_id = when_ns, 0
                 self._open.append(self._asked)
                 self._methods.append(part.method)
                 told.began.append(self._asked)

@@ -58,5 +58,22 @@ def _payload(record: bytes) -> Payload:
     middle = begin + int(header["length"])
     end = middle + int(header["tail"])
     return Payload(
-        int(header["connection"]), bool(header["sends"]), int(header["moved"]), record[begin:middle], record[middle:end]
+        int(header["connection"]),
+        bool(header["sends"]),
+        int(header["moved"]),
+        record[begin:middle],
+        record[middle:end],
+        exchange_id=exchange_id(header),
     )
+
+
+def exchange_id(header: np.void) -> int:
+    """Both ends' name for an exchange whose request begins with these bytes: where they begin, and where the other
+    direction of the connection is. Each byte has one number at both ends (RFC 9293), and what answered earlier requests
+    has been read by who asks and written by who answers before the next one is sent, but where requests are pipelined:
+    then they differ. 0: no TCP.
+    """
+    here, there = ("written", "copied") if header["sends"] else ("copied", "written")
+    if not header["written"] and not header["copied"]:
+        return 0
+    return (int(header[here]) - int(header["moved"]) & 0xFFFFFFFF) << 32 | int(header[there])

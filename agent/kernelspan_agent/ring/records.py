@@ -183,6 +183,8 @@ BYTES_HEADER = np.dtype(
         ("length", "<u2"),  # of those that follow, the first
         ("tail", "<u2"),  # of those that follow them, the last; there may be others between
         ("sends", "<u8"),
+        ("written", "<u4"),  # sequence numbers of a TCP connection after the call: of what this end has sent
+        ("copied", "<u4"),  # and of what it has read
     ]
 )
 

@@ -19,6 +19,7 @@ from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace.contexts import Context
 from kernelspan_agent.trace.httpspans import Ends, is_ignored, parent_of, segment
 from kernelspan_agent.trace.ids import IdSource, ratio_bound
+from kernelspan_agent.trace.joins import Asked, Party, Waiting
 from kernelspan_agent.trace.segments import CORRELATION
 from kernelspan_agent.trace.settings import TraceSettings
 from kernelspan_agent.trace.spans import Closed, OpenSpan, Trace
@@ -48,6 +49,8 @@ class Followed:
     fd: int  # of the connection
     context: Context | None = None  # that works on it
     correlation: str = "None"
+    asked: Asked | None = None  # what the other end may find
+    waiting: Waiting | None = None  # for the other end
 
 
 @dataclass(slots=True)
@@ -61,7 +64,7 @@ class Marks:
 
 
 class Requests:
-    """Of one profile. `out` receives the spans that close."""
+    """Of one profile. `out` receives the spans that close; `party`: where it finds the other ends, if it is to."""
 
     def __init__(
         self,
@@ -69,8 +72,10 @@ class Requests:
         new_trace: Callable[[ProcessInfo], Trace],
         ids: IdSource,
         out: list[Closed],
+        party: Party | None = None,
     ) -> None:
         self._settings, self._new_trace, self._ids, self._out = settings, new_trace, ids, out
+        self._party = party
         self._bound_of_ids = ratio_bound(settings.percent)
         self._connections = Connections()
         self._open: dict[Exchange, Followed] = {}
@@ -119,7 +124,10 @@ class Requests:
             else:
                 root = OpenSpan(span.trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
                 info, fd = context.process.info, int(batch.ops["fd"][row])
-                self._follow(Followed(exchange, wanted, root, span.span_id, info, ends, fd))
+                followed = Followed(exchange, wanted, root, span.span_id, info, ends, fd)
+                if self._party is not None:
+                    followed.asked = self._party.asked(exchange, _said(exchange), root.trace, root.span_id)
+                self._follow(followed)
 
     def _serve(
         self,
@@ -140,6 +148,8 @@ class Requests:
             trace, parent_id = Trace(parent.high, parent.low, sampled, info, is_request=True), parent.span_id
         root = OpenSpan(trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
         followed = Followed(exchange, wanted, root, parent_id, info, ends, int(batch.ops["fd"][row]))
+        if parent is None and self._party is not None:
+            followed.waiting = self._party.received(exchange, _said(exchange), trace, root.span_id)
         self._follow(followed)
         bound = context.request
         if bound is not None:
@@ -207,12 +217,15 @@ class Requests:
         if not self._by_fd[key]:
             del self._by_fd[key]
         root, exchange = followed.root, followed.exchange
+        if followed.asked is not None:
+            followed.asked.party.joins.answered(followed.asked)
         if not root.trace.sampled:
             return
         told = segment(exchange, followed.wanted, followed.ends, followed.correlation, self._settings.hidden_headers)
         end = max(exchange.end_ns, exchange.start_ns)
+        parent_id = followed.parent_id if followed.waiting is None else followed.waiting.parent_id
         self._out.append(
-            Closed(root.trace, root.span_id, followed.parent_id, exchange.start_ns, end, root.operations, told, False)
+            Closed(root.trace, root.span_id, parent_id, exchange.start_ns, end, root.operations, told, False)
         )
 
     def _wants(self, exchange: Exchange, ends: Ends) -> Request | None:
@@ -233,6 +246,11 @@ def works_alone(context: Context, stack: Stack) -> bool:
     if str(runtime).lower() not in _SYNCHRONOUS or stack.state is not StackState.COMPLETE or not stack.frames:
         return False
     return not any(frame.function.startswith(_LOOPS) for frame in stack.frames)
+
+
+def _said(exchange: Exchange) -> tuple[str, str]:
+    """What both ends must say alike."""
+    return exchange.request.method, exchange.request.target
 
 
 def _ends(batch: ResolvedBatch, row: int) -> Ends:

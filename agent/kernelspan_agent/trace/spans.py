@@ -21,8 +21,11 @@ from kernelspan_api import semconv
 _OPERATIONS_KEY = VALUE_KEYS.index(semconv.OPERATIONS)
 
 
-class Trace(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """Where spans go: a trace, whether it is sampled (decided here, once), and the process that made them."""
+class Trace(msgspec.Struct, eq=False, gc=False):
+    """Where spans go: a trace, whether it is sampled (decided here, once), and the process that made them.
+
+    Only that of a request that waits for who asked (joins.py) becomes another, once.
+    """
 
     high: int
     low: int

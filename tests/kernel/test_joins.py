@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services of one node that ask one another without a traceparent: whose request each of them has received.
+
+All requests have the same method and target. Which is which says a header of its own at each hop (`X-Hop`), which only the
+test reads: of each request that was received the parent must be the span that sent the same hop. What asks first is the
+test, which is not traced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support import runs, venvs
+from tests.support.generators import compiled_go
+from tests.support.otlp_json import ReceivedSpan
+from tests.support.ports import PortReservation
+
+SPEC = {
+    "requests": [{"protocol": "HTTP", "captureHeaders": ["x-hop"]}],
+    "correlation": {"acrossServices": True},
+    "code": {"functions": False},
+}
+APP = runs.PROGRAMS / "joins_app.py"
+HOP = "http.request.header.x-hop"
+
+
+def python() -> Path:
+    return venvs.library_venv() / "bin" / "python"
+
+
+def gunicorn(port: int, *options: str) -> list[str]:
+    return [str(python()), "-m", "gunicorn", *options, "-b", f"127.0.0.1:{port}", "joins_app:app"]
+
+
+def proxy(port: int) -> list[str]:
+    return [str(python()), str(APP), "proxy", str(port)]
+
+
+def go(port: int) -> list[str]:
+    return [str(compiled_go("joins_go")), str(port)]
+
+
+SYNC = ("-w", "2", "-k", "sync")
+THREADS = ("-w", "1", "-k", "gthread", "--threads", "8", "--keep-alive", "75")
+
+
+def ask(port: int, route: str, numbers: Iterable[int], *, keep: bool) -> None:
+    """One client, not traced, one request after another."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    for number in numbers:
+        headers = {"X-Hop": f"{number}.0", "X-Route": route, **({} if keep else {"Connection": "close"})}
+        connection.request("GET", "/call", headers=headers)
+        answer = connection.getresponse()
+        assert (answer.read().decode(), answer.status) == (f"{number}.0", 200)
+    connection.close()
+
+
+def ask_all(port: int, routes: Sequence[str], *, each: int) -> dict[int, str]:
+    """Of every route a client that keeps its connection and one that does not, all side by side, then one after another."""
+    numbers, routes_of, work = iter(range(1, 10**6)), {}, []
+    for route in routes:
+        for keep in (True, False):
+            mine = [next(numbers) for _ in range(each)]
+            routes_of.update(dict.fromkeys(mine, route))
+            work.append((route, mine, keep))
+    threads = [threading.Thread(target=ask, args=(port, *one[:2]), kwargs={"keep": one[2]}) for one in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for route in routes:
+        mine = [next(numbers) for _ in range(each)]
+        routes_of.update(dict.fromkeys(mine, route))
+        ask(port, route, mine, keep=False)
+    return routes_of
+
+
+def answers(port: int) -> bool:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        ask(port, "", [0], keep=False)
+        return True
+    return False
+
+
+@dataclass
+class Found:
+    """What spans say. `joined`: by hop, of those whose parent is a span that sent it; `alone`: whose is none."""
+
+    servers: dict[str, ReceivedSpan] = field(default_factory=dict)
+    joined: set[str] = field(default_factory=set)
+    alone: set[str] = field(default_factory=set)
+    wrong: list[tuple[str, str]] = field(default_factory=list)
+
+
+def hop_of(span: ReceivedSpan) -> str:
+    said = span.attributes[HOP]
+    assert isinstance(said, tuple)
+    return str(said[0])
+
+
+def read(spans: list[ReceivedSpan]) -> Found:
+    """Of every request received whose it is."""
+    found, by_id = Found(), {span.span_id: span for span in spans}
+    for span in spans:
+        if span.kind != "SERVER":
+            continue
+        hop = hop_of(span)
+        if not hop.startswith("0."):
+            assert hop not in found.servers
+        found.servers[hop] = span
+        parent = by_id.get(span.parent_span_id)
+        if not span.parent_span_id:
+            found.alone.add(hop)
+        elif parent is None or parent.kind != "CLIENT" or hop_of(parent) != hop or parent.trace_id != span.trace_id:
+            found.wrong.append((hop, hop_of(parent) if parent is not None else "nobody"))
+        else:
+            assert parent.start_ns <= span.start_ns
+            found.joined.add(hop)
+    return found
+
+
+def hops(number: int, route: str) -> set[str]:
+    """All but the first, which the test itself has sent."""
+    return {f"{number}.{depth + 1}" for depth in range(len(route.split(",")))}
+
+
+def test_each_service_goes_on_with_the_trace_of_who_asked(tmp_path: Path) -> None:
+    """Python and Go, kept and new connections, a proxy in between: one trace for each request of the test's."""
+    profile = runs.profile(tmp_path, **SPEC)
+    with PortReservation(4) as reserved:
+        front, back, middle, between = reserved.ports
+        services = [gunicorn(front, *THREADS), gunicorn(back, *SYNC), go(middle), proxy(between)]
+        command = [python(), APP, "all", *map(json.dumps, services)]
+        routes = [
+            f"kept:{middle}", f"new:{middle}", f"requests:{back}", f"new:{back}", f"kept:{middle},kept:{back}",
+            f"kept:{between},kept:{middle}", f"new:{between},new:{middle},new:{back}",
+        ]  # fmt: skip
+        with runs.agent(tmp_path, profile, *command, cwd=runs.PROGRAMS) as started:
+            started.wait_until(lambda: all(answers(port) for port in reserved.ports), "answering")
+            started.wait_for_spans(4, lambda span: span.kind == "SERVER")
+            asked = ask_all(front, routes, each=25)
+            ran = started.stop(signal.SIGTERM)
+    found = read(ran.spans)
+    wanted = set().union(*(hops(number, route) for number, route in asked.items()))
+    print(Counter(route for number, route in asked.items() for hop in hops(number, route) if hop in found.joined))
+    print(len(wanted), len(found.joined), sorted(wanted - found.joined)[:40], found.wrong)
+    assert not found.wrong
+    assert found.servers.keys() - {"0.0"} == wanted | {f"{number}.0" for number in asked}
+    assert found.alone == {f"{number}.0" for number in (*asked, 0)}
+    assert found.joined == wanted
