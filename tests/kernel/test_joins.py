@@ -12,24 +12,28 @@ import contextlib
 import http.client
 import json
 import signal
-import sys
+import subprocess
 import threading
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from kernelspan_agent.export.jsonfile import JsonFileExporter
+from kernelspan_agent.resolve.resource import ResourceSettings
 from tests.support import runs, venvs
+from tests.support.engines import engines, profile
 from tests.support.generators import compiled_go
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.ports import PortReservation
 
-SPEC = {
+SPEC: dict[str, Any] = {
     "requests": [{"protocol": "HTTP", "captureHeaders": ["x-hop"]}],
     "correlation": {"acrossServices": True},
     "code": {"functions": False},
 }
 APP = runs.PROGRAMS / "joins_app.py"
+HOWS = ("kept", "new", "told", "piped", "hasty", "split")
 HOP = "http.request.header.x-hop"
 
 
@@ -61,6 +65,8 @@ def ask(port: int, route: str, numbers: Iterable[int], *, keep: bool) -> None:
         connection.request("GET", "/call", headers=headers)
         answer = connection.getresponse()
         assert (answer.read().decode(), answer.status) == (f"{number}.0", 200)
+        if not keep:
+            connection.close()
     connection.close()
 
 
@@ -93,11 +99,12 @@ def answers(port: int) -> bool:
 
 @dataclass
 class Found:
-    """What spans say. `joined`: by hop, of those whose parent is a span that sent it; `alone`: whose is none."""
+    """What spans say, by hop. `joined`: whose parent is a span that sent it; `alone`: whose is none; `told`: by traceparent."""
 
     servers: dict[str, ReceivedSpan] = field(default_factory=dict)
     joined: set[str] = field(default_factory=set)
     alone: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
     wrong: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -120,6 +127,8 @@ def read(spans: list[ReceivedSpan]) -> Found:
         parent = by_id.get(span.parent_span_id)
         if not span.parent_span_id:
             found.alone.add(hop)
+        elif span.parent_span_id == f"{int(hop.split('.')[0]):016x}":
+            found.told.add(hop)
         elif parent is None or parent.kind != "CLIENT" or hop_of(parent) != hop or parent.trace_id != span.trace_id:
             found.wrong.append((hop, hop_of(parent) if parent is not None else "nobody"))
         else:
@@ -135,7 +144,7 @@ def hops(number: int, route: str) -> set[str]:
 
 def test_each_service_goes_on_with_the_trace_of_who_asked(tmp_path: Path) -> None:
     """Python and Go, kept and new connections, a proxy in between: one trace for each request of the test's."""
-    profile = runs.profile(tmp_path, **SPEC)
+    spec = runs.profile(tmp_path, **SPEC)
     with PortReservation(4) as reserved:
         front, back, middle, between = reserved.ports
         services = [gunicorn(front, *THREADS), gunicorn(back, *SYNC), go(middle), proxy(between)]
@@ -144,16 +153,87 @@ def test_each_service_goes_on_with_the_trace_of_who_asked(tmp_path: Path) -> Non
             f"kept:{middle}", f"new:{middle}", f"requests:{back}", f"new:{back}", f"kept:{middle},kept:{back}",
             f"kept:{between},kept:{middle}", f"new:{between},new:{middle},new:{back}",
         ]  # fmt: skip
-        with runs.agent(tmp_path, profile, *command, cwd=runs.PROGRAMS) as started:
+        with runs.agent(tmp_path, spec, *command, cwd=runs.PROGRAMS) as started:
             started.wait_until(lambda: all(answers(port) for port in reserved.ports), "answering")
             started.wait_for_spans(4, lambda span: span.kind == "SERVER")
             asked = ask_all(front, routes, each=25)
             ran = started.stop(signal.SIGTERM)
     found = read(ran.spans)
     wanted = set().union(*(hops(number, route) for number, route in asked.items()))
-    print(Counter(route for number, route in asked.items() for hop in hops(number, route) if hop in found.joined))
-    print(len(wanted), len(found.joined), sorted(wanted - found.joined)[:40], found.wrong)
     assert not found.wrong
     assert found.servers.keys() - {"0.0"} == wanted | {f"{number}.0" for number in asked}
     assert found.alone == {f"{number}.0" for number in (*asked, 0)}
     assert found.joined == wanted
+
+
+@contextlib.contextmanager
+def begun(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A service that nobody traces by itself."""
+    process = subprocess.Popen(command, cwd=runs.PROGRAMS)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_is_not_known_is_joined_to_nothing(tmp_path: Path) -> None:
+    """A proxy in between that is not traced, requests that are sent before the last is answered; and who says who it is."""
+    spec = runs.profile(tmp_path, **SPEC)
+    with PortReservation(3) as reserved:
+        front, back, outside = reserved.ports
+        command = [python(), APP, "all", *map(json.dumps, [gunicorn(front, *THREADS), go(back)])]
+        routes = [f"kept:{outside},kept:{back}", f"new:{outside},new:{back}", f"told:{back}"]
+        by_hand = [f"{how}:{back}" for how in ("piped", "hasty", "split")]
+        with (
+            begun(*proxy(outside)),
+            runs.agent(tmp_path, spec, *command, cwd=runs.PROGRAMS) as started,
+        ):
+            started.wait_until(lambda: all(answers(port) for port in reserved.ports), "answering")
+            started.wait_for_spans(2, lambda span: span.kind == "SERVER")
+            asked = ask_all(front, [*routes, *by_hand], each=10)
+            ran = started.stop(signal.SIGTERM)
+    found = read(ran.spans)
+    assert not found.wrong
+    by_route = {how: {number for number, route in asked.items() if route.startswith(f"{how}:")} for how in HOWS}
+    assert found.told == {f"{number}.1" for number in by_route["told"]}
+    assert found.alone >= {f"{number}.2" for number in (*by_route["kept"], *by_route["new"])}
+    assert not any(f"{number}.1" in found.servers for number in (*by_route["kept"], *by_route["new"]))
+    assert found.joined >= {f"{number}.1" for number in by_route["split"]}
+    for how in ("piped", "hasty"):
+        assert found.servers.keys() >= {f"{number}.{which}" for number in by_route[how] for which in (1, 2, 3)}
+
+
+def test_ends_in_several_profiles(tmp_path: Path) -> None:
+    """Of two that both want a service each has its spans; one that wants nothing joined has none joined."""
+    specs = {uid: SPEC for uid in "ab"} | {"c": {**SPEC, "correlation": {"acrossServices": False}}}
+    with PortReservation(3) as reserved, contextlib.ExitStack() as stack:
+        first, second, third = reserved.ports
+        services = [proxy(first), go(second), go(third)]
+        processes = [stack.enter_context(begun(*command)) for command in services]
+        made = stack.enter_context(engines())(*specs.values())
+        for uid, spec in specs.items():
+            made.engine.add(uid, profile(uid, spec), JsonFileExporter(str(tmp_path / uid)), ResourceSettings())
+        for process, uids in zip(processes, ("a", "ab", "bc"), strict=True):
+            made.engine.trace(process.pid, "service", frozenset(uids))
+        made.until(lambda: all(answers(port) for port in reserved.ports), "answering")
+        made.settle()
+        asking: dict[int, str] = {}
+        routes = [f"kept:{second},kept:{third}", f"new:{second},new:{third}"]
+        thread = threading.Thread(target=lambda: asking.update(ask_all(first, routes, each=20)))
+        thread.start()
+        made.until(lambda: not thread.is_alive(), "answered")
+        made.settle()
+        made.engine.finish()
+        for uid in specs:
+            assert made.engine.accounting_of(uid).unaccounted == 0
+    a, b, c = (runs.read_spans(tmp_path / uid) for uid in specs)
+    assert len(asking) == 120
+    of_a, of_b = read(a), read([*b, *(span for span in a if span.kind == "CLIENT")])
+    assert not of_a.wrong
+    assert not of_b.wrong
+    assert of_a.joined - {"0.0"} == {f"{number}.1" for number in asking}
+    assert of_b.joined - {"0.0"} == {f"{number}.{depth}" for number in asking for depth in (1, 2)}
+    mine = {span.span_id for span in b}
+    assert {of_b.servers[f"{number}.2"].parent_span_id for number in asking} <= mine
+    assert {span.parent_span_id for span in c if span.kind == "SERVER"} == {""}

@@ -13,13 +13,38 @@ import http.client
 import http.server
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 _KEPT = threading.local()
+
+
+def head(hop: str) -> bytes:
+    return f"GET /call HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Hop: {hop}\r\n\r\n".encode()
+
+
+def ask_by_hand(how: str, port: int, number: str) -> None:
+    """Three requests at once, by one call or by three; or one, by many."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if how == "split":
+            whole = head(f"{number}.1")
+            for at in range(0, len(whole), 5):
+                connection.send(whole[at : at + 5])
+                time.sleep(0.0002)
+            assert b" 200 OK" in connection.recv(4096)
+            return
+        heads = [head(f"{number}.{which}") for which in (1, 2, 3)]
+        for each in [b"".join(heads)] if how == "piped" else heads:
+            connection.sendall(each)
+        said = b""
+        while said.count(b" 200 OK") < 3:
+            said += connection.recv(4096)
 
 
 def ask(route: str, hop: str) -> None:
@@ -28,6 +53,11 @@ def ask(route: str, hop: str) -> None:
     how, _, port = first.partition(":")
     number, _, depth = hop.partition(".")
     headers = {"X-Hop": f"{number}.{int(depth) + 1}", "X-Route": rest}
+    if how in {"piped", "hasty", "split"}:
+        ask_by_hand(how, int(port), number)
+        return
+    if how == "told":
+        headers["traceparent"] = f"00-{int(number):032x}-{int(number):016x}-01"
     if how == "requests":
         import requests
 
