@@ -31,6 +31,11 @@ class Exchange:
     is_open_ended: bool = False  # the response's length was not told
     exchange_id: int = 0
 
+    @property
+    def said(self) -> tuple[str, str]:
+        """What is read the same at both ends."""
+        return self.request.method, self.request.target
+
 
 @dataclass(slots=True)
 class Told:

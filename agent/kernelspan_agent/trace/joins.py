@@ -14,7 +14,6 @@ from its beginning.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from kernelspan_agent.protocols.exchanges import Exchange
@@ -34,7 +33,6 @@ class Asked:
 
     party: Party
     exchange: Exchange
-    said: Hashable
     trace: Trace
     span_id: int
     ambiguous: bool = False
@@ -44,7 +42,7 @@ class Asked:
         """Whether it can be what this one received: the same words, not before it was sent nor after it was answered."""
         mine, received_ns = self.exchange, waiting.exchange.start_ns
         in_time = mine.start_ns <= received_ns and (not mine.end_ns or received_ns <= mine.end_ns)
-        return in_time and self.said == waiting.said
+        return in_time and mine.said == waiting.exchange.said
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +51,6 @@ class Waiting:
 
     party: Party
     exchange: Exchange
-    said: Hashable
     trace: Trace
     root_id: int
     key: int
@@ -77,15 +74,15 @@ class Party:
     parent_based: bool
     waiting: dict[int, Waiting] = field(default_factory=dict)
 
-    def asked(self, exchange: Exchange, said: Hashable, trace: Trace, span_id: int) -> Asked | None:
+    def asked(self, exchange: Exchange, trace: Trace, span_id: int) -> Asked | None:
         """An end that asked; None: its number is not known, or not its alone."""
-        return self.joins.asked(Asked(self, exchange, said, trace, span_id)) if exchange.exchange_id else None
+        return self.joins.asked(Asked(self, exchange, trace, span_id)) if exchange.exchange_id else None
 
-    def received(self, exchange: Exchange, said: Hashable, trace: Trace, root_id: int) -> Waiting | None:
+    def received(self, exchange: Exchange, trace: Trace, root_id: int) -> Waiting | None:
         """An end that received, its trace one that it has for itself; None: it keeps that, and has no parent."""
         if not exchange.exchange_id:
             return None
-        return self.joins.received(Waiting(self, exchange, said, trace, root_id, trace.low))
+        return self.joins.received(Waiting(self, exchange, trace, root_id, trace.low))
 
 
 class Joins:
@@ -137,7 +134,8 @@ class Joins:
 
     def answered(self, end: Asked) -> None:
         """Its exchange is over."""
-        self._answered.append((self._now_ns + KEPT_NS, end))
+        over_ns = max(self._now_ns, end.exchange.start_ns, end.exchange.end_ns)
+        self._answered.append((over_ns + KEPT_NS, end))
 
     def received(self, end: Waiting) -> Waiting | None:
         """See Party."""

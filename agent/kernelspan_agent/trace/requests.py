@@ -122,11 +122,12 @@ class Requests:
             if exchange.is_server:
                 self._serve(exchange, wanted, ends, context, batch, row)
             else:
+                span.asked = True
                 root = OpenSpan(span.trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
                 info, fd = context.process.info, int(batch.ops["fd"][row])
                 followed = Followed(exchange, wanted, root, span.span_id, info, ends, fd)
                 if self._party is not None:
-                    followed.asked = self._party.asked(exchange, _said(exchange), root.trace, root.span_id)
+                    followed.asked = self._party.asked(exchange, root.trace, root.span_id)
                 self._follow(followed)
 
     def _serve(
@@ -149,7 +150,7 @@ class Requests:
         root = OpenSpan(trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
         followed = Followed(exchange, wanted, root, parent_id, info, ends, int(batch.ops["fd"][row]))
         if parent is None and self._party is not None:
-            followed.waiting = self._party.received(exchange, _said(exchange), trace, root.span_id)
+            followed.waiting = self._party.received(exchange, trace, root.span_id)
         self._follow(followed)
         bound = context.request
         if bound is not None:
@@ -246,11 +247,6 @@ def works_alone(context: Context, stack: Stack) -> bool:
     if str(runtime).lower() not in _SYNCHRONOUS or stack.state is not StackState.COMPLETE or not stack.frames:
         return False
     return not any(frame.function.startswith(_LOOPS) for frame in stack.frames)
-
-
-def _said(exchange: Exchange) -> tuple[str, str]:
-    """What both ends must say alike."""
-    return exchange.request.method, exchange.request.target
 
 
 def _ends(batch: ResolvedBatch, row: int) -> Ends:

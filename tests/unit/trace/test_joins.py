@@ -1,0 +1,432 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Both ends of a request as one trace: whichever is heard of first, however they are named, and none by guess."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernelspan_agent.model import Payload, ProcessInfo, Resource
+from kernelspan_agent.trace import Tracer, TraceSettings, hold, joins
+from kernelspan_agent.trace.hold import Hold
+from kernelspan_agent.trace.ids import IdSource, ratio_bound
+from kernelspan_agent.trace.joins import HOLD_NS, KEPT_NS, Joins
+from kernelspan_api.subjects import Request
+from tests.unit.trace.builders import MS, Op, Span, at, batch, process, spans, stack
+
+PLACE = stack("Lserve@1 main@2 load@3")
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+LONG = (HOLD_NS + 1) / MS
+
+
+@dataclass
+class World:
+    """One engine's profiles, on one clock (ms)."""
+
+    joins: Joins = field(default_factory=Joins)
+    clock: float = 0.0
+    services: list[Service] = field(default_factory=list)
+
+    def service(self, name: str, **settings: Any) -> Service:
+        made = Service(self, name, **settings)
+        self.services.append(made)
+        return made
+
+    def tick(self, after_ms: float = 0.0) -> None:
+        """What the engine does five times a second, its profiles in their order."""
+        self.clock += after_ms
+        for each in self.services:
+            each.tick()
+
+    def end(self) -> list[Span]:
+        """Everything that was exported; nothing is left."""
+        for each in self.services:
+            each.end()
+            assert (each.hold.spans, each.hold.operations) == (0, 0)
+        assert self.joins.waiting == 0
+        return [span for each in self.services for span in each.found]
+
+
+class Service:
+    """A profile with one process, whose operations a test writes one by one."""
+
+    def __init__(self, world: World, name: str, *, asks: bool = True, **settings: Any) -> None:
+        self.world, self.app = world, process(name)
+        self.app.resource = Resource({"service.name": name, "process.runtime.name": "CPython"})
+        wanted = {"protocol": "HTTP", "roles": ["Server", "Client"] if asks else ["Server"]}
+        made = TraceSettings(requests=(msgspec.convert(wanted, Request),), **settings)
+        bound = ratio_bound(made.percent)
+        self.party = world.joins.party(name, asks=asks, bound=bound, parent_based=made.parent_based)
+        self.tracer = Tracer(made, IdSource(name.encode()), self.party)
+        self.hold = Hold(self.party)
+        self.found: list[Span] = []
+        self.done: list[int] = []
+
+    def _take(self, made: Any) -> None:
+        for each in self.hold.sift(self.tracer.process(made)):
+            self.found += spans(each)
+
+    def do(self, app: ProcessInfo | None = None, tid: int = 7) -> int:
+        """An operation that is shown; its number."""
+        self.world.clock += 1
+        op = Op(self.world.clock - 1, self.world.clock, PLACE, app or self.app, tid=tid)
+        self.done.append(op.number)
+        self._take(batch(op))
+        return op.number
+
+    def move(self, data: bytes, number: int, *, sends: bool, on: int, tid: int = 7, ago: float = 0.0) -> None:
+        """Bytes on a connection; `ago`: ms since they were moved."""
+        self.world.clock += 1
+        made = batch(Op(self.world.clock - 1 - ago, self.world.clock - ago, PLACE, self.app, tid=tid))
+        made.payloads = {0: Payload(on, sends, len(data), data, exchange_id=number)}
+        made.hidden, made.ops["fd"] = np.ones(1, bool), on
+        self._take(made)
+
+    def asks(self, number: int, target: str = "/a", on: int = 100, **more: Any) -> None:
+        self.move(head(target), number, sends=True, on=on, **more)
+
+    def told(self, on: int = 100, **more: Any) -> None:
+        self.move(ANSWER, 0, sends=False, on=on, **more)
+
+    def receives(self, number: int, target: str = "/a", on: int = 1, headers: str = "", **more: Any) -> None:
+        self.move(head(target, headers), number, sends=False, on=on, **more)
+
+    def answers(self, on: int = 1, **more: Any) -> None:
+        self.move(ANSWER, 0, sends=True, on=on, **more)
+
+    def tick(self) -> None:
+        now = at(self.world.clock)
+        for each in self.hold.sift(self.tracer.tick(now)):
+            self.found += spans(each)
+        self.world.joins.settle(now)
+        for each in self.hold.release():
+            self.found += spans(each)
+
+    def end(self) -> None:
+        for each in [*self.hold.sift(self.tracer.close(at(self.world.clock))), *self.hold.flush()]:
+            self.found += spans(each)
+
+    def shown(self) -> list[int]:
+        """Numbers of the operations that were exported."""
+        return [span.number for span in self.found if span.number]
+
+    def request(self, kind: str = "SERVER", path: str = "/a") -> Span:
+        (one,) = [span for span in self.found if is_request(span, kind) and path_of(span) == path]
+        return one
+
+
+def head(target: str, headers: str = "") -> bytes:
+    return f"GET {target} HTTP/1.1\r\nHost: shop\r\n{headers}\r\n".encode()
+
+
+def is_request(span: Span, kind: str) -> bool:
+    return ("url.path" if kind == "SERVER" else "url.full") in span.attributes
+
+
+def path_of(span: Span) -> str:
+    return str(span.attributes.get("url.path", "") or str(span.attributes["url.full"]).removeprefix("http://shop"))
+
+
+def joined(server: Span, client: Span) -> bool:
+    return (server.trace, server.parent) == (client.trace, client.span)
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+@pytest.mark.parametrize("answered", [True, False])
+def test_whichever_end_is_heard_of_first(first: str, answered: bool) -> None:
+    """The request, its functions and operations go on with the trace of who asked, below the span that asked."""
+    world = World()
+    asks, serves = world.service("asks"), world.service("serves")
+    if first == "client":
+        asks.asks(5)
+    serves.receives(5)
+    inside = serves.do()
+    if answered:
+        serves.answers()
+    if first == "server":
+        world.tick(100)
+        assert not any(span.number or is_request(span, "SERVER") for span in serves.found)  # kept back
+        asks.asks(5, ago=110)
+    world.tick()
+    after = serves.do()
+    assert serves.shown()[-1] == after  # nothing is kept back any more
+    world.end()
+    client, server = asks.request("CLIENT"), serves.request()
+    assert joined(server, client)
+    below = {span.number: span for span in serves.found if span.number}
+    function = next(span for span in serves.found if span.name == "shop.load" and span.trace == server.trace)
+    assert below[inside].trace == client.trace
+    assert below[inside].parent == function.span
+    assert (below[after].trace == client.trace) == (not answered)
+    assert (world.joins.joined, world.joins.expired, world.joins.ambiguous) == (1, 0, 0)
+
+
+def test_a_request_of_nobody_here_is_a_root_after_the_hold() -> None:
+    """Not before; and whatever else the process does goes out at once."""
+    world = World()
+    serves = world.service("serves")
+    serves.receives(5)
+    serves.do()
+    other = serves.do(tid=8)
+    assert serves.shown() == [other]
+    world.tick(HOLD_NS / MS - 10)
+    assert serves.shown() == [other]
+    assert serves.hold.operations == 1
+    world.tick(100)
+    assert serves.hold.operations == 0
+    serves.answers()
+    world.end()
+    assert serves.request().parent == 0
+    assert (world.joins.joined, world.joins.expired) == (0, 1)
+
+
+def test_where_nobody_asks_nothing_waits() -> None:
+    """No profile wants spans of requests that are made: there is none to be found."""
+    world = World()
+    serves = world.service("serves", asks=False)
+    serves.receives(5)
+    inside = serves.do()
+    assert serves.shown() == [inside]
+    assert world.joins.waiting == 0
+    world.end()
+
+
+def test_traceparent_is_stronger() -> None:
+    """Who says who it is is believed, at once."""
+    world = World()
+    asks, serves = world.service("asks"), world.service("serves")
+    asks.asks(5)
+    serves.receives(5, headers="traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\n")
+    serves.answers()
+    assert serves.request().parent == 0x00F067AA0BA902B7
+    world.end()
+
+
+@pytest.mark.parametrize("backwards", [True, False])
+def test_a_chain_is_one_trace(backwards: bool) -> None:
+    """Each waits for the one before it, whichever profile's turn is first."""
+    world = World()
+    names = ["a", "b", "c", "d"]
+    services = {name: world.service(name) for name in (reversed(names) if backwards else names)}
+    for number, name in enumerate(names):
+        if number:
+            services[name].receives(number)
+            services[name].do()
+        services[name].asks(number + 1)
+    for name in reversed(names):
+        services[name].told()
+        services[name].answers()
+    world.tick()
+    found = world.end()
+    requests = [span for span in found if is_request(span, "SERVER")]
+    assert len(requests) == 3
+    assert {span.trace for span in requests} == {services["a"].request("CLIENT").trace}
+    for before, name in zip(names, names[1:], strict=False):
+        assert joined(services[name].request(), services[before].request("CLIENT"))
+
+
+def test_a_chain_whose_beginning_is_nobodys() -> None:
+    """What is joined to one that waits waits with it, and is a part of its trace when that turns out to begin there."""
+    world = World()
+    front, back = world.service("front"), world.service("back")
+    front.receives(1)
+    front.asks(2)
+    back.receives(2)
+    back.answers()
+    front.told()
+    front.answers()
+    world.tick(100)
+    assert not any(is_request(span, "SERVER") for span in back.found)
+    world.tick(LONG)
+    assert front.request().parent == 0
+    assert joined(back.request(), front.request("CLIENT"))
+    assert front.request("CLIENT").parent in {span.span for span in front.found if span.trace == front.request().trace}
+    world.end()
+
+
+CLAIMS: dict[str, list[tuple[str, int, str]]] = {
+    "two asked": [("asks", 5, "/a"), ("asks", 5, "/a"), ("receives", 5, "/a")],
+    "two received": [("asks", 5, "/a"), ("receives", 5, "/a"), ("receives", 5, "/a")],
+    "another target": [("asks", 5, "/b"), ("receives", 5, "/a")],
+    "another number": [("asks", 6, "/a"), ("receives", 5, "/a")],
+    "received before it was sent": [("receives", 5, "/a"), ("asks", 5, "/a")],
+    "received after it was answered": [("asks", 5, "/a"), ("told", 0, ""), ("receives", 5, "/a")],
+    "no numbers": [("asks", 0, "/a"), ("receives", 0, "/a")],
+}
+
+
+@pytest.mark.parametrize("what", CLAIMS)
+@pytest.mark.parametrize("ticks", [True, False])
+def test_rather_no_parent_than_a_wrong_one(what: str, ticks: bool) -> None:
+    """Of what cannot be, or may be two."""
+    world = World()
+    asks, serves = world.service("asks"), world.service("serves")
+    connection = iter(range(1, 100))
+    for said, number, target in CLAIMS[what]:
+        if said == "asks":
+            asks.asks(number, target, on=100 + next(connection))
+        elif said == "told":
+            asks.told(on=101)
+        else:
+            serves.receives(number, target, on=next(connection))
+        world.clock += 1
+        if ticks and what != "two received":
+            world.tick()
+    world.end()
+    assert {span.parent for span in serves.found if is_request(span, "SERVER")} == {0}
+    assert world.joins.joined == 0
+    assert (world.joins.ambiguous > 0) == what.startswith("two")
+
+
+def test_one_that_was_joined_is_nobody_elses_parent() -> None:
+    """The second to say that it received it is not."""
+    world = World()
+    asks, serves = world.service("asks"), world.service("serves")
+    asks.asks(5)
+    serves.receives(5, on=1)
+    world.tick()
+    serves.receives(5, on=2)
+    world.tick()
+    world.end()
+    assert sorted(span.parent != 0 for span in serves.found if is_request(span, "SERVER")) == [False, True]
+    assert (world.joins.joined, world.joins.ambiguous) == (1, 1)
+
+
+def test_several_profiles_with_the_same_end() -> None:
+    """Its own goes before another's, whichever was first; else the first of them."""
+    world = World()
+    a, b, c = (world.service(name) for name in "abc")
+    b.asks(5)
+    a.asks(5)
+    for each in (c, b):
+        each.receives(5)
+    world.tick()
+    world.end()
+    assert joined(b.request(), b.request("CLIENT"))
+    assert joined(c.request(), a.request("CLIENT"))
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "parent_based", "kept"),
+    [(100, 0, True, True), (0, 100, True, False), (0, 100, False, True), (100, 0, False, False)],
+)
+def test_who_asked_decides_what_is_sampled(client: int, server: int, parent_based: bool, kept: bool) -> None:
+    """Unless the profile decides for itself; what is not kept is counted."""
+    world = World()
+    asks = world.service("asks", percent=client)
+    serves = world.service("serves", percent=server, parent_based=parent_based)
+    asks.asks(5)
+    serves.receives(5)
+    inside = serves.do()
+    world.tick()
+    late = serves.do()
+    serves.answers()
+    world.end()
+    assert set(serves.shown()) == ({inside, late} if kept else set())
+    assert any(is_request(span, "SERVER") for span in serves.found) == kept
+    out = serves.tracer.counters.operations_sampled_out + serves.hold.sampled_out
+    assert out == (0 if kept else 2)
+
+
+def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each there are so many; what is beyond is let go, and nothing is lost."""
+    monkeypatch.setattr(joins, "MAX_WAITING", 8)
+    monkeypatch.setattr(joins, "MAX_ASKED", 8)
+    monkeypatch.setattr(hold, "MAX_HELD", 20)
+    world = World()
+    asks, serves = world.service("asks"), world.service("serves")
+    for number in range(1, 40):
+        asks.asks(number, on=100 + number)
+        serves.receives(1000 + number, on=number, tid=number)
+        for _ in range(3):
+            serves.do(tid=number)
+            assert serves.hold.spans <= 20
+        assert world.joins.waiting <= 8
+        assert len(world.joins) <= 8
+    assert world.joins.evicted == 31
+    world.end()
+    assert sorted(serves.shown()) == sorted(serves.done)
+
+
+def test_who_asked_is_forgotten_when_it_has_its_answer() -> None:
+    """A while after: the other end may be late, and no longer than that."""
+    world = World()
+    asks = world.service("asks")
+    for number in range(1, 10):
+        asks.asks(number, on=100 + number)
+        asks.told(on=100 + number)
+    assert len(world.joins) == 9
+    world.tick(KEPT_NS / MS + 100)
+    world.tick(KEPT_NS / MS + 100)
+    assert len(world.joins) == 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that happens: `what` at `who`, of exchange `which`."""
+
+    what: str
+    who: int
+    which: int
+
+
+STEPS = st.lists(
+    st.builds(
+        Step,
+        st.sampled_from(["asks", "receives", "do", "told", "answers", "tick", "long", "close"]),
+        st.integers(0, 2),
+        st.integers(1, 4),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS, st.sampled_from([0, 50, 100]), st.booleans())
+def test_whatever_happens(steps: list[Step], percent: int, parent_based: bool) -> None:
+    """Nothing is lost, doubled or kept; a parent has the same number and target, and a request is one trace."""
+    world = World()
+    services = [world.service(name, percent=percent, parent_based=parent_based) for name in "abc"]
+    said: Counter[tuple[str, int, str]] = Counter()
+    for place, (what, who, which) in enumerate((step.what, step.who, step.which) for step in steps):
+        service = services[who]
+        if what == "asks":
+            service.asks(which, f"/n{which}", on=100 + which, tid=place)
+            said["asks", which, service.party.order] += 1
+        elif what == "receives":
+            service.receives(which, f"/n{which}", on=which, tid=which)
+            said["receives", which, service.party.order] += 1
+        elif what == "do":
+            service.do(tid=which)
+        elif what == "told":
+            service.told(on=100 + which)
+        elif what == "answers":
+            service.answers(on=which, tid=which)
+        elif what == "close":
+            service.end()
+        else:
+            world.tick(LONG if what == "long" else 50)
+    found = world.end()
+    assert len({span.span for span in found}) == len(found)
+    by_id = {span.span: span for span in found}
+    for span in found:
+        if is_request(span, "SERVER") and span.parent:
+            parent = by_id[span.parent]
+            assert is_request(parent, "CLIENT")
+            assert path_of(parent) == path_of(span)
+            assert parent.start_ns <= span.start_ns
+        if span.parent:
+            assert by_id[span.parent].trace == span.trace
+    for service in services:
+        mine = service.shown()
+        assert len(mine) == len(set(mine))
+        out = service.tracer.counters.operations_sampled_out + service.hold.sampled_out
+        assert len(mine) + out == len(service.done)
+    received = sum(count for (what, _, _), count in said.items() if what == "receives")
+    assert world.joins.joined + world.joins.ambiguous + world.joins.expired == received
