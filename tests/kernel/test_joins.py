@@ -206,7 +206,7 @@ def test_what_is_not_known_is_joined_to_nothing(tmp_path: Path) -> None:
 
 def test_ends_in_several_profiles(tmp_path: Path) -> None:
     """Of two that both want a service each has its spans; one that wants nothing joined has none joined."""
-    specs = {uid: SPEC for uid in "ab"} | {"c": {**SPEC, "correlation": {"acrossServices": False}}}
+    specs = dict.fromkeys("ab", SPEC) | {"c": {**SPEC, "correlation": {"acrossServices": False}}}
     with PortReservation(3) as reserved, contextlib.ExitStack() as stack:
         first, second, third = reserved.ports
         services = [proxy(first), go(second), go(third)]

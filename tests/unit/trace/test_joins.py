@@ -3,139 +3,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any
+import itertools
+from dataclasses import dataclass
 
-import msgspec
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelspan_agent.model import Payload, ProcessInfo, Resource
-from kernelspan_agent.trace import Tracer, TraceSettings, hold, joins
-from kernelspan_agent.trace.hold import Hold
-from kernelspan_agent.trace.ids import IdSource, ratio_bound
-from kernelspan_agent.trace.joins import HOLD_NS, KEPT_NS, Joins
-from kernelspan_api.subjects import Request
-from tests.unit.trace.builders import MS, Op, Span, at, batch, process, spans, stack
+from kernelspan_agent.trace import hold, joins
+from kernelspan_agent.trace.joins import HOLD_NS, KEPT_NS
+from tests.unit.trace.builders import MS
+from tests.unit.trace.services import Service, World, is_request, joined, path_of
 
-PLACE = stack("Lserve@1 main@2 load@3")
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LONG = (HOLD_NS + 1) / MS
-
-
-@dataclass
-class World:
-    """One engine's profiles, on one clock (ms)."""
-
-    joins: Joins = field(default_factory=Joins)
-    clock: float = 0.0
-    services: list[Service] = field(default_factory=list)
-
-    def service(self, name: str, **settings: Any) -> Service:
-        made = Service(self, name, **settings)
-        self.services.append(made)
-        return made
-
-    def tick(self, after_ms: float = 0.0) -> None:
-        """What the engine does five times a second, its profiles in their order."""
-        self.clock += after_ms
-        for each in self.services:
-            each.tick()
-
-    def end(self) -> list[Span]:
-        """Everything that was exported; nothing is left."""
-        for each in self.services:
-            each.end()
-            assert (each.hold.spans, each.hold.operations) == (0, 0)
-        assert self.joins.waiting == 0
-        return [span for each in self.services for span in each.found]
-
-
-class Service:
-    """A profile with one process, whose operations a test writes one by one."""
-
-    def __init__(self, world: World, name: str, *, asks: bool = True, **settings: Any) -> None:
-        self.world, self.app = world, process(name)
-        self.app.resource = Resource({"service.name": name, "process.runtime.name": "CPython"})
-        wanted = {"protocol": "HTTP", "roles": ["Server", "Client"] if asks else ["Server"]}
-        made = TraceSettings(requests=(msgspec.convert(wanted, Request),), **settings)
-        bound = ratio_bound(made.percent)
-        self.party = world.joins.party(name, asks=asks, bound=bound, parent_based=made.parent_based)
-        self.tracer = Tracer(made, IdSource(name.encode()), self.party)
-        self.hold = Hold(self.party)
-        self.found: list[Span] = []
-        self.done: list[int] = []
-
-    def _take(self, made: Any) -> None:
-        for each in self.hold.sift(self.tracer.process(made)):
-            self.found += spans(each)
-
-    def do(self, app: ProcessInfo | None = None, tid: int = 7) -> int:
-        """An operation that is shown; its number."""
-        self.world.clock += 1
-        op = Op(self.world.clock - 1, self.world.clock, PLACE, app or self.app, tid=tid)
-        self.done.append(op.number)
-        self._take(batch(op))
-        return op.number
-
-    def move(self, data: bytes, number: int, *, sends: bool, on: int, tid: int = 7, ago: float = 0.0) -> None:
-        """Bytes on a connection; `ago`: ms since they were moved."""
-        self.world.clock += 1
-        made = batch(Op(self.world.clock - 1 - ago, self.world.clock - ago, PLACE, self.app, tid=tid))
-        made.payloads = {0: Payload(on, sends, len(data), data, exchange_id=number)}
-        made.hidden, made.ops["fd"] = np.ones(1, bool), on
-        self._take(made)
-
-    def asks(self, number: int, target: str = "/a", on: int = 100, **more: Any) -> None:
-        self.move(head(target), number, sends=True, on=on, **more)
-
-    def told(self, on: int = 100, **more: Any) -> None:
-        self.move(ANSWER, 0, sends=False, on=on, **more)
-
-    def receives(self, number: int, target: str = "/a", on: int = 1, headers: str = "", **more: Any) -> None:
-        self.move(head(target, headers), number, sends=False, on=on, **more)
-
-    def answers(self, on: int = 1, **more: Any) -> None:
-        self.move(ANSWER, 0, sends=True, on=on, **more)
-
-    def tick(self) -> None:
-        now = at(self.world.clock)
-        for each in self.hold.sift(self.tracer.tick(now)):
-            self.found += spans(each)
-        self.world.joins.settle(now)
-        for each in self.hold.release():
-            self.found += spans(each)
-
-    def end(self) -> None:
-        for each in [*self.hold.sift(self.tracer.close(at(self.world.clock))), *self.hold.flush()]:
-            self.found += spans(each)
-
-    def shown(self) -> list[int]:
-        """Numbers of the operations that were exported."""
-        return [span.number for span in self.found if span.number]
-
-    def request(self, kind: str = "SERVER", path: str = "/a") -> Span:
-        (one,) = [span for span in self.found if is_request(span, kind) and path_of(span) == path]
-        return one
-
-
-def head(target: str, headers: str = "") -> bytes:
-    return f"GET {target} HTTP/1.1\r\nHost: shop\r\n{headers}\r\n".encode()
-
-
-def is_request(span: Span, kind: str) -> bool:
-    return ("url.path" if kind == "SERVER" else "url.full") in span.attributes
-
-
-def path_of(span: Span) -> str:
-    return str(span.attributes.get("url.path", "") or str(span.attributes["url.full"]).removeprefix("http://shop"))
-
-
-def joined(server: Span, client: Span) -> bool:
-    return (server.trace, server.parent) == (client.trace, client.span)
 
 
 @pytest.mark.parametrize("first", ["client", "server"])
@@ -228,7 +108,7 @@ def test_a_chain_is_one_trace(backwards: bool) -> None:
     requests = [span for span in found if is_request(span, "SERVER")]
     assert len(requests) == 3
     assert {span.trace for span in requests} == {services["a"].request("CLIENT").trace}
-    for before, name in zip(names, names[1:], strict=False):
+    for before, name in itertools.pairwise(names):
         assert joined(services[name].request(), services[before].request("CLIENT"))
 
 
@@ -388,45 +268,44 @@ STEPS = st.lists(
 )
 
 
+def happen(world: World, service: Service, step: Step, place: int) -> None:
+    """At any thread, on its exchange's connection."""
+    which = step.which
+    if step.what == "asks":
+        service.asks(which, f"/n{which}", on=100 + which, tid=place)
+    elif step.what == "receives":
+        service.receives(which, f"/n{which}", on=which, tid=which)
+    elif step.what == "do":
+        service.do(tid=which)
+    elif step.what == "told":
+        service.told(on=100 + which)
+    elif step.what == "answers":
+        service.answers(on=which, tid=which)
+    elif step.what == "close":
+        service.end()
+    else:
+        world.tick(LONG if step.what == "long" else 50)
+
+
 @given(STEPS, st.sampled_from([0, 50, 100]), st.booleans())
 def test_whatever_happens(steps: list[Step], percent: int, parent_based: bool) -> None:
-    """Nothing is lost, doubled or kept; a parent has the same number and target, and a request is one trace."""
+    """Nothing is lost, doubled or kept; a parent is there, is of the same exchange, and its trace is the request's."""
     world = World()
     services = [world.service(name, percent=percent, parent_based=parent_based) for name in "abc"]
-    said: Counter[tuple[str, int, str]] = Counter()
-    for place, (what, who, which) in enumerate((step.what, step.who, step.which) for step in steps):
-        service = services[who]
-        if what == "asks":
-            service.asks(which, f"/n{which}", on=100 + which, tid=place)
-            said["asks", which, service.party.order] += 1
-        elif what == "receives":
-            service.receives(which, f"/n{which}", on=which, tid=which)
-            said["receives", which, service.party.order] += 1
-        elif what == "do":
-            service.do(tid=which)
-        elif what == "told":
-            service.told(on=100 + which)
-        elif what == "answers":
-            service.answers(on=which, tid=which)
-        elif what == "close":
-            service.end()
-        else:
-            world.tick(LONG if what == "long" else 50)
+    for place, step in enumerate(steps):
+        happen(world, services[step.who], step, place)
     found = world.end()
-    assert len({span.span for span in found}) == len(found)
     by_id = {span.span: span for span in found}
+    assert len(by_id) == len(found)
     for span in found:
+        assert not span.parent or by_id[span.parent].trace == span.trace
         if is_request(span, "SERVER") and span.parent:
             parent = by_id[span.parent]
             assert is_request(parent, "CLIENT")
             assert path_of(parent) == path_of(span)
             assert parent.start_ns <= span.start_ns
-        if span.parent:
-            assert by_id[span.parent].trace == span.trace
     for service in services:
-        mine = service.shown()
-        assert len(mine) == len(set(mine))
         out = service.tracer.counters.operations_sampled_out + service.hold.sampled_out
-        assert len(mine) + out == len(service.done)
-    received = sum(count for (what, _, _), count in said.items() if what == "receives")
+        assert len(service.shown()) + out == len(service.done)
+    received = sum(step.what == "receives" for step in steps)
     assert world.joins.joined + world.joins.ambiguous + world.joins.expired == received
