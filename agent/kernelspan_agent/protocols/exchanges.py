@@ -56,6 +56,7 @@ class _Connection:
         self._open: deque[Exchange] = deque()  # in the order of their requests
         self._asked: Exchange | None = None  # whose request's body is on its way
         self._first_ns = self._first_id = 0  # when the head that is on its way began, and with what exchange_id
+        self._next = 0  # where it goes on
 
     def feed(self, payload: Payload, start_ns: int, end_ns: int) -> Told:
         told = Told()
@@ -69,6 +70,9 @@ class _Connection:
     def _feed_request(self, payload: Payload, when_ns: int, told: Told) -> None:
         if not self._requests.is_in_head:
             self._first_ns, self._first_id = when_ns, payload.exchange_id
+        elif payload.exchange_id >> 32 != self._next:  # something between was not seen: this may be another's
+            self._first_id = 0
+        self._next = (payload.exchange_id >> 32) + payload.moved & 0xFFFFFFFF
         for part in _read(self._requests, payload):
             if isinstance(part, Head):
                 self._asked = Exchange(not self.requests_sent, part, self._first_ns, exchange_id=self._first_id)
