@@ -131,6 +131,23 @@ def test_a_chain_whose_beginning_is_nobodys() -> None:
     world.end()
 
 
+def test_a_profile_that_goes_is_joined_as_far_as_it_can_be() -> None:
+    """What it goes on from is settled with it, whoever's that is; what is not of it waits on."""
+    world = World()
+    front, back = world.service("front"), world.service("back")
+    front.receives(1)
+    front.asks(2)
+    back.receives(2)
+    front.receives(3, on=3, tid=8)
+    back.answers()
+    back.end()
+    assert world.joins.waiting == 1
+    front.told()
+    front.answers()
+    world.end()
+    assert joined(back.request(), front.request("CLIENT"))
+
+
 CLAIMS: dict[str, list[tuple[str, int, str]]] = {
     "two asked": [("asks", 5, "/a"), ("asks", 5, "/a"), ("receives", 5, "/a")],
     "two received": [("asks", 5, "/a"), ("receives", 5, "/a"), ("receives", 5, "/a")],
