@@ -155,10 +155,12 @@ class Joins:
 
     def settle(self, now_ns: int) -> None:
         """A round at this time, at which all that ended before is in: who has waited for long enough waits no more."""
-        self._now_ns = max(self._now_ns, now_ns)
+        if now_ns == self._now_ns:  # every profile asks for each round
+            return
+        self._now_ns = now_ns
         for waiting in self._in_order():
             self._settle(waiting, must=waiting.exchange.start_ns + HOLD_NS < now_ns)
-        while self._answered and self._answered[0][0] < self._now_ns:
+        while self._answered and (self._answered[0][0] < now_ns or len(self._answered) > MAX_ASKED):
             self._forget(self._answered.popleft()[1])
 
     def settle_all(self, party: Party) -> None:

@@ -326,3 +326,17 @@ def test_whatever_happens(steps: list[Step], percent: int, parent_based: bool) -
         assert len(service.shown()) + out == len(service.done)
     received = sum(step.what == "receives" for step in steps)
     assert world.joins.joined + world.joins.ambiguous + world.joins.expired == received
+
+
+def test_a_clock_that_is_set_back_keeps_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an hour: what was to be forgotten is not, until there is too much."""
+    monkeypatch.setattr(joins, "MAX_ASKED", 8)
+    world = World(clock=3_600_000)
+    asks = world.service("asks")
+    for number in range(1, 40):
+        asks.asks(number, on=100 + number)
+        asks.told(on=100 + number)
+    world.clock = 0
+    world.tick(1)
+    assert len(world.joins._answered) == 8
+    assert len(world.joins) <= 8
