@@ -24,6 +24,7 @@ from kernelspan_agent.resolve.resource import ResourceSettings
 from tests.support import runs, venvs
 from tests.support.engines import engines, profile
 from tests.support.generators import compiled_go
+from tests.support.networks import translated
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.ports import PortReservation
 
@@ -237,3 +238,28 @@ def test_ends_in_several_profiles(tmp_path: Path) -> None:
     mine = {span.span_id for span in b}
     assert {of_b.servers[f"{number}.2"].parent_span_id for number in asking} <= mine
     assert {span.parent_span_id for span in c if span.kind == "SERVER"} == {""}
+
+
+def test_through_address_translation(tmp_path: Path) -> None:
+    """Neither end knows an address or port of the other's: both know the bytes. The first of all is no server's."""
+    spec = runs.profile(tmp_path, **SPEC)
+    each = 40
+    with translated() as net:
+        server = net.inside(net.server, *go(net.port))
+        clients = [
+            net.inside(net.client, str(python()), str(APP), "ask", f"{how}:{net.address}", str(each))
+            for how in ("new", "kept", "requests")
+        ]
+        for command in clients:
+            with runs.agent(
+                tmp_path, spec, python(), APP, "all", json.dumps(server), json.dumps(command), cwd=runs.PROGRAMS
+            ) as started:
+                started.wait_for_spans(each, lambda span: span.kind == "SERVER")
+                ran = started.stop(signal.SIGTERM)
+            found = read(ran.spans)
+            assert not found.wrong
+            assert found.joined == {f"{number}.1" for number in range(1, each + 1)}
+            peers = {str(span.attributes["network.peer.address"]) for span in found.servers.values()}
+            assert peers == {"10.203.2.1"}  # the router's, to which the client was never near
+            roots = {span.trace_id for span in ran.spans if not span.parent_span_id}
+            assert roots == {span.trace_id for span in ran.spans}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Services of a chain: each answers `/call`, and asks the next one that the header X-Route names (`HOW:PORT,HOW:PORT,…`).
+"""Services of a chain: each answers `/call`, and asks the next one that the header X-Route names (`HOW:WHERE,HOW:WHERE,…`).
 
 Every request has the same method and target. Which it is says X-Hop alone (`NUMBER.DEPTH`), for the test to read. `app` is
-one by WSGI, `python joins_app.py proxy PORT` one with a thread for each connection, and `python joins_app.py all COMMAND …`
-runs several, given as JSON lists, until it is told to end.
+one by WSGI, `python joins_app.py proxy PORT` one with a thread for each connection, `python joins_app.py ask ROUTE COUNT` only
+asks, and `python joins_app.py all COMMAND …` runs several, given as JSON lists, until it is told to end.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def ask(route: str, hop: str) -> None:
     """The next service; by a connection that is kept, a new one, or the library `requests`."""
     first, _, rest = route.partition(",")
     how, _, port = first.partition(":")
+    host, port = port.split(":") if ":" in port else ("127.0.0.1", port)
     number, _, depth = hop.partition(".")
     headers = {"X-Hop": f"{number}.{int(depth) + 1}", "X-Route": rest}
     if how in {"piped", "hasty", "split"}:
@@ -63,12 +64,12 @@ def ask(route: str, hop: str) -> None:
 
         if not hasattr(_KEPT, "session"):
             _KEPT.session = requests.Session()
-        assert _KEPT.session.get(f"http://127.0.0.1:{port}/call", headers=headers, timeout=30).status_code == 200
+        assert _KEPT.session.get(f"http://{host}:{port}/call", headers=headers, timeout=30).status_code == 200
         return
     kept = _KEPT.__dict__.setdefault("connections", {})
     connection = kept.get(port) if how == "kept" else None
     if connection is None:
-        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=30)
+        connection = http.client.HTTPConnection(host, int(port), timeout=30)
     if how == "kept":
         kept[port] = connection
     connection.request("GET", "/call", headers=headers)
@@ -103,6 +104,14 @@ class Proxy(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def until_it_listens(where: str) -> None:
+    host, _, port = where.rpartition(":")
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=30):
+            return
+        time.sleep(0.01)
+
+
 def run_all(commands: list[str]) -> None:
     programs = [subprocess.Popen(json.loads(command)) for command in commands]
     signal.signal(signal.SIGTERM, lambda *_: [each.terminate() for each in programs])
@@ -113,6 +122,10 @@ def run_all(commands: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "all":
         run_all(sys.argv[2:])
+    elif sys.argv[1] == "ask":
+        until_it_listens(sys.argv[2].partition(":")[2])
+        for number in range(1, int(sys.argv[3]) + 1):
+            ask(sys.argv[2], f"{number}.0")
     else:
         server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Proxy)
         server.daemon_threads = True

@@ -19,7 +19,10 @@ func ask(route, hop string) error {
 	how, port, _ := strings.Cut(first, ":")
 	number, depth, _ := strings.Cut(hop, ".")
 	deeper, _ := strconv.Atoi(depth)
-	request, _ := http.NewRequest("GET", "http://127.0.0.1:"+port+"/call", nil)
+	if !strings.Contains(port, ":") {
+		port = "127.0.0.1:" + port
+	}
+	request, _ := http.NewRequest("GET", "http://"+port+"/call", nil)
 	request.Header.Set("X-Hop", fmt.Sprintf("%s.%d", number, deeper+1))
 	request.Header.Set("X-Route", rest)
 	client := http.DefaultClient
@@ -47,5 +50,5 @@ func call(answer http.ResponseWriter, request *http.Request) {
 
 func main() {
 	http.HandleFunc("/call", call)
-	panic(http.ListenAndServe("127.0.0.1:"+os.Args[1], nil))
+	panic(http.ListenAndServe(":"+os.Args[1], nil))
 }
