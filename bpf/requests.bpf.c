@@ -128,8 +128,7 @@ static __always_inline u32 copy(struct ks_scratch *s)
 	w->state = 0;
 	w->hash = s->op.ret; /* what is left */
 	for (u32 i = 0; i < MAX_PARTS; i++) {
-		u64 length, at = KS_LOAD(w->state);
-		u32 size;
+		u64 length, at = KS_LOAD(w->state), size;
 
 		if (i >= KS_LOAD(w->count))
 			break;
@@ -162,8 +161,7 @@ static __always_inline u32 copy(struct ks_scratch *s)
 /* Copies the end of what one buffer took or gave, as far as it lies behind its beginning; gives how much. */
 static __always_inline u32 copy_tail(struct ks_scratch *s, u32 length)
 {
-	u64 left = s->op.ret - length;
-	u32 size;
+	u64 left = s->op.ret - length, size; /* in 64 bits: older verifiers lose what is known of half a register */
 
 	if (KS_LOAD(s->walk.found[0]) || length < HEAD_BYTES || s->op.ret <= length)
 		return 0;

@@ -238,14 +238,14 @@ class Classes:
         if in_flight is None:
             in_flight = self._session.in_flight()
         exported = run.exporter.counters.snapshot()
-        waiting = int(drained[1][mine].sum())
+        waiting, hold = int(drained[1][mine].sum()), run.hold
         user = UserCounts(
             received=total.received,
             filtered=run.resolver.filtered,
-            sampled_out=run.tracer.counters.operations_sampled_out,
+            sampled_out=run.tracer.counters.operations_sampled_out + (hold.sampled_out if hold else 0),
             rate_limited=run.rate_limited,
             exported=exported.operations_exported,
-            waiting=waiting + exported.operations_in_flight,
+            waiting=waiting + exported.operations_in_flight + (hold.operations if hold else 0),
             dropped=dict(total.dropped + run.dropped()),
         )
         return balance(total.kernel, sum(in_flight.get(number, 0) for number in mine), user)

@@ -33,6 +33,7 @@ from kernelspan_agent.resolve.acts import Acts
 from kernelspan_agent.resolve.clock import Clock
 from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
 from kernelspan_agent.resolve.tables import Tables
+from kernelspan_agent.trace.joins import Joins
 from kernelspan_api import semconv
 from kernelspan_api.plan import Wanted, key_of
 
@@ -95,6 +96,7 @@ class Engine:
         )
         self.tables = Tables(self.processes, self.clock, self.session)
         self.acts = Acts()
+        self.joins = Joins()
         self.profiles: dict[str, ProfileRun] = {}
         self._pods: dict[str, int] = {}  # numbers by uid
         self._classes = Classes(self.session, self._intake, self.tables)
@@ -121,6 +123,7 @@ class Engine:
             lambda file, path: self._classes.reject(uid, file, path),
             self.session.own,
             self.acts,
+            self.joins,
         )
         self.guard.add(run)
         return run
@@ -142,7 +145,7 @@ class Engine:
         run = self.profiles.pop(uid)
         self._classes.retire(uid)
         self.guard.remove(uid)
-        run.close_spans()
+        run.close()
         self.prune()
         return run
 

@@ -181,6 +181,18 @@ class Payload:
     position: int | None = None
     other: int | None = None
 
+    @property
+    def exchange_id(self) -> int:
+        """Both ends' name for an exchange whose request begins with these bytes; 0: not known.
+
+        Where they begin, and where the other direction of the connection is. Each byte has one number at both ends
+        (RFC 9293), and what answered earlier requests has been read by who asks and written by who answers before the next
+        one is sent, but where requests are pipelined: then they differ.
+        """
+        if self.position is None or self.other is None:
+            return 0
+        return (self.position - self.moved & 0xFFFFFFFF) << 32 | self.other
+
 
 @dataclass(slots=True)
 class ResolvedBatch:

@@ -15,10 +15,13 @@ from kernelspan_agent.resolve.infos import Infos
 from kernelspan_agent.resolve.own import OwnProbes, OwnSpans
 from kernelspan_agent.resolve.resolver import Resolver, ResolveSettings
 from kernelspan_agent.trace import Tracer, TraceSettings
+from kernelspan_agent.trace.hold import Hold
+from kernelspan_agent.trace.ids import ratio_bound
 from kernelspan_agent.trace.settings import Orphans
 from kernelspan_api.handling import Traceparent
 from kernelspan_api.plan import Wanted
 from kernelspan_api.plan import wanted as wanted_by
+from kernelspan_api.subjects import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from kernelspan_agent.resolve.resource import ResourceSettings
     from kernelspan_agent.resolve.tables import Tables, Taken
     from kernelspan_agent.resolve.touched import Touched
+    from kernelspan_agent.trace.joins import Joins, Party
     from kernelspan_api.profile import TraceProfile
 
 BURST_SECONDS = 2
@@ -72,10 +76,11 @@ class ProfileRun:
         reject: Callable[[int, int], object],
         own: OwnProbes,
         acts: Acts,
+        joins: Joins,
     ) -> None:
         """`reject`: told of files (file, path) on which the profile wants no operation. `own`: the session's own probes.
 
-        `acts`: counts for all profiles which libraries act.
+        `acts`: counts for all profiles which libraries act. `joins`: where all of them find the other ends of requests.
         """
         self.uid, self.profile, self.exporter = uid, profile, exporter
         spec = profile.spec
@@ -96,6 +101,8 @@ class ProfileRun:
             reject,
             OwnSpans(self.wanted.probes, own, tables, spec.redaction),
         )
+        self._party = self._joining(joins)
+        self.hold = Hold(self._party) if self._party is not None else None
         self.tracer = Tracer(
             TraceSettings(
                 functions=spec.code.functions,
@@ -105,7 +112,8 @@ class ProfileRun:
                 traceparent=spec.correlation.traceparent is Traceparent.READ,
                 parent_based=spec.sampling.parent_based,
                 hidden_headers=tuple(spec.redaction.headers),
-            )
+            ),
+            party=self._party,
         )
         self._spans = RateLimit(spec.limits.spans_per_second)
         self._events = RateLimit(spec.limits.events_per_second)
@@ -114,6 +122,15 @@ class ProfileRun:
         self.shared = False
         self.durations: Durations | None = None  # of its own probes, where somebody wants them
         self.touched: Touched | None = None  # by its libraries, the same
+
+    def _joining(self, joins: Joins) -> Party | None:
+        """Its part in joining requests, if it wants one; the API's default, which `None` stands for, is that it does."""
+        spec = self.profile.spec
+        if not self.wanted.requests or spec.correlation.across_services is False:
+            return None
+        asks = any(Role.CLIENT in request.roles for request in self.wanted.requests)
+        bound = ratio_bound(spec.sampling.percent)
+        return joins.party(self.uid, asks=asks, bound=bound, parent_based=spec.sampling.parent_based)
 
     @property
     def label(self) -> str:
@@ -161,9 +178,13 @@ class ProfileRun:
             self.export(self.tracer.process(batch))
 
     def export(self, batch: SpanBatch) -> None:
-        """Hands spans on."""
-        if len(batch):
-            self.exporter.export(batch)
+        """Hands spans on, but for those of requests that wait for who asked."""
+        self._export([batch] if self.hold is None else self.hold.sift(batch))
+
+    def _export(self, batches: list[SpanBatch]) -> None:
+        for batch in batches:
+            if len(batch):
+                self.exporter.export(batch)
 
     def started(self, traced: TracedProcess) -> None:
         """A process that it selects has begun."""
@@ -178,10 +199,21 @@ class ProfileRun:
     def tick(self, now_ns: int) -> None:
         """Closes what has been idle; `now_ns`: all operations that ended before are in (Unix epoch)."""
         self.export(self.tracer.tick(now_ns))
+        if self._party is not None and self.hold is not None:
+            self._party.joins.settle(now_ns)
+            self._export(self.hold.release())
 
     def close_spans(self) -> None:
-        """Closes every span that is open."""
+        """Closes every span that is open, and keeps none back."""
         self.export(self.tracer.close(self._clock.now_ns()))
+        if self.hold is not None:
+            self._export(self.hold.flush())
+
+    def close(self) -> None:
+        """The profile is no more."""
+        self.close_spans()
+        if self._party is not None:
+            self._party.joins.leave(self._party)
 
     def dropped(self) -> Counter[str]:
         """Operations that reached the profile and were lost, by reason."""

@@ -108,11 +108,8 @@ WALKED = tuple(
 _READ = ", ".join(each.value for each in READ)
 
 
-def unavailable(profile: TraceProfile, *, in_cluster: bool = False) -> list[Problem]:
-    """What the profile asks for by name and this version cannot do. Empty: it can be run.
-
-    `in_cluster`: the API server has filled in defaults, so that they are nobody's wish.
-    """
+def unavailable(profile: TraceProfile) -> list[Problem]:
+    """What the profile asks for by name and this version cannot do. Empty: it can be run."""
     spec = profile.spec
     found: list[tuple[str, object, str]] = []
     tls = spec.export.otlp.tls if spec.export else None
@@ -134,12 +131,6 @@ def unavailable(profile: TraceProfile, *, in_cluster: bool = False) -> list[Prob
     settings = (
         ("spec.code.stacks", spec.code.stacks.value, spec.code.stacks is Stacks.NATIVE, "allowed are Managed, None"),
         ("spec.code.kernelStack", True, spec.code.kernel_stack, ""),
-        (
-            "spec.correlation.acrossServices",
-            True,
-            spec.correlation.across_services is True and not in_cluster,
-            "leave it out or set false",
-        ),
         ("spec.sampling.keepErrors", True, spec.sampling.keep_errors, ""),
         (
             "spec.sampling.keepSlowerThanMilliseconds",

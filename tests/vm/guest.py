@@ -76,7 +76,8 @@ def main(folder: Path) -> int:
     """Everything; 0 unless our own code broke."""
     os.environ["KERNELSPAN_CACHE"] = str(folder / "objects")  # what is compiled once serves the tracing, too
     plan = wanted("everything", load(PROFILES["RawTracepoint"].read_bytes(), standalone=True).spec)
-    plan = replace(plan, runtimes=EVERYTHING.runtimes)  # every walker there is
+    # every walker there is, and what tells of requests
+    plan = replace(plan, runtimes=EVERYTHING.runtimes, requests=EVERYTHING.requests)
     results: dict[str, Any] = {"release": platform.release(), "costs": {}, "attached": {}, "errors": []}
     before = kernel_messages()
     for mechanism in MECHANISMS:

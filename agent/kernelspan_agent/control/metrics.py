@@ -179,6 +179,15 @@ def _stages(engine: Running) -> Iterator[Metric]:
         ("requests_evicted", "Requests given up early because there were too many."),
     ):
         yield _total(name, meaning, sum(getattr(each, name) for each in traced))
+    joins = engine.joins
+    for name, meaning, count in (
+        ("requests_joined", "Requests received that go on with the trace of who asked.", joins.joined),
+        ("requests_join_ambiguous", "Requests received that two may be, or that two may have sent.", joins.ambiguous),
+        ("requests_join_expired", "Requests received of which nobody here was found who asked.", joins.expired),
+        ("requests_join_evicted", "Requests sent, forgotten early because there were too many.", joins.evicted),
+    ):
+        yield _total(name, meaning, count)
+    yield _gauge("requests_waiting", "Requests received that wait for who asked.", joins.waiting)
     yield _total("activities", "Spans of activities that were closed.", sum(each.activities for each in traced))
     attached = len(engine.session.attached) if engine.is_attached else 0
     yield _gauge("attachments", "Places in the kernel where a program is attached.", attached)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kernelspan_agent.resolve.resolver import Resolver
     from kernelspan_agent.resolve.tables import Tables
     from kernelspan_agent.trace import Tracer
+    from kernelspan_agent.trace.joins import Joins
     from kernelspan_api.plan import Wanted
 
 
@@ -60,6 +61,7 @@ class Running(Protocol):
     processes: ProcessTable
     tables: Tables
     acts: Acts
+    joins: Joins
 
     @property
     def profiles(self) -> Mapping[str, RunningProfile]:

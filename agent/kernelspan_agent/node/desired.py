@@ -112,7 +112,7 @@ def _desired(plan: ProfilePlan) -> Desired:
         reason = Reason.AGENT_OUTDATED
         return Desired(plan.uid, plan.generation, None, (), reason.value, f"{reason.remedy} It does not know: {error}")
     missing, fatal = [], []
-    for problem in unavailable(profile, in_cluster=True):
+    for problem in unavailable(profile):
         part = next((each for each in _PARTS if problem.path.startswith(each)), "")
         if part:
             missing.append(Missing(part.removeprefix("spec."), f"{problem.path}: {problem.message}"))

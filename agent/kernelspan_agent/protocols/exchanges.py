@@ -14,6 +14,7 @@ class Exchange:
     """One request and what answered it. Times: Unix epoch, ns. `is_server`: the request came in here.
 
     `start_ns`: its first byte. `end_ns`: the last byte of the response, as far as it was seen; 0: none of it.
+    `exchange_id`: Payload's of the call that its first byte came with, if it began nothing else.
     """
 
     protocol: ClassVar[WireProtocol]
@@ -21,6 +22,12 @@ class Exchange:
     start_ns: int
     end_ns: int = field(default=0, kw_only=True)
     is_open_ended: bool = field(default=False, kw_only=True)  # the response's length was not told
+    exchange_id: int = field(default=0, kw_only=True)
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What is read the same at both ends; empty where no protocol says it."""
+        return ()
 
 
 @dataclass(slots=True)

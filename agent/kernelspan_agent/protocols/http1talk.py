@@ -24,6 +24,11 @@ class HttpExchange(Exchange):
     request_body: int = -1  # bytes with their framing; -1: not complete
     response_body: int = -1
 
+    @property
+    def said(self) -> tuple[str, ...]:
+        """Its method and target."""
+        return self.request.method, self.request.target
+
 
 class HttpTalk:
     """One connection. `requests_sent`: whether it is our end that asks."""
@@ -40,25 +45,29 @@ class HttpTalk:
         self._requests, self._responses = Reader(), Reader(methods)
         self._open: deque[HttpExchange] = deque()  # in the order of their requests
         self._asked: HttpExchange | None = None  # whose request's body is on its way
-        self._first_ns = 0  # when the head that is on its way began
+        self._first_ns = self._first_id = 0  # when the head that is on its way began, and with what exchange_id
 
-    def feed(self, payload: Payload, start_ns: int, end_ns: int, *, missed: bool) -> Told:  # noqa: ARG002
+    def feed(self, payload: Payload, start_ns: int, end_ns: int, *, missed: bool) -> Told:
         """See Talk. A message that begins is known by itself, whatever was missed."""
         told = Told()
         if payload.sends == self.requests_sent:
             # what is sent goes out from the call's begin, what is received is there at its end
-            self._feed_request(payload, start_ns if payload.sends else end_ns, told)
+            self._feed_request(payload, start_ns if payload.sends else end_ns, told, missed=missed)
         else:
             self._feed_response(payload, end_ns, told)
         return told
 
-    def _feed_request(self, payload: Payload, when_ns: int, told: Told) -> None:
+    def _feed_request(self, payload: Payload, when_ns: int, told: Told, *, missed: bool) -> None:
         if not self._requests.is_in_head:
-            self._first_ns = when_ns
+            self._first_ns, self._first_id = when_ns, payload.exchange_id
+        elif missed:  # what goes on may be another's
+            self._first_id = 0
         for part in _read(self._requests, payload):
             if isinstance(part, Head):
-                self._asked = HttpExchange(not self.requests_sent, self._first_ns, part)
-                self._first_ns = when_ns
+                self._asked = HttpExchange(
+                    not self.requests_sent, self._first_ns, part, exchange_id=self._first_id
+                )
+                self._first_ns, self._first_id = when_ns, 0
                 self._open.append(self._asked)
                 self._methods.append(part.method)
                 told.began.append(self._asked)

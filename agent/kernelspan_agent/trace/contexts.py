@@ -95,7 +95,8 @@ class Context:
             assert parent is not None
             assert function is not None
             span.fold_into(parent)
-            out.append(closed(span, parent.span_id, function.merged if span.merged else function.inner))
+            if span.operations or span.asked:  # else there was only what is not shown
+                out.append(closed(span, parent.span_id, function.merged if span.merged else function.inner))
         self.span = spans[-1] if spans else self.root
 
     def step(
@@ -150,7 +151,7 @@ class ContextTable:
         process = context.process
         del process.contexts[context.key]
         if context.segment is not None:
-            if context.root.trace.sampled and context.root.operations:
+            if context.root.trace.sampled and (context.root.operations or context.root.asked):
                 self._out.append(closed(context.root, 0, context.segment))
             self._processes.forget(process)
 

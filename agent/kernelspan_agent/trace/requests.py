@@ -20,6 +20,7 @@ from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace.contexts import Context
 from kernelspan_agent.trace.ends import Ends, ends_of
 from kernelspan_agent.trace.ids import IdSource, ratio_bound
+from kernelspan_agent.trace.joins import Asked, Party, Waiting
 from kernelspan_agent.trace.protocolspans import SPANS
 from kernelspan_agent.trace.segments import CORRELATION
 from kernelspan_agent.trace.settings import TraceSettings
@@ -50,6 +51,8 @@ class Followed:
     fd: int  # of the connection
     context: Context | None = None  # that works on it
     correlation: str = "None"
+    asked: Asked | None = None  # what the other end may find
+    waiting: Waiting | None = None  # for the other end
 
 
 @dataclass(slots=True)
@@ -63,7 +66,7 @@ class Marks:
 
 
 class Requests:
-    """Of one profile. `out` receives the spans that close."""
+    """Of one profile. `out` receives the spans that close; `party`: where it finds the other ends, if it is to."""
 
     def __init__(
         self,
@@ -71,8 +74,10 @@ class Requests:
         new_trace: Callable[[ProcessInfo], Trace],
         ids: IdSource,
         out: list[Closed],
+        party: Party | None = None,
     ) -> None:
         self._settings, self._new_trace, self._ids, self._out = settings, new_trace, ids, out
+        self._party = party
         self._bound_of_ids = ratio_bound(settings.percent)
         self._connections = Connections({WireProtocol[each.protocol.name] for each in settings.requests})
         self._open: dict[Exchange, Followed] = {}
@@ -119,9 +124,13 @@ class Requests:
             if exchange.is_server:
                 self._serve(exchange, wanted, ends, context, batch, row)
             else:
+                span.asked = True
                 root = OpenSpan(span.trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
                 info, fd = context.process.info, int(batch.ops["fd"][row])
-                self._follow(Followed(exchange, wanted, root, span.span_id, info, ends, fd))
+                followed = Followed(exchange, wanted, root, span.span_id, info, ends, fd)
+                if self._party is not None:
+                    followed.asked = self._party.asked(exchange, root.trace, root.span_id)
+                self._follow(followed)
 
     def _serve(
         self,
@@ -143,6 +152,8 @@ class Requests:
             trace, parent_id = Trace(parent.high, parent.low, sampled, info, is_request=True), parent.span_id
         root = OpenSpan(trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
         followed = Followed(exchange, wanted, root, parent_id, info, ends, int(batch.ops["fd"][row]))
+        if parent is None and self._party is not None:
+            followed.waiting = self._party.received(exchange, trace, root.span_id)
         self._follow(followed)
         bound = context.request
         if bound is not None:
@@ -210,14 +221,17 @@ class Requests:
         if not self._by_fd[key]:
             del self._by_fd[key]
         root, exchange = followed.root, followed.exchange
+        if followed.asked is not None:
+            followed.asked.party.joins.answered(followed.asked)
         if not root.trace.sampled:
             return
         told = SPANS[exchange.protocol].segment(
             exchange, followed.wanted, followed.ends, followed.correlation, self._settings.hidden_headers
         )
         end = max(exchange.end_ns, exchange.start_ns)
+        parent_id = followed.parent_id if followed.waiting is None else followed.waiting.parent_id
         self._out.append(
-            Closed(root.trace, root.span_id, followed.parent_id, exchange.start_ns, end, root.operations, told, False)
+            Closed(root.trace, root.span_id, parent_id, exchange.start_ns, end, root.operations, told, False)
         )
 
     def _wants(self, exchange: Exchange, ends: Ends) -> Request | None:

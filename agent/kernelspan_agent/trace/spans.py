@@ -21,8 +21,11 @@ from kernelspan_api import semconv
 _OPERATIONS_KEY = VALUE_KEYS.index(semconv.OPERATIONS)
 
 
-class Trace(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """Where spans go: a trace, whether it is sampled (decided here, once), and the process that made them."""
+class Trace(msgspec.Struct, eq=False, gc=False):
+    """Where spans go: a trace, whether it is sampled (decided here, once), and the process that made them.
+
+    Only that of a request that waits for who asked (joins.py) becomes another, once.
+    """
 
     high: int
     low: int
@@ -40,7 +43,7 @@ class OpenSpan(msgspec.Struct, eq=False, gc=False):
     """An activity (`function` None) or a function span that may still see operations. Times are Unix epoch, ns.
 
     `operations` counts those directly here until children have closed. `merged`: two operations inside are not proved
-    to be of one call. `row` is the span's place in the table of parents of batch number `batch`.
+    to be of one call. `asked`: a request was made inside, whose span is below it. `row` is the span's place in the table of parents of batch number `batch`.
     """
 
     trace: Trace
@@ -51,6 +54,7 @@ class OpenSpan(msgspec.Struct, eq=False, gc=False):
     function: Function | None = None
     operations: int = 0
     merged: bool = False
+    asked: bool = False
     batch: int = -1
     row: int = 0
 
@@ -63,6 +67,8 @@ class OpenSpan(msgspec.Struct, eq=False, gc=False):
         parent.operations += self.operations
         if self.merged:
             parent.merged = True
+        if self.asked:
+            parent.asked = True
 
 
 class Closed(msgspec.Struct, frozen=True, eq=False, gc=False):

@@ -19,6 +19,7 @@ from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace.columns import Parents, every_one_a_root, keys_and_stacks, set_times, thread_name
 from kernelspan_agent.trace.contexts import Context, ContextTable, Key
 from kernelspan_agent.trace.ids import IdSource, ratio_bound
+from kernelspan_agent.trace.joins import Party
 from kernelspan_agent.trace.paths import PathCache
 from kernelspan_agent.trace.processes import Process, ProcessTable
 from kernelspan_agent.trace.requests import Marks, Requests
@@ -44,9 +45,14 @@ class TraceCounters:
 
 
 class Tracer:
-    """Makes spans of the operations of one profile. Not thread-safe. `ids`: for tests that want a seed."""
+    """Makes spans of the operations of one profile. Not thread-safe. `ids`: for tests that want a seed.
 
-    def __init__(self, settings: TraceSettings | None = None, ids: IdSource | None = None) -> None:
+    `party`: where its requests find their other ends; its spans must then go through a Hold.
+    """
+
+    def __init__(
+        self, settings: TraceSettings | None = None, ids: IdSource | None = None, party: Party | None = None
+    ) -> None:
         self._settings = settings or TraceSettings()
         self._ids = ids or IdSource()
         self._bound = ratio_bound(self._settings.percent)
@@ -60,7 +66,9 @@ class Tracer:
             self._processes, self._settings.max_contexts, self._settings.idle_ns, self._closed
         )
         self._requests = (
-            Requests(self._settings, self._new_trace, self._ids, self._closed) if self._settings.requests else None
+            Requests(self._settings, self._new_trace, self._ids, self._closed, party)
+            if self._settings.requests
+            else None
         )
         self._ending: dict[Process, None] = {}  # to be closed when the batch at hand is done
         self._batch = 0
@@ -265,7 +273,7 @@ class Tracer:
         return Trace(high, low, low < self._bound, process)
 
     def _take_closed(self) -> list[Closed]:
-        spans = self._closed.copy()
+        spans = [span for span in self._closed if span.trace.sampled]
         self._closed.clear()  # the same list for ever: others append to it
         functions = sum(span.is_function for span in spans)
         self._functions += functions

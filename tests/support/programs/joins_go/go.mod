@@ -1,0 +1,3 @@
+module kernelspan.io/tests/joins
+
+go 1.21
