@@ -141,7 +141,8 @@ def client(port: int) -> Any:
 
 def test_the_example(tmp_path: Path) -> None:
     """examples/20-databases.yaml, on a program that asks both: a span of each, below the function that asked."""
-    script = (
+    script = tmp_path / "asks.py"  # what has no file has no frame of its own
+    script.write_text(
         "import psycopg, redis, sys\n"
         "def ask():\n"
         "    redis.Redis(port=int(sys.argv[1]), password='s3cret').set('s3cret', 's3cret')\n"
@@ -152,7 +153,7 @@ def test_the_example(tmp_path: Path) -> None:
     )
     example = Path(__file__).resolve().parents[2] / "examples" / "20-databases.yaml"
     with databases.redis() as redis, databases.postgres() as postgres:
-        ran = runs.run(tmp_path, example, databases.python(), "-c", script, str(redis), str(postgres))
+        ran = runs.run(tmp_path, example, databases.python(), script, str(redis), str(postgres))
     assert ran.status == 0, ran.stderr
     by_id = {span.span_id: span for span in ran.spans}
     found = [span for span in databases.requests_of(ran) if span.attributes["db.operation.name"] in {"SET", "SELECT"}]

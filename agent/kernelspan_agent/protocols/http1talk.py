@@ -64,9 +64,7 @@ class HttpTalk:
             self._first_id = 0
         for part in _read(self._requests, payload):
             if isinstance(part, Head):
-                self._asked = HttpExchange(
-                    not self.requests_sent, self._first_ns, part, exchange_id=self._first_id
-                )
+                self._asked = HttpExchange(not self.requests_sent, self._first_ns, part, exchange_id=self._first_id)
                 self._first_ns, self._first_id = when_ns, 0
                 self._open.append(self._asked)
                 self._methods.append(part.method)

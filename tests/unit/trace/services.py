@@ -21,13 +21,13 @@ PLACE = stack("Lserve@1 main@2 load@3")
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-@dataclass
 def payload(on: int, data: bytes, number: int, *, sends: bool) -> Payload:
     """What a call moved whose exchange_id is this number."""
     places = {"position": (number >> 32) + len(data) & 0xFFFFFFFF, "other": number & 0xFFFFFFFF} if number else {}
     return Payload(on, sends, len(data), data, **places)
 
 
+@dataclass
 class World:
     """One engine's profiles, on one clock (ms)."""
 
