@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 from kernelspan_agent.model import Payload, WireProtocol
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +47,14 @@ class Talk(Protocol):
     def feed(self, payload: Payload, start_ns: int, end_ns: int, *, missed: bool) -> Told:
         """What a call brings. `start_ns`, `end_ns`: of the call, Unix epoch. `missed`: bytes went before it unseen."""
         ...
+
+
+def read(feed: Callable[[bytes, int], list[T]], payload: Payload) -> list[T]:
+    """What a reader of one direction finds in a call. `feed`: is given bytes, and how many there were from where they begin."""
+    data, tail, moved = payload.data, payload.tail, payload.moved
+    if len(data) + len(tail) == moved:
+        return feed(data + tail, moved)
+    return feed(data, moved - len(tail)) + (feed(tail, len(tail)) if tail else [])
 
 
 class TalkClass(Protocol):

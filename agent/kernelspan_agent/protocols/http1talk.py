@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from kernelspan_agent.model import Payload, WireProtocol
-from kernelspan_agent.protocols.exchanges import Exchange, Told
-from kernelspan_agent.protocols.http1 import Head, Part, Reader, may_ask
+from kernelspan_agent.protocols.exchanges import Exchange, Told, read
+from kernelspan_agent.protocols.http1 import Head, Reader, may_ask
 
 MAX_PIPELINED = 256
 
@@ -62,7 +62,7 @@ class HttpTalk:
             self._first_ns, self._first_id = when_ns, payload.exchange_id
         elif missed:  # what goes on may be another's
             self._first_id = 0
-        for part in _read(self._requests, payload):
+        for part in read(self._requests.feed, payload):
             if isinstance(part, Head):
                 self._asked = HttpExchange(not self.requests_sent, self._first_ns, part, exchange_id=self._first_id)
                 self._first_ns, self._first_id = when_ns, 0
@@ -78,7 +78,7 @@ class HttpTalk:
 
     def _feed_response(self, payload: Payload, when_ns: int, told: Told) -> None:
         current = self._open[0] if self._open else None
-        for part in _read(self._responses, payload):
+        for part in read(self._responses.feed, payload):
             if current is None:
                 return
             if isinstance(part, Head):
@@ -99,10 +99,3 @@ class HttpTalk:
     def _end(self, exchange: HttpExchange, told: Told) -> None:
         self._open.popleft()
         told.ended.append(exchange)
-
-
-def _read(reader: Reader, payload: Payload) -> list[Part]:
-    data, tail, moved = payload.data, payload.tail, payload.moved
-    if len(data) + len(tail) == moved:
-        return reader.feed(data + tail, moved)
-    return reader.feed(data, moved - len(tail)) + (reader.feed(tail, len(tail)) if tail else [])

@@ -54,17 +54,9 @@ class Reader:
         """Whether a message has begun and not ended."""
         return bool(self._header)
 
-    def feed(self, data: bytes, moved: int, tail: bytes = b"") -> list[Message]:
-        """The messages that end in these bytes. `data`: the first of `moved` bytes, `tail`: the last."""
+    def feed(self, data: bytes, moved: int) -> list[Message]:
+        """The messages that end in these bytes. `data`: the first of `moved` bytes."""
         found: list[Message] = []
-        if len(data) + len(tail) == moved:
-            data, tail = data + tail, b""
-        self._feed(data, moved - len(tail), found)
-        if tail:
-            self._feed(tail, len(tail), found)
-        return found
-
-    def _feed(self, data: bytes, moved: int, found: list[Message]) -> None:
         at = 0
         while at < moved and not self.is_lost:
             if not self._is_in_body:
@@ -74,7 +66,7 @@ class Reader:
                 at += len(part)
                 if len(part) < wanted:
                     self.is_lost = at < moved
-                    return
+                    return found
                 self._begin(found)
                 continue
             taken = min(self._left, moved - at)
@@ -87,6 +79,7 @@ class Reader:
             at += taken
             if not self._left:
                 self._end(found)
+        return found
 
     def _begin(self, found: list[Message]) -> None:
         kind = b"" if self.is_first else bytes(self._header[:1])

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 from kernelspan_agent.model import Payload, WireProtocol
 from kernelspan_agent.protocols.databases import Query
-from kernelspan_agent.protocols.exchanges import Told
+from kernelspan_agent.protocols.exchanges import Told, read
 from kernelspan_agent.protocols.ordered import TURNS, OrderedTalk
 from kernelspan_agent.protocols.pgwire import (
     GSS,
@@ -99,7 +99,7 @@ class PostgresTalk(OrderedTalk):
     def _take_requests(self, payload: Payload, when_ns: int, told: Told) -> None:
         if self._is_copying:
             return
-        for message in self._requests.feed(payload.data, payload.moved, payload.tail):
+        for message in read(self._requests.feed, payload):
             if not message.kind:
                 self._start(message)
             elif not self._starts:
@@ -199,7 +199,7 @@ class PostgresTalk(OrderedTalk):
             self._asks_for, self._requests.is_first = 0, True
             return
         if not self._replies.is_lost:
-            for message in self._replies.feed(data, moved, payload.tail):
+            for message in read(self._replies.feed, payload):
                 self._answer(message, when_ns, told)
                 if self._is_over:
                     return

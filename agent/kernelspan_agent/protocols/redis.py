@@ -13,7 +13,7 @@ from typing import ClassVar, Self
 
 from kernelspan_agent.model import Payload, WireProtocol
 from kernelspan_agent.protocols.databases import Query
-from kernelspan_agent.protocols.exchanges import Told
+from kernelspan_agent.protocols.exchanges import Told, read
 from kernelspan_agent.protocols.ordered import OrderedTalk
 from kernelspan_agent.protocols.rediscommands import COMMANDS, SECRET, SUBCOMMANDS
 from kernelspan_agent.protocols.resp import MAX_ITEM_BYTES, MAX_ITEMS, Reader, Value
@@ -61,7 +61,7 @@ class RedisTalk(OrderedTalk):
     def _take_requests(self, payload: Payload, when_ns: int, told: Told) -> None:
         if not self._requests.is_inside:
             self._first_ns = when_ns
-        for value in self._requests.feed(payload.data, payload.moved, payload.tail):
+        for value in read(self._requests.feed, payload):
             command = self._command(value)
             self._first_ns = when_ns
             if command is None:
@@ -83,7 +83,7 @@ class RedisTalk(OrderedTalk):
             self._lose(told)
 
     def _take_replies(self, payload: Payload, when_ns: int, told: Told) -> None:
-        for value in self._replies.feed(payload.data, payload.moved, payload.tail):
+        for value in read(self._replies.feed, payload):
             self._answer(value, when_ns, told)
             if self._is_over:
                 return

@@ -58,17 +58,9 @@ class Reader:
         """Whether a value has begun and not ended."""
         return bool(self._line or self._stack or self._left)
 
-    def feed(self, data: bytes, moved: int, tail: bytes = b"") -> list[Value]:
-        """The values that end in these bytes. `data`: the first of `moved` bytes, `tail`: the last."""
+    def feed(self, data: bytes, moved: int) -> list[Value]:
+        """The values that end in these bytes. `data`: the first of `moved` bytes."""
         found: list[Value] = []
-        if len(data) + len(tail) == moved:
-            data, tail = data + tail, b""
-        self._feed(data, moved - len(tail), found)
-        if tail:
-            self._feed(tail, len(tail), found)
-        return found
-
-    def _feed(self, data: bytes, moved: int, found: list[Value]) -> None:
         at = 0
         while at < moved and not self.is_lost:
             if self._left:
@@ -84,15 +76,16 @@ class Reader:
             if end < 0:
                 self._line += data[at:]
                 self.is_lost = len(data) < moved or len(self._line) > MAX_LINE_BYTES
-                return
+                return found
             self._line += data[at : end + 1]
             at = end + 1
             line = bytes(self._line)
             self._line.clear()
             if len(line) < 3 or line[-2:] != b"\r\n":
                 self.is_lost = True
-                return
+                return found
             self._take(line[:1], line[1:-2], found)
+        return found
 
     def _keep(self, data: bytes, taken: int) -> None:
         self._item += data[: self._room]
