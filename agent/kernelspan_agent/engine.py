@@ -308,9 +308,13 @@ class Engine:
             for run in self.profiles.values():
                 run.close_spans()
         monotonic = self.clock.monotonic_now_ns()
+        # what is still in the ring or the queue may be as old as the last drain
+        all_in_ns = monotonic + self.clock.offset_ns - int(TICK_SECONDS * 1e9)
         for run in self.profiles.values():
-            # what is still in the ring or the queue may be as old as the last drain
-            run.tick(monotonic + self.clock.offset_ns - int(TICK_SECONDS * 1e9))
+            run.tick(all_in_ns)
+        self.joins.settle(all_in_ns)
+        for run in self.profiles.values():
+            run.release()
         self.session.own.reap()  # what was removed before the last time
         self._catch_up(monotonic)
         self.processes.sweep(monotonic)

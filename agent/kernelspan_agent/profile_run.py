@@ -199,8 +199,10 @@ class ProfileRun:
     def tick(self, now_ns: int) -> None:
         """Closes what has been idle; `now_ns`: all operations that ended before are in (Unix epoch)."""
         self.export(self.tracer.tick(now_ns))
-        if self._party is not None and self.hold is not None:
-            self._party.joins.settle(now_ns)
+
+    def release(self) -> None:
+        """Lets go of the spans of requests that are settled."""
+        if self.hold is not None:
             self._export(self.hold.release())
 
     def close_spans(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from kernelspan_agent.model import AttributeValue, Kind, Segment, WireProtocol
 from kernelspan_agent.protocols.databases import Query
 from kernelspan_agent.protocols.exchanges import Exchange
-from kernelspan_agent.trace.ends import Ends
+from kernelspan_agent.trace.ends import Ends, put_peer, put_server
 from kernelspan_api import semconv
 from kernelspan_api.subjects import Request, Statement
 
@@ -25,16 +25,10 @@ def segment(
     assert isinstance(exchange, Query)
     found: dict[str, AttributeValue] = {semconv.DB_SYSTEM_NAME: SYSTEMS[exchange.protocol]}
     server = ends[:2] if exchange.is_server else ends[2:]
-    if server[0]:
-        found[semconv.SERVER_ADDRESS] = server[0]
-    if server[1]:
-        found[semconv.SERVER_PORT] = server[1]
-    if ends[3]:
-        found[semconv.NETWORK_PEER_ADDRESS], found[semconv.NETWORK_PEER_PORT] = ends[2:]
+    put_server(found, server)
+    put_peer(found, ends, is_server=exchange.is_server)
     if exchange.is_server:
         found[semconv.CORRELATION] = correlation
-        if ends[2]:
-            found[semconv.CLIENT_ADDRESS] = ends[2]
     statement = {Statement.SANITIZED: exchange.text, Statement.RAW: exchange.raw, Statement.NONE: ""}[wanted.statement]
     said = {
         semconv.DB_OPERATION_NAME: exchange.operation,

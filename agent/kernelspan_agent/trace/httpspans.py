@@ -17,7 +17,7 @@ from kernelspan_agent.model import AttributeValue, Kind, Segment
 from kernelspan_agent.protocols.exchanges import Exchange
 from kernelspan_agent.protocols.http1 import Head
 from kernelspan_agent.protocols.http1talk import HttpExchange
-from kernelspan_agent.trace.ends import Ends
+from kernelspan_agent.trace.ends import Ends, put_peer, put_server
 from kernelspan_api import semconv
 from kernelspan_api.subjects import Request
 
@@ -65,8 +65,7 @@ def segment(exchange: Exchange, wanted: Request, ends: Ends, correlation: str, h
         semconv.NETWORK_PROTOCOL_NAME: "http",
         semconv.NETWORK_PROTOCOL_VERSION: request.version,
     }
-    if ends[3]:
-        found[semconv.NETWORK_PEER_ADDRESS], found[semconv.NETWORK_PEER_PORT] = ends[2:]
+    put_peer(found, ends, is_server=exchange.is_server)
     if exchange.is_server:
         name = _of_server(found, request, wanted, ends)
         found[semconv.CORRELATION] = correlation
@@ -85,9 +84,7 @@ def segment(exchange: Exchange, wanted: Request, ends: Ends, correlation: str, h
 def _of_server(found: dict[str, AttributeValue], request: Head, wanted: Request, ends: Ends) -> str:
     path, query = _path(request.target), request.target.partition("?")[2]
     found[semconv.URL_PATH], found[semconv.URL_SCHEME] = path[:MAX_VALUE], "http"
-    if ends[2]:
-        found[semconv.CLIENT_ADDRESS] = ends[2]
-    _server(found, _host(request, ends[0], ends[1]))
+    put_server(found, _host(request, ends[0], ends[1]))
     if wanted.capture_query and query:
         found[semconv.URL_QUERY] = query[:MAX_VALUE]
     route = _route(path, wanted.routes)
@@ -98,20 +95,13 @@ def _of_server(found: dict[str, AttributeValue], request: Head, wanted: Request,
 
 def _of_client(found: dict[str, AttributeValue], request: Head, wanted: Request, ends: Ends) -> str:
     host, port = _host(request, ends[2], ends[3])
-    _server(found, (host, port))
+    put_server(found, (host, port))
     shown = f"[{host}]" if ":" in host else host
     query = request.target.partition("?")[2]
     tail = f"?{query}" if query and wanted.capture_query else ""
     url = f"http://{shown}{'' if port in (0, 80) else f':{port}'}{_path(request.target)}{tail}"
     found[semconv.URL_FULL] = url[: 2 * MAX_VALUE]
     return request.method
-
-
-def _server(found: dict[str, AttributeValue], server: tuple[str, int]) -> None:
-    if server[0]:
-        found[semconv.SERVER_ADDRESS] = server[0]
-        if server[1]:
-            found[semconv.SERVER_PORT] = server[1]
 
 
 def guess(path: str) -> str:
