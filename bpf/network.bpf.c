@@ -121,6 +121,7 @@ int ks_net_enter(struct ks_sys_enter *ctx)
 		ks_begin(s, p, id, op, 0);
 		s->op.fd = args.v[0];
 		ks_describe_sock(s, sk);
+		ks_kept_still(tid);
 		ks_stash.update(&tid, &s->op);
 	}
 	return 0;
@@ -231,7 +232,7 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 	}
 	if (roles & AT_ENTRY) {
 		early = ks_stash.lookup(&tid);
-		if (early) {
+		if (early && early->op == KS_OP_Close) {
 			s->op.family = early->family;
 			s->op.protocol = early->protocol;
 			s->op.local_port = early->local_port;

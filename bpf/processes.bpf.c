@@ -134,6 +134,8 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 	s->roles = roles;
 	describe(s, s->roles, args.v[0], args.v[1], args.v[2], args.v[3], args.v[4]);
 	s->stash = !(roles & FINAL);
+	if (s->stash)
+		ks_kept_still(KS_THREAD(id));
 	ks_walk(ctx, s, c);
 	return 0;
 }

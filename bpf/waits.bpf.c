@@ -143,7 +143,7 @@ int ks_switch(struct ks_sched_switch *ctx)
 	if (KS_KREAD(u32, bpf_get_current_task() + KS_TASK_FLAGS) & PF_EXITING)
 		return 0; /* it does not come back */
 	c = ks_wants(p, KS_OP_OffCPU);
-	if (!c || ks_stash.lookup(&tid))
+	if (ks_kept_still(tid) || !c)
 		return 0;
 	if (ks_thrown_away(c, p, 0))
 		return 0;

@@ -105,6 +105,21 @@ static __always_inline void ks_send(struct ks_scratch *s)
 	ks_count(s->op.cls, ks_ring.ringbuf_output(&s->op, sizeof(s->op), ks_wake()) ? KS_C_RING_FULL : KS_C_SENT);
 }
 
+/*
+ * The thread runs, so a time off the CPU that is kept for it has ended: the kernel did not say when. (It may leave a program
+ * out, and some hide the switches of a task of theirs.) Gives what else is kept.
+ */
+static __always_inline struct ks_op *ks_kept_still(u32 tid)
+{
+	struct ks_op *kept = ks_stash.lookup(&tid);
+
+	if (!kept || kept->op != KS_OP_OffCPU)
+		return kept;
+	ks_count(kept->cls, KS_C_REPLACED);
+	ks_stash.delete(&tid);
+	return 0;
+}
+
 /* The last step of every operation: of the walkers, and of those that are not walked. */
 static __always_inline void ks_finish(struct ks_scratch *s)
 {

@@ -39,6 +39,10 @@ def do(what, name="", *more):
     if what == "look": look(name)
     elif what == "exec": os.execv(sys.executable, sys.orig_argv)
     elif what == "sleep": time.sleep(float(name))
+    elif what == "spin":  # keeps a CPU busy, and closes a socket
+        peer, end = socket.socket(), time.monotonic() + float(name)
+        while time.monotonic() < end: pass
+        peer.close()
     elif what == "receive-now": far.send(b"x"); near.recv(1)
     elif what == "receive":  # after two seconds
         if not os.fork():

@@ -17,7 +17,7 @@ from typing import Any
 
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.guard import probing
-from kernelspan_agent.probes import functions, proofs
+from kernelspan_agent.probes import bpf, functions, proofs
 from kernelspan_agent.probes.functions import Placement
 from kernelspan_agent.probes.kfunctions import KernelFunctions
 from kernelspan_api.userprobes import Mechanism
@@ -118,13 +118,17 @@ def _module(placement: Placement) -> dict[str, Any]:
 
 
 def _blocked(placement: Placement) -> dict[str, Any]:
-    """Many threads in one function at once: how many returns are seen, and what the kernel says it left out."""
+    """Many threads in one function at once: how many returns are seen, and what the kernel says it left out.
+
+    `skipped`: runs of the entry's and of the return's program left out as one was under way on that CPU (7.2 preempts them).
+    """
     with contextlib.ExitStack() as stack:
         counters = [stack.enter_context(proofs.counting()) for _ in range(2)]
-        attachments = []
+        attachments, programs = [], []
         for counter, returns in zip(counters, (False, True), strict=True):
             program = stack.enter_context(counter.loaded(placement.kind, placement.target(returns=returns)))
             attachments += placement.attach(program, returns=returns)
+            programs.append(program)
         threads = [threading.Thread(target=time.sleep, args=(1.0,)) for _ in range(SLEEPERS)]
         for thread in threads:
             thread.start()
@@ -133,7 +137,12 @@ def _blocked(placement: Placement) -> dict[str, Any]:
         missed = [attachment.missed() for attachment in attachments]
         for attachment in attachments:
             attachment.close()
-        return {"entered": counters[0].value(), "left": counters[1].value(), "missed": missed}
+        return {
+            "entered": counters[0].value(),
+            "left": counters[1].value(),
+            "missed": missed,
+            "skipped": [bpf.prog_missed(program) or 0 for program in programs],
+        }
 
 
 def _again(placement: Placement) -> bool:
