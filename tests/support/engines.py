@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -94,6 +95,11 @@ class Program:
     def answer(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().decode().strip()
+
+    def answered(self) -> bool:
+        """Whether there is an answer that was not read."""
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
 
     def do(self, line: str) -> str:
         self.say(line)

@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Machines that a module's tests wait for: one for each kernel, which does all of its work at once; some machines at a time."""
+"""Machines that a module's tests wait for: one for each kernel, which does all of its work at once; some machines at a time.
+
+A module says how it visits a kernel by VISITS. Where tests of other tiers come first, one visit at a time is made meanwhile,
+behind them (nice): they leave most of a second CPU idle, and an emulated machine compiles for minutes.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from types import ModuleType
+from typing import Any, Generic, TypeVar
 
 import pytest
 
@@ -17,35 +25,78 @@ from tests.support.kernels import Kernel
 from tests.vm.tracing import ROOT
 
 AT_ONCE = 2  # each is emulated in one thread
+NICE = 10  # of those that are made ahead
 SECONDS = 1200.0  # emulated, on a machine with other work, and it compiles
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Visits(Generic[T]):
+    """What a module does on a kernel (which it is given, with a folder), and the parameter of its tests that names kernels."""
+
+    parameter: str
+    visit: Callable[[Kernel, Path], T]
+
+    def labels(self, items: Iterable[pytest.Item], module: ModuleType) -> list[str]:
+        """The kernels that selected tests of the module ask for by the parameter."""
+        mine = (item for item in items if isinstance(item, pytest.Function) and item.module is module)
+        chosen = {item.callspec.params.get(self.parameter) for item in mine if hasattr(item, "callspec")}
+        return [label for label in kernels.SUITES if label in chosen]
+
+
+class Made:
+    """The visits of a session, each made once. `close` ends those that are under way."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="visits-")
+        self._ahead = ThreadPoolExecutor(
+            1, initializer=lambda: os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        )
+        self._pool = ThreadPoolExecutor(AT_ONCE)
+        self._begun: dict[tuple[str, str], Future[Any]] = {}
+
+    def begin(self, visits: Visits[Any], module: ModuleType, label: str, *, ahead: bool = False) -> None:
+        """Makes a visit unless it is made already. `ahead`: behind whatever else the machine does."""
+        key = (module.__name__, label)
+        begun = self._begun.get(key)
+        if begun is None or begun.cancel():  # one that was to be made ahead and had no turn yet
+            pool = self._ahead if ahead else self._pool
+            self._begun[key] = pool.submit(self._visit, visits, module.__name__, label)
+
+    def found(self, visits: Visits[T], module: ModuleType, label: str) -> T:
+        """What came of it."""
+        kernels.needed(label)
+        self.begin(visits, module, label)
+        found: T = self._begun[module.__name__, label].result()
+        return found
+
+    def _visit(self, visits: Visits[T], module: str, label: str) -> T:
+        folder = Path(self._folder.name, f"{module.rpartition('.')[2]}-{label}")
+        folder.mkdir()
+        return visits.visit(kernels.kernel(label), folder)
+
+    def close(self) -> None:
+        """Leaves no machine behind."""
+        for pool in (self._ahead, self._pool):
+            pool.shutdown(wait=False, cancel_futures=True)
+        while not all(each.done() for each in self._begun.values()):
+            vm.stop_all()
+            with contextlib.suppress(Exception):
+                next(each for each in self._begun.values() if not each.done()).exception(0.1)
+        self._folder.cleanup()
+
+
+MADE = pytest.StashKey[Made]()
+
+
 @contextlib.contextmanager
-def visits(
-    request: pytest.FixtureRequest, parameter: str, visit: Callable[[Kernel, Path], T]
-) -> Iterator[Callable[[str], T]]:
-    """What came of a visit to a kernel, by its label. It has a folder, and is begun at once for each label that is the
-    parameter of a selected test of the module, for others when they are asked for.
-    """
-    folders: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
-    mine = (item for item in request.session.items if item.path == request.path and hasattr(item, "callspec"))
-    chosen = {item.callspec.params.get(parameter) for item in mine}
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        begun: dict[str, Future[T]] = {}
-
-        def begin(label: str) -> Future[T]:
-            folder = folders.mktemp(f"{parameter}-{label}")
-            return pool.submit(lambda: visit(kernels.kernel(label), folder))
-
-        def found(label: str) -> T:
-            kernels.needed(label)
-            if label not in begun:
-                begun[label] = begin(label)
-            return begun[label].result()
-
-        begun |= {label: begin(label) for label in kernels.SUITES if label in chosen}
-        yield found
+def visits(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
+    """What came of the visits of the requesting module, by the kernel's label. Those of its selected tests begin at once."""
+    module, made = request.module, request.session.stash[MADE]
+    own: Visits[Any] = module.VISITS
+    for label in own.labels(request.session.items, module):
+        made.begin(own, module, label)
+    yield lambda label: made.found(own, module, label)
 
 
 def run(kernel: Kernel, command: Sequence[str], folder: Path, *, parameters: str = "") -> vm.Ran:

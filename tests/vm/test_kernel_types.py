@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from tests.support import kernels
-from tests.vm.guests import run, visits
+from tests.vm.guests import Visits, run, visits
 from tests.vm.types_guest import LAYERS, MODULE
 
 
 @pytest.fixture(scope="module")
 def guests(request: pytest.FixtureRequest) -> Iterator[Callable[[str], dict[str, Any]]]:
-    with visits(request, "guest", _visit) as found:
+    with visits(request) as found:
         yield found
 
 
@@ -37,6 +37,9 @@ def _visit(kernel: kernels.Kernel, folder: Path) -> dict[str, Any]:
     assert found["errors"] == []
     assert found["release"] == kernel.release
     return found
+
+
+VISITS = Visits("guest", _visit)
 
 
 def test_paths_lead_to_what_the_kernel_says_itself(guest: dict[str, Any]) -> None:

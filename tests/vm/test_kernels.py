@@ -16,7 +16,7 @@ import pytest
 
 from tests.support import kernels
 from tests.vm import reference
-from tests.vm.guests import run, visits
+from tests.vm.guests import Visits, run, visits
 from tests.vm.tracing import PROFILES, Traced, read, start
 
 MOST_INSTRUCTIONS = 400_000  # the verifier gives up at a million; other compilers and kernels need room
@@ -38,7 +38,7 @@ class Guest:
 
 @pytest.fixture(scope="module")
 def guests(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Guest]]:
-    with visits(request, "guest", _visit) as found:
+    with visits(request) as found:
         yield found
 
 
@@ -52,6 +52,9 @@ def _visit(kernel: kernels.Kernel, folder: Path) -> Guest:
     ran = run(kernel, [sys.executable, "-m", "tests.vm.guest", str(folder)], folder)
     assert (folder / "results.json").exists(), ran.output
     return Guest(kernel, folder, json.loads((folder / "results.json").read_text()))
+
+
+VISITS = Visits("guest", _visit)
 
 
 @pytest.fixture(scope="module")

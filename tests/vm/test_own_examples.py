@@ -14,7 +14,7 @@ import pytest
 from tests.kernel.test_examples_probes import EXAMPLES, SENDS
 from tests.support import kernels, runs
 from tests.support.otlp_json import ReceivedSpan
-from tests.vm.guests import run, visits
+from tests.vm.guests import Visits, run, visits
 
 NAME = "large-database-sends"
 
@@ -30,7 +30,7 @@ class Left:
 
 @pytest.fixture(scope="module")
 def runs_there(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Left]]:
-    with visits(request, "label", _visit) as found:
+    with visits(request) as found:
         yield found
 
 
@@ -42,6 +42,9 @@ def _visit(kernel: kernels.Kernel, folder: Path) -> Left:
     ran = run(kernel, command, folder)
     assert ran.status == 0, ran.output
     return Left(ran.output, json.loads(report.read_text()), runs.read_spans(spans))
+
+
+VISITS = Visits("label", _visit)
 
 
 @pytest.mark.parametrize("label", kernels.wanted_labels())

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support import kernels
 from tests.vm import probing, reference
-from tests.vm.guests import run, visits
+from tests.vm.guests import Visits, run, visits
 
 HAS_MULTI = ("6.12", "newest")  # Debian's 6.1 is built without CONFIG_FPROBE, 5.10 is older than it
 TELLS_MISSED = ("6.12", "newest")
@@ -33,7 +33,7 @@ class Survey:
 
 @pytest.fixture(scope="module")
 def surveys(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Survey]]:
-    with visits(request, "probed", _visit) as found:
+    with visits(request) as found:
         yield found
 
 
@@ -48,6 +48,9 @@ def _visit(kernel: kernels.Kernel, folder: Path) -> Survey:
     ran = run(kernel, [sys.executable, "-m", "tests.vm.probing", str(result)], folder)
     assert ran.status == 0, ran.output
     return Survey(kernel, json.loads(result.read_text()))
+
+
+VISITS = Visits("probed", _visit)
 
 
 def there(probed: Survey) -> list[str]:

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Begins the visits to kernels while tests of other tiers run, and ends what is left of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.tiers import vm_lacks
+from tests.vm.guests import MADE, Made, Visits
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What the selected tests of this folder will ask for, in their order."""
+    session.stash[MADE] = made = Made()
+    mine = [item for item in session.items if isinstance(item, pytest.Function) and item.path.is_relative_to(HERE)]
+    if not mine or session.items[0] is mine[0] or session.config.option.collectonly or vm_lacks():
+        return
+    for module in dict.fromkeys(item.module for item in mine):
+        own = getattr(module, "VISITS", None)
+        for label in own.labels(mine, module) if isinstance(own, Visits) else ():
+            made.begin(own, module, label, ahead=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Ctrl-C included."""
+    if MADE in session.stash:
+        session.stash[MADE].close()
