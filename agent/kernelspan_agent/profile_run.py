@@ -17,6 +17,7 @@ from kernelspan_agent.resolve.resolver import Resolver, ResolveSettings
 from kernelspan_agent.trace import Tracer, TraceSettings
 from kernelspan_agent.trace.hold import Hold
 from kernelspan_agent.trace.ids import ratio_bound
+from kernelspan_agent.trace.keep import Keep
 from kernelspan_agent.trace.settings import Orphans
 from kernelspan_api.handling import Traceparent
 from kernelspan_api.plan import Wanted
@@ -101,8 +102,9 @@ class ProfileRun:
             reject,
             OwnSpans(self.wanted.probes, own, tables, spec.redaction),
         )
+        self._keep = self._keeping()
         self._party = self._joining(joins)
-        self.hold = Hold(self._party) if self._party is not None else None
+        self.hold = Hold(self._party, self._keep) if self._party is not None or self._keep is not None else None
         self.tracer = Tracer(
             TraceSettings(
                 functions=spec.code.functions,
@@ -114,6 +116,7 @@ class ProfileRun:
                 hidden_headers=tuple(spec.redaction.headers),
             ),
             party=self._party,
+            keep=self._keep,
         )
         self._spans = RateLimit(spec.limits.spans_per_second)
         self._events = RateLimit(spec.limits.events_per_second)
@@ -130,7 +133,15 @@ class ProfileRun:
             return None
         asks = any(Role.CLIENT in request.roles for request in self.wanted.requests)
         bound = ratio_bound(spec.sampling.percent)
-        return joins.party(self.uid, asks=asks, bound=bound, parent_based=spec.sampling.parent_based)
+        return joins.party(self.uid, asks=asks, bound=bound, parent_based=spec.sampling.parent_based, keep=self._keep)
+
+    def _keeping(self) -> Keep | None:
+        """What decides on requests whose traces are not sampled, if it wants any of them."""
+        sampling = self.profile.spec.sampling
+        slower_than_ns = sampling.keep_slower_than_milliseconds * 1_000_000
+        if not self.wanted.requests or not (sampling.keep_errors or slower_than_ns):
+            return None
+        return Keep(errors=sampling.keep_errors, slower_than_ns=slower_than_ns)
 
     @property
     def label(self) -> str:

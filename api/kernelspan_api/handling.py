@@ -111,14 +111,19 @@ class Correlation(Part, frozen=True, kw_only=True):
 
 
 class Sampling(Part, frozen=True, kw_only=True):
-    """Which traces are kept; decided once for a trace, by its id."""
+    """Which traces are kept: decided once for a trace, by its id; or by what came of a request that was received."""
 
     percent: Annotated[Annotated[int, Meta(ge=0, le=100)], Meta(description="Share of traces kept.")] = 100
     parent_based: Annotated[bool, Meta(description="A parent's decision is stronger than `percent`.")] = True
-    keep_errors: Annotated[bool, Meta(description="Keep what failed, sampled or not.")] = False
+    keep_errors: Annotated[
+        bool,
+        Meta(
+            description="Keep received requests that failed with all that was done for them on their node, sampled or not."
+        ),
+    ] = False
     keep_slower_than_milliseconds: Annotated[
         Annotated[int, Meta(ge=0, le=3_600_000)],
-        Meta(description="Keep what took longer, sampled or not. 0: off."),
+        Meta(description="The same of received requests that took longer. 0: off."),
     ] = 0
 
 

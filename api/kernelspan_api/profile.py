@@ -131,13 +131,6 @@ def unavailable(profile: TraceProfile) -> list[Problem]:
     settings = (
         ("spec.code.stacks", spec.code.stacks.value, spec.code.stacks is Stacks.NATIVE, "allowed are Managed, None"),
         ("spec.code.kernelStack", True, spec.code.kernel_stack, ""),
-        ("spec.sampling.keepErrors", True, spec.sampling.keep_errors, ""),
-        (
-            "spec.sampling.keepSlowerThanMilliseconds",
-            spec.sampling.keep_slower_than_milliseconds,
-            spec.sampling.keep_slower_than_milliseconds > 0,
-            "",
-        ),
         (
             "spec.export.otlp.tls.insecureSkipVerify",
             True,

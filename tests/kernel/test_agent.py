@@ -241,7 +241,7 @@ def test_what_a_profile_cannot_have(start: Start, collector: Collector) -> None:
         profiles = [
             profile("good", **STATS, **marked("good")),
             profile("part", requests=[{"protocol": "MySQL"}], **STATS, **marked("part")),
-            profile("whole", sampling={"keepErrors": True}, **STATS),
+            profile("whole", code={"kernelStack": True}, **STATS),
             profile("unknown", files={"operations": ["Dream"]}),
             profile("nowhere", export={"otlp": {"endpoint": "https://127.0.0.1:1", "tls": {}}}, **STATS),
         ]
@@ -253,7 +253,7 @@ def test_what_a_profile_cannot_have(start: Start, collector: Collector) -> None:
         assert {uid: state.reason for uid, state in states.items()} == {
             "good": "", "part": "", "whole": "AgentOutdated", "unknown": "AgentOutdated", "nowhere": "InvalidSpec",
         }  # fmt: skip
-        assert "keepErrors" in states["whole"].message
+        assert "kernelStack" in states["whole"].message
         assert "Dream" in states["unknown"].message
         failed = {probe.name: probe.reason for probe in states["part"].probes if probe.state == "Failed"}
         assert failed == {"requests": "AgentOutdated"}

@@ -30,6 +30,7 @@ SPEC = {
     "code": {"functions": True},
 }
 TOUCHES = 6
+FAILS = 7  # numbers that end so
 APP = "requests_app:wsgi"
 _NUMBER = re.compile(r"/kernelspan-request/(\d+)/\d+")
 _PATH = re.compile(r"/job/(\d+)/\d+")
@@ -84,21 +85,29 @@ def ask_all(port: int, *, clients: int, each: int) -> Asked:
 
 
 def serve(
-    folder: Path, command: list[str | Path], numbers: dict[str, int], correlation: str = "None"
+    folder: Path,
+    command: list[str | Path],
+    numbers: dict[str, int],
+    correlation: str = "None",
+    *,
+    first: int = 0,
+    **spec: object,
 ) -> tuple[Asked, runs.Run]:
     """A server, from its start under `kernelspan run`, asked by all clients: what was answered, and what was seen.
 
-    They begin when a request is seen to belong to its context by `correlation`: that a process has greenlets is found out
-    a second after it has begun to.
+    They begin when a request (number `first`) is seen to belong to its context by `correlation`: that a process has greenlets
+    is found out a second after it has begun to. `spec`: more of the profile.
     """
-    profile = runs.profile(folder, **SPEC)
+    profile = runs.profile(folder, **SPEC, **spec)
     with PortReservation(1) as reserved:
         (port,) = reserved.ports
         program = [each if each != "BIND" else f"127.0.0.1:{port}" for each in command]
         program = [each if each != "PORT" else str(port) for each in program]
         with runs.agent(folder, profile, *program, cwd=runs.PROGRAMS) as started:
             started.wait_until(
-                lambda: _answers(port) and any(_is_by(span, correlation) for span in runs.read_spans(started.output)),
+                lambda: (
+                    _answers(port, first) and any(_is_by(span, correlation) for span in runs.read_spans(started.output))
+                ),
                 f"answering, correlation {correlation}",
             )
             asked = ask_all(port, **numbers)
@@ -110,11 +119,11 @@ def _is_by(span: ReceivedSpan, correlation: str) -> bool:
     return span.kind == "SERVER" and span.attributes["kernelspan.correlation"] == correlation
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, number: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     with contextlib.suppress(OSError), contextlib.closing(connection):
-        connection.request("GET", "/job/0/0")
-        return connection.getresponse().status == 200
+        connection.request("GET", f"/job/{number}/0")
+        return connection.getresponse().status == (500 if number else 200)
     return False
 
 
@@ -190,6 +199,24 @@ def check_owned(folder: Path, command: list[str | Path], correlation: str) -> No
     assert found.owners.keys() - {0} == asked.answers.keys()
     attached = sum(owners[number] for number, owners in found.owners.items())
     assert 0.99 * TOUCHES * len(asked.answers) <= attached <= TOUCHES * len(asked.answers)  # or of none: not walked
+
+
+def test_only_what_failed_is_kept(tmp_path: Path) -> None:
+    """Of traces that are all left out: the requests that failed, each with all that was done for it, and nothing else."""
+    first = FAILS + 10**6
+    command = [venvs.library_venv() / "bin" / "python", "-m", *SERVERS["threads"], "-b", "BIND", APP]
+    sampling = {"percent": 0, "keepErrors": True}
+    asked, ran = serve(tmp_path, command, {"clients": 8, "each": 40}, "Thread", first=first, sampling=sampling)
+    found = read(ran)
+    failed = {number for number, status in asked.answers.items() if status >= 500}
+    assert len(failed) == len(asked.answers) / 10
+    assert found.requests.keys() - {first} == failed
+    for number in failed:
+        (span,) = found.requests[number]
+        assert span.attributes["kernelspan.sampling"] == "Local"
+    assert found.owners == {number: Counter({number: TOUCHES}) for number in failed}
+    assert len(ran.operations) == ran.balance["exported"] == TOUCHES * len(failed)
+    assert ran.balance["sampledOut"] >= TOUCHES * (len(asked.answers) - len(failed))
 
 
 def test_an_event_loop_claims_nothing(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ class Context:
     __slots__ = (
         "end_ns",
         "follow",
+        "functions",
         "key",
         "limit_ns",
         "mono_end_ns",
@@ -60,7 +61,8 @@ class Context:
         self.open: list[OpenSpan] = []  # function spans, outermost first
         self.stack: Stack | None = None
         self.path: Path | None = None
-        self.follow = False  # function spans are made here
+        self.functions = False  # spans of them are wanted
+        self.follow = False  # they are made here and now: the trace is sampled
         self.segment: Segment | None = None  # of an activity of its own; None: `root` is the process's
         self.limit_ns = limit_ns
         self.end_ns = 0
@@ -73,6 +75,7 @@ class Context:
         self.unwind(0, out)
         self.request, self.resumes = request, (self.root, self.limit_ns)
         self.root = self.span = root
+        self.follow = self.functions and root.trace.sampled
         self.stack = self.path = None
         self.end_ns = self.limit_ns = _NEVER_NS  # a request may wait as long as it likes
 
@@ -83,6 +86,7 @@ class Context:
         self.unwind(0, out)
         (self.root, self.limit_ns), self.resumes, self.request = self.resumes, None, None
         self.span = self.root
+        self.follow = self.functions and self.root.trace.sampled
         self.stack = self.path = None
         self.end_ns = max(self.root.end_ns, end_ns)
 

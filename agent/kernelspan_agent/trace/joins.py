@@ -17,6 +17,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from kernelspan_agent.protocols.exchanges import Exchange
+from kernelspan_agent.trace.keep import Keep
 from kernelspan_agent.trace.spans import Trace
 
 HOLD_NS = 500_000_000
@@ -57,6 +58,7 @@ class Waiting:
     parent_id: int = 0
     ambiguous: bool = False
     settled: bool = False
+    over: tuple[bool, int] | None = None  # whether it failed and how many ns it took, where it has ended before
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +66,7 @@ class Party:
     """One profile's ends. `waiting`: its requests whose spans are kept back, by `key`; hold.py lets go of them.
 
     `asks`: spans of requests that its processes make are wanted. `bound`: of ids, which are sampled; `parent_based`: where a
-    parent says so, that holds.
+    parent says so, that holds. `keep`: decides on those that are not.
     """
 
     joins: Joins
@@ -72,6 +74,7 @@ class Party:
     asks: bool
     bound: int
     parent_based: bool
+    keep: Keep | None = None
     waiting: dict[int, Waiting] = field(default_factory=dict)
 
     def asked(self, exchange: Exchange, trace: Trace, span_id: int) -> Asked | None:
@@ -99,9 +102,9 @@ class Joins:
         self._now_ns = 0
         self.joined = self.ambiguous = self.expired = self.evicted = 0
 
-    def party(self, order: str, *, asks: bool, bound: int, parent_based: bool) -> Party:
+    def party(self, order: str, *, asks: bool, bound: int, parent_based: bool, keep: Keep | None = None) -> Party:
         """A profile that wants its requests joined. `order`: who goes first where several asked, of several profiles."""
-        party = Party(self, order, asks, bound, parent_based)
+        party = Party(self, order, asks, bound, parent_based, keep)
         self._parties.add(party)
         return party
 
@@ -191,12 +194,25 @@ class Joins:
             self.ambiguous += is_ambiguous
             self.expired += not is_ambiguous
             trace.sampled = trace.low < party.bound
+            self._decide(waiting)
             return
         self.joined += 1
         asked.taken_by += (party,)
         waiting.parent_id = asked.span_id
         trace.high, trace.low = asked.trace.high, asked.trace.low
-        trace.sampled = asked.trace.sampled if party.parent_based else trace.low < party.bound
+        is_sampled = asked.trace.sampled and not asked.trace.undecided
+        trace.sampled = is_sampled if party.parent_based else trace.low < party.bound
+        self._decide(waiting)
+
+    @staticmethod
+    def _decide(waiting: Waiting) -> None:
+        keep, trace = waiting.party.keep, waiting.trace
+        if keep is None or trace.sampled:
+            return
+        keep.began(trace, waiting.root_id)
+        if waiting.over is not None:
+            failed, took_ns = waiting.over
+            keep.ended(trace, failed=failed, took_ns=took_ns)
 
     def _who_asked(self, waiting: Waiting) -> Asked | None:
         """Of several profiles' the one of its own, else the first: each is the same request."""

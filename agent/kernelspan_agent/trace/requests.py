@@ -21,6 +21,7 @@ from kernelspan_agent.trace.contexts import Context
 from kernelspan_agent.trace.ends import Ends, ends_of
 from kernelspan_agent.trace.ids import IdSource, ratio_bound
 from kernelspan_agent.trace.joins import Asked, Party, Waiting
+from kernelspan_agent.trace.keep import Keep
 from kernelspan_agent.trace.protocolspans import SPANS
 from kernelspan_agent.trace.segments import CORRELATION
 from kernelspan_agent.trace.settings import TraceSettings
@@ -66,7 +67,9 @@ class Marks:
 
 
 class Requests:
-    """Of one profile. `out` receives the spans that close; `party`: where it finds the other ends, if it is to."""
+    """Of one profile. `out` receives the spans that close; `party`: where it finds the other ends, if it is to; `keep`: what
+    decides on those of traces that are not sampled.
+    """
 
     def __init__(
         self,
@@ -75,9 +78,10 @@ class Requests:
         ids: IdSource,
         out: list[Closed],
         party: Party | None = None,
+        keep: Keep | None = None,
     ) -> None:
         self._settings, self._new_trace, self._ids, self._out = settings, new_trace, ids, out
-        self._party = party
+        self._party, self._keep = party, keep
         self._bound_of_ids = ratio_bound(settings.percent)
         self._connections = Connections({WireProtocol[each.protocol.name] for each in settings.requests})
         self._open: dict[Exchange, Followed] = {}
@@ -154,6 +158,8 @@ class Requests:
         followed = Followed(exchange, wanted, root, parent_id, info, ends, int(batch.ops["fd"][row]))
         if parent is None and self._party is not None:
             followed.waiting = self._party.received(exchange, trace, root.span_id)
+        if self._keep is not None and followed.waiting is None and not trace.sampled:
+            self._keep.began(trace, root.span_id)
         self._follow(followed)
         bound = context.request
         if bound is not None:
@@ -229,10 +235,20 @@ class Requests:
             exchange, followed.wanted, followed.ends, followed.correlation, self._settings.hidden_headers
         )
         end = max(exchange.end_ns, exchange.start_ns)
+        self._decide(followed, failed=bool(told.error), took_ns=end - exchange.start_ns)
         parent_id = followed.parent_id if followed.waiting is None else followed.waiting.parent_id
         self._out.append(
             Closed(root.trace, root.span_id, parent_id, exchange.start_ns, end, root.operations, told, False)
         )
+
+    def _decide(self, followed: Followed, *, failed: bool, took_ns: int) -> None:
+        """Whether its trace is kept may be known now."""
+        if self._keep is None or not followed.exchange.is_server:
+            return
+        if followed.waiting is not None and not followed.waiting.settled:
+            followed.waiting.over = failed, took_ns
+        else:
+            self._keep.ended(followed.root.trace, failed=failed, took_ns=took_ns)
 
     def _wants(self, exchange: Exchange, ends: Ends) -> Request | None:
         role = Role.SERVER if exchange.is_server else Role.CLIENT

@@ -24,7 +24,8 @@ _OPERATIONS_KEY = VALUE_KEYS.index(semconv.OPERATIONS)
 class Trace(msgspec.Struct, eq=False, gc=False):
     """Where spans go: a trace, whether it is sampled (decided here, once), and the process that made them.
 
-    Only that of a request that waits for who asked (joins.py) becomes another, once.
+    Only that of a request that waits for who asked (joins.py) becomes another, once; and one that is `undecided` counts as
+    sampled until it is known what came of its requests (keep.py).
     """
 
     high: int
@@ -32,6 +33,7 @@ class Trace(msgspec.Struct, eq=False, gc=False):
     sampled: bool
     process: ProcessInfo
     is_request: bool = False  # what is in it belongs to a request that was received
+    undecided: bool = False
 
     @property
     def resource(self) -> Resource:

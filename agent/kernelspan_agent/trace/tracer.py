@@ -20,6 +20,7 @@ from kernelspan_agent.trace.columns import Parents, every_one_a_root, keys_and_s
 from kernelspan_agent.trace.contexts import Context, ContextTable, Key
 from kernelspan_agent.trace.ids import IdSource, ratio_bound
 from kernelspan_agent.trace.joins import Party
+from kernelspan_agent.trace.keep import Keep
 from kernelspan_agent.trace.paths import PathCache
 from kernelspan_agent.trace.processes import Process, ProcessTable
 from kernelspan_agent.trace.requests import Marks, Requests
@@ -42,18 +43,25 @@ class TraceCounters:
     requests: int
     requests_ambiguous: int  # whose thread had several at once after all
     requests_evicted: int  # given up early because there were too many
+    traces_kept: int  # not sampled, for what came of them
+    traces_evicted: int  # decided on early
 
 
 class Tracer:
     """Makes spans of the operations of one profile. Not thread-safe. `ids`: for tests that want a seed.
 
-    `party`: where its requests find their other ends; its spans must then go through a Hold.
+    `party`: where its requests find their other ends; `keep`: what decides on those that are not sampled. Its spans must then
+    go through a Hold.
     """
 
     def __init__(
-        self, settings: TraceSettings | None = None, ids: IdSource | None = None, party: Party | None = None
+        self,
+        settings: TraceSettings | None = None,
+        ids: IdSource | None = None,
+        party: Party | None = None,
+        keep: Keep | None = None,
     ) -> None:
-        self._settings = settings or TraceSettings()
+        self._settings, self._keep = settings or TraceSettings(), keep
         self._ids = ids or IdSource()
         self._bound = ratio_bound(self._settings.percent)
         self._closed: list[Closed] = []
@@ -66,7 +74,7 @@ class Tracer:
             self._processes, self._settings.max_contexts, self._settings.idle_ns, self._closed
         )
         self._requests = (
-            Requests(self._settings, self._new_trace, self._ids, self._closed, party)
+            Requests(self._settings, self._new_trace, self._ids, self._closed, party, keep)
             if self._settings.requests
             else None
         )
@@ -88,6 +96,8 @@ class Tracer:
             requests=self._requests.seen if self._requests else 0,
             requests_ambiguous=self._requests.ambiguous if self._requests else 0,
             requests_evicted=self._requests.evicted if self._requests else 0,
+            traces_kept=self._keep.kept if self._keep else 0,
+            traces_evicted=self._keep.evicted if self._keep else 0,
         )
 
     def process_started(self, info: ProcessInfo) -> None:
@@ -240,7 +250,8 @@ class Tracer:
             context = Context(key, process, root, start + self._settings.max_length_ns)
             thread = thread_name(batch, row) if kind is ContextKind.THREAD else ""
             context.segment = self._segments.activity(kind, info.name, thread)
-        context.follow = self._settings.functions and context.root.trace.sampled
+        context.functions = self._settings.functions
+        context.follow = context.functions and context.root.trace.sampled
         context.end_ns = end
         self._contexts.add(context)
         return context

@@ -148,8 +148,6 @@ def test_unavailable_names_everything_asked_for() -> None:
         "spec.requests[0].tls": '"UserProbes"',
         "spec.code.stacks": '"Native"',
         "spec.code.kernelStack": "true",
-        "spec.sampling.keepErrors": "true",
-        "spec.sampling.keepSlowerThanMilliseconds": "250",
         "spec.export.otlp.tls.insecureSkipVerify": "true",
         "spec.export.otlp.tls.serverName": '"otel"',
     }

@@ -14,11 +14,13 @@ from kernelspan_agent.trace import Tracer, TraceSettings
 from kernelspan_agent.trace.hold import Hold
 from kernelspan_agent.trace.ids import IdSource, ratio_bound
 from kernelspan_agent.trace.joins import Joins
+from kernelspan_agent.trace.keep import Keep
 from kernelspan_api.subjects import Request
 from tests.unit.trace.builders import Op, Span, at, batch, process, spans, stack
 
 PLACE = stack("Lserve@1 main@2 load@3")
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+FAILURE = b"HTTP/1.1 500 Broken\r\nContent-Length: 2\r\n\r\nno"
 
 
 def payload(on: int, data: bytes, number: int, *, sends: bool) -> Payload:
@@ -58,15 +60,17 @@ class World:
 class Service:
     """A profile with one process, whose operations a test writes one by one."""
 
-    def __init__(self, world: World, name: str, *, asks: bool = True, **settings: Any) -> None:
+    def __init__(
+        self, world: World, name: str, *, asks: bool = True, keep: Keep | None = None, **settings: Any
+    ) -> None:
         self.world, self.app = world, process(name)
         self.app.resource = Resource({"service.name": name, "process.runtime.name": "CPython"})
         wanted = {"protocol": "HTTP", "roles": ["Server", "Client"] if asks else ["Server"]}
         made = TraceSettings(requests=(msgspec.convert(wanted, Request),), **settings)
         bound = ratio_bound(made.percent)
-        self.party = world.joins.party(name, asks=asks, bound=bound, parent_based=made.parent_based)
-        self.tracer = Tracer(made, IdSource(name.encode()), self.party)
-        self.hold = Hold(self.party)
+        self.party = world.joins.party(name, asks=asks, bound=bound, parent_based=made.parent_based, keep=keep)
+        self.tracer = Tracer(made, IdSource(name.encode()), self.party, keep)
+        self.hold = Hold(self.party, keep)
         self.found: list[Span] = []
         self.done: list[int] = []
 
@@ -99,8 +103,8 @@ class Service:
     def receives(self, number: int, target: str = "/a", on: int = 1, headers: str = "", **more: Any) -> None:
         self.move(head(target, headers), number, sends=False, on=on, **more)
 
-    def answers(self, on: int = 1, **more: Any) -> None:
-        self.move(ANSWER, 0, sends=True, on=on, **more)
+    def answers(self, on: int = 1, *, failed: bool = False, **more: Any) -> None:
+        self.move(FAILURE if failed else ANSWER, 0, sends=True, on=on, **more)
 
     def tick(self) -> None:
         now = at(self.world.clock)
