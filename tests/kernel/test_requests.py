@@ -217,6 +217,7 @@ def test_only_what_failed_is_kept(tmp_path: Path) -> None:
     assert found.owners == {number: Counter({number: TOUCHES}) for number in failed}
     assert len(ran.operations) == ran.balance["exported"] == TOUCHES * len(failed)
     assert ran.balance["sampledOut"] >= TOUCHES * (len(asked.answers) - len(failed))
+    assert ran.report["requests"]["kept"] >= len(failed)  # and the first ones
 
 
 def test_an_event_loop_claims_nothing(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernelspan_agent.probes import bpf
+from tests.support import vm
 
 PREFIX = "ks_"
 SECONDS = 10.0  # the kernel frees behind an RCU grace period or a few
@@ -142,6 +143,8 @@ def mounts() -> set[str]:
 def left_behind(before: set[str], known: AbstractSet[int] = frozenset()) -> list[Thing]:
     """What is there now that should not be. `before`: `mounts()` of the beginning; `known`: processes that may be."""
     own = {os.getpid(), *descendants(os.getpid())}
+    for machine in vm.processes():  # that other tests wait for
+        own -= {machine, *descendants(machine)}
     listed, held = objects(), _held()
     found = []
     for thing in listed:

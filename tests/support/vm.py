@@ -179,6 +179,11 @@ def _machine(
 _processes: set[subprocess.Popen[bytes]] = set()
 
 
+def processes() -> list[int]:
+    """What runs now for machines, whoever waits for them."""
+    return [process.pid for process in list(_processes)]
+
+
 def stop_all() -> None:
     """Ends every machine that runs, in whatever thread: its `run` raises VmError."""
     for process in list(_processes):

@@ -111,6 +111,7 @@ def report(app: App) -> dict[str, Any]:
             "exported": snapshot.spans_exported,
             "dropped": {k: v for k, v in snapshot.spans_dropped.items() if v},
         },
+        "requests": _requests(app),
         "stacks": dict(app.only.resolver.frame_states),
         "frames": dict(app.tables.stacks.frames),
         "runtimes": dict(app.processes.runtimes),
@@ -125,6 +126,17 @@ def report(app: App) -> dict[str, Any]:
         "cost": _cost(app),
         "guard": _guard(app),
         "lastError": snapshot.last_error,
+    }
+
+
+def _requests(app: App) -> dict[str, int]:
+    counters = app.only.tracer.counters
+    return {
+        "seen": counters.requests,
+        "ambiguous": counters.requests_ambiguous,
+        "evicted": counters.requests_evicted,
+        "kept": counters.traces_kept,
+        "bytesLost": app.session.bytes_lost() + app.tables.payloads.dropped,
     }
 
 
@@ -178,6 +190,9 @@ def table(found: Mapping[str, Any]) -> str:
         f"spans           {found['spans']['exported']:,}"
         + (f"   dropped {_parts(found['spans']['dropped'])}" if found["spans"]["dropped"] else "")
     )
+    if found["requests"]["seen"]:
+        others = {name: count for name, count in found["requests"].items() if name != "seen" and count}
+        lines.append(f"requests        {found['requests']['seen']:,}" + (f"   {_parts(others)}" if others else ""))
     lines.append(_cost_line(found["cost"]))
     if found["guard"].get("exceeded"):
         lines.append(_guard_line(found["guard"]))

@@ -181,6 +181,11 @@ def _stages(engine: Running) -> Iterator[Metric]:
         ("traces_evicted", "Traces decided on early to make room."),
     ):
         yield _total(name, meaning, sum(getattr(each, name) for each in traced))
+    yield _total(
+        "request_bytes_lost",
+        "Calls whose bytes of requests or answers were lost, in the ring or in the agent.",
+        engine.session.bytes_lost() + engine.tables.payloads.dropped,
+    )
     joins = engine.joins
     for name, meaning, count in (
         ("requests_joined", "Requests received that go on with the trace of who asked.", joins.joined),

@@ -326,6 +326,10 @@ class Session:
         """How many records of processes did not fit into the ring."""
         return self.count(0, Counter.PROCESS_LOST)[0]
 
+    def bytes_lost(self) -> int:
+        """Of how many calls the bytes that they moved did not fit into the ring, whoever wanted them."""
+        return sum(self.count(number, Counter.BYTES_LOST)[0] for number in range(constants.MAX_CLASSES))
+
     def in_flight(self) -> Sums[int]:
         """Operations that began and have not ended, by class."""
         maps, found = self._loader.maps, Sums[int]()
