@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `kernelspan run | agent | check | render | libraries | explain | list |
+"""The command line: `kernelspan run | trace | agent | check | render | libraries | explain | list |
 completion`.
 
 Each command is a module of this folder, imported when it is called: `--help` needs neither numpy nor grpc.
@@ -24,6 +24,7 @@ PROGRAM, COMPLETE_VARIABLE = "kernelspan", "_KERNELSPAN_COMPLETE"
 _log = logging.getLogger(__name__)
 COMMANDS = {
     "run": "Trace programs on this machine.",
+    "trace": "Show requests as they end, which are slow, and why.",
     "agent": "Trace a Kubernetes node as the operator says.",
     "check": "What this machine can do, and why not.",
     "render": "Print the C that would be compiled.",

@@ -29,8 +29,10 @@ def open_exporter(profile: TraceProfile, options: Mapping[str, Any], environ: Ma
     from kernelspan_agent.export.pipeline import Pipeline
     from kernelspan_agent.export.queue import limits_from
 
-    outputs: list[Any] = []
     limits = limits_from(environ)
+    if options.get("only_output") is not None:
+        return Pipeline([options["only_output"]], limits)
+    outputs: list[Any] = []
     endpoint, environ = _destination(profile, options["endpoint"] or "", environ)
     if endpoint or names_endpoint(environ):
         from kernelspan_agent.export.otlp import open_output, settings_from
@@ -203,6 +205,20 @@ def table(found: Mapping[str, Any]) -> str:
     if found["lastError"]:
         lines.append(f"last error      {found['lastError']}")
     return "\n".join(lines)
+
+
+def left_out_of(found: Mapping[str, Any]) -> str:
+    """A line on the operations that should have been looked at and were not; "" where there are none."""
+    operations = found["operations"]
+    parts = {
+        "rate limited": operations["rateLimited"],
+        **operations["dropped"],
+        "lost bytes of": found["requests"]["bytesLost"],
+    }
+    parts = {reason: count for reason, count in parts.items() if count and reason != "Orphan"}
+    if not parts:
+        return ""
+    return f"kernelspan: some operations were left out, so requests may lack parts ({_parts(parts)}): raise the profile's limits"
 
 
 def _cost_line(cost: Mapping[str, Any]) -> str:

@@ -71,12 +71,24 @@ def command(profile_path: str, command_line: tuple[str, ...], **options: Any) ->
     kernelspan run -f examples/01-python-files.yaml -- python3 app.py
     kernelspan run -f profile.yaml --pid 4242 --otlp localhost:4317
     """
+    return start(read(profile_path), command_line, options)
+
+
+def read(profile_path: str) -> TraceProfile:
+    """The profile, if it is to be traced. Raises UsageError."""
     profile, ignored = read_profile(profile_path)
     if profile.spec.paused:
         raise UsageError(f"{profile_path} is paused: nothing to trace", hint="set spec.paused to false")
-    _check_targets(profile, command_line, options["pids"])
     for field in ignored:
         click.echo(f"kernelspan: {field} is for Kubernetes and is ignored here", err=True)
+    return profile
+
+
+def start(profile: TraceProfile, command_line: tuple[str, ...], options: dict[str, Any]) -> int:
+    """Traces what the options of `command` say; gives the exit status. `only_output`, if it is there, is all spans go to; then
+    no table is shown, but what was left out is said.
+    """
+    _check_targets(profile, command_line, options["pids"])
     if options["report_path"]:
         check_writable("--report", options["report_path"])
     capabilities.require()
@@ -229,7 +241,7 @@ def _matching(app: App, selection: Selection) -> Callable[[], bool]:
 
 def _say(app: App, options: dict[str, Any]) -> None:
     from kernelspan_agent.cli import ownprobes
-    from kernelspan_agent.cli.outputs import report, table
+    from kernelspan_agent.cli.outputs import left_out_of, report, table
 
     found, told = report(app), not options["quiet"]
     try:
@@ -239,6 +251,8 @@ def _say(app: App, options: dict[str, Any]) -> None:
         told = True  # else nobody would ever know
         raise
     finally:
+        if options.get("only_output") is not None and (left_out := left_out_of(found)):
+            click.echo(left_out, err=True)
         if told:
             sys.stdout.flush()
             click.echo(table(found), err=True)

@@ -87,7 +87,7 @@ class ConsoleExporter(DirectOutput):
         try:
             written = 0
             for tree in self._forest.add(batch):
-                written += self._print(tree)
+                written += self.print_tree(tree)
             self._stream.flush()
         except (OSError, ValueError) as error:
             self.counters.error(f"console: {error}")
@@ -100,12 +100,17 @@ class ConsoleExporter(DirectOutput):
         """Print the traces whose root has not come; the stream stays open."""
         try:
             for tree in self._forest.rest():
-                self._print(tree)
+                self.print_tree(tree)
             self._stream.flush()
         except (OSError, ValueError) as error:
             self.counters.error(f"console: {error}")
 
-    def _print(self, tree: Tree) -> int:
+    def print_line(self, pieces: list[Piece], right: str) -> None:
+        """One line: pieces from the left, as far as there is room, and something at the right."""
+        self._stream.write(_encodable(self._line(pieces, right) + "\n", self._stream))
+
+    def print_tree(self, tree: Tree) -> int:
+        """A trace; gives how many characters it took."""
         first = min((node.start_ns for node in tree.nodes), default=0)
         clock = time.strftime("%H:%M:%S", time.localtime(first // 1_000_000_000 % (1 << 40)))
         head = f"{labels.process(tree.resource.attributes)}  {clock}.{first // 1_000_000 % 1000:03}"

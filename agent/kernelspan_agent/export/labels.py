@@ -126,6 +126,9 @@ def _subject(found: Attributes) -> str:
     if path:
         target = _text(found, semconv.FILE_TARGET_PATH)
         return f"{path} → {target}" if target else path
+    for key in (semconv.DB_QUERY_TEXT, semconv.URL_PATH, semconv.URL_FULL):
+        if text := _text(found, key):
+            return text
     address, port = _text(found, semconv.NETWORK_PEER_ADDRESS), found.get(semconv.NETWORK_PEER_PORT)
     if address:
         host = f"[{address}]" if ":" in address and "/" not in address else address

@@ -86,6 +86,10 @@ class Forest:
         while self._nodes > self._max_nodes and self._trees:
             yield self._out(next(iter(self._trees)))
 
+    def tree(self, trace_id: int) -> Tree | None:
+        """What there is of a trace that waits."""
+        return self._trees.get(trace_id)
+
     def rest(self) -> Iterator[Tree]:
         """Everything that still waits."""
         while self._trees:
