@@ -29,7 +29,7 @@ class Label:
 
     name: str
     subject: str = ""  # the file, the peer, the program
-    code: str = ""  # file:line
+    code: str = ""  # file:line; the status of an answer
     function: str = ""
     library: str = ""
     error: str = ""
@@ -139,4 +139,7 @@ def _subject(found: Attributes) -> str:
 def _code(found: Attributes) -> str:
     path, line = _text(found, semconv.CODE_FILE_PATH), found.get(semconv.CODE_LINE_NUMBER)
     name = path.rpartition("/")[2]
+    status = found.get(semconv.HTTP_RESPONSE_STATUS_CODE)
+    if isinstance(status, int) and semconv.ERROR_TYPE not in found:  # which says it, too
+        return str(status)
     return f"{name}:{line}" if name and isinstance(line, int) and line else name
