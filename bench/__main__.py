@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import load, machine, start
+from bench import load, machine, start, web
 from bench.collectors import collector
 from bench.judging import Measured, rows
 from bench.lines import Row, Verdict
@@ -30,7 +30,7 @@ from bench.processes import HERE, BenchError, Peer, Worker, compile_c
 from bench.report import lines_table, page
 from bench.variants import NEIGHBOUR, variants
 
-PARTS = ("matrix", "flood", "steady", "send", "start")
+PARTS = ("matrix", "flood", "steady", "send", "start", "web")
 _QUICK_VARIANTS = ("none", "none again", "empty raw", "empty user", "raw, no stack", "raw", "ours", "user probes")
 
 
@@ -44,9 +44,11 @@ class Effort:
     flood_seconds: float
     starts: int
     send_rounds: int
+    web_rounds: int
+    web_seconds: float  # of each variant at the rate, and again at saturation
 
 
-FULL, QUICK = Effort(10, 640, 600, 5, 5, 5), Effort(3, 75, 60, 2, 2, 2)
+FULL, QUICK = Effort(10, 640, 600, 5, 5, 5, 10, 8), Effort(3, 75, 60, 2, 2, 2, 3, 3)
 
 
 @dataclass
@@ -172,7 +174,12 @@ def _start(_bench: Bench, found: Measured, effort: Effort, _quick: bool) -> None
     found.warm_seconds = start.first_span_seconds(cold=False, times=effort.starts)
 
 
-_PARTS = {"matrix": _matrix, "flood": _flood, "steady": _steady, "send": _send, "start": _start}
+def _web(bench: Bench, found: Measured, effort: Effort, _quick: bool) -> None:
+    with tempfile.TemporaryDirectory(prefix="kernelspan-bench-", dir="/dev/shm") as folder:
+        found.web = web.measure(Path(folder), bench.endpoint, effort.web_rounds, effort.web_seconds, say)
+
+
+_PARTS = {"matrix": _matrix, "flood": _flood, "steady": _steady, "send": _send, "start": _start, "web": _web}
 
 
 def write(found: Measured, table: Sequence[Row], folder: Path, reference: Path) -> None:
@@ -185,6 +192,7 @@ def write(found: Measured, table: Sequence[Row], folder: Path, reference: Path) 
         "reports": dict(found.matrix.reports) if found.matrix else {},
         "floods": [{name: getattr(flood, name) for name in flood.__slots__} for flood in found.floods],
         "memory_mb": found.steady.anonymous_mb if found.steady else [],
+        "web": found.web.as_json() if found.web else {},
         "start_seconds": {"cold": found.cold_seconds, "warm": found.warm_seconds},
     }
     (folder / "latest.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -216,6 +224,8 @@ def main() -> int:
         effort.flood_seconds,
         effort.starts,
         effort.send_rounds,
+        options.rounds or effort.web_rounds,
+        effort.web_seconds,
     )
     if os.geteuid() != 0:
         say("loading kernel programs needs root")

@@ -6,9 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench import web
 from bench.lines import Judge, Row, counted, unjudged
 from bench.load import Flood, Steady
 from bench.matrix import Matrix
+from bench.web import Web
 
 MEMORY_MB = 80
 FLAT_MB = 4  # in ten minutes: a twentieth of what is allowed
@@ -30,12 +32,14 @@ class Measured:
     encode_per_cpu_second: float = 0.0
     cold_seconds: list[float] = field(default_factory=list)
     warm_seconds: list[float] = field(default_factory=list)
+    web: Web | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 def rows(found: Measured) -> list[Row]:
     """All rows, in the order of the table."""
-    return (_matrix_rows(found.matrix) if found.matrix else []) + _load_rows(found) + _own_rows(found)
+    listed = (_matrix_rows(found.matrix) if found.matrix else []) + _load_rows(found) + _own_rows(found)
+    return listed + (web.rows(found.web) if found.web else [])
 
 
 def _matrix_rows(matrix: Matrix) -> list[Row]:

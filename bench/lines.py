@@ -69,6 +69,23 @@ def unjudged(row: Row, why: str) -> Row:
     return replace(row, verdict=Verdict.NOT_JUDGED, note=f"{why}; {row.note}".rstrip("; "))
 
 
+def judged(what: str, where: str, line: str, found: Estimate, noise: Estimate, note: str = "") -> Row:
+    """A ratio of whole figures against a line, where the same against the same (`noise`) allows it."""
+    return _judged(what, where, line, found, noise, noise.width, abs(float(line.split()[1]) - 1), note)
+
+
+def _judged(
+    what: str, where: str, line: str, found: Estimate, same: Estimate, noise: float, margin: float, note: str
+) -> Row:
+    if not NOISE_LOW <= same.median <= NOISE_HIGH:
+        note = f"void: same against same {same.median:.3f}; {note}".rstrip("; ")
+        return Row(what, where, line, found, Verdict.NOT_JUDGED, note)
+    if noise > margin / 3:
+        note = f"noise {noise / margin:.0%} of the margin; {note}".rstrip("; ")
+        return Row(what, where, line, found, Verdict.NOT_JUDGED, note)
+    return Row(what, where, line, found, Verdict.HELD if meets(found.median, line) else Verdict.NOT_HELD, note)
+
+
 class Judge:
     """Rows of a matrix."""
 
@@ -136,18 +153,4 @@ class Judge:
         self, what: str, workload: Workload, line: str, found: Estimate, noise: float, margin: float, note: str
     ) -> Row:
         where = f"{workload.worker}, {workload.name}"
-        same = self.noise(workload).median
-        if not NOISE_LOW <= same <= NOISE_HIGH:
-            return Row(
-                what, where, line, found, Verdict.NOT_JUDGED, f"void: same against same {same:.3f}; {note}".rstrip("; ")
-            )
-        if noise > margin / 3:
-            return Row(
-                what,
-                where,
-                line,
-                found,
-                Verdict.NOT_JUDGED,
-                f"noise {noise / margin:.0%} of the margin; {note}".rstrip("; "),
-            )
-        return Row(what, where, line, found, Verdict.HELD if meets(found.median, line) else Verdict.NOT_HELD, note)
+        return _judged(what, where, line, found, self.noise(workload), noise, margin, note)
