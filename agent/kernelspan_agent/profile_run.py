@@ -15,6 +15,7 @@ from kernelspan_agent.resolve.infos import Infos
 from kernelspan_agent.resolve.own import OwnProbes, OwnSpans
 from kernelspan_agent.resolve.resolver import Resolver, ResolveSettings
 from kernelspan_agent.trace import Tracer, TraceSettings
+from kernelspan_agent.trace.adopt import Adoptions
 from kernelspan_agent.trace.hold import Hold
 from kernelspan_agent.trace.ids import ratio_bound
 from kernelspan_agent.trace.keep import Keep
@@ -104,7 +105,9 @@ class ProfileRun:
         )
         self._keep = self._keeping()
         self._party = self._joining(joins)
-        self.hold = Hold(self._party, self._keep) if self._party is not None or self._keep is not None else None
+        adoptions = Adoptions(self._keep) if any(Role.SERVER in each.roles for each in self.wanted.requests) else None
+        holds = self._party is not None or self._keep is not None or adoptions is not None
+        self.hold = Hold(self._party, self._keep, adoptions) if holds else None
         self.tracer = Tracer(
             TraceSettings(
                 functions=spec.code.functions,
@@ -117,6 +120,7 @@ class ProfileRun:
             ),
             party=self._party,
             keep=self._keep,
+            adoptions=adoptions,
         )
         self._spans = RateLimit(spec.limits.spans_per_second)
         self._events = RateLimit(spec.limits.events_per_second)
@@ -231,7 +235,7 @@ class ProfileRun:
     def dropped(self) -> Counter[str]:
         """Operations that reached the profile and were lost, by reason."""
         found = Counter(self.exporter.counters.snapshot().operations_dropped)
-        found["Orphan"] += self.tracer.counters.orphans_dropped
+        found["Orphan"] += self.tracer.counters.orphans_dropped + (self.hold.orphans if self.hold else 0)
         return found
 
 

@@ -192,7 +192,7 @@ static __always_inline u64 ks_py_task_number(struct ks_scratch *s, struct ks_py_
 	return 0;
 }
 
-/* The thread's count of context switches, in this thread; never what a task's number gives, never 0. */
+/* The thread's count of context switches, in this thread: odd, which what a task's number gives never is; never 0. */
 static __always_inline u64 ks_py_switches(struct ks_scratch *s, struct ks_py_layout *l, u64 ts)
 {
 	if (l->ts_context_ver == KS_PY_NONE)
@@ -207,7 +207,7 @@ static __always_inline u64 ks_py_generation(struct ks_scratch *s, struct ks_py_l
 							   KS_UREAD(u64, frame + l->frame_generator);
 	u64 number = ks_py_task_number(s, l, base, coroutine, outer);
 
-	return number ? ks_mix(number | 1ULL << 63, 0) : ks_py_switches(s, l, ts);
+	return number ? ks_mix(number | 1ULL << 63, 0) & ~1ULL : ks_py_switches(s, l, ts);
 }
 
 /* What is read of a frame. */

@@ -220,10 +220,17 @@ def test_only_what_failed_is_kept(tmp_path: Path) -> None:
     assert ran.report["requests"]["kept"] >= len(failed)  # and the first ones
 
 
+@pytest.mark.parametrize("application", ["requests_app:asgi", "requests_fastapi:app"])
+def test_a_task_that_answers(application: str, tmp_path: Path) -> None:
+    """uvicorn's loop receives, and begins a task for each request: what that did, up to its answer, was for it."""
+    python = venvs.library_venv() / "bin" / "python"
+    command = [python, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "PORT", application]
+    check_owned(tmp_path, command, "Connection")
+
+
 def test_an_event_loop_claims_nothing(tmp_path: Path) -> None:
-    """What a loop receives its tasks work on: whose, is not known. Its requests are told, and nothing is below them."""
-    venv = venvs.library_venv()
-    command = [venv / "bin" / "python", "-m", "uvicorn", "--host", "127.0.0.1", "--port", "PORT", "requests_app:asgi"]
+    """Tasks that work for whoever comes: whose, is not known. Requests are told, and nothing is below them."""
+    command = [runs.SYSTEM_PYTHON, "-S", runs.PROGRAMS / "requests_app.py", "PORT"]
     asked, ran = serve(tmp_path, command, {"clients": 8, "each": 40})
     found = read(ran)
     check_facts(found, asked)

@@ -35,9 +35,10 @@ class Exchange:
 
 @dataclass(slots=True)
 class Told:
-    """What one call brought: requests that began in it, those whose response ended in it."""
+    """What one call brought: requests that began in it, those whose response began in it, those whose response ended in it."""
 
     began: list[Exchange] = field(default_factory=list)
+    answered: list[Exchange] = field(default_factory=list)
     ended: list[Exchange] = field(default_factory=list)
 
 

@@ -84,6 +84,7 @@ class HttpTalk:
             if isinstance(part, Head):
                 if part.status >= 200 or part.status == 101:
                     current.response = part
+                    told.answered.append(current)
                 continue
             if current.response is None:
                 continue

@@ -21,6 +21,7 @@ from kernelspan_agent.trace.processes import Process, ProcessTable
 from kernelspan_agent.trace.spans import Closed, OpenSpan, closed
 
 if TYPE_CHECKING:
+    from kernelspan_agent.trace.adopt import Adoption
     from kernelspan_agent.trace.requests import Followed
 
 Key = tuple[ProcessInfo, int, int, int]  # process, ContextKind, tid or address, generation (0 for a thread)
@@ -36,6 +37,7 @@ class Context:
     """
 
     __slots__ = (
+        "adoption",
         "end_ns",
         "follow",
         "functions",
@@ -67,6 +69,7 @@ class Context:
         self.limit_ns = limit_ns
         self.end_ns = 0
         self.mono_end_ns = 0
+        self.adoption: Adoption | None = None  # it may be a request's
         self.request: Followed | None = None  # that it works on; `root` is its span
         self.resumes: tuple[OpenSpan, int] | None = None  # activity and limit, once that is done
 
@@ -156,14 +159,23 @@ class ContextTable:
         del process.contexts[context.key]
         if context.segment is not None:
             if context.root.trace.sampled and (context.root.operations or context.root.asked):
-                self._out.append(closed(context.root, 0, context.segment))
+                parent_id = context.adoption.parent_id if context.adoption is not None else 0
+                self._out.append(closed(context.root, parent_id, context.segment))
             self._processes.forget(process)
+        if context.adoption is not None:
+            context.adoption.is_over = True
 
-    def close_idle(self, now_ns: int) -> None:
-        """Close every context that has been idle or open for too long at this time."""
+    def retire(self, context: Context) -> None:
+        """Closes it, if it is open still: what it does from now on is another's."""
+        if self.by_key.get(context.key) is context:
+            self.close(context)
+
+    def close_idle(self, now_ns: int, is_awaited: Callable[[Adoption], bool]) -> None:
+        """Close every context that has been idle or open for too long at this time. `is_awaited`: it may yet answer."""
         since = now_ns - self._idle_ns
         for context in [one for one in self.by_key.values() if one.end_ns < since or one.limit_ns < now_ns]:
-            self.close(context)
+            if context.limit_ns < now_ns or context.adoption is None or not is_awaited(context.adoption):
+                self.close(context)
 
     def _evict(self) -> None:
         count = max(1, self._max_contexts // 16)

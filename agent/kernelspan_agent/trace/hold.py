@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps back the spans of requests whose trace is not known yet (joins.py) or not decided (keep.py), and nothing else.
+"""Keeps back the spans of requests whose trace is not known yet (joins.py) or not decided (keep.py), and of tasks that may work
+on a request (adopt.py); and nothing else.
 
 A span that leaves the tracer bears the name that its trace has at that moment. Those of a trace that waits are kept as rows,
 and get its right name, and the request's span its parent, when that is known. All are let go after a bounded time or with the
@@ -8,9 +9,12 @@ last of their requests, and when there are too many.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
+
 import numpy as np
 
 from kernelspan_agent.model import Segment, SpanBatch
+from kernelspan_agent.trace.adopt import Adoption, Adoptions
 from kernelspan_agent.trace.joins import Party, Waiting
 from kernelspan_agent.trace.keep import Keep, Verdict
 from kernelspan_api import semconv
@@ -20,19 +24,22 @@ _LOCAL = Segment({semconv.SAMPLING: "Local"})
 
 
 class Hold:
-    """Of one profile, which joins requests or decides on traces by what came of them, or both."""
+    """Of one profile, which joins requests, decides on traces by what came of them, finds the tasks that answer; or some of it."""
 
-    def __init__(self, party: Party | None, keep: Keep | None = None) -> None:
-        self._party, self._keep = party, keep
+    def __init__(self, party: Party | None, keep: Keep | None = None, adoptions: Adoptions | None = None) -> None:
+        self._party, self._keep, self._adoptions = party, keep, adoptions
+        self._tasks: dict[int, Adoption] = adoptions.pending if adoptions is not None else {}
         self._waiting: dict[int, Waiting] = party.waiting if party is not None else {}
         self._pending: dict[int, Verdict] = keep.pending if keep is not None else {}
         self._kept: list[SpanBatch] = []
         self.spans = self.operations = 0  # that are kept back now
-        self.sampled_out = 0  # operations of traces that turned out not to be sampled
+        self.sampled_out = self.orphans = (
+            0  # operations of traces that turned out not to be sampled, or to be of no request
+        )
 
     def sift(self, batch: SpanBatch) -> list[SpanBatch]:
         """What of a batch can go on, and what had to be let go to make room for the rest of it."""
-        if not (self._waiting or self._pending) or not len(batch):
+        if not (self._waiting or self._pending or self._tasks) or not len(batch):
             return [batch]
         kept = self._is_open(batch)
         if not kept.any():
@@ -44,22 +51,29 @@ class Hold:
 
     def release(self) -> list[SpanBatch]:
         """The spans of all that was settled and decided since."""
+        return self._release(self._adoptions.settle() if self._adoptions is not None else {})
+
+    def _release(self, tasks: dict[int, Adoption]) -> list[SpanBatch]:
         settled = {key: each for key, each in self._waiting.items() if each.settled}
         for key in settled:
             del self._waiting[key]
         decided = self._keep.decided() if self._keep is not None else {}
-        if not settled and not decided:
+        if not (settled or decided or tasks):
             return []
+        orphans = {each.trace.low for each in tasks.values() if each.is_orphan}
         ready, kept = [], []
         for batch in self._kept:
-            if settled:
-                self._name(batch, settled)
-            shown = self._is_shown(batch, settled, decided)
+            _name(batch, tasks)  # first: what they are found to belong to may have been settled just now
+            _name(batch, settled)
+            shown = _is_shown(batch, [*tasks.values(), *settled.values()], decided)
             is_open = self._is_open(batch)
             if is_open.any():
                 kept.append(_only(batch, is_open))
             done = _only(batch, ~is_open & shown)
-            self.sampled_out += int(np.count_nonzero((~is_open & ~shown)[: batch.operations]))
+            gone = (~is_open & ~shown)[: batch.operations]
+            of_nobody = gone & np.isin(_lows(batch)[: batch.operations], _keys(orphans))
+            self.orphans += int(np.count_nonzero(of_nobody))
+            self.sampled_out += int(np.count_nonzero(gone & ~of_nobody))
             if len(done):
                 ready.append(_marked(done, decided))
         self._kept = kept
@@ -70,7 +84,7 @@ class Hold:
         """All of it, joined and decided as far as it can be now."""
         if self._party is not None:
             self._party.joins.settle_all(self._party)
-        found = self.release()
+        found = self._release(self._adoptions.settle(all_of_them=True) if self._adoptions is not None else {})
         while self._keep is not None and self._pending:
             self._keep.evict()
         return found + self.release()
@@ -78,7 +92,7 @@ class Hold:
     def _make_room(self) -> list[SpanBatch]:
         if self._party is not None:
             self._party.joins.settle_all(self._party)
-        found = self.release()
+        found = self._release(self._adoptions.settle(all_of_them=True) if self._adoptions is not None else {})
         while self._keep is not None and self._pending and self.spans > MAX_HELD // 2:
             for _ in range(max(1, len(self._pending) // 4)):
                 self._keep.evict()
@@ -91,27 +105,35 @@ class Hold:
 
     def _is_open(self, batch: SpanBatch) -> np.ndarray:
         """The rows of traces that wait or are not decided: bool, shape (n,)."""
-        lows = batch.rows["trace_id"][:, 1].astype(np.uint64)
-        return np.isin(lows, _keys(self._waiting)) | np.isin(lows, _keys(self._pending))
-
-    def _name(self, batch: SpanBatch, settled: dict[int, Waiting]) -> None:
-        """Gives the rows of these requests the names of their traces, and the requests' spans their parents."""
-        rows = batch.rows
-        for at in np.flatnonzero(np.isin(rows["trace_id"][:, 1].astype(np.uint64), _keys(settled))).tolist():
-            request = settled[int(rows["trace_id"][at, 1])]
-            rows["trace_id"][at] = request.trace.high, request.trace.low
-            if int(rows["span_id"][at]) == request.root_id:
-                rows["parent_id"][at] = request.parent_id
-
-    @staticmethod
-    def _is_shown(batch: SpanBatch, settled: dict[int, Waiting], decided: dict[int, Verdict]) -> np.ndarray:
-        """The rows of traces that were not found unsampled just now: bool, shape (n,)."""
-        left_out = {each.trace.low for each in settled.values() if not each.trace.sampled}
-        left_out |= {low for low, verdict in decided.items() if not verdict.keep}
-        return ~np.isin(batch.rows["trace_id"][:, 1].astype(np.uint64), _keys(left_out))
+        lows = _lows(batch)
+        found: np.ndarray = np.isin(lows, _keys({*self._waiting, *self._pending, *self._tasks}))
+        return found
 
 
-def _keys(lows: dict[int, Waiting] | dict[int, Verdict] | set[int]) -> np.ndarray:
+def _lows(batch: SpanBatch) -> np.ndarray:
+    lows: np.ndarray = batch.rows["trace_id"][:, 1].astype(np.uint64)
+    return lows
+
+
+def _name(batch: SpanBatch, settled: Mapping[int, Waiting | Adoption]) -> None:
+    """Gives the rows of these the names of their traces, and their roots their parents."""
+    rows = batch.rows
+    for at in np.flatnonzero(np.isin(_lows(batch), _keys(settled))).tolist():
+        found = settled[int(rows["trace_id"][at, 1])]
+        rows["trace_id"][at] = found.trace.high, found.trace.low
+        if int(rows["span_id"][at]) == found.root_id:
+            rows["parent_id"][at] = found.parent_id
+
+
+def _is_shown(batch: SpanBatch, settled: Iterable[Waiting | Adoption], decided: Mapping[int, Verdict]) -> np.ndarray:
+    """The rows of traces that were not found unsampled just now: bool, shape (n,)."""
+    left_out = {each.trace.low for each in settled if not each.trace.sampled}
+    left_out |= {low for low, verdict in decided.items() if not verdict.keep}
+    found: np.ndarray = ~np.isin(_lows(batch), _keys(left_out))
+    return found
+
+
+def _keys(lows: Collection[int]) -> np.ndarray:
     return np.fromiter(lows, np.uint64, len(lows))
 
 

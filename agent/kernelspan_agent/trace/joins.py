@@ -181,7 +181,9 @@ class Joins:
 
     def _settle(self, waiting: Waiting, *, must: bool) -> None:
         asked = self._who_asked(waiting)
-        if asked is not None and asked.trace.low in self._waiting:  # whose own trace is not known yet
+        if asked is not None and (
+            asked.trace.unsettled or asked.trace.low in self._waiting
+        ):  # it is not known yet itself
             asked = None
         if asked is None and not must:
             return

@@ -48,6 +48,13 @@ class Keep:
         verdict.roots.add(root_id)
         trace.sampled = trace.undecided = True
 
+    def follows(self, trace: Trace) -> None:
+        """Spans that are found to be of an undecided trace."""
+        verdict = self.pending.get(trace.low)
+        if verdict is not None:
+            verdict.traces.append(trace)
+            trace.undecided = True
+
     def ended(self, trace: Trace, *, failed: bool, took_ns: int) -> None:
         """It is over. One that was decided early stays as it is."""
         verdict = self.pending.get(trace.low)

@@ -3,7 +3,8 @@
 
 A context works on a request that it has received for as long as the response is on its way, where that is known: a task
 or a greenlet that received it itself, and a thread outside of any event loop. What such a thread receives meanwhile as
-another request shows that it is a loop after all: then it works on neither.
+another request shows that it is a loop after all: then it works on neither. What a loop has received a task of it may answer
+(adopt.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from kernelspan_agent.model import ProcessInfo, ResolvedBatch, Stack, StackState
 from kernelspan_agent.protocols.connections import Connections
 from kernelspan_agent.protocols.exchanges import Exchange
 from kernelspan_agent.ring.records import ContextKind
-from kernelspan_agent.trace.contexts import Context
+from kernelspan_agent.trace.contexts import Context, ContextTable
 from kernelspan_agent.trace.ends import Ends, ends_of
 from kernelspan_agent.trace.ids import IdSource, ratio_bound
 from kernelspan_agent.trace.joins import Asked, Party, Waiting
@@ -52,6 +53,7 @@ class Followed:
     fd: int  # of the connection
     context: Context | None = None  # that works on it
     correlation: str = "None"
+    answers: Context | None = None  # the task that has begun to answer it
     asked: Asked | None = None  # what the other end may find
     waiting: Waiting | None = None  # for the other end
 
@@ -61,6 +63,7 @@ class Marks:
     """What the operations of a batch mean for requests, by their rows."""
 
     began: dict[int, list[Exchange]] = field(default_factory=dict)
+    answered: dict[int, list[Exchange]] = field(default_factory=dict)
     ended: dict[int, list[Exchange]] = field(default_factory=dict)
     closed: set[int] = field(default_factory=set)  # descriptors
     rows: set[int] = field(default_factory=set)  # all of these
@@ -79,13 +82,15 @@ class Requests:
         out: list[Closed],
         party: Party | None = None,
         keep: Keep | None = None,
+        contexts: ContextTable | None = None,
     ) -> None:
         self._settings, self._new_trace, self._ids, self._out = settings, new_trace, ids, out
-        self._party, self._keep = party, keep
+        self._party, self._keep, self._contexts = party, keep, contexts
         self._bound_of_ids = ratio_bound(settings.percent)
         self._connections = Connections({WireProtocol[each.protocol.name] for each in settings.requests})
         self._open: dict[Exchange, Followed] = {}
         self._by_fd: dict[tuple[ProcessInfo, int], dict[Followed, None]] = {}
+        self._loose: dict[ProcessInfo, dict[Followed, None]] = {}  # that nobody is known to work on, the oldest first
         self.greenlets: dict[tuple[ProcessInfo, int, int], Context] = {}
         # Those that work on a request, by what stays the same of their keys meanwhile: each step has a generation of its
         # own, but as a greenlet lives its address is nobody else's. Goroutines and tasks are known by theirs.
@@ -99,20 +104,23 @@ class Requests:
             if told is not None:
                 if told.began:
                     marks.began[row] = told.began
+                if told.answered:
+                    marks.answered[row] = told.answered
                 if told.ended:
                     marks.ended[row] = told.ended
         closes = np.flatnonzero(batch.ops["op"] == CLOSE).tolist()
         marks.closed = set(closes)
         if batch.hidden is not None:
             kept = ~batch.hidden
-            kept[[*marks.began, *marks.ended, *closes]] = True
+            kept[[*marks.began, *marks.answered, *marks.ended, *closes]] = True
             if not kept.all():
                 at = (np.cumsum(kept) - 1).tolist()
                 marks.began = {at[row]: told for row, told in marks.began.items()}
+                marks.answered = {at[row]: told for row, told in marks.answered.items()}
                 marks.ended = {at[row]: told for row, told in marks.ended.items()}
                 marks.closed = {at[row] for row in closes}
                 batch = batch.only(kept)
-        marks.rows = marks.began.keys() | marks.ended.keys() | marks.closed
+        marks.rows = marks.began.keys() | marks.answered.keys() | marks.ended.keys() | marks.closed
         return batch, marks
 
     def began(
@@ -174,6 +182,34 @@ class Requests:
             context.bind(followed, root, self._out)
             if context.key[1] == ContextKind.GREENLET:
                 self.greenlets[context.key[:3]] = context
+        elif spans.is_owner:
+            self._loose.setdefault(info, {})[followed] = None
+
+    def may_be_awaited(self, info: ProcessInfo, since_ns: int) -> bool:
+        """Whether a request of the process that nobody is known to work on was there at that time."""
+        oldest = next(iter(self._loose.get(info, ())), None)
+        return oldest is not None and oldest.exchange.start_ns <= since_ns
+
+    def answered(self, exchanges: Iterable[Exchange], context: Context) -> None:
+        """This context has begun to send their responses."""
+        for exchange in exchanges:
+            followed, adoption = self._open.get(exchange), context.adoption
+            if followed is None or adoption is None or adoption.settled or not exchange.is_server:
+                continue
+            if adoption.followed is not None:  # it works on several
+                self.ambiguous += 1
+                adoption.is_void, adoption.followed.correlation = True, "None"
+            elif followed.context is None and exchange.start_ns <= adoption.first_ns:
+                adoption.followed, followed.answers = followed, context
+                followed.correlation = "Connection"
+                self._tighten(followed)
+
+    def _tighten(self, followed: Followed) -> None:
+        loose = self._loose.get(followed.process)
+        if loose is not None:
+            loose.pop(followed, None)
+            if not loose:
+                del self._loose[followed.process]
 
     def ended(self, exchanges: Iterable[Exchange]) -> None:
         """Their responses are complete."""
@@ -221,6 +257,9 @@ class Requests:
 
     def _close(self, followed: Followed) -> None:
         self.leave(followed)
+        self._tighten(followed)
+        if followed.answers is not None and self._contexts is not None:
+            self._contexts.retire(followed.answers)
         del self._open[followed.exchange]
         key = followed.process, followed.fd
         del self._by_fd[key][followed]

@@ -34,6 +34,7 @@ class Trace(msgspec.Struct, eq=False, gc=False):
     process: ProcessInfo
     is_request: bool = False  # what is in it belongs to a request that was received
     undecided: bool = False
+    unsettled: bool = False  # it has this name for now (adopt.py)
 
     @property
     def resource(self) -> Resource:

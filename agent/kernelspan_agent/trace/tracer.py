@@ -16,6 +16,7 @@ import numpy as np
 
 from kernelspan_agent.model import ProcessInfo, ResolvedBatch, SpanBatch
 from kernelspan_agent.ring.records import ContextKind
+from kernelspan_agent.trace.adopt import Adoption, Adoptions, is_whole, works_on_one
 from kernelspan_agent.trace.columns import Parents, every_one_a_root, keys_and_stacks, set_times, thread_name
 from kernelspan_agent.trace.contexts import Context, ContextTable, Key
 from kernelspan_agent.trace.ids import IdSource, ratio_bound
@@ -51,7 +52,7 @@ class Tracer:
     """Makes spans of the operations of one profile. Not thread-safe. `ids`: for tests that want a seed.
 
     `party`: where its requests find their other ends; `keep`: what decides on those that are not sampled. Its spans must then
-    go through a Hold.
+    go through a Hold. `adoptions`: what finds the tasks that answer.
     """
 
     def __init__(
@@ -60,8 +61,9 @@ class Tracer:
         ids: IdSource | None = None,
         party: Party | None = None,
         keep: Keep | None = None,
+        adoptions: Adoptions | None = None,
     ) -> None:
-        self._settings, self._keep = settings or TraceSettings(), keep
+        self._settings, self._keep, self._adoptions = settings or TraceSettings(), keep, adoptions
         self._ids = ids or IdSource()
         self._bound = ratio_bound(self._settings.percent)
         self._closed: list[Closed] = []
@@ -74,7 +76,7 @@ class Tracer:
             self._processes, self._settings.max_contexts, self._settings.idle_ns, self._closed
         )
         self._requests = (
-            Requests(self._settings, self._new_trace, self._ids, self._closed, party, keep)
+            Requests(self._settings, self._new_trace, self._ids, self._closed, party, keep, self._contexts)
             if self._settings.requests
             else None
         )
@@ -225,6 +227,7 @@ class Tracer:
             span.operations -= 1  # it is not shown
         if row in marks.closed:
             requests.closed(batch.processes[row], int(batch.ops["fd"][row]))
+        requests.answered(marks.answered.get(row, ()), context)
         requests.ended(marks.ended.get(row, ()))
         requests.began(marks.began.get(row, ()), context, span, batch, row)
 
@@ -237,10 +240,14 @@ class Tracer:
         ):
             return bound
         if old is not None:
+            if old.adoption is not None and end <= old.limit_ns and self._is_awaited(old.adoption):
+                return old
             self._contexts.close(old)
         info, kind = key[0], ContextKind(key[1])
         process = self._processes.ensure(info)
-        if process.root is not None and end <= process.limit_ns:
+        if kind is ContextKind.TASK and is_whole(key) and self._may_answer(info, start, batch, row):
+            context = self._tentative(key, process, start, end)
+        elif process.root is not None and end <= process.limit_ns:
             self._closed += self._processes.need(process)
             context = Context(key, process, process.root, process.limit_ns)
         else:
@@ -256,9 +263,40 @@ class Tracer:
         self._contexts.add(context)
         return context
 
+    def _may_answer(self, info: ProcessInfo, start_ns: int, batch: ResolvedBatch, row: int) -> bool:
+        """Whether the task that begins with this operation may be one of a request that a loop has received."""
+        if self._adoptions is None or self._requests is None or not self._requests.may_be_awaited(info, start_ns):
+            return False
+        return works_on_one(batch.stacks[row])
+
+    def _is_awaited(self, adoption: Adoption) -> bool:
+        """Whether it may yet answer; or has, and is not done with it."""
+        requests = self._requests
+        if adoption.is_over or adoption.is_void or requests is None:
+            return False
+        return adoption.followed is not None or requests.may_be_awaited(adoption.trace.process, adoption.first_ns)
+
+    def _tentative(self, key: Key, process: Process, start: int, end: int) -> Context:
+        """A context with a root of its own, whose trace is not known yet."""
+        assert self._adoptions is not None
+        info, (high, low) = key[0], (self._ids.one(), self._ids.one())
+        own = self._new_trace(info)
+        otherwise, is_sampled = (own.high, own.low, 0), own.sampled
+        if process.root is not None and end <= process.limit_ns:
+            self._closed += self._processes.need(process)
+            trace = process.root.trace
+            otherwise, is_sampled = (trace.high, trace.low, process.root.span_id), trace.sampled
+        root = OpenSpan(Trace(high, low, True, info, is_request=True), self._ids.one(), start, end)
+        context = Context(key, process, root, start + self._settings.max_length_ns)
+        context.segment = self._segments.activity(ContextKind.TASK, info.name, "")
+        must_answer = self._settings.orphans is Orphans.DROP
+        context.adoption = Adoption(root.trace, root.span_id, start, otherwise, is_sampled, must_answer)
+        self._adoptions.began(context.adoption)
+        return context
+
     def _close_old(self, now_ns: int) -> None:
         self._finish_ending()
-        self._contexts.close_idle(now_ns)
+        self._contexts.close_idle(now_ns, self._is_awaited)
         for process in [one for one in self._processes.with_activity if one.limit_ns < now_ns]:
             self._finish(process)
 

@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from kernelspan_agent.model import Payload, ProcessInfo, ResolvedBatch, Resource
+from kernelspan_agent.model import Payload, ProcessInfo, ResolvedBatch, Resource, Stack
+from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace import Tracer, TraceSettings
+from kernelspan_agent.trace.adopt import Adoptions
 from kernelspan_agent.trace.hold import Hold
 from kernelspan_agent.trace.ids import IdSource, ratio_bound
 from kernelspan_agent.trace.joins import Joins
@@ -69,8 +71,9 @@ class Service:
         made = TraceSettings(requests=(msgspec.convert(wanted, Request),), **settings)
         bound = ratio_bound(made.percent)
         self.party = world.joins.party(name, asks=asks, bound=bound, parent_based=made.parent_based, keep=keep)
-        self.tracer = Tracer(made, IdSource(name.encode()), self.party, keep)
-        self.hold = Hold(self.party, keep)
+        adoptions = Adoptions(keep)
+        self.tracer = Tracer(made, IdSource(name.encode()), self.party, keep, adoptions)
+        self.hold = Hold(self.party, keep, adoptions)
         self.found: list[Span] = []
         self.done: list[int] = []
 
@@ -78,18 +81,37 @@ class Service:
         for each in self.hold.sift(self.tracer.process(made)):
             self.found += spans(each)
 
-    def do(self, app: ProcessInfo | None = None, tid: int = 7) -> int:
-        """An operation that is shown; its number."""
+    def do(
+        self, app: ProcessInfo | None = None, tid: int = 7, task: int = 0, place: Stack = PLACE, step: int = 0
+    ) -> int:
+        """An operation that is shown; its number. `task`: of a loop, by its number; `step`: 1 where it has none."""
         self.world.clock += 1
-        op = Op(self.world.clock - 1, self.world.clock, PLACE, app or self.app, tid=tid)
+        op = self._op(app or self.app, tid, task, place, step=step)
         self.done.append(op.number)
         self._take(batch(op))
         return op.number
 
-    def move(self, data: bytes, number: int, *, sends: bool, on: int, tid: int = 7, ago: float = 0.0) -> None:
+    def _op(self, app: ProcessInfo, tid: int, task: int, place: Stack, ago: float = 0.0, step: int = 0) -> Op:
+        kind = ContextKind.TASK if task else ContextKind.THREAD
+        start, end = self.world.clock - 1 - ago, self.world.clock - ago
+        return Op(start, end, place, app, tid, kind, task % 4 << 6, 2 * task + step)  # an address is used again
+
+    def move(
+        self,
+        data: bytes,
+        number: int,
+        *,
+        sends: bool,
+        on: int,
+        tid: int = 7,
+        ago: float = 0.0,
+        task: int = 0,
+        place: Stack = PLACE,
+        step: int = 0,
+    ) -> None:
         """Bytes on a connection; `ago`: ms since they were moved."""
         self.world.clock += 1
-        made = batch(Op(self.world.clock - 1 - ago, self.world.clock - ago, PLACE, self.app, tid=tid))
+        made = batch(self._op(self.app, tid, task, place, ago, step))
         made.payloads = {0: payload(on, data, number, sends=sends)}
         made.hidden, made.ops["fd"] = np.ones(1, bool), on
         self._take(made)
