@@ -40,10 +40,9 @@ class Session:
             self._status = answer.status
         self.tracks = self.tracks or answer.tracks
         name = database.decode("utf-8", "replace")
-        if answer.error and code in {Code.QUERY, Code.STMT_EXECUTE} and answer.results:
-            self.database = self.database if self.tracks else ""
-        elif answer.error:
-            pass
+        if answer.error:
+            if answer.results and not self.tracks and (text is None or _may_select(text, is_one=False)):
+                self.database = ""
         elif code in {None, Code.INIT_DB, Code.CHANGE_USER}:
             self._select(name)
         elif code in {Code.QUERY, Code.STMT_EXECUTE, Code.STMT_BULK_EXECUTE}:

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MariaDB's own server and five clients of its protocol, unmodified: spans that say what was asked, in what order, what came of it.
+
+What is right is what the client says it asked: each statement bears a mark of its own in a literal, which a profile that
+wants values shows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.support import databases, mariadbs, runs
+from tests.support.otlp_json import ReceivedSpan
+
+CLIENT = runs.PROGRAMS / "mysql_client.py"
+_MARK = re.compile(r"mark:(\d+):\d+")
+Asked = list[list[tuple[str, str, str, str]]]  # of each thread: statement, error, the function that asked, database
+
+
+def profile(folder: Path, role: str, statement: str = "Raw") -> Path:
+    """Its requests alone."""
+    wanted = {"protocol": "MySQL", "roles": [role], "statement": statement}
+    return runs.profile(folder, requests=[wanted], code={"functions": True})
+
+
+def command(where: str, client: str, threads: int, rounds: int, *more: str) -> list[str | Path]:
+    return [databases.python(), CLIENT, where, client, str(threads), str(rounds), *more]
+
+
+def check(found: list[ReceivedSpan], asked: Asked, *, joined: bool = False) -> dict[int, list[ReceivedSpan]]:
+    """Of each statement one span, none of another; in a thread's order; with its error and database. Gives them by thread.
+
+    `joined`: connections were open already; then some may be missing, or their text, and the database may not be known.
+    """
+    of_thread: dict[int, list[ReceivedSpan]] = defaultdict(list)
+    for span in found:
+        assert "s3cret" not in str(span)
+        assert span.attributes["db.system.name"] in {"mariadb", *(["mysql"] if joined else [])}
+        assert (span.status == "ERROR") == ("error.type" in span.attributes)
+        assert span.start_ns <= span.end_ns
+        if marked := _MARK.search(str(span.attributes.get("db.query.text", ""))):
+            of_thread[int(marked[1])].append(span)
+    for thread, statements in enumerate(asked):
+        said = [
+            (
+                _shown(str(span.attributes["db.query.text"])),
+                span.attributes.get("db.response.status_code", ""),
+                span.attributes.get("db.namespace", ""),
+            )
+            for span in of_thread[thread]
+        ]
+        expected = [(_shown(text), error, database) for text, error, _, database in statements if "mark:" in text]
+        if not joined:
+            assert said == expected
+            continue
+        rest = iter(expected)
+        for text, error, database in said:  # in this order, with others between
+            assert any((text, error, database or each[2]) == each for each in rest), (text, error, database)
+        assert len(said) > len(expected) / 2
+    return of_thread
+
+
+def _shown(text: str) -> str:
+    """As a profile that wants values shows them: of a long one, as much as is copied at a call's beginning."""
+    return text if len(text) < 1900 else text[:1900] + "..."
+
+
+@pytest.mark.parametrize(
+    ("client", "threads", "rounds"),
+    [("pymysql", 3, 3), ("connector", 2, 3), ("connector-c", 3, 3), ("mariadb", 2, 3), ("mariadb-c", 3, 3)],
+)
+def test_client(client: str, threads: int, rounds: int, tmp_path: Path) -> None:
+    """Text and binary, several results, files, long values and such as look like packets, errors: each statement as it was."""
+    with mariadbs.mariadb() as (port, _):
+        ran = runs.run(tmp_path, profile(tmp_path, "Client"), *command(str(port), client, threads, rounds))
+    assert ran.status == 0, ran.stderr
+    asked = json.loads(ran.stdout)
+    found = databases.requests_of(ran)
+    assert {span.kind for span in found} == {"CLIENT"}
+    assert {span.attributes["server.port"] for span in found} == {port}
+    of_thread = check(found, asked)
+    by_id = {span.span_id: span for span in ran.spans}
+    for thread, statements in enumerate(asked):
+        marked = [function for text, _, function, _ in statements if "mark:" in text]
+        for span, function in zip(of_thread[thread], marked, strict=True):
+            names = databases.names_above(span, by_id)
+            assert function in names, (span.name, names)
