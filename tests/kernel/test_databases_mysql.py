@@ -92,3 +92,35 @@ def test_client(client: str, threads: int, rounds: int, tmp_path: Path) -> None:
         for span, function in zip(of_thread[thread], marked, strict=True):
             names = databases.names_above(span, by_id)
             assert function in names, (span.name, names)
+
+
+@pytest.mark.parametrize("client", ["pymysql", "mariadb-c"])
+def test_server(client: str, tmp_path: Path) -> None:
+    """MariaDB itself, traced: the same statements from the other end, each a trace of its own."""
+    with mariadbs.data() as data, databases.reserved_port() as port:
+        server = mariadbs.command(port, data)
+        with runs.agent(tmp_path, profile(tmp_path, "Server"), *server) as started:
+            started.wait_until(lambda: databases.is_listening(port), "MariaDB answers")
+            done = subprocess.run(command(str(port), client, 3, 3), capture_output=True, check=True)
+            ran = started.stop(signal.SIGTERM)
+    found = databases.requests_of(ran)
+    assert {(span.kind, span.parent_span_id, span.attributes["kernelspan.correlation"]) for span in found} == {
+        ("SERVER", "", "None")
+    }
+    check(found, json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(("client", "kind"), [("pymysql", "tcp"), ("connector-c", "unix"), ("mariadb-c", "tcp")])
+def test_client_that_was_there_before(client: str, kind: str, tmp_path: Path) -> None:
+    """Its connections are joined in their middle: what is told is right, and after some statements all is told."""
+    with mariadbs.mariadb() as (port, socket):
+        where = str(port) if kind == "tcp" else socket
+        with subprocess.Popen(command(where, client, 3, 3, "wait"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+            assert program.stdin is not None
+            assert program.stdout is not None
+            assert program.stdout.readline() == b"waiting\n"
+            with runs.attached(tmp_path, profile(tmp_path, "Client"), "--pid", str(program.pid)) as agent:
+                said, _ = program.communicate(b"\n", timeout=runs.TIMEOUT_SECONDS)
+                ran = agent.finish()
+    assert program.returncode == 0
+    check(databases.requests_of(ran), json.loads(said), joined=True)

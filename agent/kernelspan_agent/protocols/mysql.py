@@ -19,7 +19,7 @@ from kernelspan_agent.model import Payload, WireProtocol
 from kernelspan_agent.protocols.databases import Query
 from kernelspan_agent.protocols.exchanges import Told, read
 from kernelspan_agent.protocols.mysqlanswers import END, Answer, Form
-from kernelspan_agent.protocols.mysqlcommands import FORMS, LAST_PREPARED, STREAMS, Code, is_command, statement_of
+from kernelspan_agent.protocols.mysqlcommands import FORMS, LAST_PREPARED, SELECTS_NONE, STREAMS, Code, is_command, statement_of
 from kernelspan_agent.protocols.mysqlhello import ATTRIBUTES, SEVERAL, TRACKS, database_of_change, greeting_of, hello_of
 from kernelspan_agent.protocols.mysqlsession import Session
 from kernelspan_agent.protocols.mysqlwire import Message, Reader, packet_of, result_at_end
@@ -175,6 +175,7 @@ class MysqlTalk(OrderedTalk):
 
     def _asked_for(self, command: _Command) -> Asked:
         session, is_server, text = self._session, not self._requests_sent, command.text
+        namespace = session.database if all(each.code in SELECTS_NONE for each in self._open) else ""
         if text is None:
             return Asked(
                 is_server,
@@ -182,7 +183,7 @@ class MysqlTalk(OrderedTalk):
                 operation="",
                 text="",
                 raw="",
-                namespace=session.database if not self._open else "",
+                namespace=namespace,
                 system=session.system,
             )
         facts = session.facts_of(text, is_alone=not self._open)
@@ -194,7 +195,7 @@ class MysqlTalk(OrderedTalk):
             raw=facts.text if facts.has_password else text.sql + "..." * text.is_cut,
             summary=facts.summary,
             collection=facts.collection,
-            namespace=session.database if not self._open else "",
+            namespace=namespace,
             system=session.system,
         )
 

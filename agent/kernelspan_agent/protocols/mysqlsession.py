@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from kernelspan_agent.protocols.mysqlanswers import NO_BACKSLASHES, Answer
-from kernelspan_agent.protocols.mysqlcommands import Code
+from kernelspan_agent.protocols.mysqlcommands import SELECTS_NONE, Code
 from kernelspan_agent.protocols.mysqlhello import MAX_NAME
 from kernelspan_agent.protocols.sql import Facts, mysql_facts_of
 from kernelspan_agent.protocols.statements import Text
@@ -55,7 +55,7 @@ class Session:
     def unanswered(self, code: Code | None, text: Text | None) -> None:
         """What a command was answered was not all seen."""
         self._status = -1
-        if code in {Code.STMT_PREPARE, Code.STMT_FETCH, Code.STMT_RESET, Code.PING}:
+        if code in SELECTS_NONE:
             return
         is_one = self.is_single or code is not Code.QUERY
         if text is None or _may_select(text, is_one=is_one):

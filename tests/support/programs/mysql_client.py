@@ -292,11 +292,11 @@ class MariaDB(Asker):
             cursor = self.client.cursor(binary=binary)
             cursor.executemany(text, rows)
             cursor.close()
-            if binary or self.part != "python":
+            if self.part != "python":
                 self.say(text)
                 continue
             for (value,) in rows:  # all at once, each by itself
-                self.say(text.replace("?", f"'{value}'"))
+                self.say(text if binary else text.replace("?", f"'{value}'"))
 
     def one_round(self, step: int) -> None:
         self.binary()
