@@ -64,7 +64,7 @@ class MysqlTalks:
         number, body = packet_of(data, payload.moved)
         if number == 0 and is_first and greeting_of(body):
             return self._talk(not payload.sends, is_certain=True)
-        if number == 0 and is_command(body[0], payload.moved - 4):
+        if _is_command(payload):
             return self._talk(payload.sends, is_certain=False)
         if number == 1 and body[:1] in {b"\x00", b"\xff"}:
             return self._talk(not payload.sends, is_certain=False)
@@ -98,6 +98,14 @@ class MysqlTalk(OrderedTalk):
         self._last_prepared: Text | None = None
         self._asked_at: int | None = None  # where the requests that were seen end
 
+    def feed(self, payload: Payload, start_ns: int, end_ns: int, *, missed: bool) -> Told:
+        """See Talk."""
+        is_new = not self._is_certain and self._turns < TURNS
+        if is_new and payload.sends != self._requests_sent and _is_command(payload):
+            self._requests_sent = payload.sends  # it is the other end that asks
+            self._turns = -1
+        return super().feed(payload, start_ns, end_ns, missed=missed)
+
     def _take_requests(self, payload: Payload, when_ns: int, told: Told) -> None:
         self._asked_at = payload.position
         if not self._requests.is_inside:
@@ -116,11 +124,13 @@ class MysqlTalk(OrderedTalk):
             if self._requests.is_lost or self._is_over:
                 break
         if self._requests.is_lost:
+            if self._goes_on():
+                self._open[0].last = -1
             self._lose(told)
 
     def _go_on(self, command: _Command, message: Message) -> None:
         """A packet that belongs to a command."""
-        if message.number != (command.last + 1) & 0xFF:
+        if not _follows(message, command):
             self._requests.is_lost = True
             return
         command.last = message.last
@@ -129,7 +139,8 @@ class MysqlTalk(OrderedTalk):
             return
         hello = hello_of(message.body, self._server)
         if hello is None or hello.asks_for_tls:
-            self._is_over = True
+            self._is_over = hello is not None
+            self._requests.is_lost = True
             return
         command.database = hello.database
         self._agreed = hello.capabilities
@@ -202,8 +213,9 @@ class MysqlTalk(OrderedTalk):
     def _take_replies(self, payload: Payload, when_ns: int, told: Told) -> None:
         if self._turns < 0 and not self._is_certain:
             return  # nothing was asked yet that we saw
-        is_lost = self._replies.is_lost
-        if not is_lost:
+        if self._open:
+            self._open[0].answer.wants_file = False  # it has all of it
+        if not self._replies.is_lost:
             for message in read(self._replies.feed, payload):
                 self._take_reply(message, when_ns, told)
                 if self._is_over:
@@ -221,7 +233,7 @@ class MysqlTalk(OrderedTalk):
         if not self._open or self._is_multiplexed or self._requests.is_lost or payload.other != self._asked_at:
             return
         asked = self._open[0].asked
-        if asked is None or len(self._open) > 1 or self._turns < TURNS:
+        if asked is None or len(self._open) > 1 or self._turns < TURNS or self._open[0].answer.is_wrong:
             return
         asked.end_ns = when_ns
         is_end_seen = payload.tail or len(payload.data) == payload.moved
@@ -248,10 +260,10 @@ class MysqlTalk(OrderedTalk):
                 self._out_of_step(told)
             return
         command = self._open[0]
-        is_next = message.number == (command.last + 1) & 0xFF
+        command.answer.is_wrong = not _follows(message, command)
         command.last = message.last
-        has_ended = is_next and command.answer.take(message)
-        if not is_next or command.answer.is_wrong:
+        has_ended = not command.answer.is_wrong and command.answer.take(message)
+        if command.answer.is_wrong:
             self._replies.is_lost = True
         elif has_ended:
             self._open.popleft()
@@ -288,7 +300,7 @@ class MysqlTalk(OrderedTalk):
         return bool(self._open) and not self._open[0].answer.is_clients_turn
 
     def _goes_on(self) -> bool:
-        return bool(self._open) and self._open[0].answer.is_clients_turn
+        return not self._replies.is_lost and bool(self._open) and self._open[0].answer.is_clients_turn
 
     def _end_all(self, told: Told) -> None:
         for command in self._open:
@@ -300,8 +312,21 @@ class MysqlTalk(OrderedTalk):
         self._may_end_again = 0
 
     def _forget(self) -> None:
+        if self._greets or any(each.code is None for each in self._open):
+            self._turns = -1  # how it goes on is not known
         self._greets = False
         if self._requests.is_lost:
             self._number = next(self._count)
             self._last_prepared = None
             self._session.forget()
+
+
+def _is_command(payload: Payload) -> bool:
+    """Whether a call moved one, and nothing else."""
+    number, body = packet_of(payload.data, payload.moved)
+    return number == 0 and is_command(body[0], payload.moved - 4)
+
+
+def _follows(message: Message, command: _Command) -> bool:
+    """Whether it is the next of those that belong to the command."""
+    return command.last < 0 or message.number == (command.last + 1) & 0xFF
