@@ -93,6 +93,6 @@ def _after_comment(statement: str, at: int, *, is_executed: bool) -> tuple[int, 
     """
     end = statement.find("*/", at)
     inside = statement[at:end]
-    if end < 0 or ((is_executed or inside.startswith("+")) and _NOT_SIMPLE.search(inside)):
+    if end < 0 or ((is_executed or inside.startswith("+")) and _NOT_SIMPLE.search(inside + "*")):
         return -1, -1  # hints have strings of their own
     return (at, end) if is_executed else (end + 2, -1)

@@ -82,7 +82,9 @@ class _Subjects:
     """Kinds of statement and their tables, from one piece after another."""
 
     kinds = KINDS
+    follows = _TABLE_FOLLOWS
     skipped = _SKIPPED
+    none = frozenset[str]()  # a name that is no table's
     into = joins = _JOINS  # where INTO and JOIN are
     joining = frozenset(["JOIN", "INTO"])
     listing = frozenset(["READS"])  # where a comma is followed by another table
@@ -131,7 +133,7 @@ class _Subjects:
         name, self._name = self._name, ""
         self._lists = True
         is_name = name[0].isalpha() or name[0] in '_"`'
-        if not is_name or (following == "(" and self._levels[-1] not in _COLUMNS) or name.upper() in self._own:
+        if not is_name or (following == "(" and self._levels[-1] not in _COLUMNS) or name.upper() in self._own | self.none:
             return
         self._tables.append(name)
         self._said.append(name)
@@ -173,7 +175,7 @@ class _Subjects:
         self._levels[-1] = upper
         self._said.append(upper)
         self._kinds += 1
-        self._expects, self._lists = upper in _TABLE_FOLLOWS, False
+        self._expects, self._lists = upper in self.follows, False
 
     def _maybe_before_table(self, upper: str) -> None:
         level = self._levels[-1]
@@ -195,6 +197,8 @@ class _MysqlSubjects(_Subjects):
     """MySQL's and MariaDB's: SELECT makes no table, several may be changed at once."""
 
     kinds = MYSQL_KINDS
+    follows = frozenset(["UPDATE", "TRUNCATE"])
+    none = frozenset(["DUAL"])
     skipped = _MYSQL_SKIPPED
     into = frozenset(["INSERT", "REPLACE"])
     joining = frozenset(["JOIN", "STRAIGHT_JOIN", "INTO"])
