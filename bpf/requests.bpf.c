@@ -94,7 +94,8 @@ static __always_inline int begins_postgresql(struct ks_scratch *s, u64 bytes, u6
 }
 
 #define MYSQL_PACKET 4 /* bytes of a packet's header: a length in three of them, and a number */
-#define MYSQL_COLUMN 0x666564030200ULL /* of a column's packet, from its length's end: a number, "def" behind its length */
+#define MYSQL_COLUMN                                                                                                   \
+	0x666564030200ULL /* of a column's packet, from its length's end: a number, "def" behind its length */
 
 /* What a packet with the number 0 holds: the greeting, 10 and a version, or a command. */
 static __always_inline int begins_mysql_body(u64 bytes, u64 size)

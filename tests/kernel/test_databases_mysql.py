@@ -115,7 +115,9 @@ def test_client_that_was_there_before(client: str, kind: str, tmp_path: Path) ->
     """Its connections are joined in their middle: what is told is right, and after some statements all is told."""
     with mariadbs.mariadb() as (port, socket):
         where = str(port) if kind == "tcp" else socket
-        with subprocess.Popen(command(where, client, 3, 3, "wait"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        with subprocess.Popen(
+            command(where, client, 3, 3, "wait"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as program:
             assert program.stdin is not None
             assert program.stdout is not None
             assert program.stdout.readline() == b"waiting\n"

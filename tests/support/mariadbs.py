@@ -107,4 +107,11 @@ def _own_folder() -> Iterator[Path]:
 
 
 def _chroot() -> list[str]:
-    return ["chroot", f"--userspec={UID}:{UID}", str(root()), _SERVER, "--no-defaults", "--lc-messages-dir=/usr/share/mysql"]
+    return [
+        "chroot",
+        f"--userspec={UID}:{UID}",
+        str(root()),
+        _SERVER,
+        "--no-defaults",
+        "--lc-messages-dir=/usr/share/mysql",
+    ]

@@ -19,7 +19,16 @@ from kernelspan_agent.model import Payload, WireProtocol
 from kernelspan_agent.protocols.databases import Query
 from kernelspan_agent.protocols.exchanges import Told, read
 from kernelspan_agent.protocols.mysqlanswers import END, Answer, Form
-from kernelspan_agent.protocols.mysqlcommands import FORMS, LAST_PREPARED, SELECTS_NONE, STREAMS, Code, is_command, statement_of
+from kernelspan_agent.protocols.mysqlcommands import (
+    FORMS,
+    LAST_PREPARED,
+    RUNS,
+    SELECTS_NONE,
+    STREAMS,
+    Code,
+    is_command,
+    statement_of,
+)
 from kernelspan_agent.protocols.mysqlhello import ATTRIBUTES, SEVERAL, TRACKS, database_of_change, greeting_of, hello_of
 from kernelspan_agent.protocols.mysqlsession import Session
 from kernelspan_agent.protocols.mysqlwire import Message, Reader, packet_of, result_at_end
@@ -158,31 +167,34 @@ class MysqlTalk(OrderedTalk):
             return
         code = Code(kind)
         command = _Command(code, self._first_ns, Answer(FORMS[code]), message.last, self._is_certain)
-        if code is Code.STMT_CLOSE:
-            self._texts.pop(self._number, body[:4])
+        self._prepare(command, body, message)
         if FORMS[code] is Form.NOTHING:
             return
-        if code is Code.SET_OPTION:
+        if not self._is_certain:
+            self._asked += 1
+        elif code in RUNS:
+            command.asked = self._asked_for(command)
+            told.began.append(command.asked)
+        self._open.append(command)
+
+    def _prepare(self, command: _Command, body: bytes, message: Message) -> None:
+        """What a command names: a statement's text, a statement that was prepared, a database."""
+        code = command.code
+        if code is Code.STMT_CLOSE:
+            self._texts.pop(self._number, body[:4])
+        elif code is Code.SET_OPTION:
             self._session.is_single = False
-        elif code is Code.INIT_DB:
-            command.database = body
-        elif code is Code.CHANGE_USER:
-            command.database = database_of_change(body)
+        elif code in {Code.INIT_DB, Code.CHANGE_USER}:
+            command.database = body if code is Code.INIT_DB else database_of_change(body)
         elif code is Code.STMT_PREPARE:
             command.text = self._last_prepared = Text(body.decode("utf-8", "replace"), message.is_cut)
         elif code is Code.QUERY:
             attributes = None if self._agreed is None else bool(self._agreed & ATTRIBUTES)
             text = statement_of(body, has_attributes=attributes)
             command.text = None if text is None else Text(text.decode("utf-8", "replace"), message.is_cut)
-        elif code in {Code.STMT_EXECUTE, Code.STMT_BULK_EXECUTE}:
+        elif code in RUNS:
             name = body[:4]
             command.text = self._last_prepared if name == LAST_PREPARED else self._texts.get(self._number, name)
-        if not self._is_certain:
-            self._asked += 1
-        elif code in {Code.QUERY, Code.STMT_EXECUTE, Code.STMT_BULK_EXECUTE}:
-            command.asked = self._asked_for(command)
-            told.began.append(command.asked)
-        self._open.append(command)
 
     def _asked_for(self, command: _Command) -> Asked:
         session, is_server, text = self._session, not self._requests_sent, command.text
@@ -215,18 +227,20 @@ class MysqlTalk(OrderedTalk):
             return  # nothing was asked yet that we saw
         if self._open:
             self._open[0].answer.wants_file = False  # it has all of it
-        if not self._replies.is_lost:
-            for message in read(self._replies.feed, payload):
-                self._take_reply(message, when_ns, told)
-                if self._is_over:
-                    return
-                if self._replies.is_lost:
-                    break
+        self._read_replies(payload, when_ns, told)
+        if self._is_over:
+            return
         if self._replies.is_lost:
             self._lose(told)
             self._find_end(payload, when_ns)
         elif self._open and self._open[0].asked:
             self._open[0].asked.end_ns = when_ns
+
+    def _read_replies(self, payload: Payload, when_ns: int, told: Told) -> None:
+        for message in [] if self._replies.is_lost else read(self._replies.feed, payload):
+            self._take_reply(message, when_ns, told)
+            if self._is_over or self._replies.is_lost:
+                return
 
     def _find_end(self, payload: Payload, when_ns: int) -> None:
         """What an answer of which not all was seen ends with, as far as it has come: of one command, if no other was asked."""

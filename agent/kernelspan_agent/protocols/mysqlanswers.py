@@ -33,6 +33,9 @@ class Form(enum.Enum):
     LOGIN = enum.auto()  # and the client may be asked for more
 
 
+_RESULTS = frozenset([Form.RESULTS, Form.ROWS, Form.COLUMNS])
+
+
 class _State(enum.Enum):
     HEAD = enum.auto()
     COLUMNS = enum.auto()
@@ -65,35 +68,39 @@ class Answer:
 
     def take(self, message: Message) -> bool:
         """A packet of it; gives whether it was the last."""
-        kind, length = message.kind, message.length
-        if kind < 0:
+        if message.kind < 0:
             self.is_wrong = True
             return False
-        if kind == ERROR:
+        if message.kind == ERROR:
             return self._failed(message)
-        if self._form is Form.TEXT:
-            return True
-        if self._form is Form.ONE:
-            return self._ended(message, OK, END)
-        if self._form is Form.LOGIN:
-            return kind not in {END, 1} and self._ended(message, OK)
-        if self._form is Form.PREPARED:
-            return self._take_prepared(message)
+        if self._form in _RESULTS:
+            return self._take_result(message)
+        takes = {Form.ONE: self._take_one, Form.LOGIN: self._take_login, Form.PREPARED: self._take_prepared}
+        return self._form is Form.TEXT or takes[self._form](message)
+
+    def _take_one(self, message: Message) -> bool:
+        return self._ended(message, OK, END)
+
+    def _take_login(self, message: Message) -> bool:
+        return message.kind not in {END, 1} and self._ended(message, OK)
+
+    def _take_result(self, message: Message) -> bool:
+        is_end = message.kind == END and message.length < GREATEST
         if self._state is _State.HEAD:
             return self._take_head(message)
         if self._state is _State.COLUMNS:
             self._take_column(message)
-        elif self._state is _State.AFTER_COLUMNS and kind == END and length == _END_BYTES:
-            self._said(message)
+            return False
+        if not is_end:
             self._state = _State.ROWS
-            if self.status & _CURSOR:  # rows are fetched by commands of their own
-                return self._result_ended()
-        elif kind == END and length < GREATEST:
-            self._said(message)
-            return self._result_ended()
-        else:
+            return False
+        self._said(message)
+        if self._state is _State.AFTER_COLUMNS and message.length == _END_BYTES:
             self._state = _State.ROWS
-        return False
+            return (
+                bool(self.status & _CURSOR) and self._result_ended()
+            )  # else rows follow; of a cursor they are fetched
+        return self._result_ended()
 
     def _failed(self, message: Message) -> bool:
         number = int.from_bytes(message.body[1:3], "little")

@@ -56,6 +56,7 @@ FORMS = dict.fromkeys(Code, Form.ONE) | {
 }
 # What follows is a stream of a replica's, or a copy of the server: the binary log, a table, a registration, a clone.
 STREAMS = frozenset([0x12, 0x13, 0x14, 0x15, 0x1E, 0x20, 0x21])
+RUNS = frozenset([Code.QUERY, Code.STMT_EXECUTE, Code.STMT_BULK_EXECUTE])  # statements
 SELECTS_NONE = frozenset([Code.STMT_PREPARE, Code.STMT_FETCH, Code.STMT_RESET, Code.PING])  # no other database
 LAST_PREPARED = b"\xff\xff\xff\xff"  # instead of a statement's number, MariaDB's
 _SIZES = {0: -1, 1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 6: 0, 8: 8, 9: 4, 13: 2}  # of values by their types

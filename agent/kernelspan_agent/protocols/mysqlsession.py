@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 from kernelspan_agent.protocols.mysqlanswers import NO_BACKSLASHES, Answer
-from kernelspan_agent.protocols.mysqlcommands import SELECTS_NONE, Code
+from kernelspan_agent.protocols.mysqlcommands import RUNS, SELECTS_NONE, Code
 from kernelspan_agent.protocols.mysqlhello import MAX_NAME
 from kernelspan_agent.protocols.sql import Facts, mysql_facts_of
 from kernelspan_agent.protocols.statements import Text
@@ -45,7 +45,7 @@ class Session:
                 self.database = ""
         elif code in {None, Code.INIT_DB, Code.CHANGE_USER}:
             self._select(name)
-        elif code in {Code.QUERY, Code.STMT_EXECUTE, Code.STMT_BULK_EXECUTE}:
+        elif code in RUNS:
             self._ran(answer, text)
         elif code is Code.DROP_DB:
             self._select("")

@@ -41,33 +41,43 @@ def tokens_of(statement: str, escapes: bool | None = None) -> tuple[list[str], b
     found: list[str] = []
     at = 0
     inside_until = -1  # the end of a comment whose inside is shown
-    while at < len(statement):
+    while 0 <= at < len(statement):
         if at == inside_until:
             at += 2
             continue
         matched = _TOKEN.match(statement, at)
         if matched is None:
             return found, False  # a NUL, a lone backslash, what begins with `$`
-        text, at = matched[0], matched.end()
-        if matched["space"] is not None:
-            at = -1 if "\0" in text else at  # which ends a comment
-        elif matched["comment"] is not None:
+        at = matched.end()
+        if matched["comment"] is not None:
             at, inside_until = _after_comment(statement, at, is_executed=matched["executed"] is not None)
         elif matched["quote"] is not None:
             found.append("?")
             at = _after_string(statement, at, matched["quote"], escapes)
-        elif matched["name"] is not None:
-            found.append(text if matched["end"] else "?")
-            at = at if matched["end"] else -1
-        else:
-            found.append("?" if matched["number"] is not None else text)
-            if ord(text[-1]) > 0x7F and statement[at : at + 1] == "`":
-                at = -1  # in some character sets it is part of the one before
-            elif text == ";":
+        elif matched["space"] is None:
+            found.append(_shown(matched))
+            if found[-1] == ";":
                 escapes = None  # the statement before may have changed it
-        if at < 0:
-            return found, False
-    return found, True
+        if _is_doubtful(matched):
+            at = -1
+    return found, at >= 0
+
+
+def _shown(matched: re.Match[str]) -> str:
+    """What stands for a token that is no string."""
+    is_literal = matched["number"] is not None or (matched["name"] is not None and not matched["end"])
+    return "?" if is_literal else matched[0]
+
+
+def _is_doubtful(matched: re.Match[str]) -> bool:
+    """Whether it may end elsewhere: a comment at a NUL; a name without an end, or with a last character that is part of
+    another in some character sets, as a backtick or a backslash behind what is not ASCII may be.
+    """
+    if matched["space"] is not None:
+        return "\0" in matched[0]
+    if matched["name"] is not None:
+        return not matched["end"]
+    return ord(matched[0][-1]) > 0x7F and matched.string[matched.end() : matched.end() + 1] == "`"
 
 
 def has_password(statement: str) -> bool:

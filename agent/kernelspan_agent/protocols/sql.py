@@ -133,7 +133,11 @@ class _Subjects:
         name, self._name = self._name, ""
         self._lists = True
         is_name = name[0].isalpha() or name[0] in '_"`'
-        if not is_name or (following == "(" and self._levels[-1] not in _COLUMNS) or name.upper() in self._own | self.none:
+        if (
+            not is_name
+            or (following == "(" and self._levels[-1] not in _COLUMNS)
+            or name.upper() in self._own | self.none
+        ):
             return
         self._tables.append(name)
         self._said.append(name)

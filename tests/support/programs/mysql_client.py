@@ -21,6 +21,8 @@ DATABASES = ["first", "second"]
 class Asker:
     """One thread's statements. `asked`: the text as it is sent, the error's number; the function that sent it; the database."""
 
+    Error: type[Exception]
+
     def __init__(self, where: str, number: int) -> None:
         self.where, self.number, self.count = where, number, 0
         self.database = DATABASES[number % 2]
@@ -32,7 +34,7 @@ class Asker:
     def connect(self) -> None:
         raise NotImplementedError
 
-    def one_round(self, step: int) -> None:
+    def one_round(self, *, is_first: bool) -> None:
         raise NotImplementedError
 
     def close(self) -> None:
@@ -61,11 +63,10 @@ class Asker:
         found = None
         try:
             found = self.execute(text, None)
-            assert not error, text
-        except AssertionError:
-            raise
-        except Exception as caught:
+        except self.Error as caught:
             self.refused(caught, error)
+        else:
+            assert not error, text
         self.say(text, error)
         return found
 
@@ -75,7 +76,7 @@ class Asker:
             self.ask(f"USE `{name}`")
             self.database = name
             self.ask(f"SELECT {self.mark()}, database()")
-        self.ask(f"USE nosuch", error="1049")
+        self.ask("USE nosuch", error="1049")
         self.ask(f"SELECT {self.mark()}")
 
     def transaction(self) -> None:
@@ -89,7 +90,10 @@ class Asker:
         """Long ones, and such as look like packets."""
         self.ask(f"SELECT {self.mark()}, repeat('v', 1000) FROM seq_1_to_200")
         self.ask(f"SELECT {self.mark()}, repeat('v', 300000)")
-        self.ask(f"SELECT {self.mark()}, repeat('v', 1000), (SELECT 1 UNION SELECT seq FROM seq_190_to_200 WHERE seq < s.seq) FROM seq_1_to_200 s", error="1242")
+        self.ask(
+            f"SELECT {self.mark()}, repeat('v', 1000), (SELECT 1 UNION SELECT seq FROM seq_190_to_200 WHERE seq < s.seq) FROM seq_1_to_200 s",
+            error="1242",
+        )
         for packet in ("fe000002", "ff7a04233432303030", "00000002000000", "0364656600"):
             size = f"{len(packet) // 2:02x}000001"
             self.ask(f"SELECT {self.mark()}, repeat(x'{size}{packet}', 2000), x'{size}{packet}'")
@@ -110,7 +114,7 @@ class Asker:
             self.transaction()
             self.values()
             self.use()
-            self.one_round(step)
+            self.one_round(is_first=step == 0)
             if step % 3 == 2:
                 self.close()
                 self.connect()
@@ -123,7 +127,7 @@ class PyMySQL(Asker):
     def connect(self) -> None:
         import pymysql
 
-        self.module = pymysql
+        self.module, self.Error = pymysql, pymysql.MySQLError
         flag = pymysql.constants.CLIENT.MULTI_STATEMENTS
         self.client = pymysql.connect(
             database=self.database, autocommit=True, local_infile=True, client_flag=flag, **self.options
@@ -140,7 +144,7 @@ class PyMySQL(Asker):
         cursor.execute(text)
         try:
             cursor.nextset()
-        except self.module.MySQLError as caught:
+        except self.Error as caught:
             self.refused(caught, "1146")
         self.say(text, "1146")
         text = f"CALL two{self.number}({self.mark()})"
@@ -170,11 +174,11 @@ class PyMySQL(Asker):
         self.database = DATABASES[self.number % 2]
         try:
             self.client.select_db("nosuch")
-        except self.module.MySQLError as caught:
+        except self.Error as caught:
             self.refused(caught, "1049")
         self.ask(f"SELECT {self.mark()}, database()")
 
-    def one_round(self, step: int) -> None:
+    def one_round(self, *, is_first: bool) -> None:
         self.execute(f"CREATE OR REPLACE PROCEDURE two{self.number}(IN a text) BEGIN SELECT a; SELECT 2; END", None)
         self.several()
         self.load()
@@ -186,7 +190,7 @@ class PyMySQL(Asker):
             pass
         cursor.close()
         self.say(text)
-        if step == 0:
+        if is_first:
             text = f"SELECT {self.mark()}, length('{'g' * (17 << 20)}')"
             assert self.execute(text, None)[0][1] == 17 << 20
             self.say(text)
@@ -204,6 +208,7 @@ class Connector(Asker):
     def connect(self) -> None:
         import mysql.connector
 
+        self.Error = mysql.connector.Error
         self.client = mysql.connector.connect(
             database=self.database, autocommit=True, use_pure=self.pure, ssl_disabled=True, **self.options
         )
@@ -215,7 +220,7 @@ class Connector(Asker):
             try:
                 cursor.execute(text, ("s\0x" * 50, number))
                 error = ""
-            except Exception as caught:
+            except self.Error as caught:
                 self.refused(caught, error := "1062")
             self.say(text.replace("%s", "?"), error)
         cursor.close()
@@ -230,7 +235,7 @@ class Connector(Asker):
         text = f"SELECT {self.mark()}, %s FROM nosuch"
         try:
             cursor.execute(text, (1,))
-        except Exception as caught:
+        except self.Error as caught:
             self.refused(caught, "1146")
         self.say(text.replace("%s", "?"), "1146")
         cursor.close()
@@ -246,7 +251,7 @@ class Connector(Asker):
             self.database = name
             self.ask(f"SELECT {self.mark()}, database()")
 
-    def one_round(self, step: int) -> None:
+    def one_round(self, *, is_first: bool) -> None:  # noqa: ARG002
         self.prepared()
         self.commands()
 
@@ -266,6 +271,7 @@ class MariaDB(Asker):
         os.environ["MARIADB_PYTHON_CONNECTOR"] = self.part
         import mariadb
 
+        self.Error = mariadb.Error
         self.client = mariadb.connect(database=self.database, autocommit=True, **self.options)
 
     def binary(self) -> None:
@@ -275,7 +281,7 @@ class MariaDB(Asker):
             try:
                 cursor.execute(text, ("s\0x" * 50, number))
                 error = ""
-            except Exception as caught:
+            except self.Error as caught:
                 self.refused(caught, error := "1062")
             self.say(text, error)
         for size in (3, 90_000):
@@ -298,7 +304,7 @@ class MariaDB(Asker):
             for (value,) in rows:  # all at once, each by itself
                 self.say(text if binary else text.replace("?", f"'{value}'"))
 
-    def one_round(self, step: int) -> None:
+    def one_round(self, *, is_first: bool) -> None:  # noqa: ARG002
         self.binary()
         self.bulk()
         self.client.ping()

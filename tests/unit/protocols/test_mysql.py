@@ -43,7 +43,12 @@ def greeting(version: str = "5.5.5-10.11.6-MariaDB", capabilities: int = 0xFFFFF
 
 def hello(capabilities: int, database: str = "shop") -> bytes:
     return (
-        capabilities.to_bytes(4, "little") + bytes(5) + bytes(23) + b"me\0\x06s3cret" + database.encode() + b"\0native\0"
+        capabilities.to_bytes(4, "little")
+        + bytes(5)
+        + bytes(23)
+        + b"me\0\x06s3cret"
+        + database.encode()
+        + b"\0native\0"
     )
 
 
@@ -151,7 +156,13 @@ def result(*rows: bytes, status: int = AUTOCOMMIT, columns: int = 1, deprecates:
 
 
 def prepared(number: int, columns: int, parameters: int, *, deprecates: bool) -> list[bytes]:
-    found = [b"\0" + number.to_bytes(4, "little") + columns.to_bytes(2, "little") + parameters.to_bytes(2, "little") + b"\0\0\0"]
+    found = [
+        b"\0"
+        + number.to_bytes(4, "little")
+        + columns.to_bytes(2, "little")
+        + parameters.to_bytes(2, "little")
+        + b"\0\0\0"
+    ]
     for count in (parameters, columns):
         if count:
             found += [column()] * count + ([] if deprecates else [end()])
@@ -177,7 +188,13 @@ class Turn:
     told: list[tuple[str, str]]
 
 
-LOOKALIKES = [packet(3, end()), packet(3, ok(kind=0xFE)), packet(3, error(1)), packet(0, b"\x03SELECT s3cret"), b"\xfe\xff\0\3def"]
+LOOKALIKES = [
+    packet(3, end()),
+    packet(3, ok(kind=0xFE)),
+    packet(3, error(1)),
+    packet(0, b"\x03SELECT s3cret"),
+    b"\xfe\xff\0\3def",
+]
 codes = st.sampled_from([1064, 1146, 1062])
 
 
@@ -324,7 +341,14 @@ def test_columns_that_are_left_out() -> None:
     for head, columns, middle in (
         (b"\2\1", 2, [end()]), (b"\2\0", 0, [end()]), (b"\1\2", 2, []), (b"\0\2", 0, []), (b"\xfc\x2c\1\0", 0, [end()]),
     ):  # fmt: skip
-        wire.query("SELECT 1", head, *[column()] * columns, *middle, text_row(b"x", b"y"), ok(kind=0xFE) if not middle else end())
+        wire.query(
+            "SELECT 1",
+            head,
+            *[column()] * columns,
+            *middle,
+            text_row(b"x", b"y"),
+            ok(kind=0xFE) if not middle else end(),
+        )
     assert wire.said() == [("SELECT 1", "")] * 5
 
 
@@ -388,7 +412,11 @@ def test_messages_of_many_packets() -> None:
 
 @pytest.mark.parametrize(
     ("version", "capabilities", "system"),
-    [("5.5.5-10.11.6-MariaDB", 0xFFFFFFFF, "mariadb"), ("8.0.36", 0xFFFFFFFF, "mysql"), ("11.4.2", 0xFFFFFFFE, "mariadb")],
+    [
+        ("5.5.5-10.11.6-MariaDB", 0xFFFFFFFF, "mariadb"),
+        ("8.0.36", 0xFFFFFFFF, "mysql"),
+        ("11.4.2", 0xFFFFFFFE, "mariadb"),
+    ],
 )
 def test_what_the_server_is(version: str, capabilities: int, system: str) -> None:
     """As it says; read in one call, or the header by itself."""
@@ -461,9 +489,7 @@ def test_the_database_that_is_selected() -> None:
         (b"\x03SET @a = 1", [ok(AUTOCOMMIT | CHANGED, state=b"\1\2\1d")], "c"),
         (b"\x03SELECT 1", [ok()], "d"),
     ]  # fmt: skip
-    expected = [
-        namespace for body, answer, namespace in asked if body[0] == 3 or answer[0][0] == 0xFF
-    ]
+    expected = [namespace for body, answer, namespace in asked if body[0] == 3 or answer[0][0] == 0xFF]
     for body, answer, _ in asked:
         wire.ask(body)
         wire.answer(*answer)
