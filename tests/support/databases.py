@@ -163,11 +163,11 @@ def postgres(*, tls: bool = False) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def running(command: list[str], ends_by: int = signal.SIGINT) -> Iterator[None]:
-    """A server, until the block ends."""
+def running(command: list[str], ends_by: int = signal.SIGINT) -> Iterator[int]:
+    """A server, until the block ends; gives its process' id."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
-            yield
+            yield server.pid
         finally:
             server.send_signal(ends_by)
 

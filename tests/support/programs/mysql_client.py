@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asks a MariaDB from several threads, and says what each asked, in its order, and what error it was answered.
 
-mysql_client.py PORT|SOCKET CLIENT THREADS ROUNDS [wait]. Each statement bears its thread's number and its own. With `wait`:
+mysql_client.py PORT|SOCKET CLIENT[,CLIENT] THREADS ROUNDS [wait]: so many threads for each client. Each statement bears its thread's number and its own. With `wait`:
 each connection is used, and then waits until something is said on the standard input.
 """
 
@@ -334,8 +334,8 @@ def failed(what: threading.ExceptHookArgs) -> None:
 
 def main() -> None:
     threading.excepthook = failed
-    where, client, (threads, rounds) = sys.argv[1], sys.argv[2], map(int, sys.argv[3:5])
-    askers = [CLIENTS[client](where, number) for number in range(threads)]
+    where, clients, (threads, rounds) = sys.argv[1], sys.argv[2].split(","), map(int, sys.argv[3:5])
+    askers = [CLIENTS[clients[number // threads]](where, number) for number in range(threads * len(clients))]
     if "wait" in sys.argv:
         for asker in askers:
             asker.ask("SELECT 'before'")
