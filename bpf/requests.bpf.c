@@ -21,6 +21,7 @@
 struct connection {
 	u32 protocol; /* KS_PROTOCOL_UNKNOWN: not yet */
 	u32 misses;
+	u32 expected; /* bytes of the next call, where this one was a header of MySQL's that was read alone */
 };
 
 BPF_TABLE("lru_hash", u64, struct connection, ks_connections, KS_MAX_CONNECTIONS);
@@ -90,6 +91,38 @@ static __always_inline int begins_postgresql(struct ks_scratch *s, u64 bytes, u6
 		return 0;
 	end = KS_UREAD(u64, at + length - 8) >> 24;
 	return end == PG_SYNC || end == PG_FLUSH;
+}
+
+#define MYSQL_PACKET 4 /* bytes of a packet's header: a length in three of them, and a number */
+#define MYSQL_COLUMN                                                                                                   \
+	0x666564030200ULL /* of a column's packet, from its length's end: a number, "def" behind its length */
+
+/* What a packet with the number 0 holds: the greeting, 10 and a version, or a command. */
+static __always_inline int begins_mysql_body(u64 bytes, u64 size)
+{
+	if ((u8)bytes == 10)
+		return size == 1 || (size > 32 && is_digit(bytes >> 8));
+	return ((u8)bytes && (u8)bytes <= 0x1f) || (u8)bytes == 0xfa;
+}
+
+/*
+ * A connection of MySQL begins with the server's greeting: a packet that is the whole call, whose number is 0. One that
+ * is open already is known by a command, whose number is 0 too, or by what answers one, whose number is 1: OK, an error, or
+ * a result's number of columns and the first of them. See "Packets" of MySQL's manual.
+ */
+static __always_inline int begins_mysql(struct ks_scratch *s, u64 bytes, u64 at, u64 length)
+{
+	u64 size = bytes & 0xffffff, kind = bytes >> 32 & 0xff;
+
+	if (length != s->op.ret)
+		return 0;
+	if (size == 1 && length >= 16 && (bytes & 0xff000000) == 0x1000000)
+		return KS_UREAD(u64, at + 5) >> 16 == MYSQL_COLUMN;
+	if (size != length - MYSQL_PACKET)
+		return 0;
+	if (bytes >> 24 & 0xff)
+		return (bytes >> 24 & 0xff) == 1 && size >= 7 && (kind == 0 || kind == 0xff);
+	return begins_mysql_body(bytes >> 32, size);
 }
 
 /* Where the bytes of a call lie: w->at, w->length of the first part, w->found the others. */
@@ -241,11 +274,13 @@ static __always_inline void tell(struct ks_scratch *s, u64 sk, u64 id, u32 proto
 }
 
 /* What a connection carries, by what this call moved; KS_PROTOCOL_UNKNOWN: that does not say it. */
-static __always_inline u32 classify(struct ks_scratch *s)
+static __always_inline u32 classify(struct ks_scratch *s, struct connection *known)
 {
 	struct ks_walk *w = &s->walk;
 	u64 at = KS_LOAD(w->at), length = s->op.ret, bytes = 0;
+	u32 expected = known->expected;
 
+	known->expected = 0;
 	if (KS_LOAD(w->found[0])) {
 		u64 part = KS_UREAD(u64, KS_LOAD(w->found[0]) + 8);
 
@@ -265,14 +300,29 @@ static __always_inline u32 classify(struct ks_scratch *s)
 		return KS_PROTOCOL_REDIS;
 	if (length >= 8 && begins_postgresql(s, bytes, at, length))
 		return KS_PROTOCOL_POSTGRESQL;
+	if (length >= 8 && begins_mysql(s, bytes, at, length))
+		return KS_PROTOCOL_MYSQL;
+	if (expected == length && begins_mysql_body(bytes, length))
+		return KS_PROTOCOL_MYSQL;
+	if (length == MYSQL_PACKET && !(bytes >> 24))
+		known->expected = bytes;
 	return KS_PROTOCOL_UNKNOWN;
 }
 
-/* A connection of PostgreSQL that has asked for TLS goes on as one: a handshake's record begins with 0x16, 3. */
-static __always_inline int begins_tls(struct ks_scratch *s)
+/*
+ * A connection of PostgreSQL or MySQL that has asked for TLS goes on as one: a handshake's record begins with 0x16, 3. A
+ * packet of MySQL may too; but what follows a record's header is as long as that says, or read by another call.
+ */
+static __always_inline int begins_tls(struct ks_scratch *s, u32 protocol)
 {
-	return KS_LOAD(s->walk.count) && !KS_LOAD(s->walk.found[0]) && s->op.ret >= 4 &&
-	       KS_UREAD(u16, s->call.args[1]) == 0x0316;
+	u64 bytes;
+
+	if (!KS_LOAD(s->walk.count) || KS_LOAD(s->walk.found[0]) || s->op.ret < 5)
+		return 0;
+	bytes = KS_UREAD(u64, s->call.args[1]);
+	if ((u16)bytes != 0x0316)
+		return 0;
+	return protocol == KS_PROTOCOL_POSTGRESQL || s->op.ret == 5 || __builtin_bswap16(bytes >> 24) + 5 == s->op.ret;
 }
 
 /* `wanted`: bits of the protocols whose bytes somebody wants. */
@@ -298,16 +348,16 @@ static __always_inline void look(struct ks_scratch *s, u32 wanted)
 	}
 	protocol = known->protocol;
 	if (protocol == KS_PROTOCOL_UNKNOWN) {
-		protocol = classify(s);
+		protocol = classify(s, known);
 		if (protocol) {
 			known->protocol = protocol;
 		} else if (known->misses++ >= MAX_MISSES) {
 			known->protocol = OPAQUE;
 			return;
-		} else if (s->op.ret >= 4) {
+		} else if (s->op.ret >= 4 && !(known->expected && wanted >> KS_PROTOCOL_MYSQL & 1)) {
 			return;
 		}
-	} else if (protocol == KS_PROTOCOL_POSTGRESQL && begins_tls(s)) {
+	} else if ((protocol == KS_PROTOCOL_POSTGRESQL || protocol == KS_PROTOCOL_MYSQL) && begins_tls(s, protocol)) {
 		known->protocol = OPAQUE;
 		return;
 	}

@@ -161,6 +161,7 @@ class WireProtocol(enum.IntEnum):
     HTTP = 1
     REDIS = 2
     POSTGRESQL = 3
+    MYSQL = 4
 
 
 @dataclass(frozen=True, slots=True)

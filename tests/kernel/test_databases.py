@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import databases, runs
+from tests.support import databases, mariadbs, runs
 from tests.support.otlp_json import ReceivedSpan
 
 REDIS_CLIENT = runs.PROGRAMS / "redis_client.py"
@@ -140,23 +140,25 @@ def client(port: int) -> Any:
 
 
 def test_the_example(tmp_path: Path) -> None:
-    """examples/20-databases.yaml, on a program that asks both: a span of each, below the function that asked."""
+    """examples/20-databases.yaml, on a program that asks all of them: a span of each, below the function that asked."""
     script = tmp_path / "asks.py"  # what has no file has no frame of its own
     script.write_text(
-        "import psycopg, redis, sys\n"
+        "import psycopg, pymysql, redis, sys\n"
         "def ask():\n"
         "    redis.Redis(port=int(sys.argv[1]), password='s3cret').set('s3cret', 's3cret')\n"
         "    client = psycopg.connect(host='127.0.0.1', port=sys.argv[2], user='postgres', password='s3cret', autocommit=True)\n"
         "    client.execute('SELECT %s', ['s3cret'])\n"
         "    client.execute(\"SELECT 's3cret' FROM pg_class\")\n"
+        "    client = pymysql.connect(host='127.0.0.1', port=int(sys.argv[3]), user='shop', password='s3cret')\n"
+        "    client.cursor().execute('SELECT %s FROM mysql.db', ['s3cret'])\n"
         "ask()\n"
     )
     example = Path(__file__).resolve().parents[2] / "examples" / "20-databases.yaml"
-    with databases.redis() as redis, databases.postgres() as postgres:
-        ran = runs.run(tmp_path, example, databases.python(), script, str(redis), str(postgres))
+    with databases.redis() as redis, databases.postgres() as postgres, mariadbs.mariadb() as (mariadb, _):
+        ran = runs.run(tmp_path, example, databases.python(), script, str(redis), str(postgres), str(mariadb))
     assert ran.status == 0, ran.stderr
     by_id = {span.span_id: span for span in ran.spans}
     found = [span for span in databases.requests_of(ran) if span.attributes["db.operation.name"] in {"SET", "SELECT"}]
-    assert [span.name for span in found] == [f"SET 127.0.0.1:{redis}", "SELECT", "SELECT pg_class"]
+    assert [span.name for span in found] == [f"SET 127.0.0.1:{redis}", "SELECT", "SELECT pg_class", "SELECT mysql.db"]
     assert all("ask" in databases.names_above(span, by_id) for span in found)
     assert "s3cret" not in str([(span.name, span.attributes) for span in ran.spans])

@@ -40,7 +40,7 @@ def python() -> Path:
 @functools.cache
 def redis_root() -> Path:
     """The root of Debian's Redis, fetched and unpacked if it is not. Raises debian.DebianError."""
-    return _root("redis", ["redis-server"], [["/usr/bin/redis-server", "--version"]])
+    return root_of("redis", ["redis-server"], [["/usr/bin/redis-server", "--version"]])
 
 
 def redis_command(port: int) -> list[str]:
@@ -61,7 +61,7 @@ def redis() -> Iterator[int]:
     """A Redis that nobody traces; gives its port."""
     with reserved_port() as port, subprocess.Popen(redis_command(port), stdout=subprocess.DEVNULL) as server:
         try:
-            _until(lambda: is_listening(port), "Redis answers")
+            until(lambda: is_listening(port), "Redis answers")
             yield port
         finally:
             server.send_signal(signal.SIGTERM)
@@ -103,7 +103,7 @@ POSTGRES_USER, POSTGRES_UID = "postgres", 54321
 @functools.cache
 def postgres_root() -> Path:
     """The root of Debian's PostgreSQL, fetched and unpacked if it is not. Raises debian.DebianError."""
-    root = _root("postgresql", ["postgresql-15", "dash"], [[f"{_POSTGRES}/postgres", "--version"]])
+    root = root_of("postgresql", ["postgresql-15", "dash"], [[f"{_POSTGRES}/postgres", "--version"]])
     (root / "etc" / "passwd").write_text(f"{POSTGRES_USER}:x:{POSTGRES_UID}:{POSTGRES_UID}::/tmp:/bin/sh\n")
     (root / "tmp").chmod(0o1777)
     if not (root / "dev" / "null").exists():
@@ -157,18 +157,19 @@ def postgres_command(port: int, data: str, program: str = "postgres") -> list[st
 @contextlib.contextmanager
 def postgres(*, tls: bool = False) -> Iterator[int]:
     """A PostgreSQL that nobody traces; gives its port."""
-    with postgres_data(tls=tls) as data, reserved_port() as port, _running(postgres_command(port, data)):
-        _until(lambda: is_listening(port), "PostgreSQL answers")
+    with postgres_data(tls=tls) as data, reserved_port() as port, running(postgres_command(port, data)):
+        until(lambda: is_listening(port), "PostgreSQL answers")
         yield port
 
 
 @contextlib.contextmanager
-def _running(command: list[str]) -> Iterator[None]:
+def running(command: list[str], ends_by: int = signal.SIGINT) -> Iterator[int]:
+    """A server, until the block ends; gives its process' id."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
-            yield
+            yield server.pid
         finally:
-            server.send_signal(signal.SIGINT)
+            server.send_signal(ends_by)
 
 
 def _chroot(program: str) -> list[str]:
@@ -180,7 +181,8 @@ def _as_postgres(program: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _root(name: str, packages: list[str], proofs: list[list[str]]) -> Path:
+def root_of(name: str, packages: list[str], proofs: list[list[str]]) -> Path:
+    """A root of these packages, fetched and unpacked if it is not, in which the commands `proofs` succeed."""
     if os.geteuid():
         raise debian.DebianError("chroot needs root")
     found = venvs.cache_folder().parent / "databases" / f"{SUITE}-{name}-{_RECIPE}"
@@ -190,7 +192,8 @@ def _root(name: str, packages: list[str], proofs: list[list[str]]) -> Path:
     return found
 
 
-def _until(condition: Callable[[], bool], what: str) -> None:
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Waits."""
     deadline = time.monotonic() + _TIMEOUT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, f"never: {what}"

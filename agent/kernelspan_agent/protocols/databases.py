@@ -12,7 +12,8 @@ from kernelspan_agent.protocols.exchanges import Exchange
 class Query(Exchange):
     """A command or a statement. Empty: not known, or there is none.
 
-    `text` has no value in it, `raw` has, but for what only serves to log in. `error`: of the answer, the database's code.
+    `text` has no value in it, `raw` has, but for what only serves to log in. `error`: of the answer, the
+    database's code. `system`: which of those that speak the protocol it is.
     """
 
     operation: str
@@ -22,3 +23,4 @@ class Query(Exchange):
     collection: str = ""
     namespace: str = ""
     error: str = ""
+    system: str = ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
+from kernelspan_agent.protocols import mysqltokens
 from kernelspan_agent.protocols.sqltokens import joined, tokens_of
 
 MAX_STATEMENT = 4096  # characters that are looked at
@@ -20,12 +21,18 @@ ABORT ALTER ANALYZE BEGIN CALL CHECKPOINT CLOSE CLUSTER COMMENT COMMIT COPY CREA
 END EXECUTE EXPLAIN FETCH GRANT INSERT LISTEN LOAD LOCK MERGE MOVE NOTIFY PREPARE REFRESH REINDEX RELEASE REPLACE RESET
 REVOKE ROLLBACK SAVEPOINT SELECT SET SHOW START TABLE TRUNCATE UNLISTEN UPDATE USE VACUUM VALUES
 """
+_MYSQL_KINDS = """
+CHANGE CHECK CHECKSUM DESC DESCRIBE FLUSH HANDLER INSTALL KILL OPTIMIZE PURGE RENAME REPAIR SHUTDOWN SIGNAL STOP UNINSTALL
+UNLOCK XA
+"""
 KINDS = frozenset(_KINDS.split())
+MYSQL_KINDS = KINDS | frozenset(_MYSQL_KINDS.split())
 _INSIDE = frozenset(["SELECT", "INSERT", "UPDATE", "DELETE", "MERGE"])  # statements that may be part of another
 _BEFORE_INSIDE = frozenset(["(", "EXPLAIN", "ANALYZE", "ALL", "UNION", "EXCEPT", "INTERSECT"])
 _TABLE_FOLLOWS = frozenset(["UPDATE", "TRUNCATE", "COPY", "LOCK"])
 _MAKES = frozenset(["CREATE", "ALTER", "DROP", "TRUNCATE", "LOCK", "TEMPORARY", "TEMP", "UNLOGGED", "FOREIGN"])
 _SKIPPED = frozenset(["ONLY", "IF", "NOT", "EXISTS", "LATERAL", "TABLE"])  # between such a word and the table
+_MYSQL_SKIPPED = _SKIPPED | {"LOW_PRIORITY", "HIGH_PRIORITY", "DELAYED", "QUICK", "IGNORE"}
 _JOINS = frozenset(["READS", "INSERT", "MERGE", "UPDATE", "DELETE"])  # where JOIN and INTO are followed by one
 _COLUMNS = frozenset(
     ["INSERT", "COPY", "CREATE"]
@@ -48,11 +55,23 @@ def facts_of(statement: str, *, is_cut: bool = False) -> Facts:
     """Of a text; `is_cut`: there was more of it."""
     tokens, is_whole = tokens_of(statement[:MAX_STATEMENT])
     is_whole = is_whole and not is_cut and len(statement) <= MAX_STATEMENT
-    subjects = _Subjects()
+    has_password = any(piece.upper() == "PASSWORD" for piece in tokens)
+    return _facts(_Subjects(), tokens, is_whole=is_whole, has_password=has_password)
+
+
+@functools.lru_cache(_CACHED)
+def mysql_facts_of(statement: str, *, is_cut: bool = False, escapes: bool | None = None) -> Facts:
+    """Of a text for MySQL or MariaDB. `escapes`: whether a backslash in a string does; None: not known."""
+    tokens, is_whole = mysqltokens.tokens_of(statement[:MAX_STATEMENT], escapes)
+    is_whole = is_whole and not is_cut and len(statement) <= MAX_STATEMENT
+    has_password = mysqltokens.has_password(statement)
+    return _facts(_MysqlSubjects(), tokens, is_whole=is_whole, has_password=has_password)
+
+
+def _facts(subjects: _Subjects, tokens: list[str], *, is_whole: bool, has_password: bool) -> Facts:
     for piece in tokens:
         subjects.take(piece)
     subjects.take(";")
-    has_password = any(piece.upper() == "PASSWORD" for piece in tokens)
     operation = subjects.operation if subjects.count == 1 else ""
     if not is_whole:  # more tables may follow
         return Facts(joined(tokens) + "...", operation, has_password=has_password)
@@ -61,6 +80,14 @@ def facts_of(statement: str, *, is_cut: bool = False) -> Facts:
 
 class _Subjects:
     """Kinds of statement and their tables, from one piece after another."""
+
+    kinds = KINDS
+    follows = _TABLE_FOLLOWS
+    skipped = _SKIPPED
+    none = frozenset[str]()  # a name that is no table's
+    into = joins = _JOINS  # where INTO and JOIN are
+    joining = frozenset(["JOIN", "INTO"])
+    listing = frozenset(["READS"])  # where a comma is followed by another table
 
     def __init__(self) -> None:
         self.count = 0  # statements
@@ -93,7 +120,7 @@ class _Subjects:
         if self._name and piece != "." and not self._name.endswith("."):
             self._named(piece)
         if self._name or (self._expects and piece not in {"(", ")", ";"}):
-            if upper not in _SKIPPED:
+            if upper not in self.skipped:
                 self._name += piece
                 self._expects = False
         elif piece in {"(", ")", ";", ","}:
@@ -105,8 +132,12 @@ class _Subjects:
     def _named(self, following: str) -> None:
         name, self._name = self._name, ""
         self._lists = True
-        is_name = name[0].isalpha() or name[0] in '_"'
-        if not is_name or (following == "(" and self._levels[-1] not in _COLUMNS) or name.upper() in self._own:
+        is_name = name[0].isalpha() or name[0] in '_"`'
+        if (
+            not is_name
+            or (following == "(" and self._levels[-1] not in _COLUMNS)
+            or name.upper() in self._own | self.none
+        ):
             return
         self._tables.append(name)
         self._said.append(name)
@@ -121,14 +152,14 @@ class _Subjects:
             self._lists = self._levels[-1] == "READS"
         elif piece == ";":
             self._levels, self._is_new, self._is_with, self._expects, self._lists = [""], True, False, False, False
-        elif self._lists and self._levels[-1] == "READS":
+        elif self._lists and self._levels[-1] in self.listing:
             self._expects = True
 
     def _word(self, piece: str, upper: str) -> None:
         if self._is_new and piece[:1].isalpha():
             self._is_new, self._is_with = False, upper == "WITH"
             self.count += 1
-            if upper in KINDS:
+            if upper in self.kinds:
                 self._begin(piece, upper)
         elif upper in _INSIDE and self._may_begin(upper):
             self._begin(piece, upper)
@@ -139,7 +170,7 @@ class _Subjects:
 
     def _may_begin(self, upper: str) -> bool:
         is_main = self._is_with and self._last == ")" and len(self._levels) == 1
-        inserts = self._levels[-1] == "INSERT" and upper == "SELECT"
+        inserts = self._levels[-1] in {"INSERT", "REPLACE"} and upper == "SELECT"
         return is_main or inserts or self._last in _BEFORE_INSIDE
 
     def _begin(self, piece: str, upper: str) -> None:
@@ -148,7 +179,7 @@ class _Subjects:
         self._levels[-1] = upper
         self._said.append(upper)
         self._kinds += 1
-        self._expects, self._lists = upper in _TABLE_FOLLOWS, False
+        self._expects, self._lists = upper in self.follows, False
 
     def _maybe_before_table(self, upper: str) -> None:
         level = self._levels[-1]
@@ -156,11 +187,23 @@ class _Subjects:
             self._expects = level in {"SELECT", "DELETE", "UPDATE"} and self._last != "DISTINCT"
             if self._expects and level == "SELECT":
                 self._levels[-1] = "READS"
-        elif upper in {"JOIN", "INTO"}:
-            self._expects = level in _JOINS
+        elif upper in self.joining:
+            self._expects = level in (self.joins if upper != "INTO" else self.into)
         elif upper == "TABLE":
             self._expects = self._last in _MAKES
         elif upper == "USING":
             self._expects = level == "MERGE"
         elif upper in {"WHERE", "ON", "GROUP", "ORDER", "SET", "HAVING", "LIMIT", "RETURNING", "WINDOW", "VALUES"}:
             self._lists = False
+
+
+class _MysqlSubjects(_Subjects):
+    """MySQL's and MariaDB's: SELECT makes no table, several may be changed at once."""
+
+    kinds = MYSQL_KINDS
+    follows = frozenset(["UPDATE", "TRUNCATE"])
+    none = frozenset(["DUAL"])
+    skipped = _MYSQL_SKIPPED
+    into = frozenset(["INSERT", "REPLACE"])
+    joining = frozenset(["JOIN", "STRAIGHT_JOIN", "INTO"])
+    listing = frozenset(["READS", "UPDATE", "DELETE", "DROP"])

@@ -15,7 +15,7 @@ from kernelspan_api.subjects import Request, Statement
 
 MAX_STATEMENT = 4096  # characters of one that are shown
 _MORE = "..."
-SYSTEMS = {WireProtocol.REDIS: "redis", WireProtocol.POSTGRESQL: "postgresql"}
+SYSTEMS = {WireProtocol.REDIS: "redis", WireProtocol.POSTGRESQL: "postgresql", WireProtocol.MYSQL: "mysql"}
 
 
 def segment(
@@ -23,7 +23,7 @@ def segment(
 ) -> Segment:
     """All that the span says."""
     assert isinstance(exchange, Query)
-    found: dict[str, AttributeValue] = {semconv.DB_SYSTEM_NAME: SYSTEMS[exchange.protocol]}
+    found: dict[str, AttributeValue] = {semconv.DB_SYSTEM_NAME: _system(exchange)}
     server = ends[:2] if exchange.is_server else ends[2:]
     put_server(found, server)
     put_peer(found, ends, is_server=exchange.is_server)
@@ -44,6 +44,11 @@ def segment(
     return Segment(found, _name(exchange, server), kind, exchange.error)
 
 
+def _system(exchange: Query) -> str:
+    """As the server said, else as the protocol is called."""
+    return exchange.system or SYSTEMS[exchange.protocol]
+
+
 def _cut(statement: str) -> str:
     """What is shown ends in dots where there is more."""
     return statement if len(statement) <= MAX_STATEMENT + len(_MORE) else statement[:MAX_STATEMENT] + _MORE
@@ -56,4 +61,4 @@ def _name(exchange: Query, server: tuple[str, int]) -> str:
     where = exchange.collection or ("" if exchange.protocol is WireProtocol.REDIS else exchange.namespace)
     if not where and server[0]:
         where = f"{server[0]}:{server[1]}" if server[1] else server[0]
-    return f"{exchange.operation or SYSTEMS[exchange.protocol]} {where}".rstrip()
+    return f"{exchange.operation or _system(exchange)} {where}".rstrip()

@@ -29,4 +29,5 @@ SPANS = {
     WireProtocol.HTTP: Spans(httpspans.segment, httpspans.parent_of, httpspans.is_ignored, is_owner=True),
     WireProtocol.REDIS: _DATABASES,
     WireProtocol.POSTGRESQL: _DATABASES,
+    WireProtocol.MYSQL: _DATABASES,
 }
