@@ -94,8 +94,7 @@ def serve(
     profile = runs.profile(folder, **SPEC)
     with PortReservation(1) as reserved:
         (port,) = reserved.ports
-        program = [each if each != "BIND" else f"127.0.0.1:{port}" for each in command]
-        program = [each if each != "PORT" else str(port) for each in program]
+        program = [str(each).replace("BIND", f"127.0.0.1:{port}").replace("PORT", str(port)) for each in command]
         with runs.agent(folder, profile, *program, cwd=runs.PROGRAMS) as started:
             started.wait_until(
                 lambda: _answers(port) and any(_is_by(span, correlation) for span in runs.read_spans(started.output)),
