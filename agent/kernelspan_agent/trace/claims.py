@@ -102,8 +102,13 @@ class Claims:
                 receiver = self._receivers.received(exchange, context.key, place)
                 self._claim(exchange, followed, context, receiver, batch, row, is_asked=True, is_late=True)
 
-    def answered(self, told: Told, context: Context, fd: int) -> None:
+    def answered(self, told: Told, context: Context, fd: int, find: dict[Exchange, Followed]) -> None:
         """The operation of this context, on this descriptor, was the last of answers."""
+        for exchange in told.ended:
+            followed = find.get(exchange)
+            if followed is not None and followed.context is not None and followed.context is not context:
+                if followed.context.key[1] == ContextKind.THREAD:
+                    self._revoke(followed)  # it has left it to this one
         bound = context.request
         if bound is not None and bound.fd != fd and any(each.is_server for each in told.ended):
             self._handing.add(context.process.info)

@@ -143,7 +143,7 @@ class Requests:
 
     def _ended(self, told: Told, context: Context, fd: int) -> None:
         """Responses are complete."""
-        self.claims.answered(told, context, fd)
+        self.claims.answered(told, context, fd, self._open)
         for exchange in told.ended:
             followed = self._open.get(exchange)
             if followed is not None:
