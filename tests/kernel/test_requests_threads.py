@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Threads of Ruby and Java that answer requests, and those that leave them to others, as test_requests has it for Python."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.kernel import test_requests
+from tests.support import runs, web_servers
+from tests.support.ports import PortReservation
+
+pytestmark = pytest.mark.root
+NUMBERS = {"clients": 8, "each": 20}
+JAVA = "bookworm-17"
+PUMA = ("ruby", "/usr/bin/puma", "-t", "5:5", "-b", "tcp://BIND", "./requests.ru")
+OWN = ("ruby", "./requests_servers.rb")
+# Each with how many of a hundred requests are to be their thread's. All of what is claimed must be right.
+SERVERS = {
+    "webrick": ((*OWN, "webrick", "PORT"), 100),
+    "ruby threads": ((*OWN, "threads", "PORT"), 100),
+    "ruby accepting": ((*OWN, "accepting", "PORT"), 100),
+    "puma": (PUMA, 40),  # the rest its reactor reads
+    "jdk pool": (("java", "Jdk", "PORT", "pool"), 100),
+    "java threads": (("java", "Sockets", "PORT", "threads"), 100),
+    "tomcat": (("java", "Tomcats", "PORT", "blocking"), 100),
+    "jetty": (("java", "Jettys", "PORT", "blocking"), 20),  # a POST whose body comes later is left to another thread
+}
+# Those that work by turns or leave requests to others; what they wait for to begin, and may claim while they are alone.
+LOOPS = {
+    "ruby pool": ((*OWN, "pool", "PORT"), "None"),
+    "ruby turns": ((*OWN, "turns", "PORT"), "Thread"),
+    "ruby fibers": ((*OWN, "fibers", "PORT"), "None"),
+    "java loop": (("java", "Loop", "PORT"), "None"),
+    "jdk same pool": (("java", "Jdk", "PORT", "same"), "None"),
+    "jdk stealing": (("java", "Jdk", "PORT", "stealing"), "None"),
+    "tomcat async": (("java", "Tomcats", "PORT", "async"), "None"),
+    "jetty async": (("java", "Jettys", "PORT", "async"), "None"),
+    "netty": (("java", "Nettys", "PORT"), "None"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What clients were answered by each server, and what the spans say of all."""
+
+    asked: dict[str, test_requests.Asked]
+    found: test_requests.Found
+
+    def of(self, kind: str) -> test_requests.Asked:
+        """What one was asked, whose spans say so."""
+        asked = self.asked[kind]
+        spans = {number: spans for number, spans in self.found.requests.items() if number in asked.answers}
+        test_requests.check_facts(test_requests.Found(spans), asked)
+        return asked
+
+    def correlation(self, number: int) -> object:
+        """Of the request of this number."""
+        return self.found.requests[number][0].attributes["kernelspan.correlation"]
+
+    def wrong(self, kind: str) -> dict[int, Counter[int | None]]:
+        """Operations of a server's requests that are below another request."""
+        return {n: owners for n, owners in test_requests.wrong(self.found).items() if n in self.asked[kind].answers}
+
+
+def run_all(folder: Path, runtime: str) -> Outcome:
+    """All servers of a runtime under one agent, each asked by all clients as soon as its threads are walked."""
+    servers = {kind: words for kind, (words, _) in (SERVERS | LOOPS).items() if words[0] == runtime}
+    asked = {}
+    with contextlib.ExitStack() as stack:
+        ports = stack.enter_context(PortReservation(len(servers))).ports
+        commands = []
+        for (_, *words), port in zip(servers.values(), ports, strict=True):
+            made = web_servers.ruby(*words) if runtime == "ruby" else web_servers.java(JAVA, *words)
+            command = [str(each) for each in stack.enter_context(made)]
+            commands.append(
+                json.dumps([each.replace("BIND", f"127.0.0.1:{port}").replace("PORT", str(port)) for each in command])
+            )
+        profile = runs.profile(folder, **test_requests.SPEC)
+        launcher = (sys.executable, runs.PROGRAMS / "joins_app.py", "all", *commands)
+        with runs.agent(folder, profile, *launcher, cwd=runs.PROGRAMS) as started:
+            for at, (kind, port) in enumerate(zip(servers, ports, strict=True)):
+                correlation = "Thread" if kind in SERVERS else LOOPS[kind][1]
+                started.wait_until(
+                    partial(_is_warm, started, port, correlation), f"{kind} answers, correlation {correlation}"
+                )
+                asked[kind] = test_requests.ask_all(port, **NUMBERS, first=1 + at * 1000)
+            ran = started.stop(signal.SIGTERM)
+    return Outcome(asked, test_requests.read(ran))
+
+
+def _is_warm(started: runs.Agent, port: int, correlation: str) -> bool:
+    time.sleep(0.1)
+    return test_requests.answers(port) and any(
+        span.attributes["server.port"] == port and span.attributes["kernelspan.correlation"] == correlation
+        for span in runs.read_spans(started.output)
+        if span.kind == "SERVER"
+    )
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+    """By runtime."""
+    return {each: run_all(tmp_path_factory.mktemp(each), each) for each in ("ruby", "java")}
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_a_thread_works_on_what_it_has_received(kind: str, outcomes: dict[str, Outcome]) -> None:
+    """All operations of a request that is its thread's are below it, and none below another."""
+    words, percent = SERVERS[kind]
+    outcome = outcomes[words[0]]
+    asked, owners = outcome.of(kind), outcome.found.owners
+    assert not outcome.wrong(kind)
+    by_thread = {number for number in asked.answers if outcome.correlation(number) == "Thread"}
+    attached = sum(owners[number][number] for number in by_thread)
+    others = sum(sum(owners[number].values()) - owners[number][None] for number in asked.answers.keys() - by_thread)
+    told = f"{kind}: {len(by_thread)} of {len(asked.answers)} requests, {attached} operations; {others} of others"
+    print(told)
+    assert len(by_thread) * 100 >= percent * 0.99 * len(asked.answers), told
+    assert attached >= 0.99 * test_requests.TOUCHES * len(by_thread), told
+    assert others <= 0.01 * test_requests.TOUCHES * len(asked.answers), told
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_one_that_has_several_at_hand_claims_nothing_wrong(kind: str, outcomes: dict[str, Outcome]) -> None:
+    """Whoever reads requests and has others work on them, or works on them by turns: none below another's."""
+    words, _ = LOOPS[kind]
+    outcome = outcomes[words[0]]
+    asked = outcome.of(kind)
+    assert not outcome.wrong(kind)
+    print(kind, Counter(outcome.correlation(number) for number in asked.answers))
+    assert len([number for number in asked.answers if number in outcome.found.owners]) == len(asked.answers)
