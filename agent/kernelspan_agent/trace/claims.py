@@ -39,6 +39,7 @@ class Followed:
     context: Context | None = None  # that works on it
     correlation: str = "None"
     scope: Scope | None = None  # of a thread that works on it
+    own: int = 0  # the thread as its runtime has it; 0: it is the kernel's
     seen: Stack | None = None  # the last that was found to be in it
     is_answered: bool = False  # as far as can be told: its response may end with any byte
     asked: Asked | None = None  # what the other end may find
@@ -106,9 +107,12 @@ class Claims:
         """The operation of this context, on this descriptor, was the last of answers."""
         for exchange in told.ended:
             followed = find.get(exchange)
-            if followed is not None and followed.context is not None and followed.context is not context:
-                if followed.context.key[1] == ContextKind.THREAD:
-                    self._revoke(followed)  # it has left it to this one
+            if followed is None or followed.context is None or followed.context is context:
+                continue
+            if followed.context.key[1] == ContextKind.THREAD:  # it has left it to this one
+                if followed.scope is not None and followed.scope.needs is Needs.ALL:
+                    self._handing.add(followed.process)
+                self._revoke(followed)
         bound = context.request
         if bound is not None and bound.fd != fd and any(each.is_server for each in told.ended):
             self._handing.add(context.process.info)
@@ -122,12 +126,14 @@ class Claims:
             if (followed := find.get(exchange)) is not None:
                 followed.is_answered = True
 
-    def strays(self, context: Context, stack: Stack) -> bool:
+    def strays(self, context: Context, stack: Stack, batch: ResolvedBatch, row: int) -> bool:
         """Whether an operation of a watched context is not known to be for its request. One that has left is let go."""
         followed = context.request
         if followed is None or followed.scope is None:  # it was closed
             self.watched.pop(context.key, None)
             return False
+        if batch.ops["context"][row] != followed.own:
+            return True
         if stack is followed.seen:
             return False
         if not is_whole(stack):
@@ -197,6 +203,7 @@ class Claims:
             context.process.info in self._handing or (not scope.is_server and len(receiver.connections) > 1)
         ):
             return
+        followed.own = int(batch.ops["context"][row])
         self._bind(followed, context, scope)
 
     def _bind(self, followed: Followed, context: Context, scope: Scope | None) -> None:

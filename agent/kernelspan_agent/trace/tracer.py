@@ -183,7 +183,9 @@ class Tracer:
             context = contexts.get(key)
             if context is None or end - context.end_ns > idle_ns or end > context.limit_ns:
                 context = self._enter(context, key, start, end, batch, len(places))
-            strays = watched and key in watched and claims is not None and claims.strays(context, stack)
+            strays = (
+                watched and key in watched and claims is not None and claims.strays(context, stack, batch, len(places))
+            )
             span = context.span
             if strays:
                 span = context.resumes[0] if context.resumes is not None else span
