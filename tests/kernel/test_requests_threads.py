@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
 import signal
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.kernel import test_requests
-from tests.support import runs, web_servers
+from tests.support import databases, runs, web_servers
+from tests.support.otlp_json import ReceivedSpan
 from tests.support.ports import PortReservation
 
 pytestmark = pytest.mark.root
@@ -139,3 +143,84 @@ def test_one_that_has_several_at_hand_claims_nothing_wrong(kind: str, outcomes: 
     assert not outcome.wrong(kind)
     print(kind, Counter(outcome.correlation(number) for number in asked.answers))
     assert len([number for number in asked.answers if number in outcome.found.owners]) == len(asked.answers)
+
+
+class _Answer(http.server.BaseHTTPRequestHandler):
+    """Says that all is well, once it is."""
+
+    protocol_version = "HTTP/1.1"
+    ready = False
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200 if type(self).ready else 503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_POST = do_GET  # noqa: N815 - http.server's name
+
+    def log_message(self, *_: object) -> None:
+        """Not to the tests' output."""
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[tuple[int, type[_Answer]]]:
+    """A server that nobody traces: its port and what it answers."""
+    answer = type("Answer", (_Answer,), {})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1], answer
+        server.shutdown()
+
+
+def _is_walked(spans: list[ReceivedSpan]) -> bool:
+    return any(
+        span.attributes.get("file.path") == "/kernelspan-ready" and "code.function.name" in span.attributes
+        for span in spans
+    )
+
+
+def _names_above(span: ReceivedSpan, by_id: dict[str, ReceivedSpan]) -> set[str]:
+    return {name.rpartition("#")[2] for name in databases.names_above(span, by_id)}
+
+
+# By functions; the last of Java's sends most from threads of its own, where no function of the program's stands.
+CLIENTS = {
+    "ruby": ({"by_get", "by_start", "by_kept", "by_open"}, set()),
+    "java": ({"byConnection", "byPost"}, {"byClient"}),
+}
+ASKED = 40
+
+
+@pytest.mark.parametrize("runtime", CLIENTS)
+def test_a_request_is_below_the_function_that_made_it(runtime: str, tmp_path: Path) -> None:
+    """Each once, by Net::HTTP, open-uri, HttpURLConnection; java.net.http's are told, and below no function that is not theirs."""
+    below, told = CLIENTS[runtime]
+    spec = {
+        "requests": [{"protocol": "HTTP", "roles": ["Client"]}],
+        "files": {"operations": ["Stat"]},
+        "code": {"functions": True},
+    }
+    profile = runs.profile(tmp_path, **spec)
+    with answering() as (port, answer):
+        words = (str(port), str(ASKED))
+        made = (
+            web_servers.ruby("./requests_clients.rb", *words)
+            if runtime == "ruby"
+            else web_servers.java(JAVA, "Clients", *words)
+        )
+        with made as command, runs.agent(tmp_path, profile, *command) as started:
+            started.wait_until(lambda: _is_walked(runs.read_spans(started.output)), "walked")
+            answer.ready = True
+            ran = started.finish()
+    by_id = {span.span_id: span for span in ran.spans}
+    assert ran.status == 0, ran.stderr
+    seen: Counter[tuple[str, int]] = Counter()
+    for span in ran.spans:
+        if span.kind != "CLIENT" or "/ready/" in str(span.attributes["url.full"]):
+            continue
+        *_, way, number = str(span.attributes["url.full"]).split("/")
+        seen[way, int(number)] += 1
+        above = _names_above(span, by_id) & (below | told)
+        assert above == {way} or (way in told and not above), (way, above)
+    assert seen == Counter({(way, number): 1 for way in below | told for number in range(ASKED)})

@@ -29,7 +29,7 @@ _JARS = {
     "Nettys": ("netty-buffer", "netty-codec", "netty-codec-http", "netty-common", "netty-handler", "netty-resolver",
                "netty-transport"),
 }  # fmt: skip
-_OWN = ("Jdk", "Loop", "Requests", "Sockets")
+_OWN = ("Clients", "Jdk", "Loop", "Requests", "Sockets")
 _RECIPE = "1"  # part of the cache's name: a change here makes new folders
 
 
