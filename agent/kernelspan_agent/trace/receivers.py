@@ -39,6 +39,7 @@ class Receivers:
         self._by_key: OrderedDict[Key, Receiver] = OrderedDict()
         self._by_exchange: dict[Exchange, Receiver] = {}
         self._by_place: dict[Place, Receiver] = {}
+        self.handed: dict[ProcessInfo, dict[Exchange, None]] = {}  # that others than who has received them may take on
         self._at: dict[Place, dict[Exchange, None]] = {}  # what is open there
 
     def __len__(self) -> int:
@@ -56,6 +57,11 @@ class Receivers:
         self._at.setdefault(place, {})[exchange] = None
         found.connections[place], self._by_place[place] = None, found
         return found
+
+    def hand(self, exchange: Exchange, info: ProcessInfo) -> None:
+        """Whoever has received it leaves it to one of the process's other threads."""
+        if exchange in self._by_exchange:
+            self.handed.setdefault(info, {})[exchange] = None
 
     def doubt(self, key: Key, now_ns: int) -> None:
         """The thread has turned out to be a loop."""
@@ -97,6 +103,10 @@ class Receivers:
         return found
 
     def _close(self, exchange: Exchange, place: Place) -> None:
+        if (handed := self.handed.get(place[0])) is not None:
+            handed.pop(exchange, None)
+            if not handed:
+                del self.handed[place[0]]
         del self._at[place][exchange]
         if not self._at[place]:
             del self._at[place]
