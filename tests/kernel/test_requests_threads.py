@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +20,11 @@ import pytest
 
 from tests.kernel import test_requests
 from tests.support import databases, runs, web_servers
-from tests.support.otlp_json import ReceivedSpan
+from tests.support.otlp_json import ReceivedSpan, spans_of
 from tests.support.ports import PortReservation
 
 pytestmark = pytest.mark.root
-NUMBERS = {"clients": 8, "each": 20}
+NUMBERS = {"clients": 8, "each": 15}
 JAVA = "bookworm-17"
 PUMA = ("ruby", "/usr/bin/puma", "-t", "5:5", "-b", "tcp://BIND", "./requests.ru")
 OWN = ("ruby", "./requests_servers.rb")
@@ -94,23 +94,43 @@ def run_all(folder: Path, runtime: str) -> Outcome:
         profile = runs.profile(folder, **test_requests.SPEC)
         launcher = (sys.executable, runs.PROGRAMS / "joins_app.py", "all", *commands)
         with runs.agent(folder, profile, *launcher, cwd=runs.PROGRAMS) as started:
+            started.wait_until(started.output.exists, "there")
+            told = Told(started.output)
             for at, (kind, port) in enumerate(zip(servers, ports, strict=True)):
                 correlations = {"Thread"} if kind in SERVERS else {"Thread", "None"}
                 started.wait_until(
-                    partial(_is_warm, started, port, correlations), f"{kind} answers, correlation {correlations}"
+                    partial(_is_warm, told, port, correlations), f"{kind} answers, correlation {correlations}"
                 )
                 asked[kind] = test_requests.ask_all(port, **NUMBERS, first=1 + at * 1000)
             ran = started.stop(signal.SIGTERM)
     return Outcome(asked, test_requests.read(ran))
 
 
-def _is_warm(started: runs.Agent, port: int, correlations: set[str]) -> bool:
-    time.sleep(0.1)
-    return test_requests.answers(port) and any(
-        span.attributes["server.port"] == port and span.attributes["kernelspan.correlation"] in correlations
-        for span in runs.read_spans(started.output)
-        if span.kind == "SERVER"
-    )
+@dataclass
+class Told:
+    """Which ports' requests the agent has told so far, and how correlated."""
+
+    output: Path
+    position: int = 0
+    seen: set[tuple[object, object]] = field(default_factory=set)
+
+    def has(self, port: int, correlations: set[str]) -> bool:
+        """Whether one of these. The output is read once."""
+        time.sleep(0.02)
+        with self.output.open("rb") as file:
+            file.seek(self.position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self.position += len(line)
+                for span in spans_of(json.loads(line)):
+                    if span.kind == "SERVER":
+                        self.seen.add((span.attributes["server.port"], span.attributes["kernelspan.correlation"]))
+        return any((port, each) in self.seen for each in correlations)
+
+
+def _is_warm(told: Told, port: int, correlations: set[str]) -> bool:
+    return test_requests.answers(port) and told.has(port, correlations)
 
 
 @pytest.fixture(scope="module")
