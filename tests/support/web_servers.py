@@ -43,7 +43,7 @@ def ruby(*arguments: str) -> Iterator[list[str | Path]]:
         raise
     assert found.root is not None
     with tempfile.TemporaryDirectory(dir=found.root / "tmp") as made:
-        for file in PROGRAMS.glob("requests*.r[bu]"):
+        for file in PROGRAMS.glob("requests*.r?"):
             shutil.copy(file, made)
         inside = f"/{Path(made).relative_to(found.root)}/"
         words = [f"{inside}{each[2:]}" if each.startswith("./") else each for each in arguments]
