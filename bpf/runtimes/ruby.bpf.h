@@ -121,6 +121,7 @@ static __always_inline void ks_ruby_begin(struct ks_scratch *s, struct ks_ruby_l
 	root = ks_user_word(s, ks_user_word(s, ec + l->ec_thread) + l->thread_root_fiber);
 	w->task_frame = root && fiber != root ? fiber : 0;
 	w->thread = w->task_outer = w->mnt = 0;
+	s->op.context = ec; /* since 3.3 a thread of the kernel may carry several of Ruby's in turn */
 }
 
 /* The hashes of the strings in s->module. 0: one of them is no string. */

@@ -65,10 +65,10 @@ def ask(port: int, numbers: list[int], asked: Asked, *, keep: bool) -> None:
     connection.close()
 
 
-def ask_all(port: int, *, clients: int, each: int) -> Asked:
+def ask_all(port: int, *, clients: int, each: int, first: int = 1) -> Asked:
     """Many side by side, half of them on connections they keep; then as many one after another."""
     asked = Asked()
-    numbers = iter(range(1, 10**6))
+    numbers = iter(range(first, 10**6))
     threads = [
         threading.Thread(
             target=ask, args=(port, [next(numbers) for _ in range(each)], asked), kwargs={"keep": client % 2 == 0}
@@ -101,12 +101,11 @@ def serve(
     profile = runs.profile(folder, **SPEC, **spec)
     with PortReservation(1) as reserved:
         (port,) = reserved.ports
-        program = [each if each != "BIND" else f"127.0.0.1:{port}" for each in command]
-        program = [each if each != "PORT" else str(port) for each in program]
+        program = [str(each).replace("BIND", f"127.0.0.1:{port}").replace("PORT", str(port)) for each in command]
         with runs.agent(folder, profile, *program, cwd=runs.PROGRAMS) as started:
             started.wait_until(
                 lambda: (
-                    _answers(port, first) and any(_is_by(span, correlation) for span in runs.read_spans(started.output))
+                    answers(port, first) and any(_is_by(span, correlation) for span in runs.read_spans(started.output))
                 ),
                 f"answering, correlation {correlation}",
             )
@@ -119,7 +118,7 @@ def _is_by(span: ReceivedSpan, correlation: str) -> bool:
     return span.kind == "SERVER" and span.attributes["kernelspan.correlation"] == correlation
 
 
-def _answers(port: int, number: int) -> bool:
+def answers(port: int, number: int = 0) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     with contextlib.suppress(OSError), contextlib.closing(connection):
         connection.request("GET", f"/job/{number}/0")

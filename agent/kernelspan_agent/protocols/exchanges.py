@@ -32,14 +32,26 @@ class Exchange:
         """What is read the same at both ends; empty where no protocol says it."""
         return ()
 
+    @property
+    def has_head(self) -> bool:
+        """Whether all that says what is asked was seen."""
+        return True
+
 
 @dataclass(slots=True)
 class Told:
-    """What one call brought: requests that began in it, those whose response began in it, those whose response ended in it."""
+    """What one call brought: requests that began in it, those that it completed, those whose response began or ended in it.
+
+    `open_ended`: those whose response has begun and may end with any byte. `was_asked`: it received bytes of requests.
+    An Exchange itself may know more already: calls after this one are read before anybody looks at it.
+    """
 
     began: list[Exchange] = field(default_factory=list)
+    asked: list[Exchange] = field(default_factory=list)
     answered: list[Exchange] = field(default_factory=list)
     ended: list[Exchange] = field(default_factory=list)
+    open_ended: list[Exchange] = field(default_factory=list)
+    was_asked: bool = False
 
 
 class Talk(Protocol):

@@ -29,6 +29,11 @@ class HttpExchange(Exchange):
         """Its method and target."""
         return self.request.method, self.request.target
 
+    @property
+    def has_head(self) -> bool:
+        """Whether its end was seen."""
+        return not self.request.is_cut
+
 
 class HttpTalk:
     """One connection. `requests_sent`: whether it is our end that asks."""
@@ -51,6 +56,7 @@ class HttpTalk:
         """See Talk. A message that begins is known by itself, whatever was missed."""
         told = Told()
         if payload.sends == self.requests_sent:
+            told.was_asked = not payload.sends
             # what is sent goes out from the call's begin, what is received is there at its end
             self._feed_request(payload, start_ns if payload.sends else end_ns, told, missed=missed)
         else:
@@ -74,6 +80,7 @@ class HttpTalk:
                     self._methods.popleft()
             elif self._asked is not None:
                 self._asked.request_body = part.body
+                told.asked.append(self._asked)
                 self._asked = None
 
     def _feed_response(self, payload: Payload, when_ns: int, told: Told) -> None:
@@ -96,6 +103,8 @@ class HttpTalk:
         if current is not None and current.response is not None:
             current.end_ns = when_ns
             current.is_open_ended = self._responses.is_open_ended
+            if current.is_open_ended:
+                told.open_ended.append(current)
 
     def _end(self, exchange: HttpExchange, told: Told) -> None:
         self._open.popleft()

@@ -17,9 +17,13 @@ from kernelspan_agent.model import Stack, StackState
 from kernelspan_agent.trace.spans import Trace
 
 if TYPE_CHECKING:
-    from kernelspan_agent.trace.contexts import Key
+    from collections.abc import Iterable
+
+    from kernelspan_agent.model import ProcessInfo
+    from kernelspan_agent.protocols.exchanges import Exchange
+    from kernelspan_agent.trace.claims import Followed
+    from kernelspan_agent.trace.contexts import Context, Key
     from kernelspan_agent.trace.keep import Keep
-    from kernelspan_agent.trace.requests import Followed
 
 # (module, function) that a server begins a task with for each request, and does nothing else in it.
 _TASKS = {
@@ -69,6 +73,45 @@ class Adoption:
     def is_orphan(self) -> bool:
         """Whether it turned out to be nobody's, where only requests are wanted."""
         return self.must_answer and (self.followed is None or self.is_void)
+
+
+class Awaited:
+    """Requests that no context is known to work on: a task may answer them. `ambiguous`: whose task answered several."""
+
+    def __init__(self) -> None:
+        self._by_process: dict[ProcessInfo, dict[Followed, None]] = {}  # the oldest first
+        self.ambiguous = 0
+
+    def add(self, followed: Followed) -> None:
+        """One that has come."""
+        self._by_process.setdefault(followed.process, {})[followed] = None
+
+    def discard(self, followed: Followed) -> None:
+        """It is over, or it is known who answers it."""
+        mine = self._by_process.get(followed.process)
+        if mine is not None:
+            mine.pop(followed, None)
+            if not mine:
+                del self._by_process[followed.process]
+
+    def was_there(self, info: ProcessInfo, since_ns: int) -> bool:
+        """Whether one of the process that is there now was at that time."""
+        oldest = next(iter(self._by_process.get(info, ())), None)
+        return oldest is not None and oldest.exchange.start_ns <= since_ns
+
+    def answered(self, exchanges: Iterable[Exchange], context: Context, find: dict[Exchange, Followed]) -> None:
+        """This context has begun to send their responses."""
+        for exchange in exchanges:
+            followed, adoption = find.get(exchange), context.adoption
+            if followed is None or adoption is None or adoption.settled or not exchange.is_server:
+                continue
+            if adoption.followed is not None:  # it works on several
+                self.ambiguous += 1
+                adoption.is_void, adoption.followed.correlation = True, "None"
+            elif followed.context is None and exchange.start_ns <= adoption.first_ns:
+                adoption.followed, followed.answers = followed, context
+                followed.correlation = "Connection"
+                self.discard(followed)
 
 
 class Adoptions:

@@ -22,7 +22,7 @@ from kernelspan_agent.trace.spans import Closed, OpenSpan, closed
 
 if TYPE_CHECKING:
     from kernelspan_agent.trace.adopt import Adoption
-    from kernelspan_agent.trace.requests import Followed
+    from kernelspan_agent.trace.claims import Followed
 
 Key = tuple[ProcessInfo, int, int, int]  # process, ContextKind, tid or address, generation (0 for a thread)
 

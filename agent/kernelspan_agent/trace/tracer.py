@@ -96,7 +96,9 @@ class Tracer:
             activities=self._activities,
             contexts_evicted=self._contexts.evicted,
             requests=self._requests.seen if self._requests else 0,
-            requests_ambiguous=self._requests.ambiguous if self._requests else 0,
+            requests_ambiguous=(
+                self._requests.claims.ambiguous + self._requests.awaited.ambiguous if self._requests else 0
+            ),
             requests_evicted=self._requests.evicted if self._requests else 0,
             traces_kept=self._keep.kept if self._keep else 0,
             traces_evicted=self._keep.evicted if self._keep else 0,
@@ -169,7 +171,7 @@ class Tracer:
             self._finish(process)
         return only_closed(self._take_closed())
 
-    def _place(  # noqa: C901 - calls would double its cost
+    def _place(  # noqa: C901, PLR0912 - calls would double its cost
         self, batch: ResolvedBatch, parents: Parents, marks: Marks | None
     ) -> list[int]:
         """For every operation the number of its parent in `parents`.
@@ -180,6 +182,8 @@ class Tracer:
         keys, stacks = keys_and_stacks(batch)
         contexts, paths, idle_ns = self._contexts.by_key, self._paths, self._settings.idle_ns
         number, new_ids, out = self._batch, self._ids.some, self._closed
+        claims = self._requests.claims if self._requests is not None else None
+        watched = claims.watched if claims is not None else None
         places: list[int] = []
         for key, stack, start, end, mono_start, mono_end in zip(
             keys,
@@ -193,8 +197,13 @@ class Tracer:
             context = contexts.get(key)
             if context is None or end - context.end_ns > idle_ns or end > context.limit_ns:
                 context = self._enter(context, key, start, end, batch, len(places))
+            strays = (
+                watched and key in watched and claims is not None and claims.strays(context, stack, batch, len(places))
+            )
             span = context.span
-            if context.follow:
+            if strays:
+                span = context.resumes[0] if context.resumes is not None else span
+            elif context.follow:
                 overlaps = mono_start < context.mono_end_ns < mono_end
                 if stack is context.stack:
                     if not overlaps:
@@ -225,17 +234,13 @@ class Tracer:
         assert requests is not None
         if batch.hidden is not None and batch.hidden[row]:
             span.operations -= 1  # it is not shown
-        if row in marks.closed:
-            requests.closed(batch.processes[row], int(batch.ops["fd"][row]))
-        requests.answered(marks.answered.get(row, ()), context)
-        requests.ended(marks.ended.get(row, ()))
-        requests.began(marks.began.get(row, ()), context, span, batch, row)
+        requests.mark(marks, row, context, span, batch)
 
     def _enter(self, old: Context | None, key: Key, start: int, end: int, batch: ResolvedBatch, row: int) -> Context:
         """Open a context anew for the operation in this row, in its process's activity if that goes on."""
         if (
             self._requests is not None
-            and (bound := self._requests.greenlets.get(key[:3])) is not None
+            and (bound := self._requests.claims.greenlets.get(key[:3])) is not None
             and bound.request
         ):
             return bound
@@ -265,7 +270,7 @@ class Tracer:
 
     def _may_answer(self, info: ProcessInfo, start_ns: int, batch: ResolvedBatch, row: int) -> bool:
         """Whether the task that begins with this operation may be one of a request that a loop has received."""
-        if self._adoptions is None or self._requests is None or not self._requests.may_be_awaited(info, start_ns):
+        if self._adoptions is None or self._requests is None or not self._requests.awaited.was_there(info, start_ns):
             return False
         return works_on_one(batch.stacks[row])
 
@@ -274,7 +279,7 @@ class Tracer:
         requests = self._requests
         if adoption.is_over or adoption.is_void or requests is None:
             return False
-        return adoption.followed is not None or requests.may_be_awaited(adoption.trace.process, adoption.first_ns)
+        return adoption.followed is not None or requests.awaited.was_there(adoption.trace.process, adoption.first_ns)
 
     def _tentative(self, key: Key, process: Process, start: int, end: int) -> Context:
         """A context with a root of its own, whose trace is not known yet."""
