@@ -3,7 +3,7 @@
 
 offsetof() over the headers that MJIT was compiled with (2.7, 3.1: rb_mjit_min_header-*.h of Debian's ruby-dev packages) and
 over the sources (3.3: vm_core.h, method.h, internal/class.h); of 3.4 what RubyVM::RJIT::C says of itself, which for 3.3 is
-the same. x86-64. A layout is fixed within a minor version.
+the same, but for the root fiber of a thread, which stands where threads of 3.4 that have run a fiber have it. x86-64. A layout is fixed within a minor version.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ BY_VERSION = {
     (2, 7): Offsets(56, 56, 32, 312, 120, 8, 168, 16, _SINGLETON_3, thread_id=72, vm_threads=312, attached_id=3073),
     (3, 1): Offsets(64, 48, 40, 328, 120, 12, 168, 16, _SINGLETON_3, attached_id=3089),
     (3, 3): Offsets(56, 48, 48, 408, 112, 12, 160, 24, _SINGLETON_3, 152, 40, 128),
-    (3, 4): Offsets(56, 48, 48, 408, 112, 12, 160, 24, _SINGLETON_34, 152, 40, 128),
+    (3, 4): Offsets(56, 48, 48, 424, 112, 12, 160, 24, _SINGLETON_34, 152, 40, 128),
 }
 OLDEST, NEWEST = min(BY_VERSION), max(BY_VERSION)
 
