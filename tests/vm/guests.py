@@ -54,6 +54,7 @@ class Made:
         )
         self._pool = ThreadPoolExecutor(AT_ONCE)
         self._begun: dict[tuple[str, str], Future[Any]] = {}
+        self._made_ahead: set[tuple[str, str]] = set()
 
     def begin(self, visits: Visits[Any], module: ModuleType, label: str, *, ahead: bool = False) -> None:
         """Makes a visit unless it is made already. `ahead`: behind whatever else the machine does."""
@@ -61,18 +62,23 @@ class Made:
         begun = self._begun.get(key)
         if begun is None or begun.cancel():  # one that was to be made ahead and had no turn yet
             pool = self._ahead if ahead else self._pool
+            (self._made_ahead.add if ahead else self._made_ahead.discard)(key)
             self._begun[key] = pool.submit(self._visit, visits, module.__name__, label)
 
     def found(self, visits: Visits[T], module: ModuleType, label: str) -> T:
-        """What came of it."""
+        """What came of it. One made ahead that failed is made again: it may have had too little of the machine's time."""
         kernels.needed(label)
         self.begin(visits, module, label)
-        found: T = self._begun[module.__name__, label].result()
+        key = (module.__name__, label)
+        if key in self._made_ahead and self._begun[key].exception() is not None:
+            self._made_ahead.discard(key)
+            del self._begun[key]
+            self.begin(visits, module, label)
+        found: T = self._begun[key].result()
         return found
 
     def _visit(self, visits: Visits[T], module: str, label: str) -> T:
-        folder = Path(self._folder.name, f"{module.rpartition('.')[2]}-{label}")
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(dir=self._folder.name, prefix=f"{module.rpartition('.')[2]}-{label}-"))
         return visits.visit(kernels.kernel(label), folder)
 
     def close(self) -> None:
