@@ -74,8 +74,6 @@ class MysqlTalks:
         number, body = packet_of(data, payload.moved)
         if number == 0 and is_first and greeting_of(body):
             return self._talk(not payload.sends, is_certain=True)
-        if payload.is_first and len(data) != _HEADER:
-            return None  # the first is the server's greeting: it is another protocol
         if _is_command(payload):
             return self._talk(payload.sends, is_certain=False)
         if number == 1 and body[:1] in {b"\x00", b"\xff"}:
