@@ -306,10 +306,13 @@ class MysqlTalk(OrderedTalk):
             asked.error, asked.is_open_ended = answer.error, False
             asked.namespace = self._session.database
             told.ended.append(asked)
+        if code in {Code.RESET_CONNECTION, Code.CHANGE_USER}:
+            self._number = next(self._count)
+        if not command.is_certain and code is not None:  # it may be another's answer
+            self._session.unanswered(code, command.text)
+            return
         if code is Code.STMT_PREPARE and not answer.error:
             self._texts.put(self._number, answer.statement, command.text)
-        elif code in {Code.RESET_CONNECTION, Code.CHANGE_USER}:
-            self._number = next(self._count)
         self._session.answered(answer, code, command.text, command.database)
 
     def _waits(self) -> bool:

@@ -188,3 +188,15 @@ def test_how_much_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(MAX_OPEN + 50):
         wire.ask(b"\x03SELECT 1")
     assert len(talk._open) <= MAX_OPEN
+
+
+def test_passwords_are_not_shown_with_other_values() -> None:
+    """Not with `statement: Raw` either."""
+    wire = Wire()
+    for text in (
+        "ALTER USER a IDENTIFIED BY 's3cret'", "SET PASSWORD = PASSWORD('s3cret')", r"CREATE USER 'a\'' IDENTIFIED BY 's3cret'",
+        "CHANGE MASTER TO MASTER_PASSWORD='s3cret'",
+    ):  # fmt: skip
+        wire.query(text)
+    assert len(wire.ended) == 4
+    assert "s3cret" not in repr(wire.ended)

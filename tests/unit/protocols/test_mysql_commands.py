@@ -343,6 +343,19 @@ def test_who_asks_is_found_out_anew() -> None:
     assert not wire.ended[0].is_server
 
 
+def test_what_is_prepared_while_we_are_not_certain() -> None:
+    """Has no text: the number that is answered may be another's, that was asked before we came."""
+    wire = Wire(joined=True)
+    wire.ask(b"\x16SELECT 2")
+    wire.answer(*prepared(1, 0, 0, deprecates=True))  # of SELECT 1
+    wire.answer(*prepared(2, 0, 0, deprecates=True))
+    for _ in range(TURNS + 2):
+        wire.query("SELECT 3")
+    wire.ask(execute(1))
+    wire.answer(ok())
+    assert wire.said()[-1] == ("", "")
+
+
 def test_an_end_that_answers_the_next_command() -> None:
     """And does not end the list of columns before it."""
     wire = Wire()
@@ -377,15 +390,3 @@ def test_numbers_that_do_not_follow_are_no_answer() -> None:
     assert not wire.ended
     wire.query("SELECT 2", error())
     assert wire.said() == [("SELECT 1", ""), ("SELECT 2", "1064")]
-
-
-def test_passwords_are_not_shown_with_other_values() -> None:
-    """Not with `statement: Raw` either."""
-    wire = Wire()
-    for text in (
-        "ALTER USER a IDENTIFIED BY 's3cret'", "SET PASSWORD = PASSWORD('s3cret')", r"CREATE USER 'a\'' IDENTIFIED BY 's3cret'",
-        "CHANGE MASTER TO MASTER_PASSWORD='s3cret'",
-    ):  # fmt: skip
-        wire.query(text)
-    assert len(wire.ended) == 4
-    assert "s3cret" not in repr(wire.ended)
