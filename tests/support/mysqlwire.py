@@ -89,10 +89,12 @@ class Wire:
     clock: int = 0
     moved: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
     calls: int = 0
-    lost: set[int] = field(default_factory=set)  # calls whose records do not come
+    lost: set[int] = field(default_factory=set)  # calls behind the login whose records do not come
+    lost_before: set[int] = field(default_factory=set)  # of the login
     number: int = 0
 
     def __post_init__(self) -> None:
+        lost, self.lost = self.lost, self.lost_before
         if not self.joined:
             self.move(greeting(), sends=self.is_server)
             self.move(packet(1, hello(CAPABILITIES | self.capabilities)), sends=not self.is_server)
@@ -100,6 +102,7 @@ class Wire:
             self.move(packet(3, b"s3cret"), sends=not self.is_server)
             self.move(packet(4, ok()), sends=self.is_server)
             self.calls = 0
+        self.lost = lost
 
     def move(self, data: bytes, *, sends: bool, protocol: WireProtocol = WireProtocol.MYSQL) -> None:
         self.clock += 10

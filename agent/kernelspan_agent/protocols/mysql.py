@@ -36,6 +36,7 @@ from kernelspan_agent.protocols.ordered import TURNS, OrderedTalk
 from kernelspan_agent.protocols.statements import Text, Texts
 
 MAX_OPEN = 1024  # commands that are not answered
+_HEADER = 4  # bytes of a packet's
 _BEGINS_RESULT = b"\x01\x00\x00\x01"  # of one row's columns: their number
 
 
@@ -79,7 +80,7 @@ class MysqlTalks:
             return self._talk(not payload.sends, is_certain=False)
         if data[:4] == _BEGINS_RESULT and data[7:8] == b"\0" and data[8:13] == b"\x02\x03def":
             return self._talk(not payload.sends, is_certain=False)
-        if payload.moved == len(data) == 4 and data[3] == 0 and payload.position is not None:
+        if payload.moved == len(data) == _HEADER and data[3] == 0 and payload.position is not None:
             # a packet's header, which is read alone: the server's, where it is the first
             return self._talk(payload.sends is not payload.is_first, is_certain=payload.is_first)
         return None
@@ -225,8 +226,9 @@ class MysqlTalk(OrderedTalk):
     def _take_replies(self, payload: Payload, when_ns: int, told: Told) -> None:
         if self._turns < 0 and not self._is_certain:
             return  # nothing was asked yet that we saw
-        if self._open:
-            self._open[0].answer.wants_file = False  # it has all of it
+        if not self._open and self._is_certain and self._asked_at not in {None, payload.other}:
+            self._requests.is_lost = True  # something was asked that we did not see
+            self._lose(told)
         self._read_replies(payload, when_ns, told)
         if self._is_over:
             return
@@ -304,10 +306,13 @@ class MysqlTalk(OrderedTalk):
             asked.error, asked.is_open_ended = answer.error, False
             asked.namespace = self._session.database
             told.ended.append(asked)
+        if code in {Code.RESET_CONNECTION, Code.CHANGE_USER}:
+            self._number = next(self._count)
+        if not command.is_certain and code is not None:  # it may be another's answer
+            self._session.unanswered(code, command.text)
+            return
         if code is Code.STMT_PREPARE and not answer.error:
             self._texts.put(self._number, answer.statement, command.text)
-        elif code in {Code.RESET_CONNECTION, Code.CHANGE_USER}:
-            self._number = next(self._count)
         self._session.answered(answer, code, command.text, command.database)
 
     def _waits(self) -> bool:

@@ -44,8 +44,8 @@ class Asker:
         self.count += 1
         return f"'mark:{self.number}:{self.count}'"
 
-    def say(self, text: str, error: str = "", *, function: str = "") -> None:
-        self.asked.append((text, error, function or sys._getframe(1).f_code.co_name, self.database))
+    def say(self, text: str, error: str = "") -> None:
+        self.asked.append((text, error, sys._getframe(1).f_code.co_name, self.database))
 
     def refused(self, caught: Exception, expected: str) -> None:
         number = str(getattr(caught, "errno", None) or caught.args[0])
@@ -75,9 +75,14 @@ class Asker:
         for name in (DATABASES[1 - self.number % 2], DATABASES[self.number % 2]):
             self.ask(f"USE `{name}`")
             self.database = name
-            self.ask(f"SELECT {self.mark()}, database()")
+            self.where_it_is()
         self.ask("USE nosuch", error="1049")
         self.ask(f"SELECT {self.mark()}")
+
+    def where_it_is(self) -> None:
+        """Asks the server, too."""
+        found = self.ask(f"SELECT {self.mark()}, database()")
+        assert found[0][1] == self.database, found
 
     def transaction(self) -> None:
         self.ask("START TRANSACTION")
@@ -169,14 +174,14 @@ class PyMySQL(Asker):
         self.client.ping(reconnect=False)
         self.client.select_db(DATABASES[1])
         self.database = DATABASES[1]
-        self.ask(f"SELECT {self.mark()}, database()")
+        self.where_it_is()
         self.client.select_db(DATABASES[self.number % 2])
         self.database = DATABASES[self.number % 2]
         try:
             self.client.select_db("nosuch")
         except self.Error as caught:
             self.refused(caught, "1049")
-        self.ask(f"SELECT {self.mark()}, database()")
+        self.where_it_is()
 
     def one_round(self, *, is_first: bool) -> None:
         self.execute(f"CREATE OR REPLACE PROCEDURE two{self.number}(IN a text) BEGIN SELECT a; SELECT 2; END", None)
@@ -244,12 +249,12 @@ class Connector(Asker):
         self.client.ping()
         self.client.cmd_statistics()
         self.client.reset_session()
-        self.ask(f"SELECT {self.mark()}, database()")
+        self.where_it_is()
         other = DATABASES[1 - self.number % 2]
         for name in (other, self.database):
             self.client.cmd_change_user("shop", "s3cret", name)
             self.database = name
-            self.ask(f"SELECT {self.mark()}, database()")
+            self.where_it_is()
 
     def one_round(self, *, is_first: bool) -> None:  # noqa: ARG002
         self.prepared()
@@ -309,7 +314,7 @@ class MariaDB(Asker):
         self.bulk()
         self.client.ping()
         self.client.reset()
-        self.ask(f"SELECT {self.mark()}, database()")
+        self.where_it_is()
 
 
 class MariaDBC(MariaDB):

@@ -121,11 +121,18 @@ def test_answers_belong_to_their_statements(data: st.DataObject, deprecates: boo
     assert "s3cret" not in repr(wire.ended)
 
 
-@given(data=st.data(), deprecates=st.booleans(), lost=st.sets(st.integers(0, 30), max_size=4))
+@given(
+    data=st.data(),
+    deprecates=st.booleans(),
+    lost=st.sets(st.integers(0, 30), max_size=4),
+    lost_before=st.sets(st.integers(0, 4), max_size=1),
+)
 @settings(max_examples=400, deadline=None)
-def test_what_is_not_seen_makes_nothing_wrong(data: st.DataObject, deprecates: bool, lost: set[int]) -> None:
+def test_what_is_not_seen_makes_nothing_wrong(
+    data: st.DataObject, deprecates: bool, lost: set[int], lost_before: set[int]
+) -> None:
     """Middles of long calls, and whole calls: something may be missing, or its error; none has another's."""
-    wire = Wire(lost=lost)
+    wire = Wire(lost=lost, lost_before=lost_before)
     said = data.draw(st.lists(turns(st.integers(0, 9000), deprecates=deprecates), min_size=1, max_size=6))
     expected = dict(talk(data.draw, wire, said))  # type: ignore[arg-type]
     for each in wire.ended:
@@ -181,3 +188,15 @@ def test_how_much_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(MAX_OPEN + 50):
         wire.ask(b"\x03SELECT 1")
     assert len(talk._open) <= MAX_OPEN
+
+
+def test_passwords_are_not_shown_with_other_values() -> None:
+    """Not with `statement: Raw` either."""
+    wire = Wire()
+    for text in (
+        "ALTER USER a IDENTIFIED BY 's3cret'", "SET PASSWORD = PASSWORD('s3cret')", r"CREATE USER 'a\'' IDENTIFIED BY 's3cret'",
+        "CHANGE MASTER TO MASTER_PASSWORD='s3cret'",
+    ):  # fmt: skip
+        wire.query(text)
+    assert len(wire.ended) == 4
+    assert "s3cret" not in repr(wire.ended)

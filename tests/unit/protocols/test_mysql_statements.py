@@ -86,6 +86,8 @@ parts = st.sampled_from(
 @given(st.lists(parts, max_size=12), st.lists(parts, max_size=12))
 @settings(max_examples=3000, deadline=None)
 @example(["'", "é", "\\", "'"], ["'"])
+@example(['"', "\\", '"', "'", '"'], ["'"])
+@example(["/*!", "/*", "/"], ["*/", "*/"])
 @example(["/*!50000", " ", "'", "*/"], ["'"])
 def test_what_is_shown_is_as_the_server_reads_it(before: list[str], after: list[str]) -> None:
     """Against a plain reading of the manual, one character after another, with every setting: nothing inside a literal is shown."""
