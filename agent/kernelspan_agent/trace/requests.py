@@ -68,9 +68,7 @@ class Requests:
         marks = Marks()
         for row, payload in batch.payloads.items():
             told = self._connections.feed(payload, int(batch.start_ns[row]), int(batch.end_ns[row]))
-            if told is not None and (
-                told.began or told.answered or told.ended or told.open_ended or told.was_asked
-            ):
+            if told is not None and (told.began or told.answered or told.ended or told.open_ended or told.was_asked):
                 marks.told[row] = told
         closes = np.flatnonzero(batch.ops["op"] == CLOSE).tolist()
         marks.closed = set(closes)
