@@ -130,7 +130,7 @@ int ks_gone(struct bpf_raw_tracepoint_args *ctx)
 	u32 tgid = id >> 32, tid = KS_THREAD(id);
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_call *call = ks_calls.lookup(&tid);
-	struct ks_op *kept = ks_stash.lookup(&tid);
+	struct ks_op *kept = ks_kept_still(tid);
 	s32 code;
 
 	/* before the process is looked up: of two threads that end at once the first may have taken it away */

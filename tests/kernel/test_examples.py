@@ -76,7 +76,10 @@ def run(example: Path, output: Path, *command: str) -> tuple[list[ReceivedSpan],
     )
     assert done.returncode == 0, done.stderr
     operations = json.loads(output.with_suffix(".report").read_text())["operations"]
-    assert (operations["unaccounted"], operations["dropped"]) == (0, {})
+    waits = "OffCPU" in {operation.name for operation in operations_named(example)}
+    told = {"Skipped"} if waits else set()  # a kernel may keep a return to the CPU to itself
+    assert operations["unaccounted"] == 0
+    assert set(operations["dropped"]) <= told
     return [span for line in output.read_text().splitlines() for span in spans_of(json.loads(line))], done.stdout
 
 
