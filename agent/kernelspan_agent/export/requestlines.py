@@ -8,7 +8,7 @@ seen; and the library of the longest operation below the request.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -19,11 +19,12 @@ from kernelspan_agent.export.base import DirectOutput
 from kernelspan_agent.export.console import ConsoleExporter, Piece
 from kernelspan_agent.export.counters import failed
 from kernelspan_agent.export.tree import Forest, Node, Tree
-from kernelspan_agent.model import AttributeValue, Kind, Resource, SpanBatch
+from kernelspan_agent.model import AttributeValue, Kind, Resource, Segment, SpanBatch
 from kernelspan_api import semconv
 
 MAX_ROUTES = 200
 MAX_TIMES = 4096  # of a route, of which the percentiles are: the newest
+MAX_NODES = 2000  # of a trace that is shown whole: one that never ends is cut
 OTHERS = "(others)"
 HEAD = ("service", "request", "count", "failed", "p50", "p95", "longest")
 
@@ -122,11 +123,12 @@ class RequestLines(DirectOutput):
 
     def _keep(self, tree: Tree) -> None:
         """Among the slowest, if it is one of them; what comes late of one that is joins it."""
-        took = max((node.end_ns - node.start_ns for node in tree.nodes if _is_request(node)), default=0)
+        took = max((node.end_ns - node.start_ns for node in tree.nodes if _is_request(node.segments)), default=0)
         before = self._kept.get(tree.trace_id)
         if before is not None:
-            before[1].nodes += tree.nodes
-            before[1].hidden += tree.hidden
+            room = max(0, MAX_NODES - len(before[1].nodes))
+            before[1].nodes += tree.nodes[:room]
+            before[1].hidden += tree.hidden + len(tree.nodes[room:])
             self._kept[tree.trace_id] = (max(took, before[0]), before[1])
         elif took and self._slowest:
             self._kept[tree.trace_id] = (took, tree)
@@ -151,7 +153,7 @@ class RequestLines(DirectOutput):
 def _requests(batch: SpanBatch) -> Iterator[tuple[int, Node, Resource]]:
     """The requests received that a batch has: trace, span, who answered."""
     for at, segments in enumerate(batch.segments):
-        if any(segment is not None and segment.kind is Kind.SERVER for segment in segments):
+        if _is_request(segments):
             row = batch.rows[at]
             start, end = int(row["start_ns"]), int(row["end_ns"])
             trace_id = int(row["trace_id"][0]) << 64 | int(row["trace_id"][1])
@@ -159,8 +161,8 @@ def _requests(batch: SpanBatch) -> Iterator[tuple[int, Node, Resource]]:
             yield trace_id, node, batch.resources[int(row["resource"])]
 
 
-def _is_request(node: Node) -> bool:
-    return any(segment is not None and segment.kind is Kind.SERVER for segment in node.segments)
+def _is_request(segments: Iterable[Segment | None]) -> bool:
+    return any(segment is not None and segment.kind is Kind.SERVER for segment in segments)
 
 
 def _attribute(node: Node, key: str) -> AttributeValue | None:
@@ -176,7 +178,7 @@ def _blamed(tree: Tree, request: Node) -> tuple[str, str]:
     while todo:
         for node in children.get(todo.pop(), ()):
             below = children.get(node.span_id, ())
-            if node.span_id not in seen and not _is_request(node):  # which has a line of its own
+            if node.span_id not in seen and not _is_request(node.segments):  # which has a line of its own
                 seen.add(node.span_id)
                 todo.append(node.span_id)
             said = labels.label(node.segments)

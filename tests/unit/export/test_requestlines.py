@@ -108,6 +108,15 @@ def test_the_slowest_are_shown_whole() -> None:
     assert not any("trace 0" in line for line in lines(*made, slowest=0))
 
 
+def test_a_trace_that_never_ends_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And says how much of it is not shown."""
+    monkeypatch.setattr(requestlines, "MAX_NODES", 6)
+    late = [batch([(at, 3, 5, 6, {}, [Segment({"file.path": f"/{at}"}, "file.stat")])], 1) for at in range(10, 20)]
+    said = lines(whole(10), *late, slowest=1)
+    assert sum("file.stat" in line for line in said) == 2
+    assert "… 8 more" in said
+
+
 def test_the_table() -> None:
     """By service and name, the longest first."""
     batches = [of_trace(whole(took, 500 if took == 3 else 200), took) for took in range(1, 101)]
