@@ -82,17 +82,19 @@ class Hold:
 
     def flush(self) -> list[SpanBatch]:
         """All of it, joined and decided as far as it can be now."""
-        if self._party is not None:
-            self._party.joins.settle_all(self._party)
-        found = self._release(self._adoptions.settle(all_of_them=True) if self._adoptions is not None else {})
+        found = self._settle_all()
         while self._keep is not None and self._pending:
             self._keep.evict()
         return found + self.release()
 
-    def _make_room(self) -> list[SpanBatch]:
+    def _settle_all(self) -> list[SpanBatch]:
+        """What waits or may be a request's is settled as far as it is known; what goes on then."""
         if self._party is not None:
             self._party.joins.settle_all(self._party)
-        found = self._release(self._adoptions.settle(all_of_them=True) if self._adoptions is not None else {})
+        return self._release(self._adoptions.settle(all_of_them=True) if self._adoptions is not None else {})
+
+    def _make_room(self) -> list[SpanBatch]:
+        found = self._settle_all()
         while self._keep is not None and self._pending and self.spans > MAX_HELD // 2:
             for _ in range(max(1, len(self._pending) // 4)):
                 self._keep.evict()
