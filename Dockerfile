@@ -38,6 +38,7 @@ COPY --from=operator-packages /opt/kernelspan /opt/kernelspan
 ENV PATH=/opt/kernelspan/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONFAULTHANDLER=1 \
     USER=kernelspan
 # Or any other: no file of ours is anybody's. kopf asks for a name of whoever runs it, which USER gives.
 USER 65532:65532
@@ -72,7 +73,8 @@ COPY --from=agent-root / /
 COPY --from=agent-packages /opt/kernelspan /opt/kernelspan
 ENV PATH=/opt/kernelspan/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONUNBUFFERED=1 \
-    PYTHONDONTWRITEBYTECODE=1
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONFAULTHANDLER=1
 # No USER: what it needs are capabilities, and a capability that is added reaches nobody but root.
 WORKDIR /tmp
 ENTRYPOINT ["/opt/kernelspan/bin/kernelspan"]

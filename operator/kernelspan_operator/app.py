@@ -87,6 +87,13 @@ async def run(
         timing = timing or Timing()
         system = System(kube, settings, timing, spans)
         profiles.register(registry, system)
+
+        # In kopf's own order: what it finds running after this it waits for, 5 s long, and then cancels, agents' streams
+        # and gRPC's own tasks among it.
+        async def ending(**_: object) -> None:
+            await system.close()
+
+        kopf.on.cleanup(registry=registry)(ending)
         try:
             async with serving(listen_http, system):
                 await system.start()

@@ -261,6 +261,6 @@ def test_it_ends_when_asked(kubernetes: Kubernetes, operator: Operator) -> None:
     kubernetes.apply(SPACE, "p")
     with Agent(operator, "flt-1") as agent:
         agent.until_names({"a": {"p"}})
-        assert operator.process.stop() == 0
+        assert operator.process.stop() == 0, operator.process.log_tail()
         agent.end()
     assert "Traceback" not in Path(operator.process.log).read_text("utf-8")

@@ -140,7 +140,8 @@ def test_functions_and_returns_are_passed_as_often_as_they_are_called(built: dic
             run(str(path))
             assert (name, body.count()) == (name, CALLS)
             assert sum(end.count() for end in ends) == CALLS
-            assert entry.count() > CALLS if grows else entry.count() == CALLS
+            # more also where Go's runtime took the processor away: it asks for that where it checks the stack's size
+            assert entry.count() >= CALLS + grows
 
 
 def test_the_table_has_the_functions_that_nm_shows(built: dict[str, Path]) -> None:

@@ -48,13 +48,15 @@ class ServerProcess:
     ) -> None:
         """`healthy` is asked until it is true; an OSError or HTTP error from it means not yet.
 
-        The child's environment is `environment` and PATH, HOME and TMPDIR of ours, nothing else.
+        The child's environment is `environment` and PATH, HOME and TMPDIR of ours, and where a Python crashes its log says so.
         """
         self.name = name
         self.log = log
-        self._environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | dict(
-            environment or {}
-        )
+        self._environment = {
+            **{name: os.environ[name] for name in _INHERITED if name in os.environ},
+            "PYTHONFAULTHANDLER": "1",
+            **(environment or {}),
+        }
         self._command = [str(part) for part in command]
         self._healthy, self._start_seconds = healthy, start_seconds
         self._process: subprocess.Popen[bytes] | None = None

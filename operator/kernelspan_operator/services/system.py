@@ -8,7 +8,6 @@ or is gone again, and every watch has told what there was.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -107,7 +106,7 @@ class System:
         self._tasks = [asyncio.ensure_future(self._open()), asyncio.ensure_future(self._keep_certificates())]
 
     async def close(self) -> None:
-        """Ends everything; agents go on with the plans that they have."""
+        """Ends everything; agents go on with the plans that they have. Once more does no harm."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -117,8 +116,7 @@ class System:
         await self.statuses.close()
         await self.watches.close()
         if self._server is not None:
-            with contextlib.suppress(asyncio.CancelledError):  # kopf cancels every task of the loop at its end
-                await self._server.stop(STOP_SECONDS)
+            await self._server.stop(STOP_SECONDS)
 
     async def _open(self) -> None:
         services = (self.existing, self.nodes, self.whom, self.pods, self.secrets)
