@@ -58,6 +58,7 @@ class Bench:
     workers: dict[str, Worker] = field(default_factory=dict)
     pythons: list[str] = field(default_factory=list)
     endpoint: str = ""
+    http_endpoint: str = ""
     sink: str = ""
     program: list[str] = field(default_factory=list)
 
@@ -92,7 +93,7 @@ def set_up(parts: Sequence[str], *, quick: bool) -> Iterator[Bench]:
     with ExitStack() as stack:
         disk = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kernelspan-bench-", dir="/var/tmp")))
         memory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kernelspan-bench-", dir="/dev/shm")))
-        bench.endpoint, bench.sink = stack.enter_context(collector(disk, say))
+        bench.endpoint, bench.http_endpoint, bench.sink = stack.enter_context(collector(disk, say))
         if not set(parts) & {"matrix", "flood", "steady"}:
             yield bench
             return
@@ -176,7 +177,8 @@ def _start(_bench: Bench, found: Measured, effort: Effort, _quick: bool) -> None
 
 def _web(bench: Bench, found: Measured, effort: Effort, _quick: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="kernelspan-bench-", dir="/dev/shm") as folder:
-        found.web = web.measure(Path(folder), bench.endpoint, effort.web_rounds, effort.web_seconds, say)
+        ends = bench.endpoint, bench.http_endpoint
+        found.web = web.measure(Path(folder), *ends, effort.web_rounds, effort.web_seconds, say)
 
 
 _PARTS = {"matrix": _matrix, "flood": _flood, "steady": _steady, "send": _send, "start": _start, "web": _web}

@@ -49,8 +49,8 @@ def counting_server() -> Iterator[tuple[str, Received]]:
 
 
 @contextmanager
-def collector(folder: Path, say: Callable[[str], None]) -> Iterator[tuple[str, str]]:
-    """An endpoint, and what is behind it: the OpenTelemetry collector where it can be built."""
+def collector(folder: Path, say: Callable[[str], None]) -> Iterator[tuple[str, str, str]]:
+    """Endpoints of gRPC and HTTP (empty: none), and what is behind them: the OpenTelemetry collector where it can be built."""
     from tests.support.collector import Collector, CollectorOptions  # noqa: PLC0415 - a checkout without tests can measure
     from tools.build import build  # noqa: PLC0415
     from tools.errors import ToolError  # noqa: PLC0415
@@ -60,7 +60,7 @@ def collector(folder: Path, say: Callable[[str], None]) -> Iterator[tuple[str, s
     except ToolError as error:
         say(f"no collector ({error}): spans go to a server that only counts")
         with counting_server() as (endpoint, _):
-            yield endpoint, "counting gRPC server"
+            yield endpoint, "", "counting gRPC server"
         return
     with Collector(binary, folder / "collector", CollectorOptions(keep_percent=0)) as running:
-        yield running.grpc_endpoint, "OpenTelemetry collector"
+        yield running.grpc_endpoint, running.http_endpoint, "OpenTelemetry collector"

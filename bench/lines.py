@@ -74,6 +74,23 @@ def judged(what: str, where: str, line: str, found: Estimate, noise: Estimate, n
     return _judged(what, where, line, found, noise, noise.width, abs(float(line.split()[1]) - 1), note)
 
 
+def added(
+    what: str, where: str, line: str, pairs: Sequence[tuple[float, float]], same: Estimate, base: float, unit: str
+) -> Row | None:
+    """What one adds as a multiple of what another adds: `pairs` of both by round, `base` without either, all in `unit`.
+
+    None where the other added nothing in any round.
+    """
+    values = [high / low for high, low in pairs if low > 0]
+    if not values:
+        return None
+    margin = estimate([low for _, low in pairs]).median
+    note = f"{estimate([high for high, _ in pairs]).median:,.0f} {unit} : {margin:,.0f} {unit} added"
+    if len(values) < len(pairs):
+        note += f"; {len(pairs) - len(values)} rounds in the noise"
+    return _judged(what, where, line, estimate(values), same, same.width * base, margin, note)
+
+
 def _judged(
     what: str, where: str, line: str, found: Estimate, same: Estimate, noise: float, margin: float, note: str
 ) -> Row:
@@ -131,26 +148,13 @@ class Judge:
         top, bottom = self._matrix.figures(above, workload), self._matrix.figures(below, workload)
         numbers = sorted(base.keys() & top.keys() & bottom.keys())
         pairs = [(top[number] - base[number], bottom[number] - base[number]) for number in numbers]
-        values = [high / low for high, low in pairs if low > 0]
-        if not values:
-            return None
-        margin_ns = estimate([low for _, low in pairs]).median
-        noise_ns = self.noise(workload).width * estimate(list(base.values())).median
-        note = f"{estimate([high for high, _ in pairs]).median:,.0f} ns : {margin_ns:,.0f} ns added"
-        if len(values) < len(pairs):
-            note += f"; {len(pairs) - len(values)} rounds in the noise"
-        return self._row(what, workload, line, estimate(values), noise_ns, margin_ns, note)
+        where, each = f"{workload.worker}, {workload.name}", estimate(list(base.values())).median if base else 0.0
+        return added(what, where, line, pairs, self.noise(workload), each, "ns")
 
     def plain_ratio(self, what: str, above: str, below: str, workload: Workload, line: str) -> Row | None:
         """`above` : `below`, whole times."""
         values = self._ratios(above, below, workload)
         if not values:
             return None
-        margin = abs(float(line.split()[1]) - 1)
-        return self._row(what, workload, line, estimate(values), self.noise(workload).width, margin, "")
-
-    def _row(
-        self, what: str, workload: Workload, line: str, found: Estimate, noise: float, margin: float, note: str
-    ) -> Row:
         where = f"{workload.worker}, {workload.name}"
-        return _judged(what, where, line, found, self.noise(workload), noise, margin, note)
+        return judged(what, where, line, estimate(values), self.noise(workload))
