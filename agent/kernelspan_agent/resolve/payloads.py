@@ -8,10 +8,11 @@ from collections import OrderedDict
 import numpy as np
 
 from kernelspan_agent.model import Payload, WireProtocol
-from kernelspan_agent.ring.records import BYTES_HEADER, BytesFlag
+from kernelspan_agent.ring.records import BYTES, BytesFlag
 
 MAX_BYTES = 8 << 20
 KEPT_NS = 1_000_000_000  # an operation comes with its bytes, or as soon as its walk is done
+_SENDS, _FIRST, _PLACED = map(int, (BytesFlag.SENDS, BytesFlag.FIRST, BytesFlag.PLACED))
 
 
 class PayloadTable:
@@ -24,8 +25,8 @@ class PayloadTable:
 
     def learn(self, record: bytes) -> None:
         """Takes in a BYTES record."""
-        header = np.frombuffer(record, BYTES_HEADER, 1)[0]
-        key = int(header["tid"]), int(header["time"])
+        _, _, _, when, _, tid, *_ = BYTES.unpack_from(record)
+        key = tid, when
         if key in self._records:
             self._bytes -= len(self._records.pop(key))
         self._records[key] = record
@@ -53,18 +54,15 @@ class PayloadTable:
 
 
 def _payload(record: bytes) -> Payload:
-    header = np.frombuffer(record, BYTES_HEADER, 1)[0]
-    begin = BYTES_HEADER.itemsize
-    middle = begin + int(header["length"])
-    end = middle + int(header["tail"])
-    flags = BytesFlag(int(header["flags"]))
+    *_, connection, moved, length, tail, flags, protocol, position, other, _ = BYTES.unpack_from(record)
+    middle = BYTES.size + length
     return Payload(
-        int(header["connection"]),
-        BytesFlag.SENDS in flags,
-        int(header["moved"]),
-        record[begin:middle],
-        record[middle:end],
-        WireProtocol(int(header["protocol"])),
-        BytesFlag.FIRST in flags,
-        *((int(header["position"]), int(header["other"])) if BytesFlag.PLACED in flags else (None, None)),
+        connection,
+        bool(flags & _SENDS),
+        moved,
+        record[BYTES.size : middle],
+        record[middle : middle + tail],
+        WireProtocol(protocol),
+        bool(flags & _FIRST),
+        *((position, other) if flags & _PLACED else (None, None)),
     )

@@ -22,7 +22,7 @@ from kernelspan_agent.model import SPAN, VALUE_KEYS, ResolvedBatch, Segment, Sta
 from kernelspan_agent.resolve import segments as seg
 from kernelspan_agent.resolve.paths import Redactor
 from kernelspan_agent.resolve.stacks import NO_FRAMES, as_seen_by
-from kernelspan_agent.ring.records import MAX_OWN_PROBES, OWN_OPERATION, OperationFlag
+from kernelspan_agent.ring.records import MAX_OWN_PROBES, OPERATION, OWN_OPERATION, OperationFlag
 from kernelspan_api import semconv
 from kernelspan_api.operations import BY_NAME, OPERATIONS, Group
 from kernelspan_api.plan import Wanted
@@ -44,6 +44,7 @@ for _operation in OPERATIONS:
 _FILES, _NETWORK = 1, 2
 _CLOSE = BY_NAME[Group.NETWORK, "Close"].number
 _NETWORK_NUMBERS = [operation.number for operation in OPERATIONS if operation.group is Group.NETWORK]
+_ADDRESS_BYTES = OPERATION["peer_address"].itemsize
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 SEGMENTS = 5  # name, code, object (or arguments), error, thread
 
@@ -253,10 +254,13 @@ class Resolver:
         out: list[Segment | None] = [None] * len(ops)
         rows = np.flatnonzero((ops["file"] != 0) | (ops["path"] != 0) | (ops["path2"] != 0) | (ops["family"] != 0))
         columns = [ops[name][rows].tolist() for name in ("file", "path", "path2", "family")]
+        on_internet = rows[np.isin(ops["family"][rows], _INTERNET)]
+        for row, ends in zip(on_internet.tolist(), _ends(ops[on_internet]), strict=True):
+            out[row] = self._internet[ends]
         for row, file, path, path2, family in zip(rows.tolist(), *columns, strict=True):
             if family in _INTERNET:
-                out[row] = self._internet[_ends(ops[row])]
-            elif family == socket.AF_UNIX:
+                continue
+            if family == socket.AF_UNIX:
                 out[row] = self._unix[path, path2]
             else:
                 base2 = int.from_bytes(ops["local_address"][row][:8].tobytes(), "little") if path2 else 0
@@ -280,11 +284,15 @@ class Resolver:
         return found if is_whole else seg.Unknown(found)
 
 
-def _ends(op: np.void) -> tuple[int, int, int, int, bytes, bytes]:
-    """Protocol, family, ports and addresses of an operation on an internet socket."""
-    protocol, family = int(op["protocol"]), int(op["family"])
-    ports = int(op["local_port"]), int(op["peer_port"])
-    return protocol, family, *ports, op["local_address"].tobytes(), op["peer_address"].tobytes()
+def _ends(ops: np.ndarray) -> list[tuple[int, int, int, int, bytes, bytes]]:
+    """Protocol, family, ports and addresses of each of these operations on internet sockets."""
+    numbers = zip(*(ops[name].tolist() for name in ("protocol", "family", "local_port", "peer_port")), strict=True)
+    local, peer = (ops[name].tobytes() for name in ("local_address", "peer_address"))
+    begins = range(0, len(local), _ADDRESS_BYTES)
+    return [
+        (*each, local[begin : begin + _ADDRESS_BYTES], peer[begin : begin + _ADDRESS_BYTES])
+        for each, begin in zip(numbers, begins, strict=True)
+    ]
 
 
 def _thread_segment(traced: TracedProcess, tid: int) -> Segment | None:

@@ -144,13 +144,20 @@ class Tables:
 
     def _processes_of(self, ops: np.ndarray) -> list[TracedProcess | None]:
         # a successful exec is the first act of the image that it starts
-        at = np.where((ops["op"] == _EXEC) & (ops["ret"] == 0), ops["time"], ops["start"]).tolist()
-        find, tgids = self.processes.find, ops["tgid"].tolist()
-        found = [find(tgid, when) for tgid, when in zip(tgids, at, strict=True)]
-        unknown = {tgid for tgid, traced in zip(tgids, found, strict=True) if traced is None}
-        for tgid in unknown:
+        at = np.where((ops["op"] == _EXEC) & (ops["ret"] == 0), ops["time"], ops["start"])
+        for_all = {tgid: self._one_image(tgid, at[ops["tgid"] == tgid]) for tgid in set(ops["tgid"].tolist())}
+        return [
+            for_all[tgid] or self.processes.find(tgid, when)
+            for tgid, when in zip(ops["tgid"].tolist(), at.tolist(), strict=True)
+        ]
+
+    def _one_image(self, tgid: int, at: np.ndarray) -> TracedProcess | None:
+        """The image that a tgid stood for at all of these instants; None: there were several, or none is known."""
+        first, last = int(at.min()), int(at.max())
+        if self.processes.find(tgid, last) is None:
             self.processes.recover(tgid)
-        return [find(tgid, when) for tgid, when in zip(tgids, at, strict=True)] if unknown else found
+        found = self.processes.find(tgid, last)
+        return found if found is self.processes.find(tgid, first) else None
 
 
 def _nobody(_file: str) -> Verdict:

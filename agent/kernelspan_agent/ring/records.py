@@ -11,6 +11,7 @@ stretch of the ring is one array: see `reader`.
 from __future__ import annotations
 
 import enum
+from struct import Struct
 
 import numpy as np
 
@@ -197,6 +198,8 @@ BYTES_HEADER = np.dtype(
         ("reserved", "<u4"),
     ]
 )
+
+BYTES = Struct("<HHIQIIQIHHHHIII")  # the same for one record at a time, in which numpy is twenty times as slow
 
 ARGUMENTS_HEADER = np.dtype(
     [

@@ -133,7 +133,7 @@ class Claims:
         if followed is None or followed.scope is None:  # it was closed
             self.watched.pop(context.key, None)
             return False
-        if batch.ops["context"][row] != followed.own:
+        if int(batch.ops["context"][row]) != followed.own:
             return True
         if stack is followed.seen:
             return False
@@ -184,7 +184,7 @@ class Claims:
         is_late: bool = False,
     ) -> None:
         now_ns = int(batch.end_ns[row])
-        if batch.ops["context_kind"][row] != ContextKind.THREAD:  # something that comes and goes on the thread
+        if int(batch.ops["context_kind"][row]) != ContextKind.THREAD:  # something that comes and goes on the thread
             self._receivers.doubt(context.key, now_ns)
             return
         runtime = str(context.process.info.resource.attributes.get(semconv.PROCESS_RUNTIME_NAME, ""))

@@ -9,7 +9,7 @@ last of their requests, and when there are too many.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class Hold:
         """What of a batch can go on, and what had to be let go to make room for the rest of it."""
         if not (self._waiting or self._pending or self._tasks) or not len(batch):
             return [batch]
-        kept = self._is_open(batch)
+        kept = _among(_lows(batch), self._open_keys())
         if not kept.any():
             return [batch]
         self._kept.append(_only(batch, kept))
@@ -60,18 +60,25 @@ class Hold:
         decided = self._keep.decided() if self._keep is not None else {}
         if not (settled or decided or tasks):
             return []
-        orphans = {each.trace.low for each in tasks.values() if each.is_orphan}
+        orphans = _keys(each.trace.low for each in tasks.values() if each.is_orphan)
+        unsampled = [each.trace.low for found in (tasks, settled) for each in found.values() if not each.trace.sampled]
+        unsampled += [low for low, verdict in decided.items() if not verdict.keep]
+        left_out, still_open = _keys(unsampled), self._open_keys()
+        names = [
+            _Names(tasks),
+            _Names(settled),
+        ]  # in this order: what tasks are found to belong to may be settled by now
         ready, kept = [], []
         for batch in self._kept:
-            _name(batch, tasks)  # first: what they are found to belong to may have been settled just now
-            _name(batch, settled)
-            shown = _is_shown(batch, [*tasks.values(), *settled.values()], decided)
-            is_open = self._is_open(batch)
+            for each in names:
+                each.give(batch)
+            lows = _lows(batch)
+            is_open, gone = _among(lows, still_open), _among(lows, left_out)
             if is_open.any():
                 kept.append(_only(batch, is_open))
-            done = _only(batch, ~is_open & shown)
-            gone = (~is_open & ~shown)[: batch.operations]
-            of_nobody = gone & np.isin(_lows(batch)[: batch.operations], _keys(orphans))
+            done = _only(batch, ~is_open & ~gone)
+            gone = (~is_open & gone)[: batch.operations]
+            of_nobody = gone & _among(lows[: batch.operations], orphans)
             self.orphans += int(np.count_nonzero(of_nobody))
             self.sampled_out += int(np.count_nonzero(gone & ~of_nobody))
             if len(done):
@@ -105,11 +112,32 @@ class Hold:
         self.spans = sum(map(len, self._kept))
         self.operations = sum(batch.operations for batch in self._kept)
 
-    def _is_open(self, batch: SpanBatch) -> np.ndarray:
-        """The rows of traces that wait or are not decided: bool, shape (n,)."""
-        lows = _lows(batch)
-        found: np.ndarray = np.isin(lows, _keys({*self._waiting, *self._pending, *self._tasks}))
-        return found
+    def _open_keys(self) -> np.ndarray:
+        """Traces that wait or are not decided."""
+        return _keys({*self._waiting, *self._pending, *self._tasks})
+
+
+class _Names:
+    """What is to be put into the rows of traces that were settled."""
+
+    def __init__(self, settled: Mapping[int, Waiting | Adoption]) -> None:
+        self._keys = _keys(settled)
+        found = [settled[key] for key in self._keys.tolist()]
+        # trace, root, the root's parent: by key
+        self._names = np.array(
+            [(each.trace.high, each.trace.low, each.root_id, each.parent_id) for each in found], np.uint64
+        ).reshape(-1, 4)
+
+    def give(self, batch: SpanBatch) -> None:
+        """Gives the rows of these the names of their traces, and their roots their parents."""
+        rows, lows = batch.rows, _lows(batch)
+        at = np.flatnonzero(_among(lows, self._keys))
+        if not len(at):
+            return
+        names = self._names[np.searchsorted(self._keys, lows[at])]
+        rows["trace_id"][at] = names[:, :2]
+        are_roots = rows["span_id"][at] == names[:, 2]
+        rows["parent_id"][at[are_roots]] = names[are_roots, 3]
 
 
 def _lows(batch: SpanBatch) -> np.ndarray:
@@ -117,32 +145,23 @@ def _lows(batch: SpanBatch) -> np.ndarray:
     return lows
 
 
-def _name(batch: SpanBatch, settled: Mapping[int, Waiting | Adoption]) -> None:
-    """Gives the rows of these the names of their traces, and their roots their parents."""
-    rows = batch.rows
-    for at in np.flatnonzero(np.isin(_lows(batch), _keys(settled))).tolist():
-        found = settled[int(rows["trace_id"][at, 1])]
-        rows["trace_id"][at] = found.trace.high, found.trace.low
-        if int(rows["span_id"][at]) == found.root_id:
-            rows["parent_id"][at] = found.parent_id
+def _keys(lows: Iterable[int]) -> np.ndarray:
+    """Sorted: uint64, shape (n,)."""
+    return np.array(sorted(lows), np.uint64)
 
 
-def _is_shown(batch: SpanBatch, settled: Iterable[Waiting | Adoption], decided: Mapping[int, Verdict]) -> np.ndarray:
-    """The rows of traces that were not found unsampled just now: bool, shape (n,)."""
-    left_out = {each.trace.low for each in settled if not each.trace.sampled}
-    left_out |= {low for low, verdict in decided.items() if not verdict.keep}
-    found: np.ndarray = ~np.isin(_lows(batch), _keys(left_out))
+def _among(lows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Which are among sorted keys: bool, shape of `lows`. Of many keys and few rows numpy.isin sorts both."""
+    if not len(keys):
+        return np.zeros(len(lows), bool)
+    found: np.ndarray = keys[np.minimum(np.searchsorted(keys, lows), len(keys) - 1)] == lows
     return found
-
-
-def _keys(lows: Collection[int]) -> np.ndarray:
-    return np.fromiter(lows, np.uint64, len(lows))
 
 
 def _marked(batch: SpanBatch, decided: dict[int, Verdict]) -> SpanBatch:
     """The same, with the requests that were kept by a decision of this node saying so."""
     roots = {root for verdict in decided.values() if verdict.keep for root in verdict.roots}
-    at = np.isin(batch.rows["span_id"].astype(np.uint64), _keys(roots))
+    at = _among(batch.rows["span_id"].astype(np.uint64), _keys(roots))
     if not at.any():
         return batch
     column = np.full((len(batch), 1), None, object)
