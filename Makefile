@@ -14,7 +14,7 @@ ARGS ?=
 # What is installed is known by the hash of the files that say what to install: a change of them installs anew.
 hash = $(shell cat $(1) 2>/dev/null | sha256sum | cut -c1-16)
 RUN_LOCKS := requirements/agent.txt requirements/build.txt
-TEST_LOCKS := $(filter-out requirements/lock.txt requirements/demo.txt requirements/sdk.txt requirements/apt.txt $(RUN_LOCKS),$(wildcard requirements/*.txt))
+TEST_LOCKS := $(filter-out requirements/lock.txt requirements/demo.txt requirements/apt.txt $(RUN_LOCKS),$(wildcard requirements/*.txt))
 RUN_STAMP := $(VENV)/.installed-run-$(call hash,pyproject.toml $(RUN_LOCKS))
 TEST_STAMP := $(VENV)/.installed-test-$(call hash,pyproject.toml $(RUN_LOCKS) $(TEST_LOCKS))
 
@@ -150,12 +150,13 @@ protos: $(TEST_STAMP) ## make the code of protos/ anew
 
 COMPILE = $(abspath $(PY)) -m piptools compile --quiet --strip-extras --allow-unsafe --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
-LATER_LOCKS := build test lint lock demo sdk
+LATER_LOCKS := build test lint lock demo
 lock: $(RUN_STAMP) ## renew the locked requirements (make lock ARGS=--upgrade for newer versions)
 	@$(PIP) install --require-hashes -r requirements/lock.txt
 	@$(COMPILE) $(ARGS) --extra agent --extra telemetry -o requirements/agent.txt pyproject.toml
 	@$(COMPILE) $(ARGS) --extra operator --extra operator-telemetry --constraint requirements/agent.txt -o requirements/operator.txt pyproject.toml
 	@cd requirements && for name in $(LATER_LOCKS); do $(COMPILE) $(ARGS) -o $$name.txt $$name.in; done
+	@cd bench && $(COMPILE) $(ARGS) -o sdk.txt sdk.in
 
 chart-docs: $(RUN_STAMP) ## write docs/reference/chart.md from the chart's values.yaml
 	@$(PY) -m tools.values docs/reference/chart.md

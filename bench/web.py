@@ -122,7 +122,7 @@ def instrumented(http_endpoint: str) -> Kind:
     from tests.support.venvs import library_venv  # noqa: PLC0415 - a checkout without tests can measure the rest
 
     try:
-        folder = library_venv(HERE.parent / "requirements" / "sdk.txt") / "bin"
+        folder = library_venv(HERE / "sdk.txt") / "bin"
     except subprocess.CalledProcessError as error:
         raise BenchError(
             f"no environment with OpenTelemetry's instrumentation: {error.stderr.strip()[-300:]}"
