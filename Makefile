@@ -22,7 +22,7 @@ TEST_STAMP := $(VENV)/.installed-test-$(call hash,pyproject.toml $(RUN_LOCKS) $(
 phase = started=$$SECONDS; printf '== %s\n' '$(1)' >&2; $(2); printf '== %s: %d s\n' '$(1)' $$((SECONDS - started)) >&2
 
 .PHONY: help setup setup-test demo test unit kernel vm cluster chart images e2e lint lint-ruff lint-format lint-types \
-	lint-layers lint-c lint-spelling lint-shell lint-docker lint-protos format protos bench bench-check scale fuzz matrix lock crds chart-docs \
+	lint-layers lint-c lint-spelling lint-shell lint-docker lint-protos format protos bench bench-check scale fuzz profiles matrix lock crds chart-docs \
 	changelog clean
 
 help: ## this list
@@ -103,6 +103,10 @@ fuzz: $(TEST_STAMP) ## look for inputs that break us, round after round of new o
 	@end=$$((SECONDS + $(FOR))); while [ $$SECONDS -lt $$end ]; do \
 		$(PY) -m pytest tests/unit -m hypothesis --hypothesis-profile=fuzz -q $(ARGS) || exit; \
 		if [ "$$(id -u)" = 0 ]; then $(PY) -m tests.support.own_generation $(PROBES) || exit; fi; done
+
+COUNT ?= 10000
+profiles: $(TEST_STAMP) ## generate and compile that many random valid profiles (as root), going on where it was stopped: make profiles COUNT=10000
+	@$(PY) -m tests.support.many_profiles $(COUNT)
 
 matrix: setup-test ## every version of every runtime and kernel; `make test` takes oldest, newest and one between
 	@KERNELSPAN_MATRIX=all $(PY) -m pytest $(wildcard tests/kernel tests/vm) $(ARGS)

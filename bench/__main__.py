@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import load, machine, start, web
+from bench import load, machine, own, start, web
 from bench.collectors import collector
 from bench.judging import Measured, rows
 from bench.lines import Row, Verdict
@@ -30,7 +30,7 @@ from bench.processes import HERE, BenchError, Peer, Worker, compile_c
 from bench.report import lines_table, page
 from bench.variants import NEIGHBOUR, variants
 
-PARTS = ("matrix", "flood", "steady", "send", "start", "web")
+PARTS = ("matrix", "own", "flood", "steady", "send", "start", "web")
 _QUICK_VARIANTS = ("none", "none again", "empty raw", "empty user", "raw, no stack", "raw", "ours", "user probes")
 
 
@@ -46,9 +46,10 @@ class Effort:
     send_rounds: int
     web_rounds: int
     web_seconds: float  # of each variant at the rate, and again at saturation
+    own_rounds: int
 
 
-FULL, QUICK = Effort(10, 640, 600, 5, 5, 5, 10, 8), Effort(3, 75, 60, 2, 2, 2, 3, 3)
+FULL, QUICK = Effort(10, 640, 600, 5, 5, 5, 10, 8, 10), Effort(3, 75, 60, 2, 2, 2, 3, 3, 3)
 
 
 @dataclass
@@ -94,7 +95,7 @@ def set_up(parts: Sequence[str], *, quick: bool) -> Iterator[Bench]:
         disk = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kernelspan-bench-", dir="/var/tmp")))
         memory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kernelspan-bench-", dir="/dev/shm")))
         bench.endpoint, bench.http_endpoint, bench.sink = stack.enter_context(collector(disk, say))
-        if not set(parts) & {"matrix", "flood", "steady"}:
+        if not set(parts) & {"matrix", "own", "flood", "steady"}:
             yield bench
             return
         peer = stack.enter_context(Peer(compile_c("peer.c", disk, "-static")))
@@ -133,6 +134,10 @@ def _matrix(bench: Bench, found: Measured, effort: Effort, quick: bool) -> None:
         todo = [each for each in todo if each.name not in {"files-disk", "connect"} or each.in_set == NEIGHBOUR]
     until = time.monotonic() + effort.matrix_seconds
     found.matrix = run_matrix(chosen, bench.workers, todo, bench.endpoint, rounds=effort.rounds, until=until, say=say)
+
+
+def _own_probes(bench: Bench, found: Measured, effort: Effort, _quick: bool) -> None:
+    found.own = own.measure(bench.workers["C"], bench.program[0], bench.endpoint, effort.own_rounds, say)
 
 
 def _flood(bench: Bench, found: Measured, effort: Effort, _quick: bool) -> None:
@@ -181,7 +186,15 @@ def _web(bench: Bench, found: Measured, effort: Effort, _quick: bool) -> None:
         found.web = web.measure(Path(folder), *ends, effort.web_rounds, effort.web_seconds, say)
 
 
-_PARTS = {"matrix": _matrix, "flood": _flood, "steady": _steady, "send": _send, "start": _start, "web": _web}
+_PARTS = {
+    "matrix": _matrix,
+    "own": _own_probes,
+    "flood": _flood,
+    "steady": _steady,
+    "send": _send,
+    "start": _start,
+    "web": _web,
+}
 
 
 def write(found: Measured, table: Sequence[Row], folder: Path, reference: Path) -> None:
@@ -192,6 +205,7 @@ def write(found: Measured, table: Sequence[Row], folder: Path, reference: Path) 
         "lines": [row.as_json() for row in table],
         "matrix": found.matrix.as_json() if found.matrix else [],
         "reports": dict(found.matrix.reports) if found.matrix else {},
+        "own": found.own.as_json() if found.own else [],
         "floods": [{name: getattr(flood, name) for name in flood.__slots__} for flood in found.floods],
         "memory_mb": found.steady.anonymous_mb if found.steady else [],
         "web": found.web.as_json() if found.web else {},
@@ -214,7 +228,7 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="few rounds and one minute of load: for development")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this part; may be repeated")
-    parser.add_argument("--rounds", type=int, help="rounds of the matrix")
+    parser.add_argument("--rounds", type=int, help="rounds of the matrix, of own and of web")
     parser.add_argument("--minutes", type=float, help="of steady load")
     parser.add_argument("--output", type=Path, help="write results here instead of bench/results and docs/reference")
     options = parser.parse_args()
@@ -228,6 +242,7 @@ def main() -> int:
         effort.send_rounds,
         options.rounds or effort.web_rounds,
         effort.web_seconds,
+        options.rounds or effort.own_rounds,
     )
     if os.geteuid() != 0:
         say("loading kernel programs needs root")

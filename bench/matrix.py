@@ -32,6 +32,7 @@ class Workload:
     in_set: str
     bursts: int = 5
     by_wall: bool = False
+    pause: float = PAUSE_SECONDS  # behind each burst
 
     @property
     def key(self) -> Key:
@@ -116,7 +117,7 @@ def _measure(worker: Worker, workload: Workload, variant: Variant, number: int, 
         if burst:  # the first is the warm-up
             walls.append(answer.wall_ns / answer.operations)
             cpus.append(answer.cpu_ns / answer.operations)
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(workload.pause)
     cell.wall_ns[number], cell.cpu_ns[number] = statistics.median(walls), statistics.median(cpus)
 
 

@@ -155,7 +155,7 @@ class Agent(Child):
         self._report, self._log = folder / "report.json", folder / "log"
         ready, write = os.pipe()
         command = [
-            sys.executable, "-m", "bench.agent", "run", "-q", "-f", str(folder / "profile.yaml"),
+            sys.executable, "-X", "faulthandler", "-m", "bench.agent", "run", "-q", "-f", str(folder / "profile.yaml"),
             "--report", str(self._report), *arguments,
         ]  # fmt: skip
         with self._log.open("wb") as log:
@@ -178,7 +178,7 @@ class Agent(Child):
             raise BenchError(f"the agent does not start: {said}")
 
     def _said(self) -> str:
-        return self._log.read_text(errors="replace")[-800:]
+        return self._log.read_text(errors="replace")[-4000:]
 
     def cpu_seconds(self) -> float:
         """CPU time so far."""
@@ -199,6 +199,8 @@ class Agent(Child):
         try:
             status = self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # it says where it is
+            self.process.wait()
             raise BenchError(f"the agent does not end: {self._said()}") from None
         if status or not self._report.exists():
             raise BenchError(f"the agent ended with {status}: {self._said()}")

@@ -19,5 +19,14 @@ def profile(
     """A TraceProfile with those groups."""
     groups = {"files": files, "network": network}
     spec: dict[str, Any] = {name: dict(group) for name, group in groups.items() if group is not None}
-    spec |= {"code": {"stacks": stacks}, "limits": dict(UNLIMITED if limits is None else limits)}
-    return {"apiVersion": "kernelspan.io/v1alpha1", "kind": "TraceProfile", "metadata": {"name": "bench"}, "spec": spec}
+    return _whole({**spec, "code": {"stacks": stacks}, "limits": dict(UNLIMITED if limits is None else limits)})
+
+
+def own_probe(probe: Mapping[str, Any]) -> dict[str, Any]:
+    """A TraceProfile with that one of spec.probes, and no stacks."""
+    return _whole({"probes": [{"name": "own", **probe}], "code": {"stacks": "None"}, "limits": UNLIMITED})
+
+
+def _whole(spec: Mapping[str, Any]) -> dict[str, Any]:
+    named = {"apiVersion": "kernelspan.io/v1alpha1", "kind": "TraceProfile", "metadata": {"name": "bench"}}
+    return {**named, "spec": dict(spec)}

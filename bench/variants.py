@@ -72,7 +72,8 @@ class Variant:
 
 
 @contextmanager
-def _nothing(_targets: Targets, _reports: Reports) -> Iterator[None]:
+def nothing(_targets: Targets, _reports: Reports) -> Iterator[None]:
+    """Attaches nothing."""
     yield
 
 
@@ -88,7 +89,9 @@ def _empty(kind: str, names: Sequence[str] = ()) -> Open:
     return opened
 
 
-def _ours(wanted: dict[str, Any], mode: str = "") -> Open:
+def ours(wanted: dict[str, Any], mode: str = "") -> Open:
+    """Our agent with that profile; its report is kept."""
+
     @contextmanager
     def opened(targets: Targets, reports: Reports) -> Iterator[None]:
         arguments = [part for pid in targets.pids for part in ("--pid", str(pid))]
@@ -168,18 +171,18 @@ def _perf(targets: Targets) -> list[str]:
 def variants() -> list[Variant]:
     """Those that this machine can run; the first two are the same nothing."""
     found = [
-        Variant("none", "nothing attached", "none", EVERYTHING, _nothing),
-        Variant("none again", "nothing attached, once more: the noise", "none", EVERYTHING, _nothing),
+        Variant("none", "nothing attached", "none", EVERYTHING, nothing),
+        Variant("none again", "nothing attached, once more: the noise", "none", EVERYTHING, nothing),
         Variant("empty raw", "empty pair of raw tracepoints, one failed look-up", "none", (MICRO, NEIGHBOUR), _empty(RAW)),
         Variant("empty tracepoints", "the same by each call's own tracepoints", "none", (MICRO, NEIGHBOUR), _empty(TRACEPOINTS, _WRITE_CALLS)),
         Variant("empty user", "the same by uprobe and uretprobe on libc", "none", (MICRO,), _empty(USER, ("write", "pread64"))),
-        Variant("raw, no stack", "ours, files, raw tracepoints, no stack", "no code", (MICRO,), _ours(profile(files={}, stacks="None"))),
-        Variant("raw", "ours, files, raw tracepoints, application context", "equal", (MICRO, NEIGHBOUR), _ours(profile(files={}))),
-        Variant("tracepoints, no stack", "ours, writes, each call's own tracepoints, no stack", "no code", (MICRO,), _ours(profile(files=WRITES, stacks="None"))),
-        Variant("tracepoints", "ours, writes, each call's own tracepoints, application context", "equal", (MICRO, NEIGHBOUR), _ours(profile(files=WRITES))),
-        Variant("ours, no stack", "ours, files and network, no stack", "no code", (APPLICATION, CHILD), _ours(profile(files={}, network={}, stacks="None"))),
-        Variant("ours", "ours, files and network, application context", "equal", EVERYTHING, _ours(profile(files={}, network={}))),
-        Variant("user probes", "uprobe and uretprobe on libc's functions, our agent", "equal but for the numbers of errors", (MICRO, APPLICATION), _ours(profile(files={}, network={}), "userprobes"), slow=2),
+        Variant("raw, no stack", "ours, files, raw tracepoints, no stack", "no code", (MICRO,), ours(profile(files={}, stacks="None"))),
+        Variant("raw", "ours, files, raw tracepoints, application context", "equal", (MICRO, NEIGHBOUR), ours(profile(files={}))),
+        Variant("tracepoints, no stack", "ours, writes, each call's own tracepoints, no stack", "no code", (MICRO,), ours(profile(files=WRITES, stacks="None"))),
+        Variant("tracepoints", "ours, writes, each call's own tracepoints, application context", "equal", (MICRO, NEIGHBOUR), ours(profile(files=WRITES))),
+        Variant("ours, no stack", "ours, files and network, no stack", "no code", (APPLICATION, CHILD), ours(profile(files={}, network={}, stacks="None"))),
+        Variant("ours", "ours, files and network, application context", "equal", EVERYTHING, ours(profile(files={}, network={}))),
+        Variant("user probes", "uprobe and uretprobe on libc's functions, our agent", "equal but for the numbers of errors", (MICRO, APPLICATION), ours(profile(files={}, network={}), "userprobes"), slow=2),
     ]  # fmt: skip
     tools = [
         Variant("bpftrace", "bpftrace printing every event", "less data: no file, peer or code", (MICRO, APPLICATION), _tool(_bpftrace, ""), 2, 3),

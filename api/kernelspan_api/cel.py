@@ -20,6 +20,7 @@ from .rulechecks import (
     NUMERIC,
     PORT_OPERATORS,
     PROBE_KINDS,
+    RATES,
     SOCKET_OPERATORS,
     SUBJECTS,
 )
@@ -94,6 +95,7 @@ FIELDS_OF_TRACEPOINTS = (
     Cel(f"has(self.tracepoint) || !{_one_of(*PROBE_KINDS)} || {_each('args', '!has(one.field)')}", "args"),
 )
 INDEX_OR_FIELD = (Cel(_one_of("index", "field")),)
+ONE_RATE = (Cel(_one_of(*RATES)),)
 UPROBE_TARGET = (Cel(f"{_some('symbols')} || {_some('offsets')}"),)
 CONDITION_COUNT = (Cel(f"[{_sum(CONDITIONS)}].all(sum, 1 <= sum && sum <= {MAX_CONDITIONS})"),)
 NUMBERS = (Cel(f"!({_among(NUMERIC)}) || (self.values.size() == 1 && {fits('number', 'self.values[0]')})", "values"),)

@@ -17,6 +17,7 @@ Fault = tuple[str, object]  # path below the object ("": itself), offending valu
 
 SUBJECTS = ("requests", "files", "network", "processes", "waits", "probes")
 PROBE_KINDS = ("kprobe", "tracepoint", "uprobe", "usdt")
+RATES = ("eventsPerSecond", "eventsPerMinute")
 CONDITIONS = ("args", "returns", "binaries", "capabilities", "namespaces")
 MAX_CONDITIONS = 8
 NUMERIC = ("GreaterThan", "LessThan", "Mask")

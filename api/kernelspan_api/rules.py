@@ -20,6 +20,7 @@ from .rulechecks import (
     MAX_CONDITIONS,
     NUMERIC,
     PROBE_KINDS,
+    RATES,
     SUBJECTS,
     Doc,
     Fault,
@@ -40,7 +41,7 @@ from .rulechecks import (
     workload_version,
 )
 from .selectors import LabelExpression, WorkloadRef
-from .userprobes import Argument, Match, Uprobe, UserProbe
+from .userprobes import Argument, Match, RateLimit, Uprobe, UserProbe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -155,6 +156,14 @@ RULES = (
         "must have exactly one of index, field",
         one_of("index", "field"),
         cel.INDEX_OR_FIELD,
+    ),
+    Rule(
+        "one-rate",
+        RateLimit,
+        RATES,
+        f"must have exactly one of {', '.join(RATES)}",
+        one_of(*RATES),
+        cel.ONE_RATE,
     ),
     Rule(
         "uprobe-target",

@@ -168,11 +168,23 @@ class Match(Part, frozen=True, kw_only=True):
 
 
 class RateLimit(Part, frozen=True, kw_only=True):
-    """A token bucket in the kernel; what it refuses is counted as rateLimited."""
+    """A token bucket in the kernel; what it refuses is counted as rateLimited. Exactly one of the two rates."""
 
-    events_per_second: Annotated[Rate, Meta(description="Tokens a second.")]
-    burst: Annotated[Rate | None, Meta(description="The bucket's size. Default: eventsPerSecond.")] = None
+    events_per_second: Annotated[Rate | None, Meta(description="Tokens a second.")] = None
+    events_per_minute: Annotated[Rate | None, Meta(description="Tokens a minute, for fewer than one a second.")] = None
+    burst: Annotated[Rate | None, Meta(description="The bucket's size. Default: as many as the rate says.")] = None
     scope: Annotated[RateScope, Meta(description="What has a bucket of its own.")] = RateScope.POD
+
+    @property
+    def interval_ns(self) -> int:
+        """From one token to the next."""
+        each_minute = self.events_per_minute or 60 * (self.events_per_second or 1)
+        return 60_000_000_000 // each_minute
+
+    @property
+    def burst_ns(self) -> int:
+        """In how long the bucket fills."""
+        return self.interval_ns * (self.burst or self.events_per_minute or self.events_per_second or 1)
 
 
 class UserProbe(Part, frozen=True, kw_only=True):

@@ -53,6 +53,54 @@ static int dial(int port)
 	return fd;
 }
 
+/* A static probe of two ints: the note that <sys/sdt.h> would write, which is not on every machine. */
+#define PLACED(first, second)                                                                                          \
+	__asm__ volatile("990: nop\n"                                                                                  \
+			 ".pushsection .note.stapsdt,\"\",\"note\"\n"                                                  \
+			 ".balign 4\n"                                                                                 \
+			 ".4byte 992f-991f,994f-993f,3\n"                                                              \
+			 "991: .asciz \"stapsdt\"\n"                                                                   \
+			 "992: .balign 4\n"                                                                            \
+			 "993: .8byte 990b,_.stapsdt.base,0\n"                                                         \
+			 ".asciz \"bench\",\"placed\",\"-4@%0 -4@%1\"\n"                                               \
+			 "994: .balign 4\n"                                                                            \
+			 ".popsection\n"                                                                               \
+			 ".pushsection .stapsdt.base,\"aG\",\"progbits\",.stapsdt.base,comdat\n"                       \
+			 ".weak _.stapsdt.base\n"                                                                      \
+			 ".hidden _.stapsdt.base\n"                                                                    \
+			 "_.stapsdt.base: .space 1\n"                                                                  \
+			 ".size _.stapsdt.base,1\n"                                                                    \
+			 ".popsection" ::"r"(first),                                                                   \
+			 "r"(second))
+
+static __attribute__((noipa)) int rate_of(const char *currency)
+{
+	__asm__ volatile("" ::: "memory");
+	return currency[0];
+}
+
+/* As most functions do it calls another, and so begins with a push. */
+__attribute__((noipa)) int bench_quote(int item, int amount, const char *currency)
+{
+	return item * amount + rate_of(currency);
+}
+
+static long do_function(long count)
+{
+	volatile int sum = 0;
+
+	for (long i = 0; i < count; i++)
+		sum += bench_quote(i, 7, "a currency of some characters");
+	return count;
+}
+
+static long do_static(long count)
+{
+	for (long i = 0; i < count; i++)
+		PLACED((int)i, 7);
+	return count;
+}
+
 static long do_getppid(long count)
 {
 	for (long i = 0; i < count; i++)
@@ -213,6 +261,9 @@ static const struct {
 	long (*work)(long count);
 } workloads[] = {
 	{"getppid", do_getppid},
+	{"function", do_function},
+	{"returns", do_function}, /* probed there as well */
+	{"static", do_static},
 	{"write1", do_write1},
 	{"pread4k", do_pread4k},
 	{"files-memory", do_files_memory},

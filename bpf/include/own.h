@@ -12,6 +12,7 @@
  */
 #pragma once
 #include "sock.h"
+#include "entry.h"
 #include "op.h"
 
 struct ks_own_config {

@@ -5,6 +5,9 @@
 
 BPF_HASH(ks_own_calls, struct ks_own_key, struct ks_own_value, KS_OWN_ENTRIES);
 BPF_ARRAY(ks_own_blank, struct ks_own_value, 1);
+/* Where an event of the kernel's is made: the probe's own, and no two of its programs are at work on a CPU (see Scratch in
+ * docs/design/own-probes.md). What an event before it left there is behind what this one's lengths say. */
+BPF_PERCPU_ARRAY(ks_own_moment, struct ks_own_value, 1);
 
 /* A call that was left without a return at this place of the stack: it is over. */
 static __always_inline void ks_own_put_out(struct ks_own_key *key)
@@ -23,12 +26,23 @@ static __always_inline struct ks_own_value *ks_own_place(struct ks_own_key *key)
 	struct ks_own_value *v;
 	u32 zero = 0;
 
-	ks_own_put_out(key);
 	v = ks_own_blank.lookup(&zero);
 	if (!v)
 		return 0;
-	ks_own_calls.update(key, v);
+	if (ks_own_calls.insert(key, v)) { /* taken, or there is no room */
+		ks_own_put_out(key);
+		ks_own_calls.insert(key, v);
+	}
 	v = ks_own_calls.lookup(key);
+	KS_OPAQUE(v);
+	return v;
+}
+
+static __always_inline struct ks_own_value *ks_own_moment_here(void)
+{
+	u32 zero = 0;
+	struct ks_own_value *v = ks_own_moment.lookup(&zero);
+
 	KS_OPAQUE(v);
 	return v;
 }

@@ -154,17 +154,14 @@ static __always_inline void ks_path_climb(struct ks_scratch *s, struct ks_locati
 	w->hash = hash;
 }
 
-/* Interns the location that a struct path holds, of the current task's name space; gives its id. */
-static __always_inline u64 ks_path_id(struct ks_scratch *s, u64 path)
+/* Interns a location, seen from that root; gives its id. */
+static __always_inline u64 ks_location_id(struct ks_scratch *s, struct ks_location *where, struct ks_location *root)
 {
-	u64 fs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS), hash, length;
 	struct ks_walk *w = &s->walk;
-	struct ks_location root, where;
+	u64 hash, length;
 
-	ks_location_of(fs + KS_FS_ROOT, &root);
-	ks_location_of(path, &where);
-	ks_path_climb(s, &where, &root);
-	if (!KS_KREAD(u64, where.dentry + KS_DENTRY_HASH + 8 /* pprev: no longer found by name */))
+	ks_path_climb(s, where, root);
+	if (!KS_KREAD(u64, where->dentry + KS_DENTRY_HASH + 8 /* pprev: no longer found by name */))
 		w->state |= KS_PATH_DELETED;
 	hash = ks_mix(KS_LOAD(w->hash), KS_LOAD(w->state) + 1);
 	if (ks_paths.lookup(&hash))
@@ -188,6 +185,17 @@ static __always_inline u64 ks_path_id(struct ks_scratch *s, u64 path)
 	ks_path_header(s, hash, length, w->count, w->state);
 	ks_path_send(s, hash, length);
 	return hash;
+}
+
+/* Interns the location that a struct path holds, of the current task's name space; gives its id. */
+static __always_inline u64 ks_path_id(struct ks_scratch *s, u64 path)
+{
+	u64 fs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS);
+	struct ks_location root, where;
+
+	ks_location_of(fs + KS_FS_ROOT, &root);
+	ks_location_of(path, &where);
+	return ks_location_id(s, &where, &root);
 }
 
 /* Interns `length` bytes (`most` at most, a constant) that lie in s->path.bytes. */

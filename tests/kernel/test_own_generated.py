@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import base64
 import struct
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from kernelspan_agent.probes import bpf
-from tests.support import own_generation
+from tests.support import many_profiles, own_generation
 
 COUNT = 24
+TOGETHER = 4
 SEED = 20
 
 
@@ -32,6 +35,36 @@ def test_what_generated_programs_call() -> None:
             own_generation.load(places, text, module)
     assert {number for kind, number in called if kind == "helper"} <= own_generation.HELPERS
     assert len({number for kind, number in called if kind == "kfunc"}) <= 1  # the kernel's, by which memory is read
+
+
+def test_several_compiled_together_are_what_each_is_alone() -> None:
+    """Instruction by instruction: `make profiles` compiles so, the agent one by one."""
+    made = [many_profiles.profile_of(number) for number in range(TOGETHER)]
+    alone, together = many_profiles.compiled(made, at_once=1), many_profiles.compiled(made, at_once=TOGETHER)
+    for one, other in zip(alone, together, strict=True):
+        assert not isinstance(one, str)
+        assert not isinstance(other, str)
+        assert one["maps"] == other["maps"]
+        assert {name: _without_maps(each) for name, each in one["programs"].items()} == {
+            name: _without_maps(each) for name, each in other["programs"].items()
+        }
+
+
+def _without_maps(program: dict[str, Any]) -> tuple[bytes, list[Any]]:
+    """Its instructions without the numbers that its maps had while it was compiled."""
+    code = bytearray(base64.b64decode(program["instructions"]))
+    for index, _ in program["relocations"]:
+        struct.pack_into("<i", code, index * 8 + 4, 0)
+    return bytes(code), program["relocations"]
+
+
+def test_a_profile_that_does_not_compile_fails_alone() -> None:
+    """Whatever it was compiled together with."""
+    made = [many_profiles.profile_of(number) for number in range(3)]
+    broken = replace(made[1], generated=replace(made[1].generated, text=made[1].generated.text + "int broken"))
+    found = many_profiles.compiled([made[0], broken, made[2]])
+    assert [isinstance(each, str) for each in found] == [False, True, False]
+    assert "error" in str(found[1])
 
 
 @pytest.mark.parametrize("number", [36, 58, 109, 117, 9, 11, 44, 54])

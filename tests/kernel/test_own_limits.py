@@ -21,16 +21,26 @@ def program() -> Path:
     return own.targets()
 
 
-@pytest.mark.parametrize(("scope", "buckets"), [("Process", 2), ("Pod", 1), ("Node", 1)])
-def test_rate_limits(program: Path, tmp_path: Path, scope: str, buckets: int) -> None:
-    """As many as the bucket holds and one for each second that passes; the rest is counted. Outside pods all are one."""
-    limit = {"eventsPerSecond": 1, "burst": BURST, "scope": scope}
+@pytest.mark.parametrize(
+    ("scope", "buckets", "rate", "seconds_each"),
+    [
+        ("Process", 2, {"eventsPerSecond": 1}, 1),
+        ("Pod", 1, {"eventsPerSecond": 1}, 1),
+        ("Node", 1, {"eventsPerMinute": 60}, 1),
+        ("Process", 2, {"eventsPerMinute": 6}, 10),
+    ],
+)
+def test_rate_limits(
+    program: Path, tmp_path: Path, scope: str, buckets: int, rate: dict[str, int], seconds_each: int
+) -> None:
+    """As many as the bucket holds and one for each interval that passes; the rest is counted. Outside pods all are one."""
+    limit = {**rate, "burst": BURST, "scope": scope}
     probe = function("hidden", program, argument(0, "Int32"), mode="Event", rateLimit=limit)
     ran = own.run(tmp_path, [probe], "/bin/sh", "-c", f"{program} in-order {N} & {program} in-order {N}; wait")
     assert ran.status == 0, ran.stderr
     found = own.by_probe(ran)["hidden"]
     seconds = (max(span.start_ns for span in found) - min(span.start_ns for span in found)) / 1e9
-    assert BURST * buckets <= len(found) <= (BURST + seconds) * buckets
+    assert BURST * buckets <= len(found) <= (BURST + seconds / seconds_each) * buckets
     assert ran.balance["seen"] == 2 * N
     assert ran.balance["rateLimited"] == 2 * N - len(found)
 

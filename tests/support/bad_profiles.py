@@ -179,5 +179,11 @@ BAD_PROBES = [
         "a port",
     ),
     ("{kprobe: {call: f}, errorWhen: {operator: Family, values: [x]}}", ".errorWhen.operator", "sockets"),
-    ("{kprobe: {call: f}, rateLimit: {}}", ".rateLimit.eventsPerSecond", "must be given"),
+    ("{kprobe: {call: f}, rateLimit: {}}", ".rateLimit", "exactly one of eventsPerSecond, eventsPerMinute"),
+    (
+        "{kprobe: {call: f}, rateLimit: {eventsPerSecond: 1, eventsPerMinute: 6}}",
+        ".rateLimit.eventsPerMinute",
+        "exactly one of eventsPerSecond, eventsPerMinute",
+    ),
+    ("{kprobe: {call: f}, rateLimit: {eventsPerMinute: 0}}", ".rateLimit.eventsPerMinute", "1"),
 ]

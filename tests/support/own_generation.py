@@ -22,7 +22,8 @@ from kernelspan_agent.errors import KernelspanError
 from kernelspan_agent.probes import bpf, constants
 from kernelspan_agent.probes.build import Module, compile_now, request
 from kernelspan_agent.probes.loader import Load, Loader
-from kernelspan_agent.probes.own.codegen import Generated, Generator, Places
+from kernelspan_agent.probes.own.codegen import Generated, Generator
+from kernelspan_agent.probes.own.located import Places
 from kernelspan_agent.probes.own.prepare import checked
 from kernelspan_agent.probes.own.sources import (
     GoFunction,

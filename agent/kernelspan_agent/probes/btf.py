@@ -287,6 +287,16 @@ class Btf:
             raise BtfError(f"{what} {name}: not in this kernel's BTF")
         return number
 
+    def enumerator(self, path: str) -> int:
+        """The value of `enum.name`. Raises BtfError."""
+        name, _, wanted = path.partition(".")
+        record = self.record(self._needed(name, "enum", ENUM))
+        values = (self.trailer(record, index, 2) for index in range(record.count))
+        found = next((value for number, value in values if self.name(number) == wanted), None)
+        if found is None:
+            raise BtfError(f"enum {name} has no {wanted} in this kernel's BTF")
+        return found
+
     def size(self, name: str) -> int:
         """Size in bytes of a struct."""
         return self.record(self.struct(name)).value

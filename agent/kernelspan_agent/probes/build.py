@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import tempfile
@@ -26,6 +27,7 @@ from typing import Any
 
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import compiler, constants, pidns
+from kernelspan_agent.probes.refusals import not_permitted
 from kernelspan_agent.probes.source import bpf_directory, generated_text, module_text, walkers
 
 COMPILER_PYTHON = "/usr/bin/python3"  # Debian's bcc belongs to Debian's Python
@@ -192,6 +194,9 @@ def compile_now(wanted: Mapping[str, Any]) -> dict[str, Any]:
     return answer
 
 
+_NO_MAP = re.compile(
+    r"could not open bpf map: (\w+), error: (?:Operation not permitted|Permission denied)"
+)  # bcc's words
 INSTALL = "install bcc: apt-get install python3-bpfcc linux-libc-dev"
 
 
@@ -204,6 +209,8 @@ def _refusal(answer: Mapping[str, str], words: str) -> MachineError:
             reason="KernelTooOld",
             hint="a kernel with CONFIG_DEBUG_INFO_BTF=y publishes /sys/kernel/btf/vmlinux",
         )
+    if forbidden := _NO_MAP.search(words):
+        return not_permitted(f"map {forbidden[1]}")
     errors = [line for line in words.splitlines() if "error" in line] or [answer["error"]]
     failure = MachineError(f"{answer['module']}: {errors[0]}", reason="CompileFailed", hint=INSTALL)
     failure.details = words

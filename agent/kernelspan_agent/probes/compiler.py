@@ -13,6 +13,7 @@ descriptor 2, which the agent captures.
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import json
 import os
@@ -27,6 +28,14 @@ CPU_SECONDS = 120  # for a module, which takes one or two; ten times that on an 
 MEMORY_BYTES = 4 << 30  # of addresses
 
 
+def _constant(btf: Any, what: str) -> int:
+    """An offset, a size, an enumerator's value, or the number itself. Raises BtfError."""
+    kind, _, rest = what.partition(" ")
+    if what.isdigit():
+        return int(what)
+    return int({"sizeof": btf.size, "enum": btf.enumerator}[kind](rest) if rest else btf.offset(what))
+
+
 def _constants(wanted: dict[str, list[str]], reads: str) -> tuple[dict[str, int], Any]:
     """Offsets by name and how memory can be read; the cast (direct.Cast) by which it can, None where it is by helpers."""
     import direct  # beside this file, as btf and pidns
@@ -37,7 +46,7 @@ def _constants(wanted: dict[str, list[str]], reads: str) -> tuple[dict[str, int]
     for name, paths in wanted.items():
         for path in paths:
             try:
-                found[name] = btf.size(path[7:]) if path.startswith("sizeof ") else btf.offset(path)
+                found[name] = _constant(btf, path)
                 break
             except BtfError as error:
                 problem = error
@@ -62,9 +71,14 @@ def _hide_symbols() -> None:
 
 def _limit(modules: int) -> None:
     """No text takes more than this, whatever it is: the kernel ends this process (SIGXCPU), or clang finds no memory."""
+    hard_locked_memory = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
     for what, most in ((resource.RLIMIT_CPU, CPU_SECONDS * modules), (resource.RLIMIT_AS, MEMORY_BYTES)):
         _, hard = resource.getrlimit(what)
         resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    for more in (resource.RLIM_INFINITY, hard_locked_memory):  # bcc's maps count as such before Linux 5.11
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (more, more))
+            break
 
 
 def _literal(value: int) -> str:

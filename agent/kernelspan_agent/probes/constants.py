@@ -164,6 +164,11 @@ OWN_OFFSETS: dict[str, list[str]] = {
     "KS_INUM_TIME": ["time_namespace.ns.inum"],
     "KS_INUM_UTS": ["uts_namespace.ns.inum"],
     "KS_INUM_USER": ["user_namespace.ns.inum"],
+    "KS_DENTRY_SB": ["dentry.d_sb"],
+    "KS_DENTRY_FLAGS": ["dentry.d_flags"],
+    # A macro at first, of bit 16 or 15 by version (include/linux/dcache.h): both, so that too few are taken for certain.
+    "KS_DENTRY_MOUNTED": ["enum dentry_flags.DCACHE_MOUNTED", "98304"],
+    "KS_VFSMOUNT_SB": ["vfsmount.mnt_sb"],
     **{
         f"KS_REGS_{name.upper()}": [f"pt_regs.{name}"]
         for name in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp", "ip")

@@ -22,7 +22,7 @@ from typing import Any, Self
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment
-from kernelspan_agent.probes.refusals import READ_REFUSED
+from kernelspan_agent.probes.refusals import READ_REFUSED, not_permitted
 from kernelspan_agent.probes.verdicts import verdict
 from kernelspan_agent.selftrace import span
 from kernelspan_api.reasons import Reason
@@ -117,7 +117,7 @@ class Loader:
         try:
             made = with_locked_memory(create)
         except PermissionError as error:
-            raise _forbidden(f"map {name}") from error
+            raise not_permitted(f"map {name}") from error
         except OSError as error:
             raise MachineError(f"map {name} ({entries} entries): {error.strerror}") from error
         self._shapes[name] = shape  # first: who finds the map in another thread asks for its shape
@@ -128,7 +128,7 @@ class Loader:
             return with_locked_memory(partial(bpf.prog_load, kind, code, name, target))
         except OSError as error:
             if error.errno in {errno.EPERM, errno.EACCES} and not getattr(error, "log", ""):
-                raise _forbidden(f"program {name}") from error
+                raise not_permitted(f"program {name}") from error
             raise _rejected(name, error) from error
 
     def value_bytes(self, name: str) -> int:
@@ -189,14 +189,6 @@ def _raise_locked_memory(hard: int) -> bool:
             resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
             return True
     return False
-
-
-def _forbidden(what: str) -> MachineError:
-    return MachineError(
-        f"{what}: the kernel does not permit it",
-        reason="PermissionDenied",
-        hint="run as root, or grant CAP_BPF and CAP_PERFMON (before Linux 5.8: CAP_SYS_ADMIN; before 5.11 also `ulimit -l`)",
-    )
 
 
 def _rejected(name: str, error: OSError) -> MachineError:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import re
+import resource
 from pathlib import Path
 
 from kernelspan_agent.errors import MachineError
@@ -13,6 +15,7 @@ from kernelspan_agent.probes import bpf
 
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
+_COUNTS_NOT_AS_LOCKED = (5, 11)  # kernel/bpf: memory of maps is the cgroup's since then
 _MOST_PARANOID = 2  # of the kernel's own levels
 READ_REFUSED = re.compile(r"(?:unknown func|cannot use helper) bpf_probe_read_kernel")  # kernel/bpf/verifier.c
 _PROBE_READ_KERNEL = 113  # include/uapi/linux/bpf.h: bpf_probe_read_kernel
@@ -45,6 +48,26 @@ def refused(what: str, error: OSError, *, lockdown: Path = LOCKDOWN) -> MachineE
     failure = MachineError(f"{what}: {words}", reason="MechanismUnsupported")
     failure.details = getattr(error, "log", "")
     return failure
+
+
+def not_permitted(what: str, *, release: str = "", limit: int | None = None) -> MachineError:
+    """The error for a map or a program, of which bpf(2) says EPERM: for want of a capability, or of locked memory.
+
+    Linux before 5.11 counts both as locked memory of the user, and says no more where there is too little. `release`, `limit`
+    (bytes): of the kernel and of this process, unless given.
+    """
+    soft = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] if limit is None else limit
+    numbers = re.match(r"(\d+)\.(\d+)", release or platform.release())
+    counts = numbers is not None and (int(numbers[1]), int(numbers[2])) < _COUNTS_NOT_AS_LOCKED
+    if not counts or soft == resource.RLIM_INFINITY:
+        hint = "run as root, or grant CAP_BPF and CAP_PERFMON (before Linux 5.8: CAP_SYS_ADMIN)"
+        return MachineError(f"{what}: the kernel does not permit it", reason="PermissionDenied", hint=hint)
+    return MachineError(
+        f"{what}: refused: this kernel counts it as locked memory, of which {soft >> 10} KiB are allowed",
+        reason="PermissionDenied",
+        hint="`ulimit -l unlimited` first (systemd: LimitMEMLOCK=infinity), or grant CAP_SYS_RESOURCE; where it is unlimited, "
+        "grant CAP_BPF and CAP_PERFMON (before Linux 5.8: CAP_SYS_ADMIN)",
+    )
 
 
 def locked_down(path: Path = LOCKDOWN) -> bool:

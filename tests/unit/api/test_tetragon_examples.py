@@ -18,7 +18,8 @@ from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import btf
 from kernelspan_agent.probes.ktypes import Function, KernelTypes, Leaf, Resolved
 from kernelspan_agent.probes.memberpath import resolve
-from kernelspan_agent.probes.own.codegen import Generated, Generator, Places
+from kernelspan_agent.probes.own.codegen import Generated, Generator
+from kernelspan_agent.probes.own.located import Places
 from kernelspan_agent.probes.own.prepare import checked
 from kernelspan_agent.probes.own.sources import (
     KernelFunction,

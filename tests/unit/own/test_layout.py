@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from kernelspan_agent.probes.own.codegen import Places
+from kernelspan_agent.probes.own.located import Places
 from kernelspan_agent.probes.own.sources import Trampoline
 from kernelspan_agent.ring.records import ARGUMENT, ARGUMENTS_HEADER, SLOT
 from kernelspan_api.userprobes import UserProbe

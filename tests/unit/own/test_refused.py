@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from kernelspan_agent.probes.own.codegen import Places
+from kernelspan_agent.probes.own.located import Places
 from kernelspan_agent.probes.own.sources import ArgumentError, SystemCallFunction, Trampoline, UserFunction
 from kernelspan_api.userprobes import UserProbe
 from tests.support.own_generation import generated, places_of, random_probe

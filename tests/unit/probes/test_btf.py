@@ -51,6 +51,18 @@ def test_offsets_and_sizes() -> None:
         types.size("size_t")
 
 
+def test_enumerators() -> None:
+    """By the enum's name and theirs; what is not there is told."""
+    made = Builder()
+    words = [word for name, value in (("FIRST", 1), ("SECOND", 0x8000)) for word in (made.name(name), value)]
+    made.add(btf.ENUM, "flags", 4, words, 2)
+    types = Btf(made.bytes())
+    assert types.enumerator("flags.SECOND") == 0x8000
+    for path, what in (("flags.THIRD", "enum flags has no THIRD"), ("others.FIRST", "enum others")):
+        with pytest.raises(BtfError, match=what):
+            types.enumerator(path)
+
+
 def test_the_first_type_is_found() -> None:
     """Where it begins, void begins as well."""
     assert Btf(SMALL).find("int", btf.INT) == 1

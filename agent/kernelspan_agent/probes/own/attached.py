@@ -44,7 +44,7 @@ _CONFIG = struct.Struct("<QQQIIII8x")
 MAX_PARTS = 16  # of one probe
 REST_SECONDS = 60.0  # of a number that was given back
 _QUESTION = struct.Struct("<QII")  # struct ks_own_question
-_OWN_MAPS = ("ks_own_calls", "ks_own_blank", "ks_own_config", "ks_own_rates", "ks_own_nothing")
+_OWN_MAPS = ("ks_own_calls", "ks_own_blank", "ks_own_moment", "ks_own_config", "ks_own_rates", "ks_own_nothing")
 # Walkers and scratches that programs of one kind share, of which no two run on a CPU at once: the kernel enters none of
 # these while another is at work (bpf_prog_active), and what comes in an interrupt touches no scratch.
 _SHARED = {bpf.PROG_KPROBE: ".k", bpf.PROG_TRACEPOINT: ".t", bpf.PROG_RAW_TRACEPOINT: ".r"}
@@ -337,12 +337,10 @@ class OwnProbes:
     def configure(self, own: OwnProbe) -> None:
         """Tells the kernel a probe's limits."""
         limit = own.spec.rate_limit
-        interval = 1_000_000_000 // limit.events_per_second if limit else 0
-        burst = (limit.burst or limit.events_per_second) if limit else 0
         value = _CONFIG.pack(
             own.spec.min_duration_microseconds * 1000,
-            interval,
-            interval * burst,
+            limit.interval_ns if limit else 0,
+            limit.burst_ns if limit else 0,
             own.number,
             of_hits(own.keep),
             _SCOPES[limit.scope] if limit else 0,

@@ -8,19 +8,17 @@ probes that differ in name, attributes or limits only are one compiled object.
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.ktypes import Leaf, Resolved
 from kernelspan_agent.probes.own.decisions import Decisions, mask
-from kernelspan_agent.probes.own.layout import declarations
-from kernelspan_agent.probes.own.paths import along
-from kernelspan_agent.probes.own.sources import NOWHERE, PLACE, ArgumentError, Raw, Source, of_program
+from kernelspan_agent.probes.own.layout import declarations, fits_on_stack
+from kernelspan_agent.probes.own.located import Located, Places
+from kernelspan_agent.probes.own.sources import PLACE, ArgumentError, Raw, Source, of_program, of_task
 from kernelspan_agent.probes.own.values import data_bytes, laid_out, number, read
-from kernelspan_agent.resolve.arguments import NUMBERS, Captured, Slot
+from kernelspan_agent.resolve.arguments import Captured, Slot
 from kernelspan_agent.resolve.judging import judged
 from kernelspan_api.conditions import ArgumentType, NamespaceType
 from kernelspan_api.userprobes import Argument, Mode, UserProbe
@@ -43,18 +41,6 @@ class Generated:
         return self.enters + self.exits
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """What a probe is attached to: at entry (or for an event), and at return; several where arguments lie differently.
-
-    `type_of`: what the kernel says of an argument; None: nothing.
-    """
-
-    enters: Sequence[Source]
-    exits: Sequence[Source] = ()
-    type_of: Callable[[Argument], Leaf | None] = lambda _: None
-
-
 class Generator:
     """Makes the text of one probe. Raises ArgumentError where something in it cannot be had."""
 
@@ -66,7 +52,7 @@ class Generator:
         resolve: Callable[[Leaf, str], Resolved],
     ) -> None:
         """`host`: the inode number of the host's namespace of a kind. `resolve`: the way from a value along a path."""
-        self._probe, self._places, self._resolve = probe, places, resolve
+        self._probe, self._places, self._located = probe, places, Located(places, resolve)
         wanted = [(each.type, each.max_bytes) for each in probe.args]
         returned = probe.returns
         self._returns_data = returned is not None and data_bytes(returned.type, 0) > 0
@@ -101,7 +87,6 @@ class Generator:
             "\tu32 tgid = id >> 32;",
             "\tstruct ks_proc *p = ks_procs.lookup(&tgid);",
             "\tstruct ks_own_config *config;",
-            "\tstruct ks_own_key key = {};",
             "\tstruct ks_own_value *v;",
             "",
             "\tif (!p)",
@@ -114,23 +99,57 @@ class Generator:
                 "\t\tks_own_nothing.call(ctx, 0);",
                 "\t\treturn 0;",
                 "\t}",
-                "\tif (!ks_own_wants(p, config->number))",
+                "\tstruct ks_class *c = ks_own_wants(p, config->number);",
+                "\tif (!c)",
                 "\t\treturn 0;",
             ]
-            if not source.is_user:
+            if not of_task(source):
                 lines += ["\tif (!ks_own_is_task()) {", "\t\tks_count(p->cls, KS_C_NOT_TASK);", "\t\treturn 0;", "\t}"]
+        if not self._is_kept(source):
+            return lines
         key = source.key(returning=returning)
-        lines += [f"\tkey.frame = {key.frame};", f"\tkey.thread = {key.thread};", f"\tkey.space = {key.space};"]
+        lines += [
+            "\tstruct ks_own_key key = {};",
+            f"\tkey.frame = {key.frame};",
+            f"\tkey.thread = {key.thread};",
+            f"\tkey.space = {key.space};",
+        ]
         return lines
 
+    def _is_kept(self, source: Source) -> bool:
+        """Whether its calls are kept by their thread; else one is over when the program is."""
+        return self._is_span or (source.is_user and not fits_on_stack(self._slots))
+
+    def _place(self, source: Source) -> list[str]:
+        """Where the call is made. A program in user context has no memory of its CPU: it makes numbers on its stack."""
+        if self._is_kept(source):
+            return [
+                "\tv = ks_own_place(&key);",
+                "\tif (!v) {",
+                "\t\tks_count(p->cls, KS_C_INFLIGHT_FULL);",
+                "\t\treturn 0;",
+                "\t}",
+            ]
+        if source.is_user:
+            return ["\tstruct ks_own_value here = {};", "\tv = &here;"]
+        return ["\tv = ks_own_moment_here();", "\tif (!v)", "\t\treturn 0;"]
+
+    def _over(self, source: Source, depth: int = 2) -> list[str]:
+        """The call is kept no longer."""
+        return ["\t" * depth + "ks_own_calls.delete(&key);"] if self._is_kept(source) else []
+
+    def _put_out(self) -> list[str]:
+        """A call that began at this place is over, though this one is not wanted."""
+        return ["\t\tks_own_put_out(&key);"] if self._is_span else []
+
     def _enter(self, name: str, source: Source) -> str:
-        raws = [self._raw(source, argument) for argument in self._probe.args]
+        raws = [self._located.raw(source, argument) for argument in self._probe.args]
         values = [number(argument.type, raw) for argument, raw in zip(self._probe.args, raws, strict=True)]
         lines = self._begin(name, source, returning=False)
         lines += [
             "\tks_count(p->cls, KS_C_SEEN);",
             "\tif (ks_own_throttled(config)) {",
-            "\t\tks_own_put_out(&key);",
+            *self._put_out(),
             "\t\tks_count(p->cls, KS_C_OWN_THROTTLED);",
             "\t\treturn 0;",
             "\t}",
@@ -148,17 +167,13 @@ class Generator:
                 lines.append("\tgroups &= ks_own_verdict(p->start, config->number, KS_OWN_IMAGE | tgid);")
             lines += [
                 "\tif (!groups) {",
-                "\t\tks_own_put_out(&key);",
+                *self._put_out(),
                 "\t\tks_count(p->cls, KS_C_FILTERED);",
                 "\t\treturn 0;",
                 "\t}",
             ]
         lines += [
-            "\tv = ks_own_place(&key);",
-            "\tif (!v) {",
-            "\t\tks_count(p->cls, KS_C_INFLIGHT_FULL);",
-            "\t\treturn 0;",
-            "\t}",
+            *self._place(source),
             "\tv->call.start = bpf_ktime_get_ns();",
             "\tv->call.image = p->start;",
             "\tv->call.epoch = config->epoch;",
@@ -178,7 +193,7 @@ class Generator:
             asked = [f"ks_own_verdict(v->arguments[{at}].value, config->number, {at})" for at in paths]
             lines += [
                 f"\tif (!(groups &= {' & '.join(asked)})) {{",
-                "\t\tks_own_calls.delete(&key);",
+                *self._over(source),
                 "\t\tks_count(p->cls, KS_C_FILTERED);",
                 "\t\treturn 0;",
                 "\t}",
@@ -186,7 +201,7 @@ class Generator:
         if any(late):
             lines += [
                 f"\tif (!v->call.again && !(groups &= {mask(late)})) {{",
-                "\t\tks_own_calls.delete(&key);",
+                *self._over(source),
                 "\t\tks_count(p->cls, KS_C_FILTERED);",
                 "\t\treturn 0;",
                 "\t}",
@@ -219,7 +234,11 @@ class Generator:
         for slot in slots:
             arg = f"v->arguments[{slot.number}]"
             (statement,) = read(
-                slot, Raw("", user=self._user(slot)), f"{arg}.value", _nothing_follows, is_user=source.is_user
+                slot,
+                Raw("", user=self._located.user(self._probe.args[slot.number])),
+                f"{arg}.value",
+                _nothing_follows,
+                is_user=source.is_user,
             )
             lines += [f"\t\tif (v->call.again & {1 << slot.number})", f"\t\t\t{statement}"]
         _, late = self._decisions.of_arguments()
@@ -233,9 +252,6 @@ class Generator:
             ]
         return [*lines, "\t}"]
 
-    def _user(self, slot: Slot) -> bool:
-        return self._raw(self._places.enters[0], self._probe.args[slot.number]).user
-
     def _reads(self, source: Source, raws: list[Raw]) -> list[str]:
         lines: list[str] = []
         for index, (slot, raw) in enumerate(zip(self._slots, raws, strict=False)):
@@ -248,29 +264,6 @@ class Generator:
 
             lines += read(slot, raw, f"a{index}", following, is_user=source.is_user)
         return lines
-
-    def _raw(self, source: Source, argument: Argument) -> Raw:
-        try:
-            return self._raw_of(source, argument)
-        except ArgumentError:
-            for other in self._places.enters:
-                if other is not source:
-                    with contextlib.suppress(ArgumentError):
-                        self._raw_of(other, argument)
-                        return NOWHERE
-            raise
-
-    def _raw_of(self, source: Source, argument: Argument) -> Raw:
-        raw = source.named(argument.field) if argument.field is not None else source.argument(argument.index or 0)
-        settled = raw.user or raw.inline or argument.type in NUMBERS or source.kind == bpf.PROG_TRACEPOINT
-        if not argument.resolve and settled:
-            return raw
-        start = self._places.type_of(argument)
-        if not argument.resolve:
-            return replace(raw, user=start is not None and start.user)
-        if start is None:
-            raise ArgumentError(f"resolve {argument.resolve}: the kernel says nothing of this argument's type")
-        return along(raw, self._resolve(start, argument.resolve))
 
     def _exit(self, name: str, source: Source) -> str:
         lines = self._begin(name, source, returning=True)
@@ -298,14 +291,16 @@ class Generator:
 
     def _finish(self, source: Source, *, instant: bool) -> list[str]:
         """From a call whose arguments are read to its operation."""
-        lines = [
-            "\tu32 cls = v->call.cls;",
-            "\tstruct ks_class *c = ks_classes.lookup(&cls);",
-            "\tKS_OPAQUE(c);",
-            "\tif (!c)",
-            "\t\treturn 0;",
-            "\tu64 now = " + ("v->call.start;" if instant else "bpf_ktime_get_ns();"),
-        ]
+        lines = ["\tu64 now = v->call.start;"]
+        if not instant:
+            lines = [
+                "\tu32 cls = v->call.cls;",
+                "\tstruct ks_class *c = ks_classes.lookup(&cls);",
+                "\tKS_OPAQUE(c);",
+                "\tif (!c)",
+                "\t\treturn 0;",
+                "\tu64 now = bpf_ktime_get_ns();",
+            ]
         filters = []
         if not instant:
             if self._decisions.needs_result:
@@ -321,7 +316,7 @@ class Generator:
                 lines += _end_as("KS_C_FILTERED")
         lines += [
             "\tif (!ks_own_within_limits(config, c, p, v, now)) {",
-            "\t\tks_own_calls.delete(&key);",
+            *self._over(source),
             "\t\treturn 0;",
             "\t}",
         ]
@@ -342,7 +337,7 @@ class Generator:
                 "\top.child = v->call.groups;",
                 f"\top.flags |= {flags};",
                 "\top.frame_state = c->max_depth ? KS_FRAMES_NO_TRUE_WALK : KS_FRAMES_NONE;",
-                "\tks_own_calls.delete(&key);",
+                *self._over(source, 1),
                 "\tks_count(op.cls, ks_ring.ringbuf_output(&op, sizeof(op), ks_wake()) ? KS_C_RING_FULL : KS_C_SENT);",
             ]
             return lines
@@ -355,8 +350,8 @@ class Generator:
             f"\ts->op.flags |= {flags};",
             "\ts->proc_start = v->call.image;",
             "\ts->stash = 0;",
-            "\tks_own_calls.delete(&key);",
-            "\tif (ks_in_system_call()) {",
+            *self._over(source, 1),
+            "\tif (c->max_depth && ks_in_system_call()) {",
             "\t\tks_walk(ctx, s, c);",
             "\t} else {",
             "\t\ts->op.frame_state = c->max_depth ? KS_FRAMES_NO_TRUE_WALK : KS_FRAMES_NONE;",

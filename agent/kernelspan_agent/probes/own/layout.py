@@ -41,6 +41,12 @@ def declarations(slots: Sequence[Slot], ends: Sequence[Slot], *, is_span: bool) 
     return "\n".join([*lines, "};\n"])
 
 
+def fits_on_stack(slots: Sequence[Slot]) -> bool:
+    """Whether a call is so small that a program may make it, and its operation, on its stack of 512 bytes: numbers alone."""
+    record = ARGUMENTS_HEADER.itemsize + len(slots) * ARGUMENT.itemsize
+    return record + RING_HEADER <= SLOT and not any(slot.data_bytes for slot in slots)
+
+
 def _suffix_room(slots: Sequence[Slot]) -> int:
     largest = max(slot.data_bytes for slot in slots)
     return SUFFIX_ROOM + (1 << largest.bit_length())

@@ -18,7 +18,7 @@ from kernelspan_agent.probes import bpf, functions
 from kernelspan_agent.probes.attach import Attachment, raw_tracepoint, tracepoint
 from kernelspan_agent.probes.kfunctions import KernelFunctions
 from kernelspan_agent.probes.ktypes import KernelTypes, Leaf
-from kernelspan_agent.probes.own.codegen import Places
+from kernelspan_agent.probes.own.located import Places
 from kernelspan_agent.probes.own.sources import (
     ArgumentError,
     KernelFunction,

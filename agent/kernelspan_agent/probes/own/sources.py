@@ -34,7 +34,8 @@ class Raw:
 
     `c`: a u64 expression: the value, or with `inline` the address of memory that holds it. `length`: a u64 expression of how
     many bytes are inline. `user`: the program itself has passed it: it leads to memory of the process, or nowhere. `place`: a
-    u64 expression of where in memory it has to be read from, 0 where the way there is cut; `c` names it PLACE.
+    u64 expression of where in memory it has to be read from, 0 where the way there is cut; `c` names it PLACE. `entry`: it
+    leads to a struct dentry.
     """
 
     c: str
@@ -42,6 +43,7 @@ class Raw:
     length: str = ""
     user: bool = False
     place: str = ""
+    entry: bool = False
 
 
 PLACE = "KS_OWN_PLACE"
@@ -335,6 +337,17 @@ class GoFunction(_Indexed):
         """runtime.g begins with its stack's bounds: lo, hi (runtime/runtime2.go)."""
         goroutine = "KS_OWN_OLD_GOROUTINE" if self.stack else _register("R14")
         return Key(goroutine, f"KS_UREAD(u64, {goroutine} + 8) - {_register('SP')}", "tgid")
+
+
+def of_task(source: Source) -> bool:
+    """Whether it is the current task that acts whenever the program runs: no interrupt ever comes to it."""
+    if isinstance(source, TracepointRecord):
+        return source.event.category in ("syscalls", "raw_syscalls")
+    if isinstance(source, RawTracepoint):
+        return source.event in ("sys_enter", "sys_exit")
+    return (
+        source.is_user or isinstance(source, SystemCallFunction) or (isinstance(source, Trampoline) and source.is_call)
+    )
 
 
 def of_program(source: Source) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.probes.attach import Attachment
-from kernelspan_agent.probes.own.codegen import Places
+from kernelspan_agent.probes.own.located import Places
 from kernelspan_agent.probes.own.machine import Attach, Plan
 from kernelspan_agent.probes.own.sources import (
     ArgumentError,

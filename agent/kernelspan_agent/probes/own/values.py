@@ -97,7 +97,8 @@ def read(slot: Slot, raw: Raw, value: str, following: Callable[[int], str], *, i
         return [f"ks_own_number({arg}, {value});"]
     if kind in (_T.FILE, _T.PATH):
         place = f"{value} + KS_FILE_PATH" if kind is _T.FILE else value
-        return [f"ks_own_number({arg}, {value} ? ks_path_id(s, {place}) : 0);"]
+        intern = "ks_entry_id" if raw.entry else "ks_path_id"
+        return [f"ks_own_number({arg}, {value} ? {intern}(s, {place}) : 0);"]
     user = int(raw.user)
     reader, rest = {
         _T.STRING: ("ks_own_text", f"{size}, {value}, {user}"),
