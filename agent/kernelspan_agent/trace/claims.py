@@ -87,6 +87,15 @@ class Claims:
         else:
             self._claim(exchange, followed, context, receiver, batch, row, is_asked=is_asked)
 
+    def take(self, followed: Followed, context: Context) -> None:
+        """A task has been begun for it, and does nothing else."""
+        followed.context, followed.correlation = context, "Connection"
+        context.bind(followed, followed.root, self._out)
+
+    def is_alone(self, exchange: Exchange, place: Place) -> bool:
+        """Whether a thread has received it there while nothing else was open."""
+        return self._receivers.open_at(place) == [exchange]
+
     def completed(
         self, told: Told, context: Context, find: dict[Exchange, Followed], batch: ResolvedBatch, row: int
     ) -> None:

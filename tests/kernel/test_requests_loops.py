@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks of servers on event loops, in the ways that they are used: whose each operation is, as test_requests has it.
+
+All servers run under one agent. Besides plain handlers there are some that do what may be taken for another request's: tasks
+that they begin and gather, that outlive the request, threads, answers in parts, failures, clients that leave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import itertools
+import json
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.kernel import test_requests
+from tests.kernel.test_requests_threads import Told
+from tests.support import runs, venvs
+from tests.support.otlp_json import ReceivedSpan
+from tests.support.ports import PortReservation
+
+pytestmark = pytest.mark.root
+PYTHON = venvs.library_venv(venvs.REQUIREMENTS.with_name("servers_venv.txt")) / "bin" / "python"
+UVICORN = (PYTHON, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "PORT", "--no-access-log")
+AIOHTTP = (PYTHON, "requests_loops.py", "PORT")
+PLAIN = {
+    "aiohttp": (*AIOHTTP, "plain"),
+    "aiohttp at once": (*AIOHTTP, "at-once"),
+    "uvicorn": (*UVICORN, "--loop", "asyncio", "--http", "httptools", "requests_app:asgi"),
+    "uvloop": (*UVICORN, "--loop", "uvloop", "--http", "httptools", "requests_app:asgi"),
+    "uvloop h11 fastapi": (*UVICORN, "--loop", "uvloop", "--http", "h11", "requests_fastapi:app"),
+    "threads": (*UVICORN, "--loop", "asyncio", "--http", "h11", "requests_loops:threads"),
+    "threads uvloop": (*UVICORN, "--loop", "uvloop", "--http", "httptools", "requests_loops:threads"),
+}
+ADVERSE = {
+    "aiohttp adverse": (*AIOHTTP, "adverse"),
+    "uvicorn adverse": (*UVICORN, "--loop", "asyncio", "--http", "h11", "requests_loops:adverse"),
+    "uvloop adverse": (*UVICORN, "--loop", "uvloop", "--http", "httptools", "requests_loops:adverse"),
+}
+SERVERS = PLAIN | ADVERSE
+PER_SERVER = 10_000  # numbers
+NUMBERS = {"clients": 8, "each": 20}
+_TOUCHED = re.compile(r"/kernelspan-request/(\d+)/([a-z]*)\d+")
+_WARM = itertools.count(900_001)
+
+
+@dataclass
+class Outcome:
+    """What clients were answered by each server; owners[number][name of what it did][number of the request it is below]."""
+
+    asked: dict[str, test_requests.Asked]
+    requests: dict[int, ReceivedSpan] = field(default_factory=dict)
+    owners: dict[int, dict[str, Counter[int | None]]] = field(default_factory=dict)
+    report: dict[str, object] = field(default_factory=dict)
+
+
+def ask_adverse(port: int, numbers: Iterable[int], asked: test_requests.Asked, *, leaves: bool) -> None:
+    """A client of handlers that may fail. `leaves`: it does not wait for every third answer."""
+    for number in numbers:
+        if leaves and number % 3 == 0:
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+                head = f"GET /job/{number}/{test_requests.TOUCHES} HTTP/1.1\r\nHost: here\r\n\r\n"
+                connection.sendall(head.encode() * (1 + number % 2))  # some ask twice at once
+                time.sleep(0.001 * (number % 4))
+            continue
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", f"/job/{number}/{test_requests.TOUCHES}")
+        response = connection.getresponse()
+        said = response.read().decode()
+        assert response.status == 500 or said.split()[0] == str(number)
+        asked.answers[number] = response.status
+        connection.close()
+
+
+def ask_side_by_side(port: int, first: int) -> test_requests.Asked:
+    """Clients that keep their connections, and such that make new ones and leave."""
+    asked = test_requests.Asked()
+    each = [range(first + 30 * client, first + 30 * client + 30) for client in range(8)]
+    threads = [
+        threading.Thread(target=ask_adverse, args=(port, numbers, asked), kwargs={"leaves": client % 2 == 0})
+        for client, numbers in enumerate(each)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return asked
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Of all servers, each asked as soon as whose its tasks are is known."""
+    folder = tmp_path_factory.mktemp("loops")
+    asked = {}
+    with PortReservation(len(SERVERS)) as reserved:
+        commands = [
+            json.dumps([str(each).replace("PORT", str(port)) for each in command])
+            for command, port in zip(SERVERS.values(), reserved.ports, strict=True)
+        ]
+        profile = runs.profile(folder, **test_requests.SPEC)
+        launcher = (sys.executable, runs.PROGRAMS / "joins_app.py", "all", *commands)
+        with runs.agent(folder, profile, *launcher, cwd=runs.PROGRAMS) as started:
+            started.wait_until(started.output.exists, "there")
+            told = Told(started.output)
+            for at, (kind, port) in enumerate(zip(SERVERS, reserved.ports, strict=True), 1):
+                started.wait_until(partial(_is_warm, told, port), f"{kind} answers, and it is known for whom")
+                first = at * PER_SERVER
+                print(time.monotonic(), kind, flush=True)
+                asked[kind] = (
+                    test_requests.ask_all(port, **NUMBERS, first=first)
+                    if kind in PLAIN
+                    else ask_side_by_side(port, first)
+                )
+            ran = started.stop(signal.SIGTERM)
+    return _read(Outcome(asked, report=ran.report), ran.spans)
+
+
+def _is_warm(told: Told, port: int) -> bool:
+    """asks some: how many tasks there were is found when they were many."""
+    with contextlib.suppress(OSError):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        for _ in range(60):
+            connection.request("GET", f"/job/{next(_WARM)}/1")
+            connection.getresponse().read()
+        connection.close()
+    return told.has(port, {"Connection"})
+
+
+def _read(outcome: Outcome, spans: list[ReceivedSpan]) -> Outcome:
+    by_id = {span.span_id: span for span in spans}
+    for span in spans:
+        if span.kind == "SERVER":
+            outcome.requests[_number_of(span)] = span
+        elif (touched := _TOUCHED.fullmatch(str(span.attributes.get("file.path", "")))) is not None:
+            above: ReceivedSpan | None = span
+            while above is not None and above.kind != "SERVER":
+                above = by_id.get(above.parent_span_id)
+            owners = outcome.owners.setdefault(int(touched[1]), {}).setdefault(touched[2], Counter())
+            owners[_number_of(above) if above is not None else None] += 1
+    return outcome
+
+
+def _number_of(span: ReceivedSpan) -> int:
+    matched = re.match(r"/job/(\d+)/\d+", str(span.attributes["url.path"]))
+    assert matched is not None
+    return int(matched[1])
+
+
+def _of(outcome: Outcome, kind: str) -> dict[int, dict[str, Counter[int | None]]]:
+    """What was done for a server's requests; nothing of it is below another request."""
+    first = (list(SERVERS).index(kind) + 1) * PER_SERVER
+    owners = {number: each for number, each in outcome.owners.items() if first <= number < first + PER_SERVER}
+    wrong = {n: each for n, each in owners.items() if any(found.keys() - {n, None} for found in each.values())}
+    assert not wrong
+    return owners
+
+
+def _attached(owners: dict[int, dict[str, Counter[int | None]]], name: str = "") -> tuple[int, int]:
+    """How many operations of this name are below their request, and how many there are."""
+    each = [(found[name][number], found[name].total()) for number, found in owners.items() if name in found]
+    return sum(mine for mine, _ in each), sum(total for _, total in each)
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_task_begun_for_a_request(kind: str, outcome: Outcome) -> None:
+    """All that it does is below that request, side by side and one after another, on kept and on new connections."""
+    owners, asked = _of(outcome, kind), outcome.asked[kind]
+    said = Counter(outcome.requests[number].attributes["kernelspan.correlation"] for number in asked.answers)
+    attached, total = _attached(owners)
+    print(kind, dict(said), attached, total)
+    assert total == test_requests.TOUCHES * len(asked.answers)
+    assert attached >= 0.99 * total, said
+
+
+@pytest.mark.parametrize("kind", ADVERSE)
+def test_what_may_be_taken_for_another_requests(kind: str, outcome: Outcome) -> None:
+    """None is, whatever handlers and clients do; what the task itself does until it has answered is its request's."""
+    owners, asked = _of(outcome, kind), outcome.asked[kind]
+    names = {name for each in owners.values() for name in each}
+    print(kind, {name: _attached(owners, name) for name in names})
+    assert names >= {"", "gathered", "later", "thread", "executor"}
+    plain = {number: owners[number] for number in asked.answers if number % 10 in (0, 3, 4, 5, 7, 8, 9)}
+    attached, total = _attached(plain)
+    assert attached >= 0.99 * total
+    for name in names - {"", "after"}:
+        assert _attached(owners, name)[0] == 0  # other tasks' and threads': not proved
