@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import itertools
 import json
 import re
 import signal
@@ -26,44 +25,38 @@ from pathlib import Path
 import pytest
 
 from tests.kernel import test_requests
-from tests.kernel.test_requests_threads import Told
 from tests.support import runs, venvs
-from tests.support.otlp_json import ReceivedSpan
+from tests.support.otlp_json import ReceivedSpan, spans_of
 from tests.support.ports import PortReservation
 
 pytestmark = pytest.mark.root
 PYTHON = venvs.library_venv(venvs.REQUIREMENTS.with_name("servers_venv.txt")) / "bin" / "python"
 UVICORN = (PYTHON, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "PORT", "--no-access-log")
-AIOHTTP = (PYTHON, "requests_loops.py", "PORT")
-PLAIN = {
-    "aiohttp": (*AIOHTTP, "plain"),
-    "aiohttp at once": (*AIOHTTP, "at-once"),
-    "uvicorn": (*UVICORN, "--loop", "asyncio", "--http", "httptools", "requests_app:asgi"),
-    "uvloop": (*UVICORN, "--loop", "uvloop", "--http", "httptools", "requests_app:asgi"),
-    "uvloop h11 fastapi": (*UVICORN, "--loop", "uvloop", "--http", "h11", "requests_fastapi:app"),
-    "threads": (*UVICORN, "--loop", "asyncio", "--http", "h11", "requests_loops:threads"),
-    "threads uvloop": (*UVICORN, "--loop", "uvloop", "--http", "httptools", "requests_loops:threads"),
+SERVERS = {
+    "aiohttp": (PYTHON, "requests_loops.py", "PORT"),
+    "uvicorn": (*UVICORN, "--loop", "asyncio", "--http", "httptools", "requests_loops:app"),
+    "uvloop": (*UVICORN, "--loop", "uvloop", "--http", "httptools", "requests_loops:app"),
+    "uvloop h11": (*UVICORN, "--loop", "uvloop", "--http", "h11", "requests_loops:app"),
 }
-ADVERSE = {
-    "aiohttp adverse": (*AIOHTTP, "adverse"),
-    "uvicorn adverse": (*UVICORN, "--loop", "asyncio", "--http", "h11", "requests_loops:adverse"),
-    "uvloop adverse": (*UVICORN, "--loop", "uvloop", "--http", "httptools", "requests_loops:adverse"),
-}
-SERVERS = PLAIN | ADVERSE
+PLAIN, ADVERSE, THREADS, AT_ONCE = range(4)  # thousands of a number: how it is answered
+WAYS = [
+    (kind, way)
+    for kind in SERVERS
+    for way in ((PLAIN, AT_ONCE) if kind == "aiohttp" else (PLAIN, THREADS))
+]
 PER_SERVER = 10_000  # numbers
-NUMBERS = {"clients": 8, "each": 20}
+NUMBERS = {"clients": 8, "each": 15}
 _TOUCHED = re.compile(r"/kernelspan-request/(\d+)/([a-z]*)\d+")
-_WARM = itertools.count(900_001)
+WARM = 900_000
 
 
 @dataclass
 class Outcome:
     """What clients were answered by each server; owners[number][name of what it did][number of the request it is below]."""
 
-    asked: dict[str, test_requests.Asked]
+    asked: dict[tuple[str, int], test_requests.Asked]
     requests: dict[int, ReceivedSpan] = field(default_factory=dict)
     owners: dict[int, dict[str, Counter[int | None]]] = field(default_factory=dict)
-    report: dict[str, object] = field(default_factory=dict)
 
 
 def ask_adverse(port: int, numbers: Iterable[int], asked: test_requests.Asked, *, leaves: bool) -> None:
@@ -99,11 +92,19 @@ def ask_side_by_side(port: int, first: int) -> test_requests.Asked:
     return asked
 
 
+def ask_server(port: int, at: int, asked: dict[tuple[str, int], test_requests.Asked]) -> None:
+    """All that one server is asked."""
+    kind, first = list(SERVERS)[at], _first(at)
+    for way in (AT_ONCE, PLAIN) if kind == "aiohttp" else (THREADS, PLAIN):
+        asked[kind, way] = test_requests.ask_all(port, **NUMBERS, first=first + way * 1000)
+    asked[kind, ADVERSE] = ask_side_by_side(port, first + ADVERSE * 1000)
+
+
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """Of all servers, each asked as soon as whose its tasks are is known."""
+    """Of all servers, asked together as soon as whose their tasks are is known."""
     folder = tmp_path_factory.mktemp("loops")
-    asked = {}
+    asked: dict[tuple[str, int], test_requests.Asked] = {}
     with PortReservation(len(SERVERS)) as reserved:
         commands = [
             json.dumps([str(each).replace("PORT", str(port)) for each in command])
@@ -114,28 +115,66 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         with runs.agent(folder, profile, *launcher, cwd=runs.PROGRAMS) as started:
             started.wait_until(started.output.exists, "there")
             told = Told(started.output)
-            for at, (kind, port) in enumerate(zip(SERVERS, reserved.ports, strict=True), 1):
-                started.wait_until(partial(_is_warm, told, port), f"{kind} answers, and it is known for whom")
-                first = at * PER_SERVER
-                print(time.monotonic(), kind, flush=True)
-                asked[kind] = (
-                    test_requests.ask_all(port, **NUMBERS, first=first)
-                    if kind in PLAIN
-                    else ask_side_by_side(port, first)
-                )
+            for kind, port in zip(SERVERS, reserved.ports, strict=True):
+                way = PLAIN if kind == "aiohttp" else THREADS
+                started.wait_until(partial(_is_warm, told, port, way), f"{kind} answers, and it is known for whom")
+            threads = [
+                threading.Thread(target=ask_server, args=(port, at, asked)) for at, port in enumerate(reserved.ports)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
             ran = started.stop(signal.SIGTERM)
-    return _read(Outcome(asked, report=ran.report), ran.spans)
+    return _read(Outcome(asked), ran.spans)
 
 
-def _is_warm(told: Told, port: int) -> bool:
-    """asks some: how many tasks there were is found when they were many."""
+@dataclass
+class Told:
+    """What the agent has told so far, read once: at which ports an operation was found to be a request's."""
+
+    output: Path
+    position: int = 0
+    by_id: dict[str, ReceivedSpan] = field(default_factory=dict)
+    touched: list[ReceivedSpan] = field(default_factory=list)
+
+    def has(self, port: int) -> bool:
+        """Whether one was, at this port."""
+        with self.output.open("rb") as file:
+            file.seek(self.position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self.position += len(line)
+                for span in spans_of(json.loads(line)):
+                    if _TOUCHED.fullmatch(str(span.attributes.get("file.path", ""))):
+                        self.touched.append(span)
+                    else:
+                        self.by_id[span.span_id] = span
+        owners = (_request_above(span, self.by_id) for span in self.touched)
+        return any(owner is not None and owner.attributes["server.port"] == port for owner in owners)
+
+
+def _request_above(span: ReceivedSpan, by_id: dict[str, ReceivedSpan]) -> ReceivedSpan | None:
+    above: ReceivedSpan | None = span
+    while above is not None and above.kind != "SERVER":
+        above = by_id.get(above.parent_span_id)
+    return above
+
+
+def _is_warm(told: Told, port: int, way: int) -> bool:
+    """Asks some: how many tasks there were is found when they were many."""
     with contextlib.suppress(OSError):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         for _ in range(60):
-            connection.request("GET", f"/job/{next(_WARM)}/1")
+            connection.request("GET", f"/job/{WARM + way * 1000}/1")
             connection.getresponse().read()
         connection.close()
-    return told.has(port, {"Connection"})
+    return told.has(port)
+
+
+def _first(at: int) -> int:
+    return (at + 1) * PER_SERVER
 
 
 def _read(outcome: Outcome, spans: list[ReceivedSpan]) -> Outcome:
@@ -144,9 +183,7 @@ def _read(outcome: Outcome, spans: list[ReceivedSpan]) -> Outcome:
         if span.kind == "SERVER":
             outcome.requests[_number_of(span)] = span
         elif (touched := _TOUCHED.fullmatch(str(span.attributes.get("file.path", "")))) is not None:
-            above: ReceivedSpan | None = span
-            while above is not None and above.kind != "SERVER":
-                above = by_id.get(above.parent_span_id)
+            above = _request_above(span, by_id)
             owners = outcome.owners.setdefault(int(touched[1]), {}).setdefault(touched[2], Counter())
             owners[_number_of(above) if above is not None else None] += 1
     return outcome
@@ -158,10 +195,10 @@ def _number_of(span: ReceivedSpan) -> int:
     return int(matched[1])
 
 
-def _of(outcome: Outcome, kind: str) -> dict[int, dict[str, Counter[int | None]]]:
-    """What was done for a server's requests; nothing of it is below another request."""
-    first = (list(SERVERS).index(kind) + 1) * PER_SERVER
-    owners = {number: each for number, each in outcome.owners.items() if first <= number < first + PER_SERVER}
+def _of(outcome: Outcome, kind: str, way: int) -> dict[int, dict[str, Counter[int | None]]]:
+    """What was done for a server's requests of one way; nothing of it is below another request."""
+    first = _first(list(SERVERS).index(kind)) + way * 1000
+    owners = {number: each for number, each in outcome.owners.items() if first <= number < first + 1000}
     wrong = {n: each for n, each in owners.items() if any(found.keys() - {n, None} for found in each.values())}
     assert not wrong
     return owners
@@ -173,21 +210,21 @@ def _attached(owners: dict[int, dict[str, Counter[int | None]]], name: str = "")
     return sum(mine for mine, _ in each), sum(total for _, total in each)
 
 
-@pytest.mark.parametrize("kind", PLAIN)
-def test_a_task_begun_for_a_request(kind: str, outcome: Outcome) -> None:
+@pytest.mark.parametrize(("kind", "way"), WAYS)
+def test_a_task_begun_for_a_request(kind: str, way: int, outcome: Outcome) -> None:
     """All that it does is below that request, side by side and one after another, on kept and on new connections."""
-    owners, asked = _of(outcome, kind), outcome.asked[kind]
+    owners, asked = _of(outcome, kind, way), outcome.asked[kind, way]
     said = Counter(outcome.requests[number].attributes["kernelspan.correlation"] for number in asked.answers)
     attached, total = _attached(owners)
-    print(kind, dict(said), attached, total)
+    print(kind, way, dict(said), attached, total)
     assert total == test_requests.TOUCHES * len(asked.answers)
     assert attached >= 0.99 * total, said
 
 
-@pytest.mark.parametrize("kind", ADVERSE)
+@pytest.mark.parametrize("kind", SERVERS)
 def test_what_may_be_taken_for_another_requests(kind: str, outcome: Outcome) -> None:
     """None is, whatever handlers and clients do; what the task itself does until it has answered is its request's."""
-    owners, asked = _of(outcome, kind), outcome.asked[kind]
+    owners, asked = _of(outcome, kind, ADVERSE), outcome.asked[kind, ADVERSE]
     names = {name for each in owners.values() for name in each}
     print(kind, {name: _attached(owners, name) for name in names})
     assert names >= {"", "gathered", "later", "thread", "executor"}

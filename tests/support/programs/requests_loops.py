@@ -1,5 +1,7 @@
-"""requests_app on other servers of event loops: aiohttp's (`python requests_loops.py PORT`), FastAPI with functions that are not
-async (`threads`), and as an application that does whatever an onlooker may take for another request's (`adverse`, by number).
+"""requests_app on servers of event loops: aiohttp's (`python requests_loops.py PORT`), or as an ASGI application (`app`).
+
+How a request is answered is said by the thousands of its number: 0 plainly, 1 with all that an onlooker may take for another
+request's, 2 by a function of FastAPI's that is not async, 3 by one that never waits.
 """
 
 from __future__ import annotations
@@ -8,12 +10,14 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
 from aiohttp import web
-from fastapi import BackgroundTasks, FastAPI, Request
+from fastapi import BackgroundTasks, Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, StreamingResponse
-from requests_app import steps, touch
+from requests_app import asgi, steps, touch
 
+PLAIN, ADVERSE, THREADS, AT_ONCE = range(4)
 KINDS = 10
 later: set[asyncio.Task[None]] = set()
 
@@ -29,8 +33,12 @@ def read_twice(number: str, count: str) -> str:
 threads = FastAPI()
 
 
+async def whole(request: Request) -> bytes:
+    return await request.body()  # else the next request may begin in the middle of a call
+
+
 @threads.api_route("/job/{number}/{count}", methods=["GET", "POST"])
-def job(number: str, count: str) -> PlainTextResponse:
+def job(number: str, count: str, _: Annotated[bytes, Depends(whole)]) -> PlainTextResponse:
     return PlainTextResponse(read_twice(number, count))
 
 
@@ -87,9 +95,20 @@ async def anything(number: str, count: str, request: Request, after: BackgroundT
     return PlainTextResponse(await behave(number, count))
 
 
+def way(number: str) -> int:
+    return int(number) // 1000 % 10
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    number = scope["path"].split("/")[2] if scope["type"] == "http" else "0"
+    await (asgi, adverse, threads)[way(number)](scope, receive, send)
+
+
 async def answer(request: web.Request) -> web.StreamResponse:
     number, count = request.match_info["number"], request.match_info["count"]
     await request.read()
+    if way(number) != PLAIN:
+        return await (at_once if way(number) == AT_ONCE else answer_anything)(request)
     return web.Response(text=await steps(number, count))
 
 
@@ -113,7 +132,6 @@ async def answer_anything(request: web.Request) -> web.StreamResponse:
 
 
 if __name__ == "__main__":
-    handler = {"plain": answer, "adverse": answer_anything, "at-once": at_once}[sys.argv[2]]
-    app = web.Application()
-    app.router.add_route("*", "/job/{number}/{count}", handler)
-    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None, access_log=None)
+    server = web.Application()
+    server.router.add_route("*", "/job/{number}/{count}", answer)
+    web.run_app(server, host="127.0.0.1", port=int(sys.argv[1]), print=None, access_log=None)
