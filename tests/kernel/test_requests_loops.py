@@ -11,13 +11,15 @@ import contextlib
 import http.client
 import json
 import re
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,24 +27,26 @@ from pathlib import Path
 import pytest
 
 from tests.kernel import test_requests
-from tests.support import runs, venvs
+from tests.support import pythons, runs, venvs
 from tests.support.otlp_json import ReceivedSpan, spans_of
 from tests.support.ports import PortReservation
+from tests.support.require import require
 
 pytestmark = pytest.mark.root
-PYTHON = venvs.library_venv(venvs.REQUIREMENTS.with_name("servers_venv.txt")) / "bin" / "python"
+VENV = venvs.library_venv(venvs.REQUIREMENTS.with_name("servers_venv.txt"))
+PYTHON = VENV / "bin" / "python"
 UVICORN = (PYTHON, "-m", "uvicorn", "--host", "127.0.0.1", "--port", "PORT", "--no-access-log")
 SERVERS = {
     "aiohttp": (PYTHON, "requests_loops.py", "PORT"),
-    "uvicorn": (*UVICORN, "--loop", "asyncio", "--http", "httptools", "requests_loops:app"),
-    "uvloop": (*UVICORN, "--loop", "uvloop", "--http", "httptools", "requests_loops:app"),
-    "uvloop h11": (*UVICORN, "--loop", "uvloop", "--http", "h11", "requests_loops:app"),
+    # Since 3.12 the task of a request begins in the midst of its connection's.
+    **{f"aiohttp {label}": (label, "PORT") for label in ("trixie-3.13", "sid-3.14")},
+    "uvicorn": (*UVICORN, "--loop", "asyncio", "--http", "httptools", "requests_fast:app"),
+    "uvloop": (*UVICORN, "--loop", "uvloop", "--http", "httptools", "requests_fast:app"),
+    "uvloop h11": (*UVICORN, "--loop", "uvloop", "--http", "h11", "requests_fast:app"),
 }
 PLAIN, ADVERSE, THREADS, AT_ONCE = range(4)  # thousands of a number: how it is answered
 WAYS = [
-    (kind, way)
-    for kind in SERVERS
-    for way in ((PLAIN, AT_ONCE) if kind == "aiohttp" else (PLAIN, THREADS))
+    (kind, way) for kind in SERVERS for way in ((PLAIN, AT_ONCE) if kind.startswith("aiohttp") else (PLAIN, THREADS))
 ]
 PER_SERVER = 10_000  # numbers
 NUMBERS = {"clients": 8, "each": 15}
@@ -95,7 +99,7 @@ def ask_side_by_side(port: int, first: int) -> test_requests.Asked:
 def ask_server(port: int, at: int, asked: dict[tuple[str, int], test_requests.Asked]) -> None:
     """All that one server is asked."""
     kind, first = list(SERVERS)[at], _first(at)
-    for way in (AT_ONCE, PLAIN) if kind == "aiohttp" else (THREADS, PLAIN):
+    for way in (AT_ONCE, PLAIN) if kind.startswith("aiohttp") else (THREADS, PLAIN):
         asked[kind, way] = test_requests.ask_all(port, **NUMBERS, first=first + way * 1000)
     asked[kind, ADVERSE] = ask_side_by_side(port, first + ADVERSE * 1000)
 
@@ -105,10 +109,10 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """Of all servers, asked together as soon as whose their tasks are is known."""
     folder = tmp_path_factory.mktemp("loops")
     asked: dict[tuple[str, int], test_requests.Asked] = {}
-    with PortReservation(len(SERVERS)) as reserved:
+    with PortReservation(len(SERVERS)) as reserved, contextlib.ExitStack() as stack:
         commands = [
-            json.dumps([str(each).replace("PORT", str(port)) for each in command])
-            for command, port in zip(SERVERS.values(), reserved.ports, strict=True)
+            json.dumps([each.replace("PORT", str(port)) for each in command_of(kind, stack)])
+            for kind, port in zip(SERVERS, reserved.ports, strict=True)
         ]
         profile = runs.profile(folder, **test_requests.SPEC)
         launcher = (sys.executable, runs.PROGRAMS / "joins_app.py", "all", *commands)
@@ -116,7 +120,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
             started.wait_until(started.output.exists, "there")
             told = Told(started.output)
             for kind, port in zip(SERVERS, reserved.ports, strict=True):
-                way = PLAIN if kind == "aiohttp" else THREADS
+                way = PLAIN if kind.startswith("aiohttp") else THREADS
                 started.wait_until(partial(_is_warm, told, port, way), f"{kind} answers, and it is known for whom")
             threads = [
                 threading.Thread(target=ask_server, args=(port, at, asked)) for at, port in enumerate(reserved.ports)
@@ -127,6 +131,50 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
                 thread.join()
             ran = started.stop(signal.SIGTERM)
     return _read(Outcome(asked), ran.spans)
+
+
+@contextlib.contextmanager
+def aiohttp_in(python: pythons.Interpreter) -> Iterator[list[str]]:
+    """How to run aiohttp's server by an interpreter in a root of its own, without extensions: they are another Python's."""
+    assert python.root is not None
+    with tempfile.TemporaryDirectory(dir=python.root / "tmp") as folder:
+        for name in ("requests_loops.py", "requests_app.py"):
+            shutil.copy(runs.PROGRAMS / name, folder)
+        for name in (
+            "aiohappyeyeballs",
+            "aiohttp",
+            "aiosignal",
+            "attr",
+            "frozenlist",
+            "idna",
+            "multidict",
+            "propcache",
+            "yarl",
+        ):
+            shutil.copytree(venvs.site_packages(VENV) / name, Path(folder, name))
+        shutil.copy(venvs.site_packages(VENV) / "typing_extensions.py", folder)
+        bare = [f"{name}_NO_EXTENSIONS=1" for name in ("AIOHTTP", "FROZENLIST", "MULTIDICT", "PROPCACHE", "YARL")]
+        yield [
+            "env",
+            *bare,
+            "chroot",
+            str(python.root),
+            python.program,
+            f"/tmp/{Path(folder).name}/requests_loops.py",
+            "PORT",
+        ]
+
+
+def command_of(kind: str, stack: contextlib.ExitStack) -> list[str]:
+    """How to run one of SERVERS."""
+    first, *rest = SERVERS[kind]
+    if isinstance(first, Path):
+        return [str(first), *map(str, rest)]
+    try:
+        return stack.enter_context(aiohttp_in(pythons.interpreter(first)))
+    except pythons.PythonsError as error:
+        require("kernel", False, f"{first}: {error}")
+        raise
 
 
 @dataclass

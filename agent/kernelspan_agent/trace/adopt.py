@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kernelspan_agent.trace.contexts import Context, Key
     from kernelspan_agent.trace.keep import Keep
 
+
 @dataclass(frozen=True, slots=True)
 class _Server:
     """A method that a server begins a task with for each request, and does nothing else in it.

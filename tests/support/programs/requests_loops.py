@@ -1,7 +1,8 @@
-"""requests_app on servers of event loops: aiohttp's (`python requests_loops.py PORT`), or as an ASGI application (`app`).
+"""requests_app on aiohttp's server (`python requests_loops.py PORT`), and what handlers may do of all that an onlooker may take for
+another request's.
 
-How a request is answered is said by the thousands of its number: 0 plainly, 1 with all that an onlooker may take for another
-request's, 2 by a function of FastAPI's that is not async, 3 by one that never waits.
+How a request is answered is said by the thousands of its number: 0 plainly, 1 with all of that, 2 by a function of FastAPI's that
+is not async (requests_fast), 3 by one that never waits.
 """
 
 from __future__ import annotations
@@ -10,12 +11,9 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
 
 from aiohttp import web
-from fastapi import BackgroundTasks, Depends, FastAPI, Request
-from fastapi.responses import PlainTextResponse, StreamingResponse
-from requests_app import asgi, steps, touch
+from requests_app import steps, touch
 
 PLAIN, ADVERSE, THREADS, AT_ONCE = range(4)
 KINDS = 10
@@ -30,16 +28,8 @@ def read_twice(number: str, count: str) -> str:
     return number
 
 
-threads = FastAPI()
-
-
-async def whole(request: Request) -> bytes:
-    return await request.body()  # else the next request may begin in the middle of a call
-
-
-@threads.api_route("/job/{number}/{count}", methods=["GET", "POST"])
-def job(number: str, count: str, _: Annotated[bytes, Depends(whole)]) -> PlainTextResponse:
-    return PlainTextResponse(read_twice(number, count))
+def way(number: str) -> int:
+    return int(number) // 1000 % 10
 
 
 async def also(number: str, name: str, times: int) -> None:
@@ -78,30 +68,6 @@ async def stream(number: str, count: str) -> AsyncIterator[bytes]:
     yield f"{number} ".encode()
     await steps(number, count)
     yield b"x" * 100_000
-
-
-adverse = FastAPI()
-
-
-@adverse.api_route("/job/{number}/{count}", methods=["GET", "POST"])
-async def anything(number: str, count: str, request: Request, after: BackgroundTasks) -> object:
-    await request.body()
-    if int(number) % KINDS == 6:
-        return StreamingResponse(stream(number, count))
-    if int(number) % KINDS == 7:
-        after.add_task(also, number, "after", 5)
-    if int(number) % KINDS == 8:
-        after.add_task(in_thread, number, "after")
-    return PlainTextResponse(await behave(number, count))
-
-
-def way(number: str) -> int:
-    return int(number) // 1000 % 10
-
-
-async def app(scope: Any, receive: Any, send: Any) -> None:
-    number = scope["path"].split("/")[2] if scope["type"] == "http" else "0"
-    await (asgi, adverse, threads)[way(number)](scope, receive, send)
 
 
 async def answer(request: web.Request) -> web.StreamResponse:

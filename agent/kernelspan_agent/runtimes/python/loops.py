@@ -100,7 +100,9 @@ class Loops:
         """Where what the module keeps for itself begins, a multiple of 8, and its length; 0: not known."""
         if self._offsets.minor >= _FIRST_WITH_STATE:
             definition = read_u64(self._memory, self._module + _MODULE_DEFINITION)
-            return read_u64(self._memory, self._module + _MODULE_STATE), read_u64(self._memory, definition + _STATE_SIZE)
+            return read_u64(self._memory, self._module + _MODULE_STATE), read_u64(
+                self._memory, definition + _STATE_SIZE
+            )
         mappings = [each for each in procfs.read_maps(self._process) if _LIBRARY in each.path]
         if not mappings:
             return 0, 0

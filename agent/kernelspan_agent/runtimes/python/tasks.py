@@ -29,10 +29,9 @@ from typing import TYPE_CHECKING
 
 from kernelspan_agent.process.errors import MemoryReadError
 from kernelspan_agent.process.memory import read_u64
+from kernelspan_agent.runtimes.mixing import mix
 
 from .layout import ABSENT
-
-from kernelspan_agent.runtimes.mixing import mix
 
 if TYPE_CHECKING:
     from kernelspan_agent.process.memory import Memory
