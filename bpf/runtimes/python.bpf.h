@@ -261,7 +261,7 @@ static __always_inline int ks_py_may_be_task(struct ks_scratch *s)
 {
 	struct ks_walk *w = &s->walk;
 
-	return KS_LOAD(w->state) == KS_FRAMES_COMPLETE && 
+	return KS_LOAD(w->state) == KS_FRAMES_COMPLETE &&
 	       (KS_LOAD(w->task_frame) || (KS_LOAD(w->marked_frame) && !KS_LOAD(w->handed)));
 }
 

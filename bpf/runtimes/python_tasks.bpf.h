@@ -95,8 +95,8 @@ static __always_inline u64 ks_py_task_of_handle(struct ks_py_layout *l, u64 oute
  * By what asyncio says is running: since 3.14 the thread knows it; before there is a dict of all loops, where the one that has
  * begun last stands last. Gives the task of this coroutine; 0 where there is none: then *other is the last of them.
  */
-static __always_inline u64 ks_py_task_running(struct ks_scratch *s, struct ks_runtime *rt, struct ks_py_layout *l, u64 ts,
-					      u64 coroutine, u64 *other)
+static __always_inline u64 ks_py_task_running(struct ks_scratch *s, struct ks_runtime *rt, struct ks_py_layout *l,
+					      u64 ts, u64 coroutine, u64 *other)
 {
 	struct ks_walk *w = &s->walk;
 	u64 keys, first, task, count;
@@ -186,7 +186,8 @@ static __always_inline u64 ks_py_switches(struct ks_scratch *s, struct ks_py_lay
  * gave the task (its second bit says that asyncio itself says that it runs); else the count of context switches, which is
  * another one in every step: contexts are then only as long as a step, but never mixed.
  */
-static __always_inline void ks_py_task_context(struct ks_scratch *s, struct ks_runtime *rt, struct ks_py_layout *l, u64 ts, u64 frame)
+static __always_inline void ks_py_task_context(struct ks_scratch *s, struct ks_runtime *rt, struct ks_py_layout *l,
+					       u64 ts, u64 frame)
 {
 	u64 coroutine = l->generator_frame != KS_PY_NONE ? frame - l->generator_frame :
 							   KS_UREAD(u64, frame + l->frame_generator);
