@@ -40,7 +40,7 @@ SERVERS = {
     "aiohttp": (PYTHON, "requests_loops.py", "PORT"),
     # Since 3.12 the task of a request begins in the midst of its connection's.
     **{f"aiohttp {label}": (label, "PORT") for label in ("trixie-3.13", "sid-3.14")},
-    "uvicorn": (*UVICORN, "--loop", "asyncio", "--http", "httptools", "requests_fast:app"),
+    "uvicorn": (*UVICORN, "--loop", "asyncio", "--http", "httptools", "requests_greenlets:app"),
     "uvloop": (*UVICORN, "--loop", "uvloop", "--http", "httptools", "requests_fast:app"),
     "uvloop h11": (*UVICORN, "--loop", "uvloop", "--http", "h11", "requests_fast:app"),
 }
@@ -49,7 +49,7 @@ WAYS = [
     (kind, way) for kind in SERVERS for way in ((PLAIN, AT_ONCE) if kind.startswith("aiohttp") else (PLAIN, THREADS))
 ]
 PER_SERVER = 10_000  # numbers
-NUMBERS = {"clients": 8, "each": 15}
+NUMBERS = {"clients": 8, "each": 10}
 _TOUCHED = re.compile(r"/kernelspan-request/(\d+)/([a-z]*)\d+")
 WARM = 900_000
 
@@ -84,7 +84,7 @@ def ask_adverse(port: int, numbers: Iterable[int], asked: test_requests.Asked, *
 def ask_side_by_side(port: int, first: int) -> test_requests.Asked:
     """Clients that keep their connections, and such that make new ones and leave."""
     asked = test_requests.Asked()
-    each = [range(first + 30 * client, first + 30 * client + 30) for client in range(8)]
+    each = [range(first + 20 * client, first + 20 * client + 20) for client in range(8)]
     threads = [
         threading.Thread(target=ask_adverse, args=(port, numbers, asked), kwargs={"leaves": client % 2 == 0})
         for client, numbers in enumerate(each)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from kernelspan_agent.model import ProcessInfo, ResolvedBatch, Stack
 from kernelspan_agent.protocols.exchanges import Exchange, Told
 from kernelspan_agent.ring.records import ContextKind
-from kernelspan_agent.trace.alone import Needs, Scope, is_whole, scope_of
+from kernelspan_agent.trace.alone import Needs, Scope, is_whole, runs_tasks, scope_of
 from kernelspan_agent.trace.contexts import Context, Key
 from kernelspan_agent.trace.ends import Ends
 from kernelspan_agent.trace.joins import Asked, Waiting
@@ -82,7 +82,7 @@ class Claims:
             if is_thread and bound.fd != place[1] and not (bound.scope and bound.scope.is_server):
                 self._receivers.doubt(context.key, int(batch.end_ns[row]))
         elif receiver is None:
-            if followed is not None:
+            if followed is not None and not (context.key[1] == ContextKind.GREENLET and runs_tasks(batch.stacks[row])):
                 self._bind(followed, context, None)
         else:
             self._claim(exchange, followed, context, receiver, batch, row, is_asked=is_asked)
