@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ PLAIN, ADVERSE, THREADS, AT_ONCE = range(4)  # thousands of a number: how it is 
 WAYS = [
     (kind, way) for kind in SERVERS for way in ((PLAIN, AT_ONCE) if kind.startswith("aiohttp") else (PLAIN, THREADS))
 ]
+_AIOHTTP = ("aiohappyeyeballs", "aiohttp", "aiosignal", "attr", "frozenlist", "idna", "multidict", "propcache", "yarl")
 PER_SERVER = 10_000  # numbers
 NUMBERS = {"clients": 8, "each": 10}
 _TOUCHED = re.compile(r"/kernelspan-request/(\d+)/([a-z]*)\d+")
@@ -109,9 +110,9 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """Of all servers, asked together as soon as whose their tasks are is known."""
     folder = tmp_path_factory.mktemp("loops")
     asked: dict[tuple[str, int], test_requests.Asked] = {}
-    with PortReservation(len(SERVERS)) as reserved, contextlib.ExitStack() as stack:
+    with PortReservation(len(SERVERS)) as reserved:
         commands = [
-            json.dumps([each.replace("PORT", str(port)) for each in command_of(kind, stack)])
+            json.dumps([each.replace("PORT", str(port)) for each in command_of(kind)])
             for kind, port in zip(SERVERS, reserved.ports, strict=True)
         ]
         profile = runs.profile(folder, **test_requests.SPEC)
@@ -133,45 +134,33 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return _read(Outcome(asked), ran.spans)
 
 
-@contextlib.contextmanager
-def aiohttp_in(python: pythons.Interpreter) -> Iterator[list[str]]:
-    """How to run aiohttp's server by an interpreter in a root of its own, without extensions: they are another Python's."""
+def aiohttp_in(python: pythons.Interpreter) -> list[str]:
+    """How to run aiohttp's server by an interpreter in a root of its own, without extensions: they are another Python's.
+
+    What it needs is copied there once, and compiled by whoever comes first.
+    """
     assert python.root is not None
-    with tempfile.TemporaryDirectory(dir=python.root / "tmp") as folder:
-        for name in ("requests_loops.py", "requests_app.py"):
-            shutil.copy(runs.PROGRAMS / name, folder)
-        for name in (
-            "aiohappyeyeballs",
-            "aiohttp",
-            "aiosignal",
-            "attr",
-            "frozenlist",
-            "idna",
-            "multidict",
-            "propcache",
-            "yarl",
-        ):
-            shutil.copytree(venvs.site_packages(VENV) / name, Path(folder, name))
-        shutil.copy(venvs.site_packages(VENV) / "typing_extensions.py", folder)
-        bare = [f"{name}_NO_EXTENSIONS=1" for name in ("AIOHTTP", "FROZENLIST", "MULTIDICT", "PROPCACHE", "YARL")]
-        yield [
-            "env",
-            *bare,
-            "chroot",
-            str(python.root),
-            python.program,
-            f"/tmp/{Path(folder).name}/requests_loops.py",
-            "PORT",
-        ]
+    kept = python.root / "tmp" / f"aiohttp-{VENV.name}"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory(dir=python.root / "tmp") as made:
+            for name in _AIOHTTP:
+                shutil.copytree(venvs.site_packages(VENV) / name, Path(made, "all", name))
+            shutil.copy(venvs.site_packages(VENV) / "typing_extensions.py", Path(made, "all"))
+            with contextlib.suppress(FileExistsError):
+                Path(made, "all").rename(kept)
+    for name in ("requests_loops.py", "requests_app.py"):
+        shutil.copy(runs.PROGRAMS / name, kept)
+    bare = [f"{name}_NO_EXTENSIONS=1" for name in ("AIOHTTP", "FROZENLIST", "MULTIDICT", "PROPCACHE", "YARL")]
+    return ["env", *bare, "chroot", str(python.root), python.program, f"/tmp/{kept.name}/requests_loops.py", "PORT"]
 
 
-def command_of(kind: str, stack: contextlib.ExitStack) -> list[str]:
+def command_of(kind: str) -> list[str]:
     """How to run one of SERVERS."""
     first, *rest = SERVERS[kind]
     if isinstance(first, Path):
         return [str(first), *map(str, rest)]
     try:
-        return stack.enter_context(aiohttp_in(pythons.interpreter(first)))
+        return aiohttp_in(pythons.interpreter(first))
     except pythons.PythonsError as error:
         require("kernel", False, f"{first}: {error}")
         raise
