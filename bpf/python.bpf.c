@@ -4,7 +4,8 @@
  *
  *   ks_py:       thread not known? -> ks_py_find -> ks_py
  *                walk, some frames at a time -> a stack that the agent knows? -> send the operation
- *                else -> ks_py_codes
+ *                else -> ks_py_codes; if it may be a task's, first -> ks_py_task
+ *   ks_py_task:  which task, or for which one a pool's thread works, whose outermost frame is one more -> ks_py
  *   ks_py_find:  walk the interpreters' threads
  *   ks_py_codes: what names the frames' code, a few frames at a time -> the stack -> send the operation
  */
@@ -33,6 +34,31 @@ int ks_py(void *ctx)
 				ks_continue(ctx, KS_WALKER_PY_FIND);
 		}
 		if (l && KS_LOAD(s->walk.thread) && ks_py_walk(s, rt, l)) {
+			s->stage = KS_WALK_FRAMES;
+			ks_continue(ctx, KS_WALKER_PY);
+		}
+		if (l && KS_LOAD(s->walk.thread) && ks_py_may_be_task(s))
+			ks_continue(ctx, KS_WALKER_PY_TASK);
+	}
+	ks_end_walk(ctx, s, KS_WALKER_PY_CODES);
+	return 0;
+}
+
+int ks_py_task(void *ctx)
+{
+	struct ks_scratch *s = ks_walkers_scratch();
+	struct ks_py_layout *l;
+	struct ks_runtime *rt;
+
+	if (!s)
+		return 0;
+	rt = ks_runtime_of(s);
+	if (rt) {
+		l = ks_py_layout_of(rt);
+		if (l && KS_LOAD(s->walk.task_frame)) {
+			ks_py_task_context(s, rt, l, KS_LOAD(s->walk.thread), KS_LOAD(s->walk.task_frame));
+		} else if (l && ks_py_hand(s, rt, l)) {
+			s->frames = 0;
 			s->stage = KS_WALK_FRAMES;
 			ks_continue(ctx, KS_WALKER_PY);
 		}

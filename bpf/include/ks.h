@@ -118,6 +118,7 @@ struct ks_runtime {
 	u32 layout;
 	u16 runtime;
 	u16 flags;
+	u64 words[KS_RUNTIME_WORDS]; /* the runtime's own; 0: not known */
 };
 
 /* What a match class wants. */
@@ -162,6 +163,7 @@ struct ks_walk {
 	u64 hash, length;
 	u64 found[2];
 	u64 thread, task_frame, task_outer, last;
+	u64 marked, marked_frame, handed; /* code that is looked for, its frame, what that works for */
 	u64 globals, module; /* of the frame before: its name space, and a hash of its module's name */
 	u32 count, state;
 };

@@ -6,7 +6,8 @@
  *             cleared while the GIL is dropped), found once by walking the interpreters, then held by tid and checked
  *             at every use to be still linked in its list
  *   frames:   one bulk read for each, one more for the identity words of its code object
- *   context:  the outermost frame that a coroutine owns; else, where the process uses greenlets, the outermost frame
+ *   context:  the outermost frame that a coroutine owns, or that of the task which a pool's thread works for; else, where the
+ *             process uses greenlets, the outermost frame
  *
  * Offsets come from runtimes/python/layout.py; facts and sources are there.
  */
@@ -14,6 +15,7 @@
 #include "op.h"
 #include "user.h"
 #include "runtimes/python_identity.bpf.h"
+#include "runtimes/python_tasks.bpf.h"
 #include "runtimes/walker.bpf.h"
 
 #define KS_PY_WALK_AT_ONCE 8 /* the kernel allows 33 tail calls in a row */
@@ -128,88 +130,6 @@ static __always_inline u64 ks_py_look(struct ks_scratch *s, struct ks_py_layout 
 	return 0;
 }
 
-/* The number in "Task-123", which is how asyncio names a task; 0 for every other name. */
-static __always_inline u64 ks_py_name_number(struct ks_scratch *s, u64 address, u64 length)
-{
-	char *text = (char *)s->words;
-	struct ks_walk *w = &s->walk;
-
-	if (length < 6 || length > 24)
-		return 0;
-	w->length = length;
-	KS_OPAQUE(length);
-	if (ks_read_user(text, length & 31, (void *)address) || *(u32 *)text != 0x6b736154 /* "Task" */ ||
-	    text[4] != '-' || text[5] == '0')
-		return 0;
-	w->found[0] = 0;
-	for (u32 i = 5; i < 24; i++) {
-		u8 digit = KS_LOAD(text[i]) - '0';
-
-		if (i >= KS_LOAD(w->length))
-			break;
-		if (digit > 9)
-			return 0; /* a name of the user's own */
-		w->found[0] = KS_LOAD(w->found[0]) * 10 + digit;
-	}
-	return KS_LOAD(w->found[0]);
-}
-
-/*
- * What tells apart two tasks whose coroutines had the same address one after the other: the number in the name asyncio
- * gave the task, reached from the Handle that runs its step; else the count of context switches, which is another one in
- * every step (contexts are then only as long as a step, but never mixed).
- */
-static __always_inline u64 ks_py_task_number(struct ks_scratch *s, struct ks_py_layout *l, u64 base, u64 coroutine,
-					     u64 outer)
-{
-	u64 callback, task = 0, name, tag;
-	s64 type;
-
-	if (!outer || !coroutine)
-		return 0;
-	callback = KS_UREAD(u64, outer + l->frame_localsplus) & ~(u64)l->tag_mask;
-	callback = KS_UREAD(u64, callback + l->handle_callback);
-	task = KS_UREAD(u64, callback + l->callback_task);
-	if (!task || KS_UREAD(u64, task + l->task_coro) != coroutine)
-		task = KS_UREAD(u64, callback + l->method_self);
-	if (!task || KS_UREAD(u64, task + l->task_coro) != coroutine)
-		return 0; /* no task of asyncio's runs this coroutine */
-	name = KS_UREAD(u64, task + l->task_name);
-	type = KS_UREAD(u64, name + 8) - base;
-	if (type == l->long_type && l->long_tag != KS_PY_NONE) {
-		tag = KS_UREAD(u64, name + l->long_tag);
-		if ((tag & 3) == 0 && (tag >> 3 == 1 || tag >> 3 == 2)) {
-			u64 number = KS_UREAD(u32, name + l->long_digits);
-
-			if (tag >> 3 == 2)
-				number |= (u64)KS_UREAD(u32, name + l->long_digits + 4) << 30;
-			return number;
-		}
-	}
-	if (type == l->unicode_type && (KS_UREAD(u32, name + l->str_state) & 0x60) == 0x60) {
-		return ks_py_name_number(s, name + l->str_data, KS_UREAD(u64, name + l->str_length));
-	}
-	return 0;
-}
-
-/* The thread's count of context switches, in this thread: odd, which what a task's number gives never is; never 0. */
-static __always_inline u64 ks_py_switches(struct ks_scratch *s, struct ks_py_layout *l, u64 ts)
-{
-	if (l->ts_context_ver == KS_PY_NONE)
-		return 0;
-	return ks_mix(ks_mix(KS_UREAD(u64, ts + l->ts_context_ver) | 1ULL << 62, 0), s->op.tid) | 1;
-}
-
-static __always_inline u64 ks_py_generation(struct ks_scratch *s, struct ks_py_layout *l, u64 base, u64 ts, u64 frame,
-					    u64 outer)
-{
-	u64 coroutine = l->generator_frame != KS_PY_NONE ? frame - l->generator_frame :
-							   KS_UREAD(u64, frame + l->frame_generator);
-	u64 number = ks_py_task_number(s, l, base, coroutine, outer);
-
-	return number ? ks_mix(number | 1ULL << 63, 0) & ~1ULL : ks_py_switches(s, l, ts);
-}
-
 /* What is read of a frame. */
 struct ks_py_words {
 	u64 previous, code, pc, globals, owner; /* owner: its byte; before 3.11 whether a generator owns it */
@@ -282,31 +202,31 @@ static __always_inline int ks_py_frame(struct ks_scratch *s, struct ks_py_layout
 			w->task_frame = frame;
 			w->task_outer = 0;
 		}
+		if (code == KS_LOAD(w->marked))
+			w->marked_frame = frame;
 		w->last = frame;
 	}
 	f->globals = (read.globals & KS_PY_ADDRESS) | (KS_LOAD(w->module) & ~KS_PY_ADDRESS);
 	f->tag = KS_LOAD(w->module);
 	w->hash = ks_mix(ks_mix(ks_mix(KS_LOAD(w->hash), code ^ ((u64)KS_LOAD(f->check) << 32)), pc),
 			 read.globals ^ KS_LOAD(w->module));
-	w->at = read.previous;
+	w->at = KS_LOAD(w->handed) ? 0 : read.previous; /* of a task that waits the outermost frame is all we ask for */
 	return 1;
 }
 
+/* Of what is no task's. */
 static __always_inline void ks_py_context(struct ks_scratch *s, struct ks_runtime *rt, struct ks_py_layout *l, u64 ts)
 {
 	struct ks_walk *w = &s->walk;
-	u64 task = KS_LOAD(w->task_frame);
 
-	if (KS_LOAD(w->state) != KS_FRAMES_COMPLETE)
+	if (KS_LOAD(w->state) != KS_FRAMES_COMPLETE || KS_LOAD(w->task_frame))
 		return;
-	if (task) {
-		s->op.context_kind = KS_CONTEXT_TASK;
-		s->op.context = task;
-		s->op.generation = ks_py_generation(s, l, rt->base, ts, task, KS_LOAD(w->task_outer));
-	} else if (rt->flags & KS_RUNTIME_GREENLETS) {
+	if (rt->flags & KS_RUNTIME_GREENLETS) {
 		s->op.context_kind = KS_CONTEXT_GREENLET;
 		s->op.context = w->last;
 		s->op.generation = ks_py_switches(s, l, ts);
+	} else if (rt->words[KS_PY_TASK_COUNT]) {
+		s->op.generation = KS_UREAD(u64, rt->words[KS_PY_TASK_COUNT]);
 	}
 }
 
@@ -336,6 +256,15 @@ static __always_inline void ks_py_frames(struct ks_scratch *s, struct ks_py_layo
 	}
 }
 
+/* Whether it may be a task's: behind the walk (ks_py_task) it is looked at more closely. */
+static __always_inline int ks_py_may_be_task(struct ks_scratch *s)
+{
+	struct ks_walk *w = &s->walk;
+
+	return KS_LOAD(w->state) == KS_FRAMES_COMPLETE &&
+	       (KS_LOAD(w->task_frame) || (KS_LOAD(w->marked_frame) && !KS_LOAD(w->handed)));
+}
+
 /*
  * Leaves the frames in s->stack, and in s->frames how many of them are to be sent: none, or all. Gives 1 where there are
  * more frames: it is to be called again.
@@ -349,6 +278,8 @@ static __always_inline int ks_py_walk(struct ks_scratch *s, struct ks_runtime *r
 		w->at = ks_py_frame_of(s, l, KS_LOAD(w->thread));
 		w->hash = ks_mix(s->proc_start, s->op.tgid);
 		w->task_frame = w->task_outer = w->last = 0;
+		w->marked = rt->words[KS_PY_HANDING] & KS_PY_ADDRESS;
+		w->marked_frame = w->handed = 0;
 		w->globals = w->module = w->root = 0;
 		w->count = 0;
 		w->state = KS_FRAMES_COMPLETE;

@@ -192,6 +192,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_MAX_LAYOUTS": MAX_LAYOUTS,
         "KS_MAX_IMAGES": 1024,
         "KS_LAYOUT_BYTES": LAYOUT_BYTES,
+        "KS_RUNTIME_WORDS": registry.WORDS,
         "KS_MAX_WALKERS": registry.MAX_WALKERS,  # programs of all runtimes' walkers
         "KS_MAX_PROCS": 16384,
         "KS_MAX_CALLS": 16384,  # operations at once that wait for their end by another way than their call's return

@@ -28,14 +28,15 @@ from kernelspan_agent.probes.ready import Ready, with_own
 from kernelspan_agent.probes.source import CORE_PROGRAMS, REQUESTS, REQUESTS_PROGRAM, walkers
 from kernelspan_agent.resolve.images import Image
 from kernelspan_agent.ring.records import OP_SIZE, OPERATION
-from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime
+from kernelspan_agent.runtimes.registry import WORDS, DetectedRuntime, Runtime
 from kernelspan_agent.selftrace import span
 from kernelspan_api.operations import BY_NAME, Group
 from kernelspan_api.plan import Wanted, together
 
 RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
 _PROC = struct.Struct("<QII")
-_RUNTIME = struct.Struct("<QQIHH")
+_RUNTIME = struct.Struct(f"<QQIHH{WORDS}Q")
+_NO_WORDS = (0,) * WORDS
 _CLASSES = {"type": bpf.MAP_TYPES["array"], "key": 4, "entries": constants.MAX_CLASSES, "flags": 0}
 _CALL_OP = slice(constants.CALL_OP_AT, constants.CALL_OP_AT + 2)  # of a struct ks_call
 _CALL_CLASS = slice(constants.CALL_CLASS_AT, constants.CALL_CLASS_AT + 2)
@@ -256,17 +257,19 @@ class Session:
         value = bpf.map_lookup(self._loader.maps["ks_procs"], struct.pack("<I", tgid), _PROC.size)
         return _PROC.unpack(value)[0] if value else None
 
-    def set_runtime(self, tgid: int, start_ns: int, found: DetectedRuntime | None, flags: int) -> None:
-        """Tells the kernel what runs a process; None: nothing that it can walk. `flags`: the runtime's own."""
+    def set_runtime(
+        self, tgid: int, start_ns: int, found: DetectedRuntime | None, flags: int, words: tuple[int, ...] = ()
+    ) -> None:
+        """Tells the kernel what runs a process; None: nothing that it can walk. `flags`, `words`: the runtime's own."""
         if not self.wanted.max_depth:
             return  # stacks: None loads no walker
         if self.process_start(tgid) != start_ns:
             return  # another image runs by now, and the kernel may know its runtime already
         layout_id = self.layout_id(found.layout) if found is not None else None
         if found is None or layout_id is None:  # or more kinds of interpreters than the kernel has room for: no frames
-            value = _RUNTIME.pack(start_ns, 0, 0, 0, 0)
+            value = _RUNTIME.pack(start_ns, 0, 0, 0, 0, *_NO_WORDS)
         else:
-            value = _RUNTIME.pack(start_ns, found.address, layout_id, found.number, flags)
+            value = _RUNTIME.pack(start_ns, found.address, layout_id, found.number, flags, *(words or _NO_WORDS))
         bpf.map_update(self._loader.maps["ks_runtimes"], struct.pack("<I", tgid), value)
 
     def know_image(self, image: Image, *, number: int, layout: np.ndarray) -> None:

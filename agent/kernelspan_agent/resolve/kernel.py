@@ -18,7 +18,9 @@ class Kernel(Protocol):
     def process_start(self, tgid: int) -> int | None:
         """Which image of a process is traced now; None: none."""
 
-    def set_runtime(self, tgid: int, start_ns: int, found: DetectedRuntime | None, flags: int) -> None:
+    def set_runtime(
+        self, tgid: int, start_ns: int, found: DetectedRuntime | None, flags: int, words: tuple[int, ...] = ()
+    ) -> None:
         """What runs the image of `tgid` that began at `start_ns`; None: nothing that can be walked."""
 
     def walks(self, number: int) -> bool:

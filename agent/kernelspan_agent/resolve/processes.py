@@ -63,6 +63,8 @@ class TracedProcess:
     tries: int = 0
     next_try_ns: int = 0
     flags: int = 0  # see registry.Runtime
+    words: tuple[int, ...] = ()
+    watch: registry.Watch | None = None
     threads: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -198,6 +200,7 @@ class ProcessTable:
             if parent is not None:
                 child.surroundings = parent.surroundings
             if parent is not None and parent.runtime is not None:
+                child.words = parent.words
                 self._use(child, parent.runtime, flags=parent.flags)
         elif event == ProcessEvent.EXEC and not start:
             self.execs.append((tgid, when))
@@ -307,10 +310,13 @@ class ProcessTable:
             self._detect(traced, 0)
 
     def look_for_flags(self) -> None:
-        """Tells the kernel of processes whose flags are others by now: see registry.Runtime."""
+        """Tells the kernel of processes whose flags or words are others by now: see registry.Runtime."""
         for traced in self.alive():
-            if traced.runtime is not None and (flags := _flags(traced, traced.runtime)) & ~traced.flags:
-                traced.flags |= flags
+            if traced.runtime is None:
+                continue
+            flags, words = traced.flags | _flags(traced, traced.runtime), _words(traced)
+            if (flags, words) != (traced.flags, traced.words):
+                traced.flags, traced.words = flags, words
                 self._tell(traced, traced.runtime)
 
     def walker_came(self, number: int) -> None:
@@ -334,6 +340,8 @@ class ProcessTable:
                 memory = traced.memory = ProcessMemory(traced.process)
         traced.runtime, traced.flags, traced.unsupported = found, flags, None
         traced.symboliser = registry.symboliser(found, memory)
+        if traced.process is not None:
+            traced.watch = registry.watch(found, traced.process, memory, traced.symboliser)
         version = tuple(int(part) for part in found.version.split(".")[:2] if part.isdigit())
         cwd = traced.seen.cwd if traced.seen else ""
         traced.context = LibraryContext(found.runtime, traced.context.root, version, cwd, traced.process)
@@ -355,7 +363,7 @@ class ProcessTable:
             self._kernel.set_runtime(traced.tgid, traced.start_ns, None, 0)
         if found.number in self._unwalkable or not self._kernel.walks(found.number):
             return
-        self._kernel.set_runtime(traced.tgid, traced.start_ns, found, traced.flags)
+        self._kernel.set_runtime(traced.tgid, traced.start_ns, found, traced.flags, traced.words)
         if (layout := self._kernel.layout_id(found.layout)) is not None:
             self._by_layout[layout] = found
 
@@ -392,6 +400,14 @@ def _flags(traced: TracedProcess, found: DetectedRuntime) -> int:
         with contextlib.suppress(ProcessError):
             return registry.flags(found, traced.process)
     return 0
+
+
+def _words(traced: TracedProcess) -> tuple[int, ...]:
+    """What is known by now; what was known of a process goes on to be known of its fork."""
+    if traced.watch is None:
+        return traced.words
+    words = traced.watch.words()
+    return tuple(now or before for now, before in zip(words, traced.words or words, strict=True))
 
 
 def _after_exec(tgid: int, before: TracedProcess | None, directories: tuple[int, int]) -> Glance | None:

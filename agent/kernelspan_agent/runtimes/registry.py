@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_RUNTIMES = 16  # numbers from 1 on
 MAX_WALKERS = 4 * MAX_RUNTIMES  # programs
+WORDS = 3  # of a runtime's own that the kernel is told of a process
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,13 @@ class Symboliser(Protocol):
         """Frames of FRAME rows (shape (n,)), in their order; rows that are no frames of the language are left out."""
 
 
+class Watch(Protocol):
+    """Looks at one process for what the kernel is to be told besides, as it comes to be known; lives as long as it."""
+
+    def words(self) -> tuple[int, ...]:
+        """WORDS of the runtime's own; 0: not known, or not yet."""
+
+
 COMPLETE, RUNNING, TRUNCATED, UNREADABLE = "Complete", "Running", "Truncated", "Unreadable"
 
 
@@ -138,6 +146,7 @@ class Runtime:
     `usual`: its walker is loaded with the first programs, whoever is traced; else at the first sight of such a process.
     `loaded`: files of the program's code that a process has loaded, as it names them; None: they could not be found.
     `flags`: what the kernel is told of a process that may change while it runs; it is asked again and again.
+    `watch`: makes what finds the words that the kernel is told of a process; given what was detected, process, memory, symboliser.
     `scripts`: a process is known by the script that it runs; else by its executable.
     `foresee`: what an open file of a program says of whoever will run it, `address` being the file's own.
     """
@@ -152,6 +161,7 @@ class Runtime:
     loaded: Callable[[DetectedRuntime, Memory], list[str] | None] | None = field(default=None, repr=False)
     usual: bool = False
     flags: Callable[[Process], int] | None = field(default=None, repr=False)
+    watch: Callable[..., Watch] | None = field(default=None, repr=False)
     scripts: bool = True
     foresee: Callable[[int, FileCache], DetectedRuntime | None] | None = field(default=None, repr=False)
 
@@ -188,6 +198,12 @@ def flags(found: DetectedRuntime, process: Process) -> int:
     """What the kernel is to be told of the process besides. Raises ProcessError."""
     ask = runtime_of(found).flags
     return ask(process) if ask is not None else 0
+
+
+def watch(found: DetectedRuntime, process: Process, memory: Memory, symboliser: Symboliser) -> Watch | None:
+    """What finds the words that the kernel is told of a process; None: there are none."""
+    make = runtime_of(found).watch
+    return make(found, process, memory, symboliser) if make is not None else None
 
 
 def runtime_of(found: DetectedRuntime) -> Runtime:

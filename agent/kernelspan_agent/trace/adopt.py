@@ -19,18 +19,39 @@ from kernelspan_agent.trace.spans import Trace
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kernelspan_agent.model import ProcessInfo
+    from kernelspan_agent.model import Frame, ProcessInfo
     from kernelspan_agent.protocols.exchanges import Exchange
     from kernelspan_agent.trace.claims import Followed
     from kernelspan_agent.trace.contexts import Context, Key
     from kernelspan_agent.trace.keep import Keep
 
-# (module, function) that a server begins a task with for each request, and does nothing else in it.
-_TASKS = {
-    ("uvicorn.protocols.http.h11_impl", "run_asgi"),
-    ("uvicorn.protocols.http.httptools_impl", "run_asgi"),
-}
-_CLASS = "RequestResponseCycle"
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """A method that a server begins a task with for each request, and does nothing else in it.
+
+    `outer`: the method of another task that it may begin in the midst of, since Python 3.12. `at_once`: it is begun by the
+    callback that has read the end of the request's head, if the connection has no other one open.
+    """
+
+    module: str
+    name: str  # of the class
+    method: str
+    outer: str = ""
+    at_once: bool = False
+
+    def has(self, frame: Frame, method: str) -> bool:
+        """Whether the frame is of this method of the class; Python before 3.11 does not name the class."""
+        return frame.function in {f"{self.module}.{self.name}.{method}", f"{self.module}.{method}"}
+
+
+_SERVERS = (
+    _Server("uvicorn.protocols.http.h11_impl", "RequestResponseCycle", "run_asgi", at_once=True),
+    _Server("uvicorn.protocols.http.httptools_impl", "RequestResponseCycle", "run_asgi", at_once=True),
+    _Server("aiohttp.web_protocol", "RequestHandler", "_handle_request", "start"),
+)
+_METHODS = tuple(f".{each.method}" for each in _SERVERS)
+_IS_SAID = 2  # of a generation: asyncio itself says which task runs, also where it has begun in the midst of another
 
 
 def is_whole(key: Key) -> bool:
@@ -38,14 +59,20 @@ def is_whole(key: Key) -> bool:
     return not key[3] & 1
 
 
-def works_on_one(stack: Stack) -> bool:
-    """Whether the whole stack is of a task that its server has begun for one request."""
+def works_on_one(stack: Stack, key: Key, *, at_once: bool = False) -> bool:
+    """Whether the whole stack is of a task that its server has begun for one request; `key`: of its context.
+
+    `at_once`: and by the callback that has read the end of its head.
+    """
     if stack.state is not StackState.COMPLETE:
         return False
-    for frame in stack.frames:
-        rest, _, function = frame.function.rpartition(".")
-        if (rest.removesuffix(f".{_CLASS}"), function) in _TASKS:  # Python before 3.11 does not name the class
-            return True
+    for at, frame in enumerate(stack.frames):
+        if frame.function.endswith(_METHODS):
+            for server in _SERVERS:
+                if server.has(frame, server.method):
+                    outside = stack.frames[at + 1 :]
+                    is_own = key[3] & _IS_SAID or not any(server.has(each, server.outer) for each in outside)
+                    return bool(is_own) and (server.at_once or not at_once)
     return False
 
 

@@ -20,7 +20,14 @@ from dataclasses import dataclass
 from kernelspan_agent.model import Frame, Stack, StackState
 
 # Frames of event loops, by the beginnings of their names: which callback runs under them, nobody has said.
-_PYTHON_LOOPS = ("asyncio.", "twisted.internet.", "tornado.ioloop", "eventlet.", "gevent.", "curio.", "trio.")
+_PYTHON_TASK_LOOPS = (
+    "asyncio.",
+    "twisted.internet.",
+    "tornado.ioloop",
+    "curio.",
+    "trio.",
+)  # which have one stack for all
+_PYTHON_LOOPS = (*_PYTHON_TASK_LOOPS, "eventlet.", "gevent.")
 _RUBY_LOOPS = (
     "Puma::Reactor#", "NIO::", "Async::", "IO::Event", "EventMachine", "Celluloid::", "Polyphony", "Iodine", "Agoo::",
 )  # fmt: skip
@@ -128,6 +135,11 @@ def scope_of(runtime: str, stack: Stack) -> Scope | None:
     elif not any(name.startswith(_JAVA_BLOCKING) for name in names):
         return None
     return Scope(frames, 1)
+
+
+def runs_tasks(stack: Stack) -> bool:
+    """Whether it is that of a loop's own: in a process that uses greenlets besides, that is a greenlet, too."""
+    return any(frame.function.startswith(_PYTHON_TASK_LOOPS) for frame in stack.frames)
 
 
 def is_whole(stack: Stack) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from kernelspan_agent.model import ProcessInfo, ResolvedBatch, Stack
 from kernelspan_agent.protocols.exchanges import Exchange, Told
 from kernelspan_agent.ring.records import ContextKind
-from kernelspan_agent.trace.alone import Needs, Scope, is_whole, scope_of
+from kernelspan_agent.trace.alone import Needs, Scope, is_whole, runs_tasks, scope_of
 from kernelspan_agent.trace.contexts import Context, Key
 from kernelspan_agent.trace.ends import Ends
 from kernelspan_agent.trace.joins import Asked, Waiting
@@ -82,10 +82,19 @@ class Claims:
             if is_thread and bound.fd != place[1] and not (bound.scope and bound.scope.is_server):
                 self._receivers.doubt(context.key, int(batch.end_ns[row]))
         elif receiver is None:
-            if followed is not None:
+            if followed is not None and not (context.key[1] == ContextKind.GREENLET and runs_tasks(batch.stacks[row])):
                 self._bind(followed, context, None)
         else:
             self._claim(exchange, followed, context, receiver, batch, row, is_asked=is_asked)
+
+    def take(self, followed: Followed, context: Context) -> None:
+        """A task has been begun for it, and does nothing else."""
+        followed.context, followed.correlation = context, "Connection"
+        context.bind(followed, followed.root, self._out)
+
+    def is_alone(self, exchange: Exchange, place: Place) -> bool:
+        """Whether a thread has received it there while nothing else was open."""
+        return self._receivers.open_at(place) == [exchange]
 
     def completed(
         self, told: Told, context: Context, find: dict[Exchange, Followed], batch: ResolvedBatch, row: int

@@ -63,6 +63,10 @@ class Receivers:
         if exchange in self._by_exchange:
             self.handed.setdefault(info, {})[exchange] = None
 
+    def open_at(self, place: Place) -> list[Exchange]:
+        """What threads have received there, and is not answered."""
+        return list(self._at.get(place, ()))
+
     def doubt(self, key: Key, now_ns: int) -> None:
         """The thread has turned out to be a loop."""
         self._of(key).doubt_ns = now_ns + DOUBT_NS

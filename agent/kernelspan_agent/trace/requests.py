@@ -11,7 +11,9 @@ import numpy as np
 from kernelspan_agent.model import ProcessInfo, ResolvedBatch, WireProtocol
 from kernelspan_agent.protocols.connections import Connections
 from kernelspan_agent.protocols.exchanges import Exchange, Told
+from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace.adopt import Awaited
+from kernelspan_agent.trace.begun import Begun
 from kernelspan_agent.trace.claims import Claims, Followed
 from kernelspan_agent.trace.contexts import Context, ContextTable
 from kernelspan_agent.trace.ends import Ends, ends_of
@@ -60,7 +62,7 @@ class Requests:
         self._connections = Connections({WireProtocol[each.protocol.name] for each in settings.requests})
         self._open: dict[Exchange, Followed] = {}
         self._by_fd: dict[tuple[ProcessInfo, int], dict[Followed, None]] = {}
-        self.claims, self.awaited = Claims(out), Awaited()
+        self.claims, self.awaited, self.begun = Claims(out), Awaited(), Begun()
         self.seen = self.evicted = 0
 
     def read(self, batch: ResolvedBatch) -> tuple[ResolvedBatch, Marks]:
@@ -101,6 +103,27 @@ class Requests:
             self._began(told, context, span, batch, row)
         if told.was_asked:
             self.claims.completed(told, context, self._open, batch, row)
+            if context.key[1] == ContextKind.THREAD:
+                self._received(told, context, batch, row)
+
+    def _received(self, told: Told, context: Context, batch: ResolvedBatch, row: int) -> None:
+        """What a loop's thread has received: a task that it begins for it has the next number."""
+        followed = self._open.get(told.began[0]) if len(told.began) == 1 else None
+        if followed is not None and not (
+            followed.exchange.is_server
+            and followed.context is None
+            and followed.exchange.has_head
+            and self.claims.is_alone(followed.exchange, (followed.process, followed.fd))
+        ):
+            followed = None
+        ops = batch.ops
+        self.begun.received(followed, context.process.info, int(ops["tid"][row]), int(ops["generation"][row]))
+
+    def take(self, followed: Followed, context: Context) -> None:
+        """It is known that the task works on that alone, and on nothing else."""
+        if followed.context is None and followed.answers is None:
+            self.claims.take(followed, context)
+            self.awaited.discard(followed)
 
     def _began(self, told: Told, context: Context, span: OpenSpan, batch: ResolvedBatch, row: int) -> None:
         ends = ends_of(batch, row)
@@ -186,6 +209,7 @@ class Requests:
         for followed in [each for each in self._open.values() if each.process is info]:
             self._close(followed)
         self.claims.of_process(info)
+        self.begun.of_process(info)
 
     def _follow(self, followed: Followed) -> None:
         self._open[followed.exchange] = followed
@@ -197,6 +221,7 @@ class Requests:
     def _close(self, followed: Followed) -> None:
         self.claims.done(followed)
         self.awaited.discard(followed)
+        self.begun.discard(followed)
         if followed.answers is not None and self._contexts is not None:
             self._contexts.retire(followed.answers)
         del self._open[followed.exchange]

@@ -250,7 +250,12 @@ class Tracer:
             self._contexts.close(old)
         info, kind = key[0], ContextKind(key[1])
         process = self._processes.ensure(info)
-        if kind is ContextKind.TASK and is_whole(key) and self._may_answer(info, start, batch, row):
+        known = None
+        if kind is ContextKind.TASK and is_whole(key) and self._requests is not None:
+            known = self._requests.begun.find(info, key[3], int(batch.ops["tid"][row]))
+        if known is not None and not works_on_one(batch.stacks[row], key, at_once=True):
+            known = None
+        if known is None and kind is ContextKind.TASK and is_whole(key) and self._may_answer(key, start, batch, row):
             context = self._tentative(key, process, start, end)
         elif process.root is not None and end <= process.limit_ns:
             self._closed += self._processes.need(process)
@@ -266,13 +271,15 @@ class Tracer:
         context.follow = context.functions and context.root.trace.sampled
         context.end_ns = end
         self._contexts.add(context)
+        if known is not None and self._requests is not None:
+            self._requests.take(known, context)
         return context
 
-    def _may_answer(self, info: ProcessInfo, start_ns: int, batch: ResolvedBatch, row: int) -> bool:
+    def _may_answer(self, key: Key, start_ns: int, batch: ResolvedBatch, row: int) -> bool:
         """Whether the task that begins with this operation may be one of a request that a loop has received."""
-        if self._adoptions is None or self._requests is None or not self._requests.awaited.was_there(info, start_ns):
+        if self._adoptions is None or self._requests is None or not self._requests.awaited.was_there(key[0], start_ns):
             return False
-        return works_on_one(batch.stacks[row])
+        return works_on_one(batch.stacks[row], key)
 
     def _is_awaited(self, adoption: Adoption) -> bool:
         """Whether it may yet answer; or has, and is not done with it."""

@@ -16,7 +16,7 @@ from kernelspan_agent.trace.adopt import works_on_one
 from kernelspan_agent.trace.joins import HOLD_NS
 from kernelspan_agent.trace.keep import Keep
 from kernelspan_agent.trace.settings import Orphans
-from tests.unit.trace.builders import MS, Span, frame
+from tests.unit.trace.builders import MS, Span, frame, process
 from tests.unit.trace.services import Service, World, is_request, joined
 
 CYCLE = "uvicorn.protocols.http.h11_impl.RequestResponseCycle.run_asgi"
@@ -158,9 +158,26 @@ def test_tasks_of_which_nothing_is_known(place: Stack) -> None:
 
 def test_names_of_the_class_or_not() -> None:
     """Python before 3.11 gives a method's module and name alone."""
-    assert works_on_one(TASK)
-    assert works_on_one(stack_of("uvicorn.protocols.http.httptools_impl.run_asgi", "handler@3"))
-    assert not works_on_one(LOOP)
+    key = process("loop"), 1, 64, 4
+    assert works_on_one(TASK, key)
+    assert works_on_one(TASK, key, at_once=True)
+    assert works_on_one(stack_of("uvicorn.protocols.http.httptools_impl.run_asgi", "handler@3"), key)
+    assert not works_on_one(LOOP, key)
+    assert not works_on_one(stack_of("uvicorn.protocols.http.httptools_impl.Other.run_asgi", "handler@3"), key)
+    assert not works_on_one(stack_of("protocols.http.httptools_impl.RequestResponseCycle.run_asgi", "handler@3"), key)
+
+
+def test_a_task_that_begins_in_the_midst_of_another() -> None:
+    """Since Python 3.12 aiohttp's task of a request runs its first step inside the connection's, which lives on."""
+    handler = "aiohttp.web_protocol.RequestHandler._handle_request", "handler@3"
+    eager = stack_of("asyncio.events.Handle._run", "aiohttp.web_protocol.RequestHandler.start", *handler)
+    own = stack_of("asyncio.events.Handle._run", *handler)
+    of_connection, of_request = (process("loop"), 1, 64, 4), (process("loop"), 1, 64, 4 | 2)
+    assert works_on_one(own, of_connection)
+    assert not works_on_one(own, of_connection, at_once=True)
+    assert works_on_one(own, of_request)
+    assert not works_on_one(eager, of_connection)  # all that is known is that the connection's task has run it
+    assert works_on_one(eager, of_request)
 
 
 def test_a_step_is_no_task() -> None:

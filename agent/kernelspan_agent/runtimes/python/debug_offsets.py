@@ -103,7 +103,9 @@ def read_offsets(data: bytes, version: int) -> Offsets:
     if words[groups["str"][0] + 3] != table.str_data:
         raise LayoutError(f"struct str is not laid out as in other builds of 3.{minor}")
     thread_agrees = all(getattr(table, name) == published[name] for name in _THREAD)
-    return replace(table, **published, ts_context_ver=table.ts_context_ver if thread_agrees else ABSENT)
+    if thread_agrees:
+        return replace(table, **published)
+    return replace(table, **published, ts_context_ver=ABSENT, ts_running_task=ABSENT)
 
 
 def _read_group(group: str, words: tuple[int, ...], first: int, names: dict[str, int]) -> dict[str, int]:

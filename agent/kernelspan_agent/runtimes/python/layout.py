@@ -86,6 +86,10 @@ PY_LAYOUT = np.dtype(
         ("bytes_data", "<u2"),
         ("dict_keys", "<u2"),
         ("code_first_traceable", "<u2"),  # i32, in code units (3.11+)
+        ("ts_running_task", "<u2"),  # 3.14+: the task whose step the thread is in
+        ("future_callback", "<u2"),  # the first of a future's callbacks
+        ("task_waiter", "<u2"),  # the future that a task waits for
+        ("unused", "<u2"),
     ]
 )
 
@@ -160,6 +164,8 @@ class Offsets:
     handle_callback: int = 24
     callback_task: int = 16
     method_self: int = 24
+    ts_running_task: int = ABSENT
+    future_callback: int = 24
     # what only user space reads
     runtime_interpreters_head: int = 0
     code_first_line: int = 0
@@ -172,11 +178,17 @@ class Offsets:
     bytes_size: int = 16
     bytes_data: int = 32
     dict_keys: int = 32
+    tuple_items: int = 24
 
     @property
     def code_first_traceable(self) -> int:
         """co_firsttraceable stands two words before the code units, in every version that has it."""
         return ABSENT if self.code_bytecode == ABSENT else self.code_bytecode - 16
+
+    @property
+    def task_waiter(self) -> int:
+        """What a task waits for stands before its coroutine, in every version."""
+        return self.task_coro - 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +212,7 @@ def kernel_row(offsets: Offsets, types: Types | None = None, head: int = 0) -> n
     for item in fields(offsets):
         if item.name in names:
             row[item.name] = getattr(offsets, item.name)
-    row["code_first_traceable"] = offsets.code_first_traceable
+    row["code_first_traceable"], row["task_waiter"] = offsets.code_first_traceable, offsets.task_waiter
     if offsets.code_qualname != ABSENT:
         row["code_name"] = offsets.code_qualname
     if types is not None:

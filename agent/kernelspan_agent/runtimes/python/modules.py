@@ -70,6 +70,25 @@ def read_files(found: DetectedRuntime, memory: Memory) -> list[str] | None:
     return list(files) if known else None
 
 
+def find_module(found: DetectedRuntime, memory: Memory, name: bytes) -> int | None:
+    """The address of a module of a process with one interpreter; None: it is not there. Raises MemoryReadError, CorruptObjectError."""
+    offsets, types = found.details.offsets, found.details.types
+    interpreters = list(_interpreters(memory, found.address, offsets))
+    if len(interpreters) != 1 or not types.dict or not types.unicode:
+        return None
+    bounded = _Bounded(memory, MAX_READS)
+    modules = _modules(bounded, interpreters[0], offsets, types)
+    return _get(bounded, modules, name, MAX_MODULES, offsets) if modules is not None else None
+
+
+def find_variable(found: DetectedRuntime, memory: Memory, module: int, name: bytes) -> int | None:
+    """The address of what a module has under a name. Raises MemoryReadError, CorruptObjectError."""
+    namespace = read_u64(memory, module + _MODULE_DICT)
+    if read_u64(memory, namespace + _TYPE) != found.details.types.dict:
+        return None
+    return _get(memory, namespace, name, _OF_MODULE, found.details.offsets)
+
+
 def _interpreters(memory: Memory, head: int, offsets: Offsets) -> Iterator[int]:
     interpreter = read_u64(memory, head)
     for _ in range(MAX_INTERPRETERS):

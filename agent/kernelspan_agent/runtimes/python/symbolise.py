@@ -50,6 +50,7 @@ _COMPACT, _ASCII = 0x20, 0x40  # bits of a str's state
 _TAIL_BYTES = 32
 _TABLE_BYTES = 128
 _NOT_HASHED = (1 << 64) - 1
+_MARKED_MODULE = "anyio._backends._asyncio"
 _NAME_CUT, _MODULE_CUT, _FILE_CUT = 1, 2, 4  # PY_CODE["flags"]
 
 
@@ -79,6 +80,8 @@ class PythonSymboliser:
         self._codes: OrderedDict[tuple[int, int, _Space], _Code] = OrderedDict()
         self._frames: OrderedDict[tuple[int, int, _Space, int], RawFrame] = OrderedDict()
         self.unresolved: Counter[str] = Counter()  # frames without a name, by reason
+        self.has_loops = False  # code of asyncio's has run
+        self.marked: dict[str, int] = {}  # the code objects of functions that loops.py asks for
 
     def learn(self, record: bytes) -> None:
         """Takes in a CODE record; one that makes no text is passed over."""
@@ -107,6 +110,10 @@ class PythonSymboliser:
         self._codes.move_to_end(key)
         if len(self._codes) > MAX_CODES:
             self._codes.popitem(last=False)
+        if code.module.startswith("asyncio."):
+            self.has_loops = True
+        elif code.module == _MARKED_MODULE:
+            self.marked[f"{code.module}.{code.qualname}"] = key[0]
 
     def frames(self, rows: np.ndarray) -> list[RawFrame]:
         """Frames of the rows (fields code, pc, globals, check, owner and, from the kernel, tag; shape (n,)) in their order.

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from kernelspan_agent.process.errors import MemoryReadError
 from kernelspan_agent.process.memory import read_u64
+from kernelspan_agent.runtimes.mixing import mix
 
 from .layout import ABSENT
 
@@ -38,10 +39,16 @@ if TYPE_CHECKING:
     from .layout import Offsets, Types
 
 NONE = 0
+_TASK = 1 << 63
 MAX_NAME_BYTES = 24  # "Task-" and 19 digits
 _COMPACT_ASCII = 0x60
 _NUMBERED = re.compile(rb"Task-([1-9][0-9]{0,18})")
 _DIGIT_BITS = 30
+
+
+def generation_of(number: int) -> int:
+    """OPERATION["generation"] of the task of this number, without its last two bits."""
+    return mix(number | _TASK, 0) & ~3
 
 
 def task_number(memory: Memory, offsets: Offsets, frame: int, outer: int, types: Types) -> int:

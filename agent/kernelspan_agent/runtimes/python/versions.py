@@ -128,6 +128,8 @@ _V313 = replace(
 _V314 = replace(
     _V313,
     minor=14,
+    ts_running_task=872,
+    tuple_items=32,
     interp_next=7272,
     frame_header_bytes=80,
     frame_owner=74,
@@ -141,6 +143,7 @@ _V314 = replace(
 _V315 = replace(
     _V314,
     minor=15,
+    ts_running_task=1032,
     interp_next=7264,
     interp_threads_head=7336,
     ts_thread_id=176,
