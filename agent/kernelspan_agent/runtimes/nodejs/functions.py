@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a function is shown by, read from its SharedFunctionInfo: for functions that the kernel has not told of, which were
+made part of others' code. The rules are those of bpf/runtimes/nodejs_code.bpf.h.
+"""
+
+from __future__ import annotations
+
+import struct
+import urllib.parse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kernelspan_agent.process.memory import read_u64
+from kernelspan_agent.process.procfs import printable
+
+from .heap import FIRST_NON_STRING, STRING_LENGTH, CorruptHeapError, read_script, read_text, type_of
+from .layout import HEADER_BYTES
+
+if TYPE_CHECKING:
+    from kernelspan_agent.process.memory import Memory
+
+    from .layout import Layout
+
+MAX_NAME_CHARS = 256
+MAX_FILE_CHARS = 4096
+ELLIPSIS = "…"
+ANONYMOUS = "<anonymous>"  # as V8's own traces have it
+_INLINE_LOCALS, _SCOPE_SLOTS = 75, 6
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function as it is shown, and where its script was when this was learnt."""
+
+    name: str
+    file: str
+    number: int  # in its script
+    script: int
+    script_id: int
+    source_length: int
+    line_offset: int
+
+
+def read_function(memory: Memory, shared: int, layout: Layout) -> Function:
+    """The function of the SharedFunctionInfo that a tagged value is. Raises MemoryReadError, CorruptHeapError."""
+    if type_of(memory, shared) != layout["type_shared"]:
+        raise CorruptHeapError(f"no function at {shared:#x}")
+    words = memory.read(shared - 1, 64)
+    script, name = (struct.unpack_from("<Q", words, layout[at])[0] for at in ("shared_script", "shared_name"))
+    function_flags, number = struct.unpack_from("<II", words, layout["shared_flags"])
+    if type_of(memory, script) == layout["type_debug_info"] and layout.version.debug_info_script:
+        script = read_u64(memory, script - 1 + layout.version.debug_info_script)
+    found = read_script(memory, script, layout)
+    file = read_u64(memory, script - 1 + layout["script_name"])
+    if not 0 <= type_of(memory, file) < FIRST_NON_STRING:
+        file = read_u64(memory, script - 1 + layout.version.script_source_url)
+    (length,) = struct.unpack("<I", memory.read(found.source - 1 + STRING_LENGTH, 4))
+    shown = _string(memory, file, MAX_FILE_CHARS)
+    flags = read_u64(memory, script - 1 + layout.version.script_source_url - 8) >> 32
+    return Function(
+        initializer(function_flags, layout) or short(_name(memory, name, layout)) or unnamed(evaluated=bool(flags & 1)),
+        path_of(shown),
+        number,
+        script,
+        found.number,
+        length,
+        found.line_offset,
+    )
+
+
+def _name(memory: Memory, value: int, layout: Layout) -> str:
+    if type_of(memory, value) != layout["type_scope_info"]:
+        return _string(memory, value, MAX_NAME_CHARS + 1)
+    count = read_u64(memory, value - 1 + HEADER_BYTES + 8 * layout["scope_locals"]) >> 32
+    words = 2 * count if count < _INLINE_LOCALS else count + 1
+    at = value - 1 + HEADER_BYTES + 8 * (layout["scope_first"] + words)
+    for (each,) in struct.iter_unpack("<Q", memory.read(at, 8 * _SCOPE_SLOTS)):
+        if not each & 1:
+            continue
+        kind = type_of(memory, each)
+        if 0 <= kind < FIRST_NON_STRING:
+            if found := _string(memory, each, MAX_NAME_CHARS + 1):
+                return found
+        elif kind != layout["type_oddball"]:
+            break
+    return ""
+
+
+def _string(memory: Memory, value: int, limit: int) -> str:
+    return read_text(memory, value, limit) if 0 <= type_of(memory, value) < FIRST_NON_STRING else ""
+
+
+def short(text: str, *, cut: int = 0) -> str:
+    """A name as a frame has it; `cut`: not 0 where only its beginning is known."""
+    whole = not cut and len(text) <= MAX_NAME_CHARS
+    return printable(text if whole else text[: MAX_NAME_CHARS - 1] + ELLIPSIS)
+
+
+def initializer(function_flags: int, layout: Layout) -> str:
+    """What V8 calls a function that it has made of a class's fields and static blocks; empty: it is none."""
+    of_object, of_class = layout.version.initializers
+    kind = function_flags & 31
+    if kind == of_object:
+        return "<instance_members_initializer>"
+    return "<static_initializer>" if of_class <= kind <= of_class + 2 else ""
+
+
+def unnamed(*, evaluated: bool) -> str:
+    """What V8 calls a function without a name."""
+    return "eval" if evaluated else ANONYMOUS
+
+
+def path_of(file: str) -> str:
+    """The file that a script's name stands for: modules of ECMAScript are named by URLs."""
+    if file.startswith("file:///"):
+        path = file.removeprefix("file://").partition("?")[0].partition("#")[0]
+        return urllib.parse.unquote(path, errors="surrogateescape")
+    return file or ANONYMOUS
