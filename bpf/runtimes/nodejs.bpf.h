@@ -179,15 +179,21 @@ static __always_inline int ks_js_function(struct ks_scratch *s, struct ks_js_lay
 	return 1;
 }
 
-/* Whether a frame goes on in the interpreter: behind its call of a bytecode's handler, or there in a copy of V8's own code. */
+/*
+ * Whether a frame goes on in the interpreter: behind its call of a bytecode's handler, or where optimised code that was left
+ * has its functions go on. V8 may run a copy of its own code, so such places are told by what stands there.
+ */
 static __always_inline int ks_js_interpreter(struct ks_scratch *s, struct ks_js_layout *l, u64 base, u64 pc)
 {
 	u64 *v = s->words;
 
 	if (pc == base)
 		return 1;
-	return !ks_user_words(s, v, 4, pc) && v[0] == l->interpreter_0 && v[1] == l->interpreter_1 &&
-	       v[2] == l->interpreter_2 && v[3] == l->interpreter_3;
+	if (ks_user_words(s, v, 4, pc))
+		return 0;
+	if (v[0] == l->interpreter_0 && v[1] == l->interpreter_1 && v[2] == l->interpreter_2 && v[3] == l->interpreter_3)
+		return 1;
+	return v[0] == l->entered_0 && v[1] == l->entered_1 && v[2] == l->entered_2 && v[3] == l->entered_3;
 }
 
 /* Where in its function a frame is, that goes on at `pc`: noted in f. v: the frame's words. */

@@ -46,7 +46,7 @@ CONSTANTS = {
     "type_interpreter_data": 188, "code_kind_baseline": 10, "frame_builtin_exit": 27,
 }  # fmt: skip
 LAYOUT = Layout(BY_VERSION[13, 6], CONSTANTS, 320, 296, 288, True, bytes(600))
-PLACES = Places(0x1000, bytes(INTERPRETER_BYTES), 0x800, 0x10000, -160, 0)
+PLACES = Places(0x1000, *[bytes(INTERPRETER_BYTES)] * 2, 0x800, 0x10000, -160, 0)
 DETAILS = NodeDetails(NodeBuild("24.1.0", LAYOUT, PLACES), 0)
 TABLE = bytes.fromhex("019c010238091c11000c300b2823000a5c")
 

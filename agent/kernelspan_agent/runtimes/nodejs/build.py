@@ -24,6 +24,7 @@ _MAJOR, _MINOR = (f"_ZN2v88internal7Version6{part}_E" for part in ("major", "min
 _VARIABLE = "_ZN2v88internal18g_current_isolate_E"
 _KEY = "_ZN2v88internal7Isolate12isolate_key_E"
 _ENTRY, _INTERPRETER = "Builtins_JSEntry", "Builtins_InterpreterEntryTrampoline"
+_ENTERED = "Builtins_InterpreterEnterAtNextBytecode"
 _RELEASE = re.compile(rb"/node-v(\d{1,3}\.\d{1,3}\.\d{1,4}(?:-(?!headers)[a-z0-9.]{1,32})?)\.tar\.gz")
 _RELEASE_BYTES = 128
 _ROOT_BIAS = 0x80  # the root register points into the isolate
@@ -103,8 +104,8 @@ def _constants(elf: elf_reader.Elf, symbols: dict[str, int]) -> dict[str, int]:
 
 
 def _walkable(elf: elf_reader.Elf, symbols: dict[str, int]) -> tuple[tuple[int, int, int, bool], Places]:
-    code = elf_reader.symbol_extents(elf, {_ENTRY, _INTERPRETER, _VARIABLE})
-    if _ENTRY not in code or _INTERPRETER not in code:
+    code = elf_reader.symbol_extents(elf, {_ENTRY, _INTERPRETER, _ENTERED, _VARIABLE})
+    if any(name not in code for name in (_ENTRY, _INTERPRETER, _ENTERED)):
         raise _LayoutError("it has no symbols of V8's own code")
     entry = code[_ENTRY][0]
     interpreter, after = _interpreter(elf, *code[_INTERPRETER])
@@ -122,7 +123,8 @@ def _walkable(elf: elf_reader.Elf, symbols: dict[str, int]) -> tuple[tuple[int, 
     if not all(0 <= each < 1 << 20 for each in offsets):
         raise _LayoutError(f"an isolate with {offsets}")
     isolate, key = _of_thread(elf, variable, symbols.get(_KEY, 0))
-    places = Places(interpreter, after, begin, size, isolate, key)
+    entered = elf_reader.read_address(elf, code[_ENTERED][0], INTERPRETER_BYTES)
+    places = Places(interpreter, after, entered, begin, size, isolate, key)
     return (offsets[0], offsets[1], offsets[2], len(saved) == 3), places
 
 

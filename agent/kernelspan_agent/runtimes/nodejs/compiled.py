@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames of compiled code: from an address that a call returns to, to the functions that are there and where in them.
 
-Baseline code is one function's, and has a table of its bytecodes' offsets. Optimised code (Maglev, TurboFan) has others' made
-a part of it; where it has, a frame of it is not told: without the functions inside, the nearest one would be a wrong one.
-The Code is found from the address backwards: instructions stand behind a header that leads to their Code, which leads
-back. Layouts: src/objects/code.tq, deoptimization-data.h, src/codegen/source-position.h of V8.
+Baseline code is one function's, and has a table of its bytecodes' offsets; of optimised code see `optimised`. The Code is found from
+the address backwards: instructions stand behind a header that leads to their Code, which leads back. All is read twice: what
+V8 moves it points to anew in the same pause, so what the same pointers lead to before and after a reading stood there meanwhile.
+Layouts: src/objects/code.tq, src/codegen/source-position.h of V8.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from kernelspan_agent.process.errors import MemoryReadError
 from kernelspan_agent.process.memory import MAX_READ_BYTES, read_u64
 from kernelspan_agent.runtimes.mixing import mix_lanes
 
-from .heap import CorruptHeapError, type_of
+from .functions import Function
+from .heap import CorruptHeapError, bytes_of, type_of
+from .optimised import frames_in
 from .positions import bytecode_offset, position_of
 
 if TYPE_CHECKING:
@@ -27,41 +29,55 @@ if TYPE_CHECKING:
 
 MAX_BACK_BYTES = 256 << 10
 MAX_MAPS = 256  # that are looked at
-MAX_LITERALS = 1 << 16
 HASHED_BYTES = 64  # around the address: as in bpf/runtimes/nodejs.bpf.h
 _PAGE_BYTES, _ALIGNMENT = 4096, 32
 _KIND = 15  # of a Code's flags
-_ARRAY_LENGTH, _ARRAY_DATA = 8, 16
+_BYTECODE_LENGTH = 8
+_MAGLEV, _TURBOFAN = 1, 2  # kinds of code, after the baseline's
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A function at work, by its SharedFunctionInfo (0: the frame's own), and where in its script, in characters."""
+    """A function at work, and where in its script, in characters (-1: not known)."""
 
-    shared: int
-    position: int  # -1: not known
+    function: Function
+    position: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Code:
     address: int
     start: int
+    size: int
     kind: int
+    data: int  # bytecode of baseline code, what optimised code is left by
+    positions: int
 
 
-def places_of(memory: Memory, pc: int, check: int, shared: int, layout: Layout) -> list[Place]:
-    """The functions at work in a frame of the function `shared`, the innermost first.
+def places_of(memory: Memory, pc: int, check: int, own: Function, shared: int, layout: Layout) -> list[Place]:
+    """The functions at work in a frame of the function `own`, the innermost first. `shared`: where that function was.
 
     Raises MemoryReadError; CorruptHeapError: it is not known.
     """
+    found = _read(memory, pc, check, own, shared, layout)
+    if _read(memory, pc, check, own, shared, layout) != found:
+        raise CorruptHeapError(f"the code at {pc:#x} is another by now")
+    return found
+
+
+def _read(memory: Memory, pc: int, check: int, own: Function, shared: int, layout: Layout) -> list[Place]:
     if mix_lanes(memory.read(pc - HASHED_BYTES // 2, HASHED_BYTES)) & 0xFFFFFFFF != check:
         raise CorruptHeapError(f"the code at {pc:#x} is another by now")
     code = _of_function(memory, pc, shared, layout) or _backwards(memory, pc, layout)
-    if code.kind == layout["code_kind_baseline"]:
-        return [Place(0, _in_baseline(memory, code, pc, layout))]
-    if code.kind > layout["code_kind_baseline"]:
-        return _in_optimised(memory, code, pc, layout)
-    raise CorruptHeapError(f"code of the kind {code.kind} at {pc:#x}")
+    kind = code.kind - layout["code_kind_baseline"]
+    if kind == 0:
+        return [Place(own, _in_baseline(memory, code, pc, layout))]
+    if kind not in (_MAGLEV, _TURBOFAN):
+        raise CorruptHeapError(f"code of the kind {code.kind} at {pc:#x}")
+    frames = frames_in(memory, code.data, code.start + code.size, pc - code.start, layout, maglev=kind == _MAGLEV)
+    if not frames or not frames[-1][0].is_of(own):
+        raise CorruptHeapError(f"the code at {pc:#x} is of another function than its frame")
+    return [Place(*each) for each in frames]
 
 
 def _code(memory: Memory, value: int, pc: int, layout: Layout) -> _Code | None:
@@ -71,7 +87,10 @@ def _code(memory: Memory, value: int, pc: int, layout: Layout) -> _Code | None:
     at, base = layout.version.code, value - 1
     start = read_u64(memory, base + at.start) if at.stream else base + at.start
     size, flags = (struct.unpack("<I", memory.read(base + each, 4))[0] for each in (at.size, at.flags))
-    return _Code(value, start, flags & _KIND) if start < pc <= start + size else None
+    if not start < pc <= start + size:
+        return None
+    data, positions = (read_u64(memory, base + each) for each in (at.data, at.positions))
+    return _Code(value, start, size, flags & _KIND, data, positions)
 
 
 def _of_function(memory: Memory, pc: int, shared: int, layout: Layout) -> _Code | None:
@@ -120,47 +139,20 @@ def _of_stream(memory: Memory, address: int, pc: int, layout: Layout) -> _Code |
     return None
 
 
-def _bytes_of(memory: Memory, array: int, most: int = MAX_READ_BYTES) -> bytes:
-    size = read_u64(memory, array - 1 + _ARRAY_LENGTH) >> 32
-    if array & 3 != 1 or size > most:
-        raise CorruptHeapError(f"an array of {size} bytes at {array:#x}")
-    return memory.read(array - 1 + _ARRAY_DATA, size)
-
-
 def _in_baseline(memory: Memory, code: _Code, pc: int, layout: Layout) -> int:
-    at = layout.version.code
-    bytecode = read_u64(memory, code.address - 1 + at.data)
+    bytecode = code.data
     if type_of(memory, bytecode) == layout["type_interpreter_data"]:
         bytecode = read_u64(memory, bytecode - 1 + 8)
     if type_of(memory, bytecode) != layout["type_bytecode"]:
         raise CorruptHeapError(f"baseline code without bytecode at {pc:#x}")
-    size = read_u64(memory, bytecode - 1 + _ARRAY_LENGTH) >> 32
+    size = read_u64(memory, bytecode - 1 + _BYTECODE_LENGTH) >> 32
     if size > MAX_READ_BYTES:
         raise CorruptHeapError(f"a bytecode of {size} bytes")
     instructions = memory.read(bytecode - 1 + layout["bytecode_data"], size)
-    offsets = _bytes_of(memory, read_u64(memory, code.address - 1 + at.positions))
+    offsets = bytes_of(memory, code.positions)
     offset = bytecode_offset(offsets, pc - code.start, instructions, layout.bytecode_sizes)
     table = read_u64(memory, bytecode - 1 + layout.version.bytecode_positions)
     if offset is None or type_of(memory, table) != layout["type_positions"]:
         return -1
-    found = position_of(_bytes_of(memory, table), offset, packed=layout.version.packed_positions)
+    found = position_of(bytes_of(memory, table), offset, packed=layout.version.packed_positions)
     return -1 if found is None else found
-
-
-def _in_optimised(memory: Memory, code: _Code, pc: int, layout: Layout) -> list[Place]:
-    """The frame's own function, where no other was made a part of the code: which of them a call is in is not known yet.
-
-    The table of positions does not tell: its last entry before a call may be an earlier call's (seen in 26, in loops).
-    """
-    at = layout.version.code
-    data = read_u64(memory, code.address - 1 + at.data)
-    inlinings = _entry(memory, data, at.inlinings)
-    if inlinings & 3 != 1 or read_u64(memory, inlinings - 1 + _ARRAY_LENGTH) >> 32:
-        raise CorruptHeapError(f"inlined calls at {pc:#x}")
-    return [Place(0, -1)]
-
-
-def _entry(memory: Memory, array: int, index: int) -> int:
-    if array & 3 != 1 or not 0 <= index < min(read_u64(memory, array - 1 + _ARRAY_LENGTH) >> 32, MAX_LITERALS):
-        raise CorruptHeapError(f"no entry {index} of the array at {array:#x}")
-    return read_u64(memory, array - 1 + _ARRAY_DATA + 8 * index)

@@ -25,7 +25,9 @@ MAX_NAME_CHARS = 256
 MAX_FILE_CHARS = 4096
 ELLIPSIS = "…"
 ANONYMOUS = "<anonymous>"  # as V8's own traces have it
+NATIVE_FILE = "[native code]"  # as Function.prototype.toString has it
 _INLINE_LOCALS, _SCOPE_SLOTS = 75, 6
+_NATIVE = 0x20  # of its flags: shown in traces though it is no user's
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,31 @@ class Function:
     script_id: int
     source_length: int
     line_offset: int
+
+    def is_of(self, other: Function) -> bool:
+        """Whether both are one function of one script."""
+        mine = self.script_id, self.number, self.source_length
+        return mine == (other.script_id, other.number, other.source_length)
+
+
+def read_shown(memory: Memory, shared: int, layout: Layout) -> Function | None:
+    """The function of the SharedFunctionInfo that a tagged value is; None: V8's own, that no trace shows.
+
+    Raises MemoryReadError, CorruptHeapError.
+    """
+    if type_of(memory, shared) != layout["type_shared"]:
+        raise CorruptHeapError(f"no function at {shared:#x}")
+    words = memory.read(shared - 1, 64)
+    script, name, builtin = (
+        struct.unpack_from("<Q", words, at)[0]
+        for at in (layout["shared_script"], layout["shared_name"], layout.version.shared_builtin)
+    )
+    if type_of(memory, script) in (layout["type_script"], layout["type_debug_info"]):
+        return read_function(memory, shared, layout)
+    (flags,) = struct.unpack_from("<I", words, layout["shared_flags"])
+    if not flags & _NATIVE or builtin & 1 or builtin >> 63:
+        return None
+    return Function(short(_name(memory, name, layout)) or ANONYMOUS, NATIVE_FILE, builtin >> 32, 0, 0, 0, 0)
 
 
 def read_function(memory: Memory, shared: int, layout: Layout) -> Function:

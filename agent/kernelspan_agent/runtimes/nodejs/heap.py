@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from .layout import Layout
 
 MAX_SOURCE_CHARS = 64 << 20
+MAX_ENTRIES = 1 << 17  # of an array
 FIRST_NON_STRING = 128
 STRING_LENGTH, STRING_TEXT = 12, 16
+_ARRAY_LENGTH, _ARRAY_DATA = 8, 16
 _HOPS, _PIECES = 4, 32
 _SEQUENTIAL, _CONS, _EXTERNAL, _SLICED, _THIN = 0, 1, 2, 3, 5
 _REPRESENTATION, _ONE_BYTE, _UNCACHED = 7, 8, 16
@@ -37,6 +39,21 @@ def type_of(memory: Memory, value: int) -> int:
         return -1
     found: int = struct.unpack("<H", memory.read(read_u64(memory, value - 1) - 1 + 12, 2))[0]
     return found
+
+
+def bytes_of(memory: Memory, array: int) -> bytes:
+    """What an array of bytes holds. Raises MemoryReadError, CorruptHeapError."""
+    size = read_u64(memory, array - 1 + _ARRAY_LENGTH) >> 32
+    if array & 3 != 1 or size > MAX_READ_BYTES:
+        raise CorruptHeapError(f"an array of {size} bytes at {array:#x}")
+    return memory.read(array - 1 + _ARRAY_DATA, size)
+
+
+def entry_of(memory: Memory, array: int, index: int) -> int:
+    """The tagged value at a place of an array. Raises MemoryReadError, CorruptHeapError."""
+    if array & 3 != 1 or not 0 <= index < min(read_u64(memory, array - 1 + _ARRAY_LENGTH) >> 32, MAX_ENTRIES):
+        raise CorruptHeapError(f"no entry {index} of the array at {array:#x}")
+    return read_u64(memory, array - 1 + _ARRAY_DATA + 8 * index)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .operations import V10_2, V11_3, V12_4, V13_6, V14_6
+from .translations import Opcodes
+
 # FRAME["owner"] and what else the kernel's programs are compiled with
 INTERPRETED = 1  # FRAME["pc"] is the offset in the bytecode, FRAME["check"] the bytecode's size
 COMPILED = 2  # FRAME["pc"] is an address, FRAME["check"] a hash of the code around it
@@ -37,6 +40,10 @@ JS_LAYOUT = np.dtype(
         ("interpreter_1", "<u8"),
         ("interpreter_2", "<u8"),
         ("interpreter_3", "<u8"),
+        ("entered_0", "<u8"),  # the code by which a function goes on in the interpreter after its optimised code was left
+        ("entered_1", "<u8"),
+        ("entered_2", "<u8"),
+        ("entered_3", "<u8"),
         ("builtins_bytes", "<u4"),
         ("entry_fp", "<u4"),  # c_entry_fp in the isolate
         ("fast_fp", "<u4"),  # fast_c_call_caller_fp
@@ -112,8 +119,7 @@ class Code:
     flags: int
     stream: int
     literals: int = 2  # in the data for leaving
-    inlinings: int = 7
-    wrapped: bool = False  # literals that are functions are in a SharedFunctionInfoWrapper
+    first_exit: int = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,8 @@ class Version:
     bytecode_positions: int  # in BytecodeArray
     packed_positions: bool  # see positions.py
     code: Code
+    opcodes: Opcodes  # see translations.py
+    safepoint_lead: int = 0  # see safepoints.py
     script_source_url: int = 112
     debug_info_script: int = 0
     initializers: tuple[int, int] = (
@@ -133,11 +141,11 @@ class Version:
 
 
 BY_VERSION = {
-    (10, 2): Version(8, 32, False, Code(16, 24, 128, 40, 48, 0), 104, 24),  # Node.js 18
-    (11, 3): Version(8, 32, False, Code(16, 24, 40, 56, 48, 32), 112, 24),  # 20
-    (12, 4): Version(8, 24, False, Code(8, 16, 40, 52, 48, 32), initializers=(24, 25)),  # 22
-    (13, 6): Version(16, 24, False, Code(8, 16, 40, 56, 52, 32, 3, 8, True), initializers=(24, 25)),  # 24
-    (14, 6): Version(16, 24, True, Code(8, 16, 40, 56, 52, 32, 3, 8, True), initializers=(24, 25)),  # 26
+    (10, 2): Version(8, 32, False, Code(16, 24, 128, 40, 48, 0), V10_2, 0, 104, 24),  # Node.js 18
+    (11, 3): Version(8, 32, False, Code(16, 24, 40, 56, 48, 32), V11_3, 0, 112, 24),  # 20
+    (12, 4): Version(8, 24, False, Code(8, 16, 40, 52, 48, 32), V12_4, initializers=(24, 25)),  # 22
+    (13, 6): Version(16, 24, False, Code(8, 16, 40, 56, 52, 32, 3, 12), V13_6, initializers=(24, 25)),  # 24
+    (14, 6): Version(16, 24, True, Code(8, 16, 40, 56, 52, 32, 3, 12), V14_6, initializers=(24, 25)),  # 26
 }
 OLDEST, NEWEST = min(BY_VERSION), max(BY_VERSION)
 
@@ -223,6 +231,7 @@ class Places:
 
     interpreter: int  # where the interpreter goes on after a call
     interpreter_code: bytes  # of INTERPRETER_BYTES
+    entered_code: bytes  # the same of what goes on in the interpreter for code that was left
     builtins: int
     builtins_bytes: int
     isolate: int
@@ -237,7 +246,8 @@ def kernel_row(layout: Layout, places: Places) -> np.ndarray:
     row["builtins"] = places.builtins - places.interpreter
     row["builtins_bytes"] = places.builtins_bytes
     for at in range(0, INTERPRETER_BYTES, 8):
-        row[f"interpreter_{at // 8}"] = int.from_bytes(places.interpreter_code[at : at + 8], "little")
+        for name, code in (("interpreter", places.interpreter_code), ("entered", places.entered_code)):
+            row[f"{name}_{at // 8}"] = int.from_bytes(code[at : at + 8], "little")
     for name in ("entry_fp", "fast_fp", "fast_pc", "entry_saves_fast"):
         row[name] = getattr(layout, name)
     for name in ("shared_builtin", "bytecode_positions", "debug_info_script", "script_source_url"):

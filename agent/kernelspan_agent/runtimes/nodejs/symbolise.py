@@ -21,15 +21,15 @@ from kernelspan_agent.runtimes.mixing import mix
 from kernelspan_agent.runtimes.registry import RawFrame
 
 from . import lines
-from .compiled import Place, places_of
+from .compiled import places_of
 from .functions import (
     ELLIPSIS,
     MAX_FILE_CHARS,
     MAX_NAME_CHARS,
+    NATIVE_FILE,
     Function,
     initializer,
     path_of,
-    read_function,
     short,
     unnamed,
 )
@@ -46,7 +46,6 @@ MAX_CODES = 8192
 MAX_TABLES = 8192
 MAX_FRAMES = 32768
 UNREADABLE, COMPILED_CODE = "MemoryUnreadable", "CompiledCode"
-NATIVE_FILE = "[native code]"  # as Function.prototype.toString has it
 _numbers = itertools.count()
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -132,15 +131,12 @@ class NodeSymboliser:
 
     def _resolve_compiled(self, function: Function, pc: int, check: int, shared: int) -> tuple[RawFrame, ...]:
         try:
-            places = places_of(self._memory, pc, check, shared, self._layout)
-            return tuple(self._frame(self._function(function, place), place.position, pc) for place in places)
+            places = places_of(self._memory, pc, check, function, shared, self._layout)
         except MemoryReadError:
             return (RawFrame("", "", "", "", 0, pc, pc, UNREADABLE),)
         except CorruptHeapError:
             return (RawFrame("", "", "", "", 0, pc, pc, COMPILED_CODE),)
-
-    def _function(self, own: Function, place: Place) -> Function:
-        return read_function(self._memory, place.shared, self._layout) if place.shared else own
+        return tuple(self._frame(place.function, place.position, pc) for place in places)
 
     def _frame(self, function: Function, position: int, pc: int) -> RawFrame:
         code = mix(0, function.script_id, function.number, function.source_length) & (1 << 63) - 1
