@@ -46,7 +46,7 @@ def written(translations: list[list[Operation]], known: Opcodes) -> tuple[bytes,
         starts.append(len(out))
         frames = sum(opcode in known.interpreted | known.builtin for opcode, _ in each)
         back = len(out) - basis_at if known.same >= 0 and number % 2 else 0
-        out.append(begin)
+        out.append(begin << known.doubled)
         out += (vlq(back) if known.same >= 0 else b"") + vlq(signed(frames)) + vlq(signed(frames))
         out += b"" if known.same >= 0 else vlq(0)
         if not back:
@@ -62,7 +62,7 @@ def written(translations: list[list[Operation]], known: Opcodes) -> tuple[bytes,
                 out += bytes([known.same]) + vlq(same)
             same = 0
             if operation is not None:
-                out += bytes([operation[0]]) + b"".join(map(vlq, operation[1]))
+                out += bytes([operation[0] << known.doubled]) + b"".join(map(vlq, operation[1]))
     return bytes(out), starts
 
 

@@ -33,6 +33,7 @@ class Opcodes:
     unknown: frozenset[int]  # frames that are not told: WebAssembly's
     same: int = -1
     short: bool = False
+    doubled: bool = False  # written as a signed number
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Inlined:
     builtin: bool
 
 
-def opcodes(names: str) -> Opcodes:
+def opcodes(names: str, *, doubled: bool = False) -> Opcodes:
     """From what the operations are called, each with how many numbers it has."""
     words = names.split()
     at = {name: number for number, name in enumerate(words[::2])}
@@ -56,6 +57,7 @@ def opcodes(names: str) -> Opcodes:
         frozenset(number for name, number in at.items() if "WASM" in name or "LIFTOFF" in name),
         at.get("MATCH_PREVIOUS_TRANSLATION", -1),
         "BEGIN_WITHOUT_FEEDBACK" in at,
+        doubled,
     )
 
 
@@ -121,8 +123,10 @@ def _operation(table: bytes, at: int, known: Opcodes) -> tuple[int, list[int], i
     """The operation at a place, its numbers, and where the next is."""
     if not 0 <= at < len(table):
         raise TranslationError(f"no operation at {at}")
-    opcode = table[at]
+    opcode, odd = divmod(table[at], 1 + known.doubled)
     at += 1
+    if odd:
+        raise TranslationError(f"an operation {-opcode}")
     if opcode >= len(known.operands):
         if not known.short:
             raise TranslationError(f"an operation {opcode}")
