@@ -146,8 +146,13 @@ static __always_inline void ks_js_append(struct ks_js_code_scratch *c, u64 strin
 					 u8 *width)
 {
 	u32 kind = ks_js_kind(string);
-	int wide = kind & KS_JS_ONE_BYTE ? 1 : 2;
+	int wide;
 
+	if ((kind & (KS_JS_REPRESENTATION | KS_JS_NO_STRING)) == KS_JS_THIN) { /* it does not tell the other one's width */
+		string = KS_UREAD(u64, string - 1 + KS_JS_STRING_FIRST);
+		kind = ks_js_kind(string);
+	}
+	wide = kind & KS_JS_ONE_BYTE ? 1 : 2;
 	*bytes = 0;
 	*width = wide;
 	if (kind >= KS_JS_FIRST_NON_STRING)

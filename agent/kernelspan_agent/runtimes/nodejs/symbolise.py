@@ -24,16 +24,15 @@ from . import lines
 from .compiled import places_of
 from .functions import (
     ELLIPSIS,
-    MAX_FILE_CHARS,
-    MAX_NAME_CHARS,
     NATIVE_FILE,
     Function,
     initializer,
     path_of,
+    read_function,
     short,
     unnamed,
 )
-from .heap import CorruptHeapError, decode, read_script, read_source, read_text
+from .heap import CorruptHeapError, decode, read_script, read_source
 from .layout import BUILTIN, COMPILED, CUT_FILE, CUT_NAME, EVALUATED, INTERPRETED, JS_CODE, MISSING
 from .positions import position_of
 
@@ -75,14 +74,7 @@ class NodeSymboliser:
         code, flags = int(header["code"]), int(header["flags"])
         name = decode(record[JS_CODE.itemsize : name_end], int(header["name_width"]))
         file = decode(record[name_end:file_end], int(header["file_width"]))
-        try:
-            if flags & CUT_NAME * MISSING:
-                name = read_text(self._memory, int(header["name_at"]), MAX_NAME_CHARS + 1)
-            if flags & CUT_FILE * MISSING:
-                file = read_text(self._memory, int(header["file_at"]), MAX_FILE_CHARS)
-        except (MemoryReadError, CorruptHeapError):
-            return
-        function = Function(
+        function: Function | None = Function(
             initializer(int(header["function_flags"]), self._layout)
             or short(name, cut=flags & CUT_NAME)
             or unnamed(evaluated=bool(flags & EVALUATED)),
@@ -93,9 +85,22 @@ class NodeSymboliser:
             int(header["source_length"]),
             int(header["line_offset"]),
         )
+        if flags & (CUT_NAME | CUT_FILE) * MISSING:
+            function = self._read_function(int(header["shared"]), function)
+        if function is None:
+            return
         _keep(self._codes, code, function, MAX_CODES)
         if sizes[2]:
             _keep(self._tables, (code, int(header["check"])), record[file_end : file_end + sizes[2]], MAX_TABLES)
+
+    def _read_function(self, shared: int, said: Function) -> Function | None:
+        """What the kernel could not read, where the function and its script are still those that it saw."""
+        try:
+            found = read_function(self._memory, shared, self._layout)
+            again = read_function(self._memory, shared, self._layout)
+        except (MemoryReadError, CorruptHeapError):
+            return None
+        return found if found == again and found.is_of(said) else None
 
     def frames(self, rows: np.ndarray) -> list[RawFrame]:
         """Frames of the rows (fields code, pc, globals, check, owner; shape (n,)) in their order.
