@@ -105,7 +105,7 @@ def _backwards(memory: Memory, pc: int, layout: Layout) -> _Code:
     for low in range(page, page - MAX_BACK_BYTES, -_PAGE_BYTES):
         words = struct.unpack(f"<{_PAGE_BYTES // 8}Q", memory.read(low, _PAGE_BYTES))
         for at in range(0, _PAGE_BYTES, _ALIGNMENT):
-            index = (_PAGE_BYTES - _ALIGNMENT - at) // 8
+            index = (_PAGE_BYTES - _ALIGNMENT - at + layout.version.code.shift) // 8
             address, word = low + index * 8, words[index]
             if address >= pc or word & 3 != 1:
                 continue

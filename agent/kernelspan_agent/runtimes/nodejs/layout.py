@@ -120,6 +120,7 @@ class Code:
     stream: int
     literals: int = 2  # in the data for leaving
     first_exit: int = 11
+    shift: int = 0  # of what leads to it, from a multiple of 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +143,10 @@ class Version:
 
 BY_VERSION = {
     (10, 2): Version(8, 32, False, Code(16, 24, 128, 40, 48, 0), V10_2, 0, 104, 24),  # Node.js 18
-    (11, 3): Version(8, 32, False, Code(16, 24, 40, 56, 48, 32), V11_3, 0, 112, 24),  # 20
+    (11, 3): Version(8, 32, False, Code(16, 24, 40, 56, 48, 32, shift=16), V11_3, 0, 112, 24),  # 20
     (12, 4): Version(8, 24, False, Code(8, 16, 40, 52, 48, 32), V12_4, initializers=(24, 25)),  # 22
-    (13, 6): Version(16, 24, False, Code(8, 16, 40, 56, 52, 32, 3, 12), V13_6, initializers=(24, 25)),  # 24
-    (14, 6): Version(16, 24, True, Code(8, 16, 40, 56, 52, 32, 3, 12), V14_6, initializers=(24, 25)),  # 26
+    (13, 6): Version(16, 24, False, Code(8, 16, 40, 56, 52, 32, 3, 12), V13_6, 4, initializers=(24, 25)),  # 24
+    (14, 6): Version(16, 24, True, Code(8, 16, 40, 56, 52, 32, 3, 12), V14_6, 4, initializers=(24, 25)),  # 26
 }
 OLDEST, NEWEST = min(BY_VERSION), max(BY_VERSION)
 
