@@ -24,7 +24,7 @@ MAX_ENTRIES = 1 << 17  # of an array
 FIRST_NON_STRING = 128
 STRING_LENGTH, STRING_TEXT = 12, 16
 _ARRAY_LENGTH, _ARRAY_DATA = 8, 16
-_HOPS, _PIECES = 4, 32
+_HOPS, _PIECES = 4, 64
 _SEQUENTIAL, _CONS, _EXTERNAL, _SLICED, _THIN = 0, 1, 2, 3, 5
 _REPRESENTATION, _ONE_BYTE, _UNCACHED = 7, 8, 16
 
@@ -94,15 +94,19 @@ def characters_of(memory: Memory, string: int) -> Characters:
 
 def read_text(memory: Memory, string: int, limit_chars: int) -> str:
     """A string's text, or its beginning. Raises MemoryReadError, CorruptHeapError."""
-    end = ""
+    parts, left, waiting = [], limit_chars, [string]
     for _ in range(_PIECES):
+        if not waiting or left <= 0:
+            return "".join(parts)
+        string = waiting.pop()
         kind = type_of(memory, string)
-        if not 0 <= kind < FIRST_NON_STRING or kind & _REPRESENTATION != _CONS:
-            break
-        first, second = struct.unpack("<QQ", memory.read(string - 1 + 16, 16))
-        end = _flat_text(memory, second, limit_chars) + end
-        string = first
-    return (_flat_text(memory, string, limit_chars) + end)[:limit_chars]
+        if 0 <= kind < FIRST_NON_STRING and kind & _REPRESENTATION == _CONS:
+            first, second = struct.unpack("<QQ", memory.read(string - 1 + 16, 16))
+            waiting += [second, first]
+            continue
+        parts.append(_flat_text(memory, string, left))
+        left -= len(parts[-1])
+    raise CorruptHeapError(f"the string at {string:#x} is of too many pieces")
 
 
 def _flat_text(memory: Memory, string: int, limit_chars: int) -> str:
