@@ -149,8 +149,9 @@ def _compare(said: Said, shown: Sequence[truth.Named], found: Judged) -> str:
     for (_, name, file, line), (function, shown_file, shown_line) in zip(expected, shown, strict=True):
         found.frames += 1
         found.lineless += bool(line) and not shown_line
-        # A name that is computed while the program runs is the object's, not the function's.
-        if not truth.same_text(name, function) and not (name.startswith("[") and function == "<anonymous>"):
+        # A name that is computed while the program runs is the object's, not the function's: the line tells the function.
+        computed = name.startswith("[") and (function == "<anonymous>" or (line and shown_line == line))
+        if not truth.same_text(name, function) and not computed:
             return f"{function} is not {name} ({file}:{line})"
         if not truth.same_text(file, shown_file) or shown_line not in (0, line or 0):
             return f"{function} at {shown_file}:{shown_line}, not {file}:{line}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass, field
+from typing import ClassVar
 from unittest import mock
 
 import numpy as np
@@ -57,6 +58,7 @@ class Heap:
 
     cells: dict[int, int] = field(default_factory=dict)
     top: int = 0x10000
+    SHAPES: ClassVar[int] = 0x8000
 
     def read(self, address: int, size: int) -> bytes:
         try:
@@ -70,7 +72,8 @@ class Heap:
     def make(self, kind: int, body: bytes) -> int:
         """An object of a type: its tagged value."""
         shape, self.top = self.top, self.top + 16
-        self.write(shape, bytes(12) + struct.pack("<HH", kind, 0))
+        self.write(shape, struct.pack("<QIHH", self.SHAPES + 1, 0, kind, 0))
+        self.write(self.SHAPES, struct.pack("<QQ", self.SHAPES + 1, 0))
         address, self.top = self.top, self.top + 8 + (len(body) + 7 & ~7)
         self.write(address, struct.pack("<Q", shape + 1) + body)
         return address + 1

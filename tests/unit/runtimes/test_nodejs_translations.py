@@ -81,6 +81,7 @@ def tables(draw: st.DrawFn) -> tuple[Opcodes, list[list[Operation]]]:
                 rows.append(made[0][place])
             else:
                 rows.append((opcode, numbers))
+        rows = [each for row in rows for each in ([row, (known.literal, (4,))] if row[0] in known.builtin else [row])]
         if any(opcode in frames for opcode, _ in rows):
             made.append(rows)
     return known, made
@@ -94,11 +95,16 @@ def test_what_was_written_is_read(made: tuple[Opcodes, list[list[Operation]]]) -
     for start, each in zip(starts, translations, strict=True):
         found = [(opcode, tuple(numbers)) for opcode, numbers in operations_of(table, start, known)]
         assert found[1:] == each
-        wanted = [
-            Inlined(back(numbers[1]), back(numbers[0]), opcode in known.builtin)
-            for opcode, numbers in each
-            if opcode in known.interpreted | known.builtin
-        ]
+        wanted = []
+        values = iter(enumerate(each))
+        for place, (opcode, numbers) in values:
+            if opcode in known.interpreted:
+                wanted.append(Inlined(back(numbers[1]), back(numbers[0]), builtin=False))
+            elif opcode in known.builtin:
+                following, value = each[place + 1]
+                function = back(value[0]) if following == known.literal else -1
+                wanted.append(Inlined(back(numbers[1]), back(numbers[0]), True, function))
+                next(values)
         assert frames_of(table, start, known) == wanted
 
 

@@ -10,7 +10,7 @@ Layouts: src/objects/code.tq, src/codegen/source-position.h of V8.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.process.errors import MemoryReadError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MAX_BACK_BYTES = 256 << 10
 MAX_MAPS = 256  # that are looked at
+ATTEMPTS = 3
 HASHED_BYTES = 64  # around the address: as in bpf/runtimes/nodejs.bpf.h
 _PAGE_BYTES, _ALIGNMENT = 4096, 32
 _KIND = 15  # of a Code's flags
@@ -59,6 +60,15 @@ def places_of(memory: Memory, pc: int, check: int, own: Function, shared: int, l
 
     Raises MemoryReadError; CorruptHeapError: it is not known.
     """
+    for _ in range(ATTEMPTS - 1):  # V8 may be moving what is read
+        try:
+            return _twice(memory, pc, check, own, shared, layout)
+        except (CorruptHeapError, MemoryReadError):
+            continue
+    return _twice(memory, pc, check, own, shared, layout)
+
+
+def _twice(memory: Memory, pc: int, check: int, own: Function, shared: int, layout: Layout) -> list[Place]:
     found = _read(memory, pc, check, own, shared, layout)
     if _read(memory, pc, check, own, shared, layout) != found:
         raise CorruptHeapError(f"the code at {pc:#x} is another by now")
@@ -77,6 +87,7 @@ def _read(memory: Memory, pc: int, check: int, own: Function, shared: int, layou
     frames = frames_in(memory, code.data, code.start + code.size, pc - code.start, layout, maglev=kind == _MAGLEV)
     if not frames or not frames[-1][0].is_of(own):
         raise CorruptHeapError(f"the code at {pc:#x} is of another function than its frame")
+    frames[-1] = replace(own, script=frames[-1][0].script), frames[-1][1]  # its name is the kernel's
     return [Place(*each) for each in frames]
 
 

@@ -78,15 +78,16 @@ def read_function(memory: Memory, shared: int, layout: Layout) -> Function:
     if type_of(memory, script) == layout["type_debug_info"] and layout.version.debug_info_script:
         script = read_u64(memory, script - 1 + layout.version.debug_info_script)
     found = read_script(memory, script, layout)
-    file = read_u64(memory, script - 1 + layout["script_name"])
-    if not 0 <= type_of(memory, file) < FIRST_NON_STRING:
-        file = read_u64(memory, script - 1 + layout.version.script_source_url)
+    shown = _string(memory, read_u64(memory, script - 1 + layout["script_name"]), MAX_FILE_CHARS, layout)
+    if shown is None:
+        shown = _string(memory, read_u64(memory, script - 1 + layout.version.script_source_url), MAX_FILE_CHARS, layout)
+    if not 0 <= type_of(memory, found.source) < FIRST_NON_STRING:
+        raise CorruptHeapError(f"a script without a source at {script:#x}")
     (length,) = struct.unpack("<I", memory.read(found.source - 1 + STRING_LENGTH, 4))
-    shown = _string(memory, file, MAX_FILE_CHARS)
     flags = read_u64(memory, script - 1 + layout.version.script_source_url - 8) >> 32
     return Function(
         initializer(function_flags, layout) or short(_name(memory, name, layout)) or unnamed(evaluated=bool(flags & 1)),
-        path_of(shown),
+        path_of(shown or ""),
         number,
         script,
         found.number,
@@ -96,8 +97,10 @@ def read_function(memory: Memory, shared: int, layout: Layout) -> Function:
 
 
 def _name(memory: Memory, value: int, layout: Layout) -> str:
+    if not value & 1:
+        return ""  # it has neither a name nor a scope
     if type_of(memory, value) != layout["type_scope_info"]:
-        return _string(memory, value, MAX_NAME_CHARS + 1)
+        return _string(memory, value, MAX_NAME_CHARS + 1, layout) or ""
     count = read_u64(memory, value - 1 + HEADER_BYTES + 8 * layout["scope_locals"]) >> 32
     words = 2 * count if count < _INLINE_LOCALS else count + 1
     at = value - 1 + HEADER_BYTES + 8 * (layout["scope_first"] + words)
@@ -105,16 +108,24 @@ def _name(memory: Memory, value: int, layout: Layout) -> str:
         if not each & 1:
             continue
         kind = type_of(memory, each)
-        if 0 <= kind < FIRST_NON_STRING:
-            if found := _string(memory, each, MAX_NAME_CHARS + 1):
+        if kind < 0:
+            raise CorruptHeapError(f"no object at {each:#x}")
+        if kind < FIRST_NON_STRING:
+            if found := _string(memory, each, MAX_NAME_CHARS + 1, layout):
                 return found
         elif kind != layout["type_oddball"]:
             break
     return ""
 
 
-def _string(memory: Memory, value: int, limit: int) -> str:
-    return read_text(memory, value, limit) if 0 <= type_of(memory, value) < FIRST_NON_STRING else ""
+def _string(memory: Memory, value: int, limit: int, layout: Layout) -> str | None:
+    """A text; None where undefined is in its place. Whatever else is there makes it unknown."""
+    kind = type_of(memory, value)
+    if kind == layout["type_oddball"] or not value & 1:
+        return None
+    if not 0 <= kind < FIRST_NON_STRING:
+        raise CorruptHeapError(f"no string at {value:#x}")
+    return read_text(memory, value, limit)
 
 
 def short(text: str, *, cut: int = 0) -> str:

@@ -34,11 +34,20 @@ class CorruptHeapError(ValueError):
 
 
 def type_of(memory: Memory, value: int) -> int:
-    """The instance type of the object that a tagged value is; -1: it is none. Raises MemoryReadError."""
+    """The instance type of the object that a tagged value is; -1: it is none. Raises MemoryReadError.
+
+    An object has a shape, a shape the shape of shapes, which is its own: an object that V8 is moving has an address there.
+    """
     if value & 3 != 1:
         return -1
-    found: int = struct.unpack("<H", memory.read(read_u64(memory, value - 1) - 1 + 12, 2))[0]
-    return found
+    shape = read_u64(memory, value - 1)
+    if shape & 3 != 1:
+        return -1
+    head = memory.read(shape - 1, 16)
+    of_shapes = int.from_bytes(head[:8], "little")
+    if of_shapes & 3 != 1 or read_u64(memory, of_shapes - 1) != of_shapes:
+        return -1
+    return int.from_bytes(head[12:14], "little")
 
 
 def bytes_of(memory: Memory, array: int) -> bytes:

@@ -17,7 +17,7 @@ from .functions import Function, read_shown
 from .heap import CorruptHeapError, bytes_of, entry_of, type_of
 from .positions import position_of
 from .safepoints import safepoint_at
-from .translations import TranslationError, frames_of
+from .translations import Inlined, TranslationError, frames_of
 
 if TYPE_CHECKING:
     from kernelspan_agent.process.memory import Memory
@@ -52,12 +52,27 @@ def frames_in(
         raise CorruptHeapError(str(error)) from error
     frames = []
     for each in reversed(named):
-        shared = _function(memory, entry_of(memory, literals, each.literal), layout)
+        shared = _shared(memory, literals, each, layout, maglev=maglev)
         function = read_shown(memory, shared, layout)
         if function is not None:
             position = -1 if each.builtin else position_in(memory, shared, each.offset, layout)
             frames.append((function, position))
     return frames
+
+
+def _shared(memory: Memory, literals: int, each: Inlined, layout: Layout, *, maglev: bool) -> int:
+    """The SharedFunctionInfo of a frame that a translation names.
+
+    Of V8's own functions Maglev names the function outside instead: there the function is what is said to be at work.
+    """
+    named = _function(memory, entry_of(memory, literals, each.literal), layout)
+    if not each.builtin or (each.function < 0 and not maglev):
+        return named
+    value = entry_of(memory, literals, each.function) & ~_WEAK
+    own = _function(memory, read_u64(memory, value - 1 + layout["function_shared"]), layout)
+    if own != named and not maglev:
+        raise CorruptHeapError(f"a frame of {named:#x} and of {own:#x}")
+    return own
 
 
 def _function(memory: Memory, value: int, layout: Layout) -> int:

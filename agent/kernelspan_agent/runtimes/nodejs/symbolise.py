@@ -132,7 +132,17 @@ class NodeSymboliser:
             table = self._tables.get((code, check), b"")
             found = position_of(table, pc, packed=self._layout.version.packed_positions)
             position = -1 if found is None else found
+        if position >= 0 and not self._line(function, position):
+            function = self._moved(code, shared, function)
         return (self._frame(function, position, pc),)
+
+    def _moved(self, code: int, shared: int, said: Function) -> Function:
+        """A function whose script is no longer where it was, as its SharedFunctionInfo says by now, if that is there."""
+        found = self._read_function(shared, said)
+        if found is None:
+            return said
+        _keep(self._codes, code, found, MAX_CODES)
+        return found
 
     def _resolve_compiled(self, function: Function, pc: int, check: int, shared: int) -> tuple[RawFrame, ...]:
         try:

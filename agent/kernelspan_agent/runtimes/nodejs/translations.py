@@ -31,6 +31,7 @@ class Opcodes:
     interpreted: frozenset[int]  # frames of JavaScript
     builtin: frozenset[int]  # of V8's own functions, written in JavaScript's terms
     unknown: frozenset[int]  # frames that are not told: WebAssembly's
+    literal: int
     same: int = -1
     short: bool = False
     doubled: bool = False  # written as a signed number
@@ -43,6 +44,7 @@ class Inlined:
     literal: int
     offset: int  # in the bytecode
     builtin: bool
+    function: int = -1  # of V8's own: its JSFunction, by its place among the literals; -1: elsewhere
 
 
 def opcodes(names: str, *, doubled: bool = False) -> Opcodes:
@@ -55,6 +57,7 @@ def opcodes(names: str, *, doubled: bool = False) -> Opcodes:
         frozenset(number for name, number in at.items() if name.startswith("INTERPRETED_FRAME")),
         frozenset(number for name, number in at.items() if name.startswith("JAVASCRIPT_")),
         frozenset(number for name, number in at.items() if "WASM" in name or "LIFTOFF" in name),
+        at["LITERAL"],
         at.get("MATCH_PREVIOUS_TRANSLATION", -1),
         "BEGIN_WITHOUT_FEEDBACK" in at,
         doubled,
@@ -73,7 +76,11 @@ def frames_of(table: bytes, index: int, known: Opcodes) -> list[Inlined]:
         if opcode in known.unknown:
             raise TranslationError("a frame of WebAssembly")
         if opcode in known.interpreted or opcode in known.builtin:
-            found.append(Inlined(_signed(numbers[1]), _signed(numbers[0]), opcode in known.builtin))
+            function = -1
+            if opcode in known.builtin:  # the first of its values is the function
+                following, value = next(operations, (-1, []))
+                function = _signed(value[0]) if following == known.literal else -1
+            found.append(Inlined(_signed(numbers[1]), _signed(numbers[0]), opcode in known.builtin, function))
             if len(found) == count:
                 return found
     raise TranslationError(f"{len(found)} frames, not {count}")

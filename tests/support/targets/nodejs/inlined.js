@@ -4,6 +4,7 @@
 const fs = require('fs');
 const { fd, buffer, M, finish, ready } = require('./said.js');
 
+ready();
 let every = 1;
 function hit(at) {
   if (at % every === 0) return fs.readSync(fd, buffer, 0, M(), null);
@@ -143,7 +144,6 @@ function loop(kind, count) { for (let at = 1; at <= count; at++) kind(at); }
 
 async function main() {
   const rounds = Number(process.argv[3]), count = Number(process.argv[4]);
-  ready();
   for (let round = 0; round < rounds; round++) {
     every = 1;
     for (const name in kinds) loop(kinds[name], 3);
