@@ -12,6 +12,7 @@
 #define KS_JS_FILE 1024
 #define KS_JS_TEXTS 2048 /* a power of two above both */
 #define KS_JS_TABLE 16384 /* a power of two: one byte less is sent at most */
+#define KS_JS_SOURCE 128 /* of a source, at its beginning and its end: nodejs/lines.py */
 #define KS_JS_AT_ONCE 8
 #define KS_JS_INLINE_LOCALS 75 /* a scope with more has their names in a table */
 #define KS_JS_SCOPE_SLOTS 6 /* in which the function's names are */
@@ -86,6 +87,10 @@ static __always_inline int ks_js_characters(struct ks_js_code_scratch *c)
 			return kind & KS_JS_ONE_BYTE ? 1 : 2;
 		case KS_JS_SLICED:
 			c->offset = KS_LOAD(c->offset) + (KS_UREAD(u64, string - 1 + KS_JS_STRING_SECOND) >> 32);
+			break;
+		case KS_JS_CONS: /* made one: the second is empty */
+			if (KS_UREAD(u32, KS_UREAD(u64, string - 1 + KS_JS_STRING_SECOND) - 1 + KS_JS_STRING_LENGTH))
+				return -1;
 			break;
 		case KS_JS_THIN:
 			break;
@@ -215,8 +220,32 @@ static __always_inline void ks_js_table(struct ks_js_code_scratch *c, struct ks_
 	c->at = KS_LOAD(c->at) + KS_LOAD(c->size);
 }
 
-static __always_inline int ks_js_fill(struct ks_js_code_scratch *c, struct ks_js_layout *l, struct ks_frame *f,
-				      u64 array)
+/* A hash of how a script's source begins and ends, c->size characters: another may lie there when the agent reads it. */
+static __always_inline void ks_js_source(struct ks_scratch *s, struct ks_js_code_scratch *c, u64 source)
+{
+	int width;
+
+	c->header.source_check = 0;
+	c->from = source;
+	width = ks_js_characters(c);
+	if (width < 0)
+		return;
+	c->from = KS_LOAD(c->from) + KS_LOAD(c->offset) * width;
+	c->left = KS_LOAD(c->size) * width;
+	c->next = 0;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < 2; i++) {
+		u64 bytes = KS_LOAD(c->left) < KS_JS_SOURCE ? KS_LOAD(c->left) : KS_JS_SOURCE;
+		u64 at = KS_LOAD(c->from) + (i ? KS_LOAD(c->left) - bytes : 0);
+
+		KS_OPAQUE(bytes);
+		c->next = ks_mix(KS_LOAD(c->next), ks_user_hash(s, at, bytes & 255, s->words));
+	}
+	c->header.source_check = KS_LOAD(c->next);
+}
+
+static __always_inline int ks_js_fill(struct ks_scratch *s, struct ks_js_code_scratch *c, struct ks_js_layout *l,
+				      struct ks_frame *f, u64 array)
 {
 	struct ks_js_code_rec *r = &c->header;
 	u64 *v = c->words, script, name;
@@ -248,7 +277,8 @@ static __always_inline int ks_js_fill(struct ks_js_code_scratch *c, struct ks_js
 		r->file_at = v[1];
 		r->line_offset = v[2] >> 32;
 		r->script_id = v[(l->script_id - 8) >> 3 & 7] >> 32;
-		r->source_length = KS_UREAD(u32, v[0] - 1 + KS_JS_STRING_LENGTH);
+		c->size = r->source_length = KS_UREAD(u32, v[0] - 1 + KS_JS_STRING_LENGTH);
+		ks_js_source(s, c, v[0]);
 		if ((KS_UREAD(u64, script - 1 + l->script_source_url - 8) >> 32) & 1) /* its flags */
 			r->flags |= KS_JS_EVALUATED;
 		if (ks_js_kind(r->file_at) >= KS_JS_FIRST_NON_STRING) {
@@ -266,7 +296,7 @@ static __always_inline int ks_js_fill(struct ks_js_code_scratch *c, struct ks_js
 static __always_inline void ks_js_make_code(struct ks_scratch *s, struct ks_js_code_scratch *c, struct ks_js_layout *l,
 					    struct ks_frame *f, u64 array, u64 key)
 {
-	if (!ks_js_fill(c, l, f, array))
+	if (!ks_js_fill(s, c, l, f, array))
 		return;
 	ks_send_code(s, (struct ks_code_header *)&c->header, sizeof(c->header) + KS_LOAD(c->at),
 		     sizeof(c->header) + sizeof(c->bytes), key);

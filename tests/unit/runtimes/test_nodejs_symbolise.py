@@ -36,6 +36,7 @@ from kernelspan_agent.runtimes.nodejs.layout import (
     Places,
     kernel_row,
 )
+from kernelspan_agent.runtimes.nodejs.lines import check_of
 from kernelspan_agent.runtimes.nodejs.symbolise import NodeSymboliser
 
 # What Node.js 24 says of itself.
@@ -113,12 +114,14 @@ def test_a_line_of_interpreted_code() -> None:
     source = "\n" * 20 + "x" * 100
     script = heap.script(source)
     symboliser = NodeSymboliser(heap, DETAILS)
-    symboliser.learn(record(script=script, script_id=5, source_length=len(source)))
+    symboliser.learn(
+        record(script=script, script_id=5, source_length=len(source), source_check=check_of(source.encode()))
+    )
     (frame,) = symboliser.frames(rows((7, 4, 0, INTERPRETED)))
     assert (frame.function, frame.file, frame.line, frame.call_site) == ("f", "/app/a.js", 21, 59)
 
 
-@pytest.mark.parametrize("broken", ["number", "length", "moved", "gone", "offset"])
+@pytest.mark.parametrize("broken", ["number", "length", "moved", "gone", "offset", "source"])
 def test_a_line_is_right_or_none(broken: str) -> None:
     """Another script at its address, another source, no memory: no line."""
     heap = Heap()
@@ -128,9 +131,9 @@ def test_a_line_is_right_or_none(broken: str) -> None:
         heap.write(script - 1, struct.pack("<Q", 0x999))
     length = len(source) + (broken == "length")
     symboliser = NodeSymboliser(Heap() if broken == "gone" else heap, DETAILS)
-    symboliser.learn(
-        record(script=script, script_id=5, source_length=length, table=b"" if broken == "offset" else TABLE)
-    )
+    check = check_of(source.encode() if broken != "source" else b"\n" * 69 + b"x")
+    table = b"" if broken == "offset" else TABLE
+    symboliser.learn(record(script=script, script_id=5, source_length=length, source_check=check, table=table))
     (frame,) = symboliser.frames(rows((7, 4, 0, INTERPRETED)))
     assert (frame.function, frame.line, frame.unresolved) == ("f", 0, "")
 

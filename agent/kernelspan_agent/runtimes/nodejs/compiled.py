@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 MAX_BACK_BYTES = 256 << 10
 MAX_MAPS = 256  # that are looked at
-ATTEMPTS = 3
 HASHED_BYTES = 64  # around the address: as in bpf/runtimes/nodejs.bpf.h
 _PAGE_BYTES, _ALIGNMENT = 4096, 32
 _KIND = 15  # of a Code's flags
@@ -58,24 +57,9 @@ class _Code:
 def places_of(memory: Memory, pc: int, check: int, own: Function, shared: int, layout: Layout) -> list[Place]:
     """The functions at work in a frame of the function `own`, the innermost first. `shared`: where that function was.
 
+    It is true where a second reading, after all that was taken from what it leads to, says the same.
     Raises MemoryReadError; CorruptHeapError: it is not known.
     """
-    for _ in range(ATTEMPTS - 1):  # V8 may be moving what is read
-        try:
-            return _twice(memory, pc, check, own, shared, layout)
-        except (CorruptHeapError, MemoryReadError):
-            continue
-    return _twice(memory, pc, check, own, shared, layout)
-
-
-def _twice(memory: Memory, pc: int, check: int, own: Function, shared: int, layout: Layout) -> list[Place]:
-    found = _read(memory, pc, check, own, shared, layout)
-    if _read(memory, pc, check, own, shared, layout) != found:
-        raise CorruptHeapError(f"the code at {pc:#x} is another by now")
-    return found
-
-
-def _read(memory: Memory, pc: int, check: int, own: Function, shared: int, layout: Layout) -> list[Place]:
     if mix_lanes(memory.read(pc - HASHED_BYTES // 2, HASHED_BYTES)) & 0xFFFFFFFF != check:
         raise CorruptHeapError(f"the code at {pc:#x} is another by now")
     code = _of_function(memory, pc, shared, layout) or _backwards(memory, pc, layout)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_NAME_CHARS = 256
 MAX_FILE_CHARS = 4096
 ELLIPSIS = "…"
+NO_CHECK = -1  # read from the memory itself: only where code that is at work leads to it
 ANONYMOUS = "<anonymous>"  # as V8's own traces have it
 NATIVE_FILE = "[native code]"  # as Function.prototype.toString has it
 _INLINE_LOCALS, _SCOPE_SLOTS = 75, 6
@@ -41,6 +42,7 @@ class Function:
     script_id: int
     source_length: int
     line_offset: int
+    check: int = NO_CHECK  # of its script's source: lines.check_of
 
     def is_of(self, other: Function) -> bool:
         """Whether both are one function of one script."""

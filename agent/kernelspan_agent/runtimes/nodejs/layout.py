@@ -94,7 +94,7 @@ JS_CODE = np.dtype(
         ("line_offset", "<i4"),  # of the script's first line
         ("table_bytes", "<u4"),
         ("function_flags", "<u4"),  # of the SharedFunctionInfo
-        ("unused2", "<u4"),
+        ("source_check", "<u4"),  # a hash of how the source begins and ends: lines.check_of
         ("name_bytes", "<u2"),
         ("file_bytes", "<u2"),
         ("owner", "u1"),  # as FRAME["owner"]

@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 import numpy as np
 
+from kernelspan_agent.runtimes.mixing import mix, mix_lanes
+
+CHECKED_BYTES = 128
 MAX_LINES = 2 << 20  # of all scripts: 8 MB
 _LINE_FEED, _RETURN, _SEPARATORS = 0x0A, 0x0D, (0x2028, 0x2029)
 
@@ -22,6 +26,12 @@ def line_ends(source: bytes, width: int) -> np.ndarray:
     if width > 1:
         ends |= np.isin(text, _SEPARATORS)
     return np.flatnonzero(ends).astype(np.uint32)
+
+
+def check_of(source: bytes) -> int:
+    """A hash of how a source begins and ends, as in bpf/runtimes/nodejs_code.bpf.h."""
+    size = min(len(source), CHECKED_BYTES)
+    return mix(0, mix_lanes(source[:size]), mix_lanes(source[len(source) - size :])) & 0xFFFFFFFF
 
 
 def line_at(ends: np.ndarray, position: int) -> int:
@@ -42,6 +52,11 @@ class KnownLines:
         if found is not None:
             self._known.move_to_end(script)
         return found
+
+    def keep_all(self, scripts: Mapping[object, np.ndarray]) -> None:
+        """Takes in those of several."""
+        for script, ends in scripts.items():
+            self.keep(script, ends)
 
     def keep(self, script: object, ends: np.ndarray) -> None:
         """Takes in one script's."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, OrderedDict
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from .compiled import places_of
 from .functions import (
     ELLIPSIS,
     NATIVE_FILE,
+    NO_CHECK,
     Function,
     initializer,
     path_of,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 MAX_CODES = 8192
 MAX_TABLES = 8192
 MAX_FRAMES = 32768
+ATTEMPTS = 3  # V8 may be moving what is read
 UNREADABLE, COMPILED_CODE = "MemoryUnreadable", "CompiledCode"
 _numbers = itertools.count()
 _Key = TypeVar("_Key")
@@ -59,6 +62,7 @@ class NodeSymboliser:
         self._codes: OrderedDict[int, Function] = OrderedDict()
         self._tables: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._frames: OrderedDict[tuple[int, int, int, int], tuple[RawFrame, ...]] = OrderedDict()
+        self._read_lines: dict[object, np.ndarray] = {}  # until it is proved that they are the script's
         self.unresolved: Counter[str] = Counter()  # frames without a name, by reason
 
     def learn(self, record: bytes) -> None:
@@ -84,6 +88,7 @@ class NodeSymboliser:
             int(header["script_id"]),
             int(header["source_length"]),
             int(header["line_offset"]),
+            int(header["source_check"]),
         )
         if flags & (CUT_NAME | CUT_FILE) * MISSING:
             function = self._read_function(int(header["shared"]), function)
@@ -100,7 +105,7 @@ class NodeSymboliser:
             again = read_function(self._memory, shared, self._layout)
         except (MemoryReadError, CorruptHeapError):
             return None
-        return found if found == again and found.is_of(said) else None
+        return replace(found, check=said.check) if found == again and found.is_of(said) else None
 
     def frames(self, rows: np.ndarray) -> list[RawFrame]:
         """Frames of the rows (fields code, pc, globals, check, owner; shape (n,)) in their order.
@@ -141,17 +146,26 @@ class NodeSymboliser:
         found = self._read_function(shared, said)
         if found is None:
             return said
+        found = replace(said, script=found.script)
         _keep(self._codes, code, found, MAX_CODES)
         return found
 
     def _resolve_compiled(self, function: Function, pc: int, check: int, shared: int) -> tuple[RawFrame, ...]:
-        try:
-            places = places_of(self._memory, pc, check, function, shared, self._layout)
-        except MemoryReadError:
-            return (RawFrame("", "", "", "", 0, pc, pc, UNREADABLE),)
-        except CorruptHeapError:
-            return (RawFrame("", "", "", "", 0, pc, pc, COMPILED_CODE),)
-        return tuple(self._frame(place.function, place.position, pc) for place in places)
+        wanted, reason = (self._memory, pc, check, function, shared, self._layout), COMPILED_CODE
+        for _ in range(ATTEMPTS):
+            try:
+                places = places_of(*wanted)
+                frames = tuple(self._frame(place.function, place.position, pc) for place in places)
+                if places_of(*wanted) == places:
+                    lines.KNOWN.keep_all(self._read_lines)
+                    return frames
+            except MemoryReadError:
+                reason = UNREADABLE
+            except CorruptHeapError:
+                reason = COMPILED_CODE
+            finally:
+                self._read_lines.clear()
+        return (RawFrame("", "", "", "", 0, pc, pc, reason),)
 
     def _frame(self, function: Function, position: int, pc: int) -> RawFrame:
         code = mix(0, function.script_id, function.number, function.source_length) & (1 << 63) - 1
@@ -165,10 +179,15 @@ class NodeSymboliser:
         key = (self._number, function.file, function.script_id, function.source_length)
         ends = lines.KNOWN.get(key)
         if ends is None:
+            ends = self._read_lines.get(key)
+        if ends is None:
             ends = self._line_ends(function)
             if ends is None:
                 return 0
-            lines.KNOWN.keep(key, ends)
+            if function.check == NO_CHECK:
+                self._read_lines[key] = ends
+            else:
+                lines.KNOWN.keep(key, ends)
         return max(lines.line_at(ends, position) + function.line_offset, 0)
 
     def _line_ends(self, function: Function) -> np.ndarray | None:
@@ -178,6 +197,8 @@ class NodeSymboliser:
                 return None
             source, width = read_source(self._memory, function.script, words, self._layout)
         except (MemoryReadError, CorruptHeapError):
+            return None
+        if function.check not in (NO_CHECK, lines.check_of(source)):
             return None
         return lines.line_ends(source, width) if len(source) == function.source_length * width else None
 
