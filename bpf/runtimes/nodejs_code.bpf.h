@@ -46,6 +46,7 @@ struct ks_js_code_scratch {
 	u64 from, offset; /* a string, and characters of it that are left out */
 	u64 left, next;
 	u64 size;
+	u64 outside; /* the characters are not in the heap */
 	u64 words[8];
 	u64 users; /* threads that are at it: see ks_js_send_code */
 };
@@ -70,6 +71,7 @@ static __always_inline u32 ks_js_kind(u64 value)
 static __always_inline int ks_js_characters(struct ks_js_code_scratch *c)
 {
 	c->offset = 0;
+	c->outside = 0;
 	for (u32 i = 0; i < KS_JS_STRING_HOPS; i++) {
 		u64 string = KS_LOAD(c->from);
 		u32 kind = ks_js_kind(string);
@@ -84,6 +86,7 @@ static __always_inline int ks_js_characters(struct ks_js_code_scratch *c)
 			if (kind & KS_JS_UNCACHED)
 				return -1;
 			c->from = KS_UREAD(u64, string - 1 + KS_JS_STRING_SECOND);
+			c->outside = 1;
 			return kind & KS_JS_ONE_BYTE ? 1 : 2;
 		case KS_JS_SLICED:
 			c->offset = KS_LOAD(c->offset) + (KS_UREAD(u64, string - 1 + KS_JS_STRING_SECOND) >> 32);
@@ -220,7 +223,10 @@ static __always_inline void ks_js_table(struct ks_js_code_scratch *c, struct ks_
 	c->at = KS_LOAD(c->at) + KS_LOAD(c->size);
 }
 
-/* A hash of how a script's source begins and ends, c->size characters: another may lie there when the agent reads it. */
+/*
+ * A hash of how a script's source begins and ends, c->size characters: another may lie there when the agent reads it. What is
+ * not in the heap stays where it is, and may not have been touched yet.
+ */
 static __always_inline void ks_js_source(struct ks_scratch *s, struct ks_js_code_scratch *c, u64 source)
 {
 	int width;
@@ -230,6 +236,10 @@ static __always_inline void ks_js_source(struct ks_scratch *s, struct ks_js_code
 	width = ks_js_characters(c);
 	if (width < 0)
 		return;
+	if (KS_LOAD(c->outside)) {
+		c->header.source_check = KS_JS_OUTSIDE;
+		return;
+	}
 	c->from = KS_LOAD(c->from) + KS_LOAD(c->offset) * width;
 	c->left = KS_LOAD(c->size) * width;
 	c->next = 0;

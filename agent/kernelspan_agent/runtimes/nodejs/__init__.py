@@ -19,6 +19,7 @@ from .layout import (
     JS_CODE,
     JS_LAYOUT,
     MISSING,
+    OUTSIDE,
 )
 from .symbolise import NodeSymboliser
 
@@ -46,6 +47,7 @@ WALKER = Walker(
         "KS_JS_MISSING": MISSING,
         "KS_JS_FROM_URL": FROM_URL,
         "KS_JS_EVALUATED": EVALUATED,
+        "KS_JS_OUTSIDE": OUTSIDE,
     },
 )
 RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, _walk, inspect)

@@ -72,6 +72,7 @@ class Characters:
     address: int
     count: int
     width: int
+    outside: bool = False  # not in the heap: they stay where they are
 
 
 def characters_of(memory: Memory, string: int) -> Characters:
@@ -88,7 +89,7 @@ def characters_of(memory: Memory, string: int) -> Characters:
         if representation == _SEQUENTIAL:
             return Characters(string - 1 + STRING_TEXT + skipped * width, count, width)
         if representation == _EXTERNAL and not kind & _UNCACHED:
-            return Characters(read_u64(memory, string - 1 + 24) + skipped * width, count, width)
+            return Characters(read_u64(memory, string - 1 + 24) + skipped * width, count, width, outside=True)
         if representation == _CONS:
             rest = read_u64(memory, string - 1 + 24)
             if struct.unpack("<I", memory.read(rest - 1 + STRING_LENGTH, 4))[0]:
@@ -149,8 +150,8 @@ def read_script(memory: Memory, script: int, layout: Layout) -> ScriptWords:
     return ScriptWords(number >> 32, source, line_offset >> 32)
 
 
-def read_source(memory: Memory, script: int, words: ScriptWords, layout: Layout) -> tuple[bytes, int]:
-    """A script's whole source and the bytes of a character. It lay in place from before the reading until after it.
+def read_source(memory: Memory, script: int, words: ScriptWords, layout: Layout) -> tuple[bytes, Characters]:
+    """A script's whole source, and where it is. It lay in place from before the reading until after it.
 
     Raises MemoryReadError, CorruptHeapError.
     """
@@ -161,4 +162,4 @@ def read_source(memory: Memory, script: int, words: ScriptWords, layout: Layout)
     parts = [memory.read(found.address + at, min(MAX_READ_BYTES, size - at)) for at in range(0, size, MAX_READ_BYTES)]
     if read_script(memory, script, layout) != words or characters_of(memory, words.source) != found:
         raise CorruptHeapError(f"the source of the script at {script:#x} has moved")
-    return b"".join(parts), found.width
+    return b"".join(parts), found

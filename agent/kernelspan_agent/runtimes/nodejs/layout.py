@@ -23,6 +23,7 @@ BUILTIN = 3  # a function of V8's own, that stack traces show
 CUT_NAME, CUT_FILE = 1, 2  # JS_CODE["flags"]: a text is longer than what was sent
 MISSING = 4  # times one of these: the kernel could not read it; the string is at its address
 FROM_URL = 16  # the script has no name: the text is that of its sourceURL
+OUTSIDE = 1  # JS_CODE["source_check"]: the source is not in the heap
 EVALUATED = 32  # the script is code of eval or Function
 
 JS_LAYOUT = np.dtype(

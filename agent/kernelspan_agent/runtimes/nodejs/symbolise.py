@@ -35,7 +35,7 @@ from .functions import (
     unnamed,
 )
 from .heap import CorruptHeapError, decode, read_script, read_source
-from .layout import BUILTIN, COMPILED, CUT_FILE, CUT_NAME, EVALUATED, INTERPRETED, JS_CODE, MISSING
+from .layout import BUILTIN, COMPILED, CUT_FILE, CUT_NAME, EVALUATED, INTERPRETED, JS_CODE, MISSING, OUTSIDE
 from .positions import position_of
 
 if TYPE_CHECKING:
@@ -195,12 +195,12 @@ class NodeSymboliser:
             words = read_script(self._memory, function.script, self._layout)
             if words.number != function.script_id:
                 return None
-            source, width = read_source(self._memory, function.script, words, self._layout)
+            source, where = read_source(self._memory, function.script, words, self._layout)
         except (MemoryReadError, CorruptHeapError):
             return None
-        if function.check not in (NO_CHECK, lines.check_of(source)):
+        if function.check not in (NO_CHECK, OUTSIDE if where.outside else lines.check_of(source)):
             return None
-        return lines.line_ends(source, width) if len(source) == function.source_length * width else None
+        return lines.line_ends(source, where.width) if len(source) == function.source_length * where.width else None
 
 
 def _keep(known: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
