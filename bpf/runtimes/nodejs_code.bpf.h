@@ -229,6 +229,7 @@ static __always_inline void ks_js_table(struct ks_js_code_scratch *c, struct ks_
  */
 static __always_inline void ks_js_source(struct ks_scratch *s, struct ks_js_code_scratch *c, u64 source)
 {
+	u64 *v = s->words;
 	int width;
 
 	c->header.source_check = 0;
@@ -246,10 +247,19 @@ static __always_inline void ks_js_source(struct ks_scratch *s, struct ks_js_code
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < 2; i++) {
 		u64 bytes = KS_LOAD(c->left) < KS_JS_SOURCE ? KS_LOAD(c->left) : KS_JS_SOURCE;
-		u64 at = KS_LOAD(c->from) + (i ? KS_LOAD(c->left) - bytes : 0);
+		u64 at = KS_LOAD(c->from) + (i ? KS_LOAD(c->left) - bytes : 0), lanes[4] = {};
 
+#pragma unroll
+		for (u32 n = 0; n < KS_JS_SOURCE / 8; n++)
+			v[n] = 0;
 		KS_OPAQUE(bytes);
-		c->next = ks_mix(KS_LOAD(c->next), ks_user_hash(s, at, bytes & 255, s->words));
+		ks_read_user(v, bytes < KS_JS_SOURCE ? bytes & (KS_JS_SOURCE - 1) : KS_JS_SOURCE, (void *)at);
+#pragma unroll
+		for (u32 n = 0; n < KS_JS_SOURCE / 8; n++)
+			lanes[n & 3] = ks_mix(lanes[n & 3], v[n]);
+		for (u32 n = 1; n < 4; n++)
+			lanes[0] = ks_mix(lanes[0], lanes[n]);
+		c->next = ks_mix(KS_LOAD(c->next), lanes[0]);
 	}
 	c->header.source_check = KS_LOAD(c->next);
 }

@@ -41,7 +41,7 @@ JS_LAYOUT = np.dtype(
         ("interpreter_1", "<u8"),
         ("interpreter_2", "<u8"),
         ("interpreter_3", "<u8"),
-        ("entered_0", "<u8"),  # the code by which a function goes on in the interpreter after its optimised code was left
+        ("entered_0", "<u8"),  # by which a function goes on there after its optimised code was left
         ("entered_1", "<u8"),
         ("entered_2", "<u8"),
         ("entered_3", "<u8"),

@@ -30,8 +30,8 @@ def line_ends(source: bytes, width: int) -> np.ndarray:
 
 def check_of(source: bytes) -> int:
     """A hash of how a source begins and ends, as in bpf/runtimes/nodejs_code.bpf.h."""
-    size = min(len(source), CHECKED_BYTES)
-    return mix(0, mix_lanes(source[:size]), mix_lanes(source[len(source) - size :])) & 0xFFFFFFFF
+    ends = (each.ljust(CHECKED_BYTES, b"\0") for each in (source[:CHECKED_BYTES], source[-CHECKED_BYTES:]))
+    return mix(0, *map(mix_lanes, ends)) & 0xFFFFFFFF
 
 
 def line_at(ends: np.ndarray, position: int) -> int:
