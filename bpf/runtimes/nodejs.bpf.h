@@ -21,7 +21,9 @@
 #include "runtimes/walker.bpf.h"
 
 #define KS_JS_WALK_AT_ONCE 8 /* the kernel allows 33 tail calls in a row: 22 for the frames, 4 for what names them */
-#define KS_JS_CODE_BYTES 64 /* around a return address */
+#define KS_JS_CODE_BYTES                                                                                               \
+	64 /* around a return address, most of it before: behind a code's end others' words may change */
+#define KS_JS_CODE_BEFORE 56
 
 /* the same in every version, x86-64, pointers not compressed */
 #define KS_JS_FRAME 40 /* the words that are read of a frame begin so far below its frame pointer */
@@ -191,7 +193,8 @@ static __always_inline int ks_js_interpreter(struct ks_scratch *s, struct ks_js_
 		return 1;
 	if (ks_user_words(s, v, 4, pc))
 		return 0;
-	if (v[0] == l->interpreter_0 && v[1] == l->interpreter_1 && v[2] == l->interpreter_2 && v[3] == l->interpreter_3)
+	if (v[0] == l->interpreter_0 && v[1] == l->interpreter_1 && v[2] == l->interpreter_2 &&
+	    v[3] == l->interpreter_3)
 		return 1;
 	return v[0] == l->entered_0 && v[1] == l->entered_1 && v[2] == l->entered_2 && v[3] == l->entered_3;
 }
@@ -215,7 +218,7 @@ static __always_inline void ks_js_where(struct ks_scratch *s, struct ks_js_layou
 	}
 	f->pc = pc;
 	if (pc - (base + l->builtins) >= l->builtins_bytes)
-		f->check = ks_user_hash(s, pc - KS_JS_CODE_BYTES / 2, KS_JS_CODE_BYTES, v);
+		f->check = ks_user_hash(s, pc - KS_JS_CODE_BEFORE, KS_JS_CODE_BYTES, v);
 }
 
 /* One step outwards. 0: that was the last. */

@@ -17,7 +17,7 @@
 #define KS_JS_INLINE_LOCALS 75 /* a scope with more has their names in a table */
 #define KS_JS_SCOPE_SLOTS 6 /* in which the function's names are */
 #define KS_JS_STRING_HOPS 3
-#define KS_JS_STRING_PIECES 8
+#define KS_JS_STRING_PIECES 5
 #define KS_JS_STRING_LENGTH 12
 #define KS_JS_STRING_TEXT 16
 #define KS_JS_STRING_FIRST 16 /* of what is put together; what another stands for */
@@ -156,7 +156,8 @@ static __always_inline void ks_js_append(struct ks_js_code_scratch *c, u64 strin
 	u32 kind = ks_js_kind(string);
 	int wide;
 
-	if ((kind & (KS_JS_REPRESENTATION | KS_JS_NO_STRING)) == KS_JS_THIN) { /* it does not tell the other one's width */
+	if ((kind & (KS_JS_REPRESENTATION | KS_JS_NO_STRING)) ==
+	    KS_JS_THIN) { /* it does not tell the other one's width */
 		string = KS_UREAD(u64, string - 1 + KS_JS_STRING_FIRST);
 		kind = ks_js_kind(string);
 	}

@@ -11,7 +11,7 @@ import pytest
 
 from kernelspan_agent.process.errors import MemoryReadError
 from kernelspan_agent.runtimes.mixing import mix_lanes
-from kernelspan_agent.runtimes.nodejs.compiled import HASHED_BYTES, places_of
+from kernelspan_agent.runtimes.nodejs.compiled import HASHED_BEFORE, HASHED_BYTES, places_of
 from kernelspan_agent.runtimes.nodejs.functions import Function
 from kernelspan_agent.runtimes.nodejs.heap import CorruptHeapError
 
@@ -43,7 +43,7 @@ class Made:
         return [(each.function.name, each.function.file, each.position) for each in found]
 
     def check(self, place: int) -> int:
-        return mix_lanes(self.heap.read(START + place - HASHED_BYTES // 2, HASHED_BYTES)) & 0xFFFFFFFF
+        return mix_lanes(self.heap.read(START + place - HASHED_BEFORE, HASHED_BYTES)) & 0xFFFFFFFF
 
 
 def array(heap: Heap, *words: int) -> int:
@@ -212,6 +212,6 @@ def test_other_code_at_the_place() -> None:
     """The bytes around the address are not those that the kernel saw."""
     process = made()
     check = process.check(RETURN)
-    process.heap.write(START + RETURN + 8, b"\xff")
+    process.heap.write(START + RETURN + 7, b"\xff")
     with pytest.raises(CorruptHeapError):
         places_of(process.heap, START + RETURN, check, process.own, process.shared, LAYOUT)

@@ -19,7 +19,7 @@ from kernelspan_agent.ring.records import FRAME
 from kernelspan_agent.runtimes.mixing import mix_lanes
 from kernelspan_agent.runtimes.nodejs import compiled
 from kernelspan_agent.runtimes.nodejs.build import NodeBuild
-from kernelspan_agent.runtimes.nodejs.compiled import HASHED_BYTES
+from kernelspan_agent.runtimes.nodejs.compiled import HASHED_BEFORE, HASHED_BYTES
 from kernelspan_agent.runtimes.nodejs.detect import NodeDetails
 from kernelspan_agent.runtimes.nodejs.layout import (
     BUILTIN,
@@ -205,7 +205,7 @@ def test_any_memory(seed: bytes, pointers: bool, places: list[tuple[int, int]]) 
             symboliser.learn(record(code=code, script=script, script_id=3, source_length=9, flags=missing * (code & 1)))
             check = 0
             if pc > HASHED_BYTES:
-                check = mix_lanes(memory.read(pc - HASHED_BYTES // 2, HASHED_BYTES)) & 0xFFFFFFFF
+                check = mix_lanes(memory.read(pc - HASHED_BEFORE, HASHED_BYTES)) & 0xFFFFFFFF
             wanted = rows((code, pc, check, COMPILED), (code, pc & 0xFF, 0, INTERPRETED))
             wanted["globals"] = script
             assert all(frame.function or frame.unresolved for frame in symboliser.frames(wanted))

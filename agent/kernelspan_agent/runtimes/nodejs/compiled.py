@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MAX_BACK_BYTES = 256 << 10
 MAX_MAPS = 256  # that are looked at
-HASHED_BYTES = 64  # around the address: as in bpf/runtimes/nodejs.bpf.h
+HASHED_BYTES, HASHED_BEFORE = 64, 56  # around the address: as in bpf/runtimes/nodejs.bpf.h
 _PAGE_BYTES, _ALIGNMENT = 4096, 32
 _KIND = 15  # of a Code's flags
 _BYTECODE_LENGTH = 8
@@ -60,7 +60,7 @@ def places_of(memory: Memory, pc: int, check: int, own: Function, shared: int, l
     It is true where a second reading, after all that was taken from what it leads to, says the same.
     Raises MemoryReadError; CorruptHeapError: it is not known.
     """
-    if mix_lanes(memory.read(pc - HASHED_BYTES // 2, HASHED_BYTES)) & 0xFFFFFFFF != check:
+    if mix_lanes(memory.read(pc - HASHED_BEFORE, HASHED_BYTES)) & 0xFFFFFFFF != check:
         raise CorruptHeapError(f"the code at {pc:#x} is another by now")
     code = _of_function(memory, pc, shared, layout) or _backwards(memory, pc, layout)
     kind = code.kind - layout["code_kind_baseline"]

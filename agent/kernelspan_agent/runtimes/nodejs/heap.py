@@ -104,7 +104,8 @@ def characters_of(memory: Memory, string: int) -> Characters:
 
 def read_text(memory: Memory, string: int, limit_chars: int) -> str:
     """A string's text, or its beginning. Raises MemoryReadError, CorruptHeapError."""
-    parts, left, waiting = [], limit_chars, [string]
+    parts: list[str] = []
+    left, waiting = limit_chars, [string]
     for _ in range(_PIECES):
         if not waiting or left <= 0:
             return "".join(parts)

@@ -78,7 +78,7 @@ class NodeSymboliser:
         code, flags = int(header["code"]), int(header["flags"])
         name = decode(record[JS_CODE.itemsize : name_end], int(header["name_width"]))
         file = decode(record[name_end:file_end], int(header["file_width"]))
-        function: Function | None = Function(
+        said = Function(
             initializer(int(header["function_flags"]), self._layout)
             or short(name, cut=flags & CUT_NAME)
             or unnamed(evaluated=bool(flags & EVALUATED)),
@@ -90,8 +90,7 @@ class NodeSymboliser:
             int(header["line_offset"]),
             int(header["source_check"]),
         )
-        if flags & (CUT_NAME | CUT_FILE) * MISSING:
-            function = self._read_function(int(header["shared"]), function)
+        function = self._read_function(int(header["shared"]), said) if flags & (CUT_NAME | CUT_FILE) * MISSING else said
         if function is None:
             return
         _keep(self._codes, code, function, MAX_CODES)
