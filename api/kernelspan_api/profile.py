@@ -102,7 +102,7 @@ def _line(path: str, lines: dict[str, int]) -> int:
 
 
 WALKED = tuple(
-    each.value for each in (Runtime.PYTHON, Runtime.PHP, Runtime.GO, Runtime.JAVA, Runtime.RUBY)
+    each.value for each in (Runtime.PYTHON, Runtime.PHP, Runtime.GO, Runtime.JAVA, Runtime.NODE_JS, Runtime.RUBY)
 )  # whose frames this version reads
 
 _READ = ", ".join(each.value for each in READ)

@@ -32,7 +32,7 @@ MAX_CANDIDATES = 4096  # places where a wanted name occurs in a string table
 PAGE_BYTES = 4096
 ET_EXEC, ET_DYN = 2, 3
 EM_X86_64, EM_AARCH64 = 62, 183
-PT_LOAD = 1
+PT_LOAD, PT_INTERP, PT_TLS = 1, 3, 7
 PF_X, PF_W = 1, 2
 SHT_SYMTAB, SHT_NOTE, SHT_NOBITS, SHT_DYNSYM = 2, 7, 8, 11
 NT_GNU_BUILD_ID = 3
@@ -56,6 +56,7 @@ class Segment:
     file_bytes: int
     memory_bytes: int
     flags: int = 0
+    alignment: int = 0
 
     @property
     def is_code(self) -> bool:
@@ -106,8 +107,8 @@ def read_elf(fd: int) -> Elf:
     if shnum > MAX_SECTIONS or (shnum and shentsize != _SECTION.size):
         raise ElfError(f"{shnum} section headers of {shentsize} bytes")
     segments = tuple(
-        Segment(p_type, offset, address, file_bytes, memory_bytes, flags)
-        for p_type, flags, offset, address, _, file_bytes, memory_bytes, _ in _SEGMENT.iter_unpack(
+        Segment(p_type, offset, address, file_bytes, memory_bytes, flags, alignment)
+        for p_type, flags, offset, address, _, file_bytes, memory_bytes, alignment in _SEGMENT.iter_unpack(
             read_at(fd, phoff, phnum * _SEGMENT.size)
         )
     )
@@ -130,13 +131,18 @@ def read_at(fd: int, offset: int, size: int) -> bytes:
 
 def symbol_addresses(elf: Elf, names: Iterable[str], *, static: bool = True) -> dict[str, int]:
     """Unrelocated addresses of the defined symbols among `names`, from .dynsym, then (`static`) .symtab. Raises ElfError."""
+    return {name: address for name, (address, _) in symbol_extents(elf, names, static=static).items()}
+
+
+def symbol_extents(elf: Elf, names: Iterable[str], *, static: bool = True) -> dict[str, tuple[int, int]]:
+    """The same with their sizes, in bytes. Raises ElfError."""
     wanted = set(names)
-    found: dict[str, int] = {}
+    found: dict[str, tuple[int, int]] = {}
     for kind in (SHT_DYNSYM, SHT_SYMTAB) if static else (SHT_DYNSYM,):
         for table in elf.sections:
             if table.kind == kind and wanted - found.keys():
-                for name, address in _scan_table(elf, table, wanted - found.keys()):
-                    found.setdefault(name, address)
+                for name, extent in _scan_table(elf, table, wanted - found.keys()):
+                    found.setdefault(name, extent)
     return found
 
 
@@ -221,7 +227,7 @@ def _named_sections(fd: int, rows: list[tuple[int, ...]], names_index: int) -> t
     )
 
 
-def _scan_table(elf: Elf, table: Section, names: set[str]) -> Iterator[tuple[str, int]]:
+def _scan_table(elf: Elf, table: Section, names: set[str]) -> Iterator[tuple[str, tuple[int, int]]]:
     if table.link >= len(elf.sections):
         raise ElfError(f"symbol table {table.name!r} names no string table")
     if table.size > MAX_SYMBOLS * _SYMBOL.itemsize:
@@ -235,7 +241,7 @@ def _scan_table(elf: Elf, table: Section, names: set[str]) -> Iterator[tuple[str
         size = min(step, table.size - table.size % _SYMBOL.itemsize - position)
         rows = np.frombuffer(read_at(elf.fd, table.offset + position, size), _SYMBOL)
         for row in rows[np.isin(rows["name"], offsets) & (rows["section"] != 0)]:
-            yield places[int(row["name"])], int(row["value"])
+            yield places[int(row["name"])], (int(row["value"]), int(row["size"]))
 
 
 def _name_places(elf: Elf, strings: Section, names: set[str]) -> dict[int, str]:

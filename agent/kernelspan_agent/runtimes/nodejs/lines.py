@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lines of scripts: where each one ends, from the source that V8 keeps. Bounded for all processes together."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import numpy as np
+
+from kernelspan_agent.runtimes.mixing import mix, mix_lanes
+
+CHECKED_BYTES = 128
+MAX_LINES = 2 << 20  # of all scripts: 8 MB
+_LINE_FEED, _RETURN, _SEPARATORS = 0x0A, 0x0D, (0x2028, 0x2029)
+
+
+def line_ends(source: bytes, width: int) -> np.ndarray:
+    """Positions of the characters that end a line (ECMA-262, 12.3), as V8 counts them: a return before a feed is none."""
+    text = np.frombuffer(source, np.dtype("u1" if width == 1 else "<u2"))
+    ends = text == _LINE_FEED
+    returns = text == _RETURN
+    if returns.any():
+        returns[:-1] &= ~ends[1:]
+        ends |= returns
+    if width > 1:
+        ends |= np.isin(text, _SEPARATORS)
+    return np.flatnonzero(ends).astype(np.uint32)
+
+
+def check_of(source: bytes) -> int:
+    """A hash of how a source begins and ends, as in bpf/runtimes/nodejs_code.bpf.h."""
+    ends = (each.ljust(CHECKED_BYTES, b"\0") for each in (source[:CHECKED_BYTES], source[-CHECKED_BYTES:]))
+    return mix(0, *map(mix_lanes, ends)) & 0xFFFFFFFF
+
+
+def line_at(ends: np.ndarray, position: int) -> int:
+    """The line, from 1, that a position is in."""
+    return int(np.searchsorted(ends, position)) + 1
+
+
+class KnownLines:
+    """Ends of lines of scripts by what the caller names them, the least recently used going first."""
+
+    def __init__(self, most: int = MAX_LINES) -> None:
+        self._most, self._count = most, 0
+        self._known: OrderedDict[object, np.ndarray] = OrderedDict()
+
+    def get(self, script: object) -> np.ndarray | None:
+        """Of one script."""
+        found = self._known.get(script)
+        if found is not None:
+            self._known.move_to_end(script)
+        return found
+
+    def keep_all(self, scripts: Mapping[object, np.ndarray]) -> None:
+        """Takes in those of several."""
+        for script, ends in scripts.items():
+            self.keep(script, ends)
+
+    def keep(self, script: object, ends: np.ndarray) -> None:
+        """Takes in one script's."""
+        before = self._known.pop(script, None)
+        self._count += len(ends) + 1 - (len(before) + 1 if before is not None else 0)
+        self._known[script] = ends
+        while self._count > self._most and len(self._known) > 1:
+            _, gone = self._known.popitem(last=False)
+            self._count -= len(gone) + 1
+
+
+KNOWN = KnownLines()
