@@ -10,9 +10,16 @@ import msgspec
 import pytest
 
 from kernelspan_agent.probes.own.located import Places
-from kernelspan_agent.probes.own.sources import ArgumentError, SystemCallFunction, Trampoline, UserFunction
+from kernelspan_agent.probes.own.sources import (
+    ArgumentError,
+    SystemCallFunction,
+    TracepointRecord,
+    Trampoline,
+    UserFunction,
+)
+from kernelspan_agent.probes.tracefs import Tracepoint
 from kernelspan_api.userprobes import UserProbe
-from tests.support.own_generation import generated, places_of, random_probe
+from tests.support.own_generation import fields, generated, places_of, random_probe
 
 _FUNCTION = Places([UserFunction()], [UserFunction(at_ret=True)])
 _CALL = Places([SystemCallFunction(168)], [SystemCallFunction(168)])
@@ -76,6 +83,22 @@ def test_what_a_program_passes_is_none_of_the_kernels(kind: str, places: Places)
     with pytest.raises(ArgumentError, match="struct of the kernel"):
         generated(probe, places)
     assert generated(probe, _KERNEL).text
+
+
+def test_an_array_is_no_length() -> None:
+    """A Go string's length is the field behind it: where that is an array the verifier would refuse its address as one."""
+    record = TracepointRecord(Tracepoint("syscalls", "sys_enter_x", 1, fields()), is_call=True)
+    event = {"category": "syscalls", "event": "sys_enter_x"}
+
+    def made(index: int) -> str:
+        of = [{"index": index, "type": "GoString", "attribute": "a"}]
+        probe = msgspec.convert({"name": "x", "mode": "Event", "tracepoint": event, "args": of}, UserProbe)
+        return generated(probe, Places([record])).text
+
+    assert [each.name for each in record.fields[6:9]] == ["s64", "pointer", "comm"]
+    assert made(6)
+    with pytest.raises(ArgumentError, match="an array"):
+        made(7)
 
 
 def test_the_same_shape_is_the_same_text() -> None:

@@ -260,7 +260,12 @@ class Generator:
             def following(distance: int, argument: Argument = argument) -> str:
                 if argument.index is None:
                     raise ArgumentError(f"{argument.type.value} takes two arguments: give the index of the first")
-                return source.argument(argument.index + distance).c
+                found = source.argument(argument.index + distance)
+                if found.inline:
+                    raise ArgumentError(
+                        f"{argument.type.value} takes two arguments: behind it lies no number, but an array"
+                    )
+                return found.c
 
             lines += read(slot, raw, f"a{index}", following, is_user=source.is_user)
         return lines
