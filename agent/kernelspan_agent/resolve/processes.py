@@ -21,7 +21,8 @@ from kernelspan_agent.model import AttributeValue
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.process.memory import GONE, Memory, ProcessMemory
-from kernelspan_agent.resolve.glance import Glance, glance, glance_after_exec, glance_at_twin
+from kernelspan_agent.resolve.besides import flags_of, seen_after_exec, words_of
+from kernelspan_agent.resolve.glance import Glance, glance, glance_at_twin
 from kernelspan_agent.resolve.images import KnownImages, image_of
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent
 from kernelspan_agent.runtimes import registry
@@ -212,7 +213,7 @@ class ProcessTable:
                 from_start=True,
                 wanted_by=old.wanted_by if old else frozenset(),
                 parent=old.parent if old else None,
-                known=lambda: _after_exec(tgid, old, directories),
+                known=lambda: seen_after_exec(tgid, old, directories),
                 directories=directories,
             )
             if old is not None:
@@ -280,7 +281,7 @@ class ProcessTable:
             self._pending.pop(traced, None)
             return
         if isinstance(found, DetectedRuntime):
-            self._use(traced, found, flags=_flags(traced, found))
+            self._use(traced, found, flags=flags_of(traced, found))
             self._let_know(traced.process, found)
             return
         traced.looks += found != traced.unsupported
@@ -314,7 +315,7 @@ class ProcessTable:
         for traced in self.alive():
             if traced.runtime is None:
                 continue
-            flags, words = traced.flags | _flags(traced, traced.runtime), _words(traced)
+            flags, words = traced.flags | flags_of(traced, traced.runtime), words_of(traced)
             if (flags, words) != (traced.flags, traced.words):
                 traced.flags, traced.words = flags, words
                 self._tell(traced, traced.runtime)
@@ -393,24 +394,3 @@ class ProcessTable:
         for images in self._by_tgid.values():
             for traced in images:
                 traced.close()
-
-
-def _flags(traced: TracedProcess, found: DetectedRuntime) -> int:
-    if traced.process is not None:
-        with contextlib.suppress(ProcessError):
-            return registry.flags(found, traced.process)
-    return 0
-
-
-def _words(traced: TracedProcess) -> tuple[int, ...]:
-    """What is known by now; what was known of a process goes on to be known of its fork."""
-    if traced.watch is None:
-        return traced.words
-    words = traced.watch.words()
-    return tuple(now or before for now, before in zip(words, traced.words or words, strict=True))
-
-
-def _after_exec(tgid: int, before: TracedProcess | None, directories: tuple[int, int]) -> Glance | None:
-    if before is None or before.seen is None or not directories[0] or before.directories[0] != directories[0]:
-        return None
-    return glance_after_exec(tgid, before.seen, same_cwd=before.directories[1] == directories[1])

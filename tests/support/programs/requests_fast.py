@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What requests_loops does, as an application of FastAPI's: `app`."""
 
 from typing import Annotated, Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """requests_fast in a process that uses greenlets besides, as SQLAlchemy's asynchronous engine does."""
 
 import greenlet

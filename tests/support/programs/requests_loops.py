@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """requests_app on aiohttp's server (`python requests_loops.py PORT`), and what handlers may do of all that an onlooker may take for
 another request's.
 
