@@ -15,7 +15,6 @@
 #define KS_JS_SOURCE 128 /* of a source, at its beginning and its end: nodejs/lines.py */
 #define KS_JS_AT_ONCE 8
 #define KS_JS_INLINE_LOCALS 75 /* a scope with more has their names in a table */
-#define KS_JS_SCOPE_SLOTS 6 /* in which the function's names are */
 #define KS_JS_STRING_HOPS 3
 #define KS_JS_STRING_PIECES 5
 #define KS_JS_STRING_LENGTH 12
@@ -180,29 +179,39 @@ static __always_inline void ks_js_append(struct ks_js_code_scratch *c, u64 strin
 	c->at = KS_LOAD(c->at) + KS_LOAD(c->size) * wide;
 }
 
-/* The string that a function is shown by: its name, else the one that was inferred, of what its scope says; 0: it has none. */
+/* Looks at one slot of a scope, at c->from, and goes on to the next. 1: no more are to be looked at; *name: what was found. */
+static __always_inline int ks_js_scope_slot(struct ks_js_code_scratch *c, struct ks_js_layout *l, u64 *name)
+{
+	u64 value = KS_UREAD(u64, KS_LOAD(c->from));
+	u32 kind;
+
+	c->from = KS_LOAD(c->from) + 8;
+	if (!(value & 1))
+		return 0;
+	kind = ks_js_kind(value);
+	if (kind >= KS_JS_FIRST_NON_STRING)
+		return kind != l->type_oddball; /* the scope outside of it */
+	if (!KS_UREAD(u32, value - 1 + KS_JS_STRING_LENGTH))
+		return 0;
+	*name = value;
+	return 1;
+}
+
+/*
+ * The string that a function is shown by: its name, else the one that was inferred, of what its scope says; 0: it has none.
+ * Its six slots in no loop: 5.10 refuses one whose counter falls into its head ("back-edge"), as clang makes it.
+ */
 static __always_inline u64 ks_js_scope_name(struct ks_js_code_scratch *c, struct ks_js_layout *l, u64 scope)
 {
-	u64 locals = KS_UREAD(u64, scope - 1 + l->scope_locals) >> 32;
+	u64 locals = KS_UREAD(u64, scope - 1 + l->scope_locals) >> 32, name = 0;
 
 	locals = locals < KS_JS_INLINE_LOCALS ? locals * 2 : locals + 1;
 	c->from = scope - 1 + l->scope_variables + locals * 8;
-	for (u32 i = 0; i < KS_JS_SCOPE_SLOTS; i++) {
-		u64 value = KS_UREAD(u64, KS_LOAD(c->from));
-		u32 kind;
-
-		c->from = KS_LOAD(c->from) + 8;
-		if (!(value & 1))
-			continue;
-		kind = ks_js_kind(value);
-		if (kind < KS_JS_FIRST_NON_STRING) {
-			if (KS_UREAD(u32, value - 1 + KS_JS_STRING_LENGTH))
-				return value;
-		} else if (kind != l->type_oddball) {
-			return 0; /* the scope outside of it */
-		}
-	}
-	return 0;
+	if (ks_js_scope_slot(c, l, &name) || ks_js_scope_slot(c, l, &name) || ks_js_scope_slot(c, l, &name) ||
+	    ks_js_scope_slot(c, l, &name) || ks_js_scope_slot(c, l, &name))
+		return name;
+	ks_js_scope_slot(c, l, &name);
+	return name;
 }
 
 /* Appends the table of positions of a frame's bytecode; none is there, or all of it. */
