@@ -33,28 +33,28 @@ mount("tmpfs", "none", folder)
 os.makedirs(f"{folder}/image")
 subprocess.run(["cp", program, f"{folder}/image/app"], check=True)
 for name in ("a", "b"):
-    for part in ("upper", "work", "root"):
+    for part in ("upper", "work", "merged"):
         os.makedirs(f"{folder}/{name}/{part}")
     options = f"lowerdir={folder}/image,upperdir={folder}/{name}/upper,workdir={folder}/{name}/work"
-    mount("overlay", "overlay", f"{folder}/{name}/root", options)
+    mount("overlay", "overlay", f"{folder}/{name}/merged", options)
 
 def of(name):
-    with where.open_path("/app", f"{folder}/{name}/root") as binary:
+    with where.open_path("/app", f"{folder}/{name}/merged") as binary:
         (found,) = find_functions(binary, ["hit"])
         with counted(binary.attach_path, found.functions[0].offset) as counter:
             counts = []
             for each in ("a", "b"):
-                subprocess.run([f"{folder}/{each}/root/app"], check=True)
+                subprocess.run([f"{folder}/{each}/merged/app"], check=True)
                 counts.append(counter.count() - sum(counts))
         return binary.identity, counts
 
 shared = of("a"), of("b")
-os.utime(f"{folder}/b/root/app")  # copied up
+os.utime(f"{folder}/b/merged/app")  # copied up
 changed = of("a"), of("b")
-os.chmod(f"{folder}/b/root/app", 0o700)  # changed again: still the same copy
+os.chmod(f"{folder}/b/merged/app", 0o700)  # changed again: still the same copy
 again = of("b")
 print(json.dumps([[[repr(found), counts] for found, counts in each] for each in (shared, changed, (again,))]))
-for name in ("a/root", "b/root", ""):
+for name in ("a/merged", "b/merged", ""):
     subprocess.run(["umount", f"{folder}/{name}"], check=True)
 """
 

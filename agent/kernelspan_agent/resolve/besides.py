@@ -7,7 +7,6 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.process.errors import ProcessError
-from kernelspan_agent.resolve.glance import Glance, glance_after_exec
 from kernelspan_agent.runtimes import registry
 
 if TYPE_CHECKING:
@@ -29,10 +28,3 @@ def words_of(traced: TracedProcess) -> tuple[int, ...]:
         return traced.words
     words = traced.watch.words()
     return tuple(now or before for now, before in zip(words, traced.words or words, strict=True))
-
-
-def seen_after_exec(tgid: int, before: TracedProcess | None, directories: tuple[int, int]) -> Glance | None:
-    """What is known of a process by what it was before its exec."""
-    if before is None or before.seen is None or not directories[0] or before.directories[0] != directories[0]:
-        return None
-    return glance_after_exec(tgid, before.seen, same_cwd=before.directories[1] == directories[1])

@@ -21,8 +21,8 @@ from kernelspan_agent.model import AttributeValue
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.process.memory import GONE, Memory, ProcessMemory
-from kernelspan_agent.resolve.besides import flags_of, seen_after_exec, words_of
-from kernelspan_agent.resolve.glance import Glance, glance, glance_at_twin
+from kernelspan_agent.resolve.besides import flags_of, words_of
+from kernelspan_agent.resolve.glance import Glance, glance, glance_at_twin, seen_after_exec
 from kernelspan_agent.resolve.images import KnownImages, image_of
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent
 from kernelspan_agent.runtimes import registry

@@ -253,13 +253,12 @@ class Resolver:
     def _object_segments(self, ops: np.ndarray) -> list[Segment | None]:
         out: list[Segment | None] = [None] * len(ops)
         rows = np.flatnonzero((ops["file"] != 0) | (ops["path"] != 0) | (ops["path2"] != 0) | (ops["family"] != 0))
-        columns = [ops[name][rows].tolist() for name in ("file", "path", "path2", "family")]
-        on_internet = rows[np.isin(ops["family"][rows], _INTERNET)]
+        is_internet = np.isin(ops["family"][rows], _INTERNET)
+        on_internet, rows = rows[is_internet], rows[~is_internet]
         for row, ends in zip(on_internet.tolist(), _ends(ops[on_internet]), strict=True):
             out[row] = self._internet[ends]
+        columns = [ops[name][rows].tolist() for name in ("file", "path", "path2", "family")]
         for row, file, path, path2, family in zip(rows.tolist(), *columns, strict=True):
-            if family in _INTERNET:
-                continue
             if family == socket.AF_UNIX:
                 out[row] = self._unix[path, path2]
             else:

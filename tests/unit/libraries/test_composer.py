@@ -94,7 +94,7 @@ def test_names_that_php_makes_up(site: Site) -> None:
     assert site.verdict(library) == "Library pkg:composer/monolog/monolog@3.5.0"
     assert site.verdict("[internal function]") == "Runtime"
     assert site.verdict("Command line code") == "App"
-    for name in ("", "phar:///usr/bin/composer/src/a.php", "vfs://root/a.php", "/app/\0.php", "/" + "a/" * 5000):
+    for name in ("", "phar:///usr/bin/composer/src/a.php", "vfs://top/a.php", "/app/\0.php", "/" + "a/" * 5000):
         assert site.verdict(name) == "unknown"
 
 

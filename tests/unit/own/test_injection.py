@@ -35,7 +35,7 @@ TRICKS = [
     "%n%s%p{0.__class__}{config}",
     "${jndi:ldap://x}",
     "../../../../etc/passwd",
-    "/proc/self/root/../x",
+    "/proc/self/cwd/../x",
     "//x/./../y",
     "\u202e\u2028é\ufeff",
     "x\0y",
