@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.cluster import KindCluster
 from tools.images.docker import Docker
 from tools.images.product import version
 
@@ -82,3 +83,10 @@ def test_the_agent_has_what_it_compiles_with(daemon: Docker, images: dict[str, s
     assert _run(daemon, images["agent"], "/usr/bin/python3 -c 'import bcc; print(bcc.__version__)'")
     assert _run(daemon, images["agent"], "ls /usr/include/linux/bpf.h /etc/ssl/certs/ca-certificates.crt")
     assert "core" in _run(daemon, images["agent"], "kernelspan render --help; find /opt/kernelspan -name '*.bpf.c'")
+
+
+def test_every_node_has_them(cluster: KindCluster, images: dict[str, str]) -> None:
+    """`make images KIND=` gave all of them to each node."""
+    for node in cluster.nodes():
+        have = cluster.images(node.name)
+        assert [image for image in images.values() if not any(name.endswith(f"/{image}") for name in have)] == []

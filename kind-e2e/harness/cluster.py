@@ -22,6 +22,7 @@ from tools.build import build, cache_folder
 from tools.errors import ToolError
 from tools.gotool import Say
 from tools.images.docker import Docker
+from tools.images.product import CHECKOUT
 
 _T = TypeVar("_T")
 NAME = "kernelspan-e2e"
@@ -105,17 +106,21 @@ class KindCluster:
         self.kubeconfig.unlink(missing_ok=True)
 
     def load(self, *images: str) -> None:
-        """Gives images of this docker to every node, those aside that all have as they are now."""
+        """Gives the project's images to every node as its users do, unless all have them as they are now."""
         started = time.monotonic()
         wanted = {image: self._docker.image_id(image) for image in images}
-        have = [self._loaded(name) for name in self._node_names()]
-        missing = [image for image, number in wanted.items() if any(each.get(image) != number for each in have)]
-        if missing:
-            self._run_kind("load", "docker-image", *missing)
-            for name in self._node_names():
-                loaded = json.dumps(self._loaded(name) | {image: wanted[image] for image in missing})
-                self.exec_in_node(name, "tee", _LOADED, script=loaded)
-            self._say(f"kind: loaded {', '.join(missing)}, {time.monotonic() - started:.0f} s")
+        if all(self._loaded(name) == wanted for name in self._node_names()):
+            return
+        command = ["make", "--no-print-directory", "images", f"KIND={NAME}"]
+        self._run(command, {**self._environment(), "MAKEFLAGS": ""}, CHECKOUT)
+        for name in self._node_names():
+            self.exec_in_node(name, "tee", _LOADED, script=json.dumps(wanted))
+        self._say(f"kind: make images loaded {', '.join(images)}, {time.monotonic() - started:.0f} s")
+
+    def images(self, node: str) -> list[str]:
+        """The names of the images that a node's containerd has."""
+        said = json.loads(self.exec_in_node(node, "crictl", "images", "--output=json"))
+        return [name for image in said["images"] for name in image["repoTags"]]
 
     def kubectl(self, *arguments: str, document: object = None, check: bool = True) -> str:
         """What kubectl prints, as the cluster's administrator; `document` goes to its input (name it by `-f -`).
@@ -195,13 +200,15 @@ class KindCluster:
         return self._docker.run("ps", "--all", "--filter", label, "--format", "{{.Names}}").split()
 
     def _run_kind(self, *arguments: str) -> None:
-        command = [str(self._kind), *arguments, f"--name={NAME}"]
-        if arguments[1] == "cluster":
-            command.append(f"--kubeconfig={self.kubeconfig}")
+        command = [str(self._kind), *arguments, f"--name={NAME}", f"--kubeconfig={self.kubeconfig}"]
+        self._run(command, self._environment())
+
+    def _run(self, command: Sequence[str], environment: Mapping[str, str], folder: Path | None = None) -> None:
         # A session of its own: what interrupts us must not interrupt kind in the middle of docker's work.
         ended = subprocess.run(
             command,
-            env=self._environment(),
+            env=environment,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -212,7 +219,7 @@ class KindCluster:
         )
         if ended.returncode:
             raise ToolError(
-                f"kind {' '.join(arguments[:2])} ended with {ended.returncode}: {ended.stdout[-_TAIL_CHARACTERS:]}"
+                f"{' '.join(command[:3])} ended with {ended.returncode}: {ended.stdout[-_TAIL_CHARACTERS:]}"
             )
 
     def _environment(self) -> dict[str, str]:

@@ -61,6 +61,11 @@ def conditions(kubernetes: Kubernetes, name: str = "p") -> dict[str, Any]:
     return {one["type"]: one for one in kubernetes.profile(SPACE, name)["status"]["conditions"]}
 
 
+def ready_nodes(kubernetes: Kubernetes, name: str) -> dict[str, bool]:
+    """The nodes of a profile's status, and whether each is ready."""
+    return {one["node"]: one["ready"] for one in kubernetes.profile(SPACE, name)["status"].get("nodes", [])}
+
+
 def test_deletion_with_the_operator_dead(kubernetes: Kubernetes, operator: Operator) -> None:
     """Nothing holds the object back; whoever comes later knows nothing of it."""
     kubernetes.pod(SPACE, "a", "flt-1")
@@ -215,8 +220,8 @@ def test_older_agent(kubernetes: Kubernetes, operator: Operator) -> None:
         other.until_names({"b": {"p", "q"}})
         assert "flt-1" in kubernetes.says(SPACE, "p", "False", "AgentOutdated")
         kubernetes.says(SPACE, "q", "True", "Ready")
-        nodes = {one["node"]: one for one in kubernetes.profile(SPACE, "p")["status"]["nodes"]}
-        assert (nodes["flt-1"]["ready"], nodes["flt-2"]["ready"]) == (False, True)
+        eventually(lambda: ready_nodes(kubernetes, "p") == {"flt-1": False, "flt-2": True})
+        assert kubernetes.condition(SPACE, "p", "Ready")[:2] == ("False", "AgentOutdated")
         older.close()
         with Agent(operator, "flt-1") as newer:
             newer.until_names({"a": {"p"}})

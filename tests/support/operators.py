@@ -7,6 +7,7 @@ The kubelets are played by the test: it writes the statuses of pods and nodes. A
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -301,6 +302,10 @@ class Operator:
     def log(self) -> str:
         """All that it wrote."""
         return self.process.log.read_text("utf-8")
+
+    def forbidden(self) -> list[str]:
+        """The lines of its log that tell of a request refused for want of a right."""
+        return [line for line in self.log().splitlines() if re.search(r"\b403\b", line)]
 
     def resident_bytes(self) -> int:
         """What of it is in memory."""
