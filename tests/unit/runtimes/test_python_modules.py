@@ -20,24 +20,11 @@ from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.python import modules
 from kernelspan_agent.runtimes.python.layout import Types
 from kernelspan_agent.runtimes.python.versions import BY_MINOR
+from tests.support.noise import Noise
 
 
 class Derived(types.ModuleType):
     """As lazy importers make them."""
-
-
-class Noise:
-    """Memory whose bytes follow from the address: words are often addresses of itself."""
-
-    def __init__(self, data: bytes, holes: int) -> None:
-        self.data, self.holes, self.reads = data, holes, 0
-
-    def read(self, address: int, size: int) -> bytes:
-        self.reads += 1
-        if size > 1 << 20 or (self.holes and address % self.holes == 0):
-            raise MemoryReadError(address, size, "a hole")
-        start = address % len(self.data)
-        return (self.data[start:] + self.data * (size // len(self.data) + 1))[:size]
 
 
 def loaded() -> list[str] | None:
@@ -92,13 +79,13 @@ def test_another_dict_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_types_that_are_not_known() -> None:
     """A program without symbols: no word can be told to be a dict's address."""
     found = SimpleNamespace(address=0x1000, details=SimpleNamespace(offsets=BY_MINOR[11], types=Types()))
-    assert modules.read_files(found, Noise(b"\0" * 64, 0)) is None  # type: ignore[arg-type]
+    assert modules.read_files(found, Noise(b"\0" * 64, holes=0)) is None  # type: ignore[arg-type]
 
 
 def test_a_maze_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory in which every word leads to a dict full of keys: reads are counted, not followed for ever."""
     monkeypatch.setattr(modules, "MAX_READS", 1000)
-    maze = Noise((0x10000).to_bytes(8, "little") * 8, 0)
+    maze = Noise((0x10000).to_bytes(8, "little") * 8, holes=0)
     found = SimpleNamespace(
         address=0x10000, details=SimpleNamespace(offsets=BY_MINOR[11], types=Types(dict=0x10000, unicode=0x10000))
     )
@@ -119,7 +106,7 @@ def test_noise(data: bytes, holes: int, minor: int, head: int, places: list[int]
     """Memory that holds anything: an end, bounded reads, no list that nobody has proved, no error but the one named."""
     words = [int.from_bytes(data[place : place + 8], "little") for place in places]
     found = SimpleNamespace(address=head, details=SimpleNamespace(offsets=BY_MINOR[minor], types=Types(*words)))
-    memory = Noise(data, holes)
+    memory = Noise(data, holes=holes)
     try:
         files = modules.read_files(found, memory)  # type: ignore[arg-type]
     except MemoryReadError:
