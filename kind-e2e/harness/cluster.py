@@ -119,8 +119,7 @@ class KindCluster:
 
     def images(self, node: str) -> list[str]:
         """The names of the images that a node's containerd has."""
-        said = json.loads(self.exec_in_node(node, "crictl", "images", "--output=json"))
-        return [name for image in said["images"] for name in image["repoTags"]]
+        return self.exec_in_node(node, "ctr", "--namespace=k8s.io", "images", "list", "--quiet").split()
 
     def kubectl(self, *arguments: str, document: object = None, check: bool = True) -> str:
         """What kubectl prints, as the cluster's administrator; `document` goes to its input (name it by `-f -`).

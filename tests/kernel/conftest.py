@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import leftovers
+from tests.support import leftovers, runtimes_page
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,3 +18,9 @@ def nothing_left_behind() -> Iterator[None]:
     yield
     if os.geteuid() == 0:
         leftovers.check(before)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """`make matrix` says what it found."""
+    if os.environ.get("KERNELSPAN_MATRIX") and exitstatus == pytest.ExitCode.OK:
+        runtimes_page.write({item.path for item in session.items})

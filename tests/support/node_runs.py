@@ -17,7 +17,7 @@ from typing import Any
 from kernelspan_agent.app import App
 from kernelspan_agent.runtimes.nodejs.detect import NUMBER
 from kernelspan_api import semconv
-from tests.support import nodes, truth
+from tests.support import nodes, runtimes_page, truth
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.pythons import Interpreter, Program
 from tests.support.require import require
@@ -139,6 +139,8 @@ def judge(outcome: Outcome) -> Judged:
             found.wrong.append(problem)
         else:
             found.right += 1
+    mine = [outcome.spans.get(each.key, []) for each in outcome.said]
+    runtimes_page.note(mine, found.said, len(found.wrong), found.missing)
     return found
 
 

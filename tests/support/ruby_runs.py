@@ -22,7 +22,7 @@ from typing import Any
 from kernelspan_agent.app import App
 from kernelspan_agent.runtimes.ruby.detect import NUMBER
 from kernelspan_api import semconv
-from tests.support import rubies, truth
+from tests.support import rubies, runtimes_page, truth
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.pythons import Interpreter, Program
 from tests.support.require import require
@@ -151,7 +151,7 @@ def read_said(out: Path) -> tuple[list[tuple[str, str, list[Row]]], set[str]]:
 
 def judge(said: Iterable[tuple[str, str, list[Row]]], spans: dict[str, list[ReceivedSpan]]) -> Verdict:
     """Holds every operation that was said against its span."""
-    verdict = Verdict()
+    verdict, said = Verdict(), list(said)
     for key, _, rows in said:
         verdict.said += 1
         found = spans.get(key, [])
@@ -164,6 +164,8 @@ def judge(said: Iterable[tuple[str, str, list[Row]]], spans: dict[str, list[Rece
         problem = _judge_one(rows, found[0], verdict)
         if problem:
             verdict.wrong.append(f"{key}: {problem}")
+    mine = [spans.get(key, []) for key, _, _ in said]
+    runtimes_page.note(mine, verdict.said, len(verdict.wrong), verdict.missing, verdict.truncated)
     return verdict
 
 

@@ -29,7 +29,7 @@ from kernelspan_agent.process.procfs import printable
 from kernelspan_agent.resolve.resource import ResourceSettings
 from kernelspan_api import semconv
 from kernelspan_api.profile import load
-from tests.support import pythons
+from tests.support import pythons, runtimes_page
 from tests.support.otlp_json import ReceivedSpan, spans_of
 from tests.support.pythons import Interpreter, Program
 from tests.support.require import require
@@ -294,7 +294,7 @@ def by_key(spans: Iterable[ReceivedSpan]) -> dict[str, list[ReceivedSpan]]:
 
 def judge(said: Iterable[Said], spans: dict[str, list[ReceivedSpan]], *, allow_outer_missing: bool = False) -> Verdict:
     """Holds every operation that was said against its span. `allow_outer_missing`: of truncated stacks."""
-    verdict = Verdict()
+    verdict, said = Verdict(), list(said)
     for each in said:
         verdict.said += 1
         found = spans.get(each.key, [])
@@ -305,6 +305,8 @@ def judge(said: Iterable[Said], spans: dict[str, list[ReceivedSpan]], *, allow_o
                 verdict.missing["NotSeen"] += 1
             continue
         _judge_one(each, found[0], verdict, allow_outer_missing=allow_outer_missing)
+    mine = [spans.get(each.key, []) for each in said]
+    runtimes_page.note(mine, verdict.said, len(verdict.wrong), verdict.missing, verdict.truncated)
     return verdict
 
 
