@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ class Outcome:
     all_spans: list[ReceivedSpan]
     accounting: dict[str, Any]
     descriptions: set[str]
+    label: str  # the interpreter's
 
 
 def wanted_rubies() -> list[str]:
@@ -123,9 +124,9 @@ def traced(runs: Sequence[tuple[Interpreter, Sequence[str]]], *, options: Sequen
             assert program.started.wait() == 0
         spans = truth.read_spans(output)
         found = []
-        for _, out in running:
+        for (ruby, _), (_, out) in zip(runs, running, strict=True):
             said, descriptions = read_said(out)
-            found.append(Outcome(said, truth.by_key(spans), spans, accounting, descriptions))
+            found.append(Outcome(said, truth.by_key(spans), spans, accounting, descriptions, ruby.label))
         return found
 
 
@@ -149,9 +150,9 @@ def read_said(out: Path) -> tuple[list[tuple[str, str, list[Row]]], set[str]]:
 # --- judging ------------------------------------------------------------------------------------------------------
 
 
-def judge(said: Iterable[tuple[str, str, list[Row]]], spans: dict[str, list[ReceivedSpan]]) -> Verdict:
-    """Holds every operation that was said against its span."""
-    verdict, said = Verdict(), list(said)
+def judge(said: Sequence[tuple[str, str, list[Row]]], spans: dict[str, list[ReceivedSpan]], label: str = "") -> Verdict:
+    """Holds every operation that was said against its span. `label`: the interpreter's."""
+    verdict = Verdict()
     for key, _, rows in said:
         verdict.said += 1
         found = spans.get(key, [])
@@ -165,7 +166,7 @@ def judge(said: Iterable[tuple[str, str, list[Row]]], spans: dict[str, list[Rece
         if problem:
             verdict.wrong.append(f"{key}: {problem}")
     mine = [spans.get(key, []) for key, _, _ in said]
-    runtimes_page.note(mine, verdict.said, len(verdict.wrong), verdict.missing, verdict.truncated)
+    runtimes_page.note(mine, verdict.said, len(verdict.wrong), verdict.missing, verdict.truncated, label)
     return verdict
 
 

@@ -53,9 +53,17 @@ _found: dict[tuple[str, str, str], Found] = {}
 
 
 def note(
-    spans: Iterable[Sequence[ReceivedSpan]], said: int, wrong: int, missing: Counter[str], truncated: int = 0
+    spans: Iterable[Sequence[ReceivedSpan]],
+    said: int,
+    wrong: int,
+    missing: Counter[str],
+    truncated: int = 0,
+    label: str = "",
 ) -> None:
-    """Counts what was said by programs of one runtime, whose name and version are those of their spans' resources."""
+    """Counts what was said by programs of one runtime, whose name and version are those of their spans' resources.
+
+    `label`: of the interpreter, which says whether it is musl's; empty: the test's own name says so.
+    """
     named = {
         (str(span.resource[semconv.PROCESS_RUNTIME_NAME]), str(span.resource[semconv.PROCESS_RUNTIME_VERSION]))
         for several in spans
@@ -67,7 +75,7 @@ def note(
     test = _ID.search(os.environ.get("PYTEST_CURRENT_TEST", ""))
     identifier = test[2] or "" if test else ""
     name, version = named.pop()
-    found = _found.setdefault((name, version, "musl" if "musl" in identifier else "glibc"), Found())
+    found = _found.setdefault((name, version, "musl" if "musl" in (label or identifier) else "glibc"), Found())
     found.programs.add(test[1].removeprefix("test_").replace("_", " ") if test else "")
     found.said += said
     found.wrong += wrong

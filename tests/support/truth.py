@@ -292,8 +292,14 @@ def by_key(spans: Iterable[ReceivedSpan]) -> dict[str, list[ReceivedSpan]]:
 # --- judging ------------------------------------------------------------------------------------------------------
 
 
-def judge(said: Iterable[Said], spans: dict[str, list[ReceivedSpan]], *, allow_outer_missing: bool = False) -> Verdict:
-    """Holds every operation that was said against its span. `allow_outer_missing`: of truncated stacks."""
+def judge(
+    said: Iterable[Said],
+    spans: dict[str, list[ReceivedSpan]],
+    *,
+    allow_outer_missing: bool = False,
+    label: str = "",
+) -> Verdict:
+    """Holds every operation that was said against its span. `allow_outer_missing`: of truncated stacks. `label`: the interpreter's."""
     verdict, said = Verdict(), list(said)
     for each in said:
         verdict.said += 1
@@ -306,7 +312,7 @@ def judge(said: Iterable[Said], spans: dict[str, list[ReceivedSpan]], *, allow_o
             continue
         _judge_one(each, found[0], verdict, allow_outer_missing=allow_outer_missing)
     mine = [spans.get(each.key, []) for each in said]
-    runtimes_page.note(mine, verdict.said, len(verdict.wrong), verdict.missing, verdict.truncated)
+    runtimes_page.note(mine, verdict.said, len(verdict.wrong), verdict.missing, verdict.truncated, label)
     return verdict
 
 

@@ -28,7 +28,7 @@ DEEPER_THAN_A_STACK = 4  # of the depths in targets/kinds.py
 def test_every_frame_is_true() -> None:
     """Threads, coroutines, recursion, call-backs, made code, odd names: thousands of operations, none of them wrong."""
     for outcome in traced([Launch(needed(label), "kinds", ("4",)) for label in wanted_pythons()]):
-        verdict = judge(outcome.said, outcome.spans, allow_outer_missing=True)
+        verdict = judge(outcome.said, outcome.spans, allow_outer_missing=True, label=outcome.launch.python.label)
         assert_true(verdict, 2000, outcome)
         assert verdict.truncated == DEEPER_THAN_A_STACK, verdict
         assert not verdict.no_module, verdict

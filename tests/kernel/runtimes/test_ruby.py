@@ -38,7 +38,7 @@ def pairs(labels: list[str]) -> list[tuple[str, ...]]:
 def test_every_kind_of_frame(labels: tuple[str, ...]) -> None:
     """Methods of every kind, blocks, C functions, eval, exceptions, threads, fibers: the function, its class, file, line."""
     for outcome in traced([(needed(label), ("kinds", str(ROUNDS))) for label in labels]):
-        verdict = judge(outcome.said, outcome.spans)
+        verdict = judge(outcome.said, outcome.spans, outcome.label)
         assert_true(verdict, 330 * ROUNDS, outcome)
         assert verdict.truncated == 1  # the deepest of all
 
@@ -47,7 +47,7 @@ def test_every_kind_of_frame(labels: tuple[str, ...]) -> None:
 def test_what_is_dropped_is_never_taken_for_what_follows(labels: tuple[str, ...]) -> None:
     """Methods, blocks, classes and code of eval that are made and dropped in a loop, while memory is collected and moved."""
     for outcome in traced([(needed(label), ("dropped", str(DROPS))) for label in labels]):
-        verdict = judge(outcome.said, outcome.spans)
+        verdict = judge(outcome.said, outcome.spans, outcome.label)
         assert_true(verdict, 50 * DROPS, outcome)
         assert verdict.truncated == 0
 
@@ -58,7 +58,7 @@ def test_with_the_compiler_of_3_1() -> None:
     options = ("--yjit", "--yjit-call-threshold=2")
     for outcome in traced([(ruby, ("kinds", str(ROUNDS))), (ruby, ("dropped", "10"))], options=options):
         assert all("+YJIT" in each for each in outcome.descriptions)
-        assert_true(judge(outcome.said, outcome.spans), 500, outcome)
+        assert_true(judge(outcome.said, outcome.spans, outcome.label), 500, outcome)
 
 
 @pytest.mark.parametrize("labels", pairs(rubies.labels()), ids=" ".join)
@@ -75,11 +75,11 @@ def test_forked_workers(labels: tuple[str, ...]) -> None:
     assert read  # else this shows nothing
     for outcome in outcomes:
         assert len({key.partition("/")[0] for key, _, _ in outcome.said}) == 5
-        assert_true(judge(outcome.said, outcome.spans), 200, outcome)
+        assert_true(judge(outcome.said, outcome.spans, outcome.label), 200, outcome)
 
 
 @pytest.mark.parametrize("label", [each for each in wanted_rubies() if "2.7" not in each])
 def test_ractors(label: str) -> None:
     """Several at once, each with threads of its own, which since 3.3 are not one native thread's for good."""
     (outcome,) = traced([(needed(label), ("ractors", "4"))])
-    assert_true(judge(outcome.said, outcome.spans), 900, outcome)
+    assert_true(judge(outcome.said, outcome.spans, outcome.label), 900, outcome)
