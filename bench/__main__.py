@@ -29,6 +29,8 @@ from bench.plots import plots
 from bench.processes import HERE, BenchError, Peer, Worker, compile_c
 from bench.report import lines_table, page
 from bench.variants import NEIGHBOUR, variants
+from kernelspan_agent.errors import MachineError
+from kernelspan_agent.probes.tracefs import Tracefs
 
 PARTS = ("matrix", "own", "flood", "steady", "send", "start", "web")
 _QUICK_VARIANTS = ("none", "none again", "empty raw", "empty user", "raw, no stack", "raw", "ours", "user probes")
@@ -117,6 +119,8 @@ def measure(parts: Sequence[str], effort: Effort, *, quick: bool) -> Measured:
     found = Measured()
     found.facts = machine.describe()
     began, steal = time.monotonic(), machine.steal_ticks()
+    if {"matrix", "own"} & set(parts):
+        Tracefs.find()  # what others attach to; before an hour's work, not in the midst of it
     with set_up(parts, quick=quick) as bench:
         found.facts["sink"], found.facts["pythons"] = bench.sink, bench.pythons
         for part in parts:
@@ -250,8 +254,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         found = measure(options.part or PARTS, effort, quick=options.quick)
-    except BenchError as error:
-        say(str(error))
+    except (BenchError, MachineError) as error:
+        say(f"{error}: {error.hint}" if isinstance(error, MachineError) and error.hint else str(error))
         return 3
     table = rows(found)
     print(lines_table(table))
