@@ -120,6 +120,7 @@ class Judged:
     right: int = 0
     wrong: list[str] = field(default_factory=list)
     missing: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0
     frames: int = 0
     lineless: int = 0
 
@@ -139,8 +140,7 @@ def judge(outcome: Outcome) -> Judged:
             found.wrong.append(problem)
         else:
             found.right += 1
-    mine = [outcome.spans.get(each.key, []) for each in outcome.said]
-    runtimes_page.note(mine, found.said, len(found.wrong), found.missing)
+    runtimes_page.note((outcome.spans.get(each.key, []) for each in outcome.said), found)
     return found
 
 

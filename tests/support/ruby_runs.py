@@ -165,8 +165,7 @@ def judge(said: Sequence[tuple[str, str, list[Row]]], spans: dict[str, list[Rece
         problem = _judge_one(rows, found[0], verdict)
         if problem:
             verdict.wrong.append(f"{key}: {problem}")
-    mine = [spans.get(key, []) for key, _, _ in said]
-    runtimes_page.note(mine, verdict.said, len(verdict.wrong), verdict.missing, verdict.truncated, label)
+    runtimes_page.note((spans.get(key, []) for key, _, _ in said), verdict, label)
     return verdict
 
 

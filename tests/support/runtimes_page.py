@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from kernelspan_api import semconv
 from tests.support.otlp_json import ReceivedSpan
@@ -38,6 +39,15 @@ them. "cut": of those that are right, stacks whose outermost frames are missing,
 _ID = re.compile(r"::(\w+)(?:\[(.*)\])? \(\w+\)$")
 
 
+class Verdict(Protocol):
+    """What came of holding spans against what was said."""
+
+    said: int
+    wrong: list[str]
+    missing: Counter[str]
+    truncated: int  # of the right ones
+
+
 @dataclass
 class Found:
     """What came of the tests of one version."""
@@ -52,14 +62,7 @@ class Found:
 _found: dict[tuple[str, str, str], Found] = {}
 
 
-def note(
-    spans: Iterable[Sequence[ReceivedSpan]],
-    said: int,
-    wrong: int,
-    missing: Counter[str],
-    truncated: int = 0,
-    label: str = "",
-) -> None:
+def note(spans: Iterable[Sequence[ReceivedSpan]], verdict: Verdict, label: str = "") -> None:
     """Counts what was said by programs of one runtime, whose name and version are those of their spans' resources.
 
     `label`: of the interpreter, which says whether it is musl's; empty: the test's own name says so.
@@ -77,10 +80,10 @@ def note(
     name, version = named.pop()
     found = _found.setdefault((name, version, "musl" if "musl" in (label or identifier) else "glibc"), Found())
     found.programs.add(test[1].removeprefix("test_").replace("_", " ") if test else "")
-    found.said += said
-    found.wrong += wrong
-    found.truncated += truncated
-    found.missing += missing
+    found.said += verdict.said
+    found.wrong += len(verdict.wrong)
+    found.truncated += verdict.truncated
+    found.missing += verdict.missing
 
 
 def _order(key: tuple[str, str, str]) -> tuple[str, list[int], str]:

@@ -293,13 +293,9 @@ def by_key(spans: Iterable[ReceivedSpan]) -> dict[str, list[ReceivedSpan]]:
 
 
 def judge(
-    said: Iterable[Said],
-    spans: dict[str, list[ReceivedSpan]],
-    *,
-    allow_outer_missing: bool = False,
-    label: str = "",
+    said: Iterable[Said], spans: dict[str, list[ReceivedSpan]], *, allow_outer_missing: bool = False, label: str = ""
 ) -> Verdict:
-    """Holds every operation that was said against its span. `allow_outer_missing`: of truncated stacks. `label`: the interpreter's."""
+    """Holds every operation that was said against its span. `allow_outer_missing`: of truncated stacks."""
     verdict, said = Verdict(), list(said)
     for each in said:
         verdict.said += 1
@@ -311,8 +307,7 @@ def judge(
                 verdict.missing["NotSeen"] += 1
             continue
         _judge_one(each, found[0], verdict, allow_outer_missing=allow_outer_missing)
-    mine = [spans.get(each.key, []) for each in said]
-    runtimes_page.note(mine, verdict.said, len(verdict.wrong), verdict.missing, verdict.truncated, label)
+    runtimes_page.note((spans.get(each.key, []) for each in said), verdict, label)
     return verdict
 
 
