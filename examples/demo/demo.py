@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: a web application runs, kernelspan is attached to it, a few requests are made, their traces are printed.
+"""The demo: a small shop of three services and a database runs, kernelspan is attached, a few requests are made.
 
-The application is started first and asked once for each page, as one finds it in real life: already running. Its
-imports are over by then, so the traces show requests. Requests come 2 s apart: after a second without operations a
-thread's trace ends, so each request has its own.
+The services are started first and asked once for each page, as one finds them in real life: already running. Requests come
+2 s apart: after a second without operations a thread's trace ends, so each request has its own. What is printed is one of
+them whole, through all services, and what became of every operation.
 
-Ends with 0 if operations were seen with both a function of the application and the library it called.
+Ends with 0 if that trace went through all of them, down to the database.
 """
 
 import argparse
@@ -13,8 +13,9 @@ import contextlib
 import http.client
 import json
 import os
+import pty
+import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,71 +23,31 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import services
 
 HERE = Path(__file__).resolve().parent
 KERNELSPAN = HERE.parents[1] / ".venv/bin/kernelspan"
+SHOWN = 1  # the request whose trace is printed
 REQUESTS = (
     ("POST", "/orders/7", "stores an order: SQLite with its journal"),
-    ("GET", "/orders/7", "shows it: database, cache of files, another service"),
+    ("GET", "/orders/7", "shows it: prices come from prices (Java), which asks stock (Go), which asks PostgreSQL"),
     ("GET", "/orders/7", "shows it again: prices are in the cache now"),
     ("POST", "/report", "writes three files in a pool of threads"),
-    ("GET", "/compare", "asks the other service twice at once, in coroutines"),
+    ("GET", "/compare", "asks for two prices at once, in coroutines"),
     ("GET", "/invoices/7", "looks for a file that is not there"),
 )
 PAUSE_SECONDS = 2.0
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
+PROCESSES = 4  # gunicorn, its worker, java, stock
 OPERATION = {"file.path", "network.peer.address"}  # what an operation has and a function's span has not
 
 
 def say(text: str) -> None:
-    """One line of ours between the traces."""
+    """One line of ours."""
     print(f"demo: {text}", flush=True)
-
-
-@contextlib.contextmanager
-def running(command: Sequence[str], **options: object) -> Iterator[subprocess.Popen[str]]:
-    """A program in a session of its own, so that Ctrl-C is ours to handle; ended with all that it started."""
-    process = subprocess.Popen(command, text=True, start_new_session=True, **options)  # type: ignore[call-overload]
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-@contextlib.contextmanager
-def application(python: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """The shop under gunicorn, and the price service; gives gunicorn's process and the shop's port on loopback."""
-    with contextlib.ExitStack() as stack:
-        prices = stack.enter_context(running([python, str(HERE / "app/prices.py")], stdout=subprocess.PIPE))
-        assert prices.stdout is not None
-        environ = os.environ | {
-            "SHOP_DATA": str(folder),
-            "SHOP_PRICES": f"127.0.0.1:{prices.stdout.readline().strip()}",
-        }
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        command = [
-            python,
-            "-m",
-            "gunicorn",
-            "--bind",
-            f"fd://{listener.fileno()}",
-            "--threads",
-            "4",
-            "--keep-alive",
-            "10",
-        ]
-        command += ["--log-level", "warning", "--chdir", str(HERE / "app"), "shop:app"]
-        shop = stack.enter_context(running(command, env=environ, pass_fds=[listener.fileno()]))
-        yield shop, listener.getsockname()[1]
 
 
 def ask(connection: http.client.HTTPConnection, method: str, path: str) -> int:

@@ -18,6 +18,7 @@ import pytest
 
 from tests.support import databases, runs
 from tests.support.otlp_json import ReceivedSpan
+from tools import postgresql
 
 CLIENT = runs.PROGRAMS / "postgres_client.py"
 DATABASES = ["postgres", "template1"]  # of the client's threads in turn
@@ -122,7 +123,7 @@ def test_what_a_statement_is(tmp_path: Path) -> None:
 def test_server(tmp_path: Path) -> None:
     """PostgreSQL itself, traced: the same statements from the other end, each a trace of its own."""
     with databases.postgres_data() as data, databases.reserved_port() as port:
-        server = databases.postgres_command(port, data)
+        server = postgresql.command(port, data)
         with runs.agent(tmp_path, profile(tmp_path, "Server"), *server) as started:
             started.wait_until(lambda: databases.is_listening(port), "PostgreSQL answers")
             done = subprocess.run(command(str(port), "psycopg", 4, 6), capture_output=True, check=True)
@@ -138,7 +139,7 @@ def test_server(tmp_path: Path) -> None:
 def test_client_that_was_there_before(kind: str, tmp_path: Path) -> None:
     """Its connections are joined in their middle: what is told is right, and after some statements all is told."""
     with databases.postgres() as port:
-        where = str(port) if kind == "tcp" else f"{databases.postgres_root()}/tmp:{port}"
+        where = str(port) if kind == "tcp" else f"{postgresql.root()}/tmp:{port}"
         with subprocess.Popen(
             command(where, "psycopg", 4, 6, "wait"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as program:

@@ -9,27 +9,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shutil
 import signal
 import socket
-import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import trustme
 
-from tests.support import debian, venvs
+from tests.support import venvs
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.ports import PortReservation
 from tests.support.runs import Run
+from tools import debian, postgresql
 
 SUITE = "bookworm"
 _RECIPE = "1"  # part of the cache's name: a change here makes new roots
 _TIMEOUT_SECONDS = 60
-_POSTGRES = "/usr/lib/postgresql/15/bin"
 
 
 def python() -> Path:
@@ -97,68 +94,26 @@ def names_above(span: ReceivedSpan, by_id: dict[str, ReceivedSpan]) -> set[str]:
     return names
 
 
-POSTGRES_USER, POSTGRES_UID = "postgres", 54321
-
-
-@functools.cache
-def postgres_root() -> Path:
-    """The root of Debian's PostgreSQL, fetched and unpacked if it is not. Raises debian.DebianError."""
-    root = root_of("postgresql", ["postgresql-15", "dash"], [[f"{_POSTGRES}/postgres", "--version"]])
-    (root / "etc" / "passwd").write_text(f"{POSTGRES_USER}:x:{POSTGRES_UID}:{POSTGRES_UID}::/tmp:/bin/sh\n")
-    (root / "tmp").chmod(0o1777)
-    if not (root / "dev" / "null").exists():
-        os.mknod(root / "dev" / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
-        (root / "dev" / "null").chmod(0o666)
-    return root
-
-
 @contextlib.contextmanager
 def postgres_data(*, tls: bool = False) -> Iterator[str]:
-    """A new cluster's folder, as the root has it; it asks for passwords: `s3cret`. `tls`: it has a certificate."""
-    root = postgres_root()
-    template = root / "var" / "lib" / "template"
-    if not template.exists():
-        with _own_folder(root) as folder:
-            (folder / "password").write_text("s3cret\n")
-            inside = f"/tmp/{folder.name}"
-            options = ["-A", "scram-sha-256", "--pwfile", f"{inside}/password", "-N", "-E", "UTF8", "--locale", "C"]
-            _as_postgres("initdb", "-D", f"{inside}/pg", *options)
-            with contextlib.suppress(OSError):  # another session was faster
-                (folder / "pg").rename(template)
-    with _own_folder(root) as folder:
-        subprocess.run(["cp", "-a", str(template), str(folder / "pg")], check=True)
+    """A new cluster's folder, as its root has it; it asks for passwords: `s3cret`. `tls`: it has a certificate."""
+    with postgresql.cluster() as data:
         if tls:
+            folder = Path(f"{postgresql.root()}{data}")
             issued = trustme.CA().issue_cert("127.0.0.1")
             for name, pem in (("server.key", issued.private_key_pem), ("server.crt", issued.cert_chain_pems[0])):
-                pem.write_to_path(folder / "pg" / name)
-                os.chown(folder / "pg" / name, POSTGRES_UID, POSTGRES_UID)
-                (folder / "pg" / name).chmod(0o600)
-            with (folder / "pg" / "postgresql.conf").open("a") as settings:
+                pem.write_to_path(folder / name)
+                os.chown(folder / name, postgresql.UID, postgresql.UID)
+                (folder / name).chmod(0o600)
+            with (folder / "postgresql.conf").open("a") as settings:
                 settings.write("ssl = on\n")
-        yield f"/tmp/{folder.name}/pg"
-
-
-@contextlib.contextmanager
-def _own_folder(root: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="data-", dir=root / "tmp"))
-    try:
-        os.chown(folder, POSTGRES_UID, POSTGRES_UID)
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
-def postgres_command(port: int, data: str, program: str = "postgres") -> list[str]:
-    """What runs a PostgreSQL on a port, in its root."""
-    options = ["-D", data, "-p", str(port), "-k", "/tmp", "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
-    return [*_chroot(program), *options, "-c", "dynamic_shared_memory_type=mmap", "-c", "shared_buffers=16MB"]
+        yield data
 
 
 @contextlib.contextmanager
 def postgres(*, tls: bool = False) -> Iterator[int]:
     """A PostgreSQL that nobody traces; gives its port."""
-    with postgres_data(tls=tls) as data, reserved_port() as port, running(postgres_command(port, data)):
-        until(lambda: is_listening(port), "PostgreSQL answers")
+    with postgres_data(tls=tls) as data, postgresql.server(data) as port:
         yield port
 
 
@@ -172,24 +127,9 @@ def running(command: list[str], ends_by: int = signal.SIGINT) -> Iterator[int]:
             server.send_signal(ends_by)
 
 
-def _chroot(program: str) -> list[str]:
-    return ["chroot", f"--userspec={POSTGRES_UID}:{POSTGRES_UID}", str(postgres_root()), f"{_POSTGRES}/{program}"]
-
-
-def _as_postgres(program: str, *arguments: str) -> None:
-    done = subprocess.run([*_chroot(program), *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def root_of(name: str, packages: list[str], proofs: list[list[str]]) -> Path:
     """A root of these packages, fetched and unpacked if it is not, in which the commands `proofs` succeed."""
-    if os.geteuid():
-        raise debian.DebianError("chroot needs root")
-    found = venvs.cache_folder().parent / "databases" / f"{SUITE}-{name}-{_RECIPE}"
-    if not found.exists():
-        found.parent.mkdir(parents=True, exist_ok=True)
-        debian.make_root(SUITE, packages, found, proofs)
-    return found
+    return debian.kept_root(SUITE, name, packages, proofs, recipe=_RECIPE)
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

@@ -17,8 +17,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.support import debian
 from tests.support.pythons import Interpreter
+from tools import debian
 
 # Major version to suite.
 VERSIONS = {8: "sid", 11: "bullseye", 17: "bookworm", 21: "trixie", 25: "trixie", 28: "sid"}

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.support import debian
+from tools import debian
 
 SUITES = {"3.9": "bullseye", "3.11": "bookworm", "3.13": "trixie"}  # later sources: not at every mirror
 USUAL = "3.11"  # its offsets are from our own tables, not from the interpreter, and its code objects have no version

@@ -14,8 +14,8 @@ import stat
 import tempfile
 from pathlib import Path
 
-from tests.support import debian
 from tests.support.pythons import Interpreter
+from tools import debian
 
 # Label to suite and version: sid has 8.4 as well, experimental what comes next.
 VERSIONS = {"7.4": "bullseye", "8.2": "bookworm", "8.4": "trixie", "8.5": "experimental", "8.6": "experimental"}

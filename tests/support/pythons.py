@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support import debian, musl
+from tests.support import musl
+from tools import debian
 
 SUITES = {
     "bullseye": ("3.9",),

@@ -11,9 +11,10 @@ import os
 import stat
 from pathlib import Path
 
-from tests.support import debian, ruby_musl
+from tests.support import ruby_musl
 from tests.support.musl import MuslError
 from tests.support.pythons import Interpreter
+from tools import debian
 
 # Label to suite and version: sid has 3.3 as well.
 VERSIONS = {"2.7": "bullseye", "3.1": "bookworm", "3.3": "trixie", "3.4": "experimental"}

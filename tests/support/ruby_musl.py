@@ -13,7 +13,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.support import debian, musl
+from tests.support import musl
+from tools import debian
 
 VERSION, SUITE = "3.3", "trixie"
 PROGRAM = "/usr/bin/ruby"

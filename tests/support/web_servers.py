@@ -15,9 +15,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.support import debian, javas, rubies
+from tests.support import javas, rubies
 from tests.support.pythons import Interpreter
 from tests.support.require import require
+from tools import debian
 
 PROGRAMS = Path(__file__).with_name("programs")
 _JAVA = PROGRAMS / "requests_java"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packages of any Debian suite, fetched and unpacked, never installed.
+"""Packages of any Debian suite, or of this machine's own sources, fetched and unpacked, never installed.
 
 apt itself does it, in a state folder of its own: signatures and SHA256 sums are its affair, and the mirror is the one
 that this machine's apt sources name.
@@ -16,8 +16,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tools.build import cache_folder
 from tools.images import roots
 
+OWN = "own"  # in place of a suite: what this machine's apt itself would install, of Ubuntu's packages on Ubuntu
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _MERGED = ("bin", "sbin", "lib", "lib64")
 _BASE = {"experimental": "sid"}  # suites that hold but a part
@@ -82,20 +84,41 @@ def suite(name: str, scratch: Path, *, source: bool = False) -> Iterator[Suite]:
 
     Raises DebianError where this machine's apt knows no Debian mirror, or the mirror not the suite.
     """
-    mirror = roots.mirror()
-    if mirror is None or not _KEYRING.exists() or shutil.which("apt-get") is None:
+    if shutil.which("apt-get") is None or not (name == OWN or has_mirror()):
         raise DebianError("this machine's apt names no Debian mirror")
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as made:
-        folder = Path(made)
+        folder, mirror = Path(made), roots.mirror()
         kind = "deb-src" if source else "deb"
-        names = (_BASE[name], name) if name in _BASE else (name,)
-        _configure(
-            folder, "".join(f"{kind} [arch=amd64 signed-by={_KEYRING}] {mirror} {each} main\n" for each in names)
-        )
+        names = (_BASE[name], name) if name in _BASE else () if name == OWN else (name,)
+        _configure(folder, [f"{kind} [arch=amd64 signed-by={_KEYRING}] {mirror} {each} main\n" for each in names])
         found = Suite(name, folder)
         found.update()
         yield found
+
+
+def has_mirror() -> bool:
+    """Whether any suite of Debian can be had here."""
+    return roots.mirror() is not None and _KEYRING.exists()
+
+
+def kept_root(suite: str, name: str, packages: Sequence[str], proofs: Sequence[Sequence[str]], *, recipe: str) -> Path:
+    """The root of these packages in the user's cache, made if it is not there, in which the commands `proofs` succeed.
+
+    `recipe` is part of its name there: another one makes a new root. Raises DebianError where it cannot be had.
+    """
+    found = kept_at(suite, name, recipe=recipe)
+    if os.geteuid():
+        raise DebianError("chroot needs root")
+    if not found.exists():
+        found.parent.mkdir(parents=True, exist_ok=True)
+        make_root(suite, packages, found, proofs)
+    return found
+
+
+def kept_at(suite: str, name: str, *, recipe: str) -> Path:
+    """Where `kept_root` has it, or would."""
+    return cache_folder(os.environ).parent / "databases" / f"{suite}-{name}-{recipe}"
 
 
 def make_root(name: str, packages: Sequence[str], root: Path, proofs: Sequence[Sequence[str]] = ()) -> None:
@@ -125,17 +148,17 @@ def unpack(package: Path, root: Path) -> None:
     subprocess.run(["dpkg", "-x", str(package), str(root)], check=True, capture_output=True)
 
 
-def _configure(folder: Path, source: str) -> None:
+def _configure(folder: Path, sources: Sequence[str]) -> None:
+    """Without `sources`: apt's own."""
     for name in ("state/lists/partial", "cache/archives/partial", "sources"):
         (folder / name).mkdir(parents=True)
     (folder / "status").touch()
-    (folder / "sources" / "suite.list").write_text(source)
-    options = {
+    (folder / "sources" / "suite.list").write_text("".join(sources))
+    named = {"Dir::Etc::sourcelist": "/dev/null", "Dir::Etc::sourceparts": folder / "sources"} if sources else {}
+    options = named | {
         "Dir::State": folder / "state",
         "Dir::State::status": folder / "status",
         "Dir::Cache": folder / "cache",
-        "Dir::Etc::sourcelist": "/dev/null",
-        "Dir::Etc::sourceparts": folder / "sources",
         "Dir::Etc::main": "/dev/null",
         "Dir::Etc::parts": "/dev/null",
         "Acquire::Languages": "none",
