@@ -56,7 +56,8 @@ $(TEST_STAMP): $(RUN_STAMP)
 
 # --- use and test --------------------------------------------------------------------------------------------------
 
-demo: setup ## trace a small real web application and print its traces as a tree
+demo: setup ## trace a small shop of three services and a database, and print a trace through all of them as a tree
+	@$(call phase,packages for the demo,tools/apt demo)
 	@examples/demo/run $(ARGS)
 
 # The last line of the output is pytest's own summary. E2E=1: with the kind cluster of `make e2e`, last.

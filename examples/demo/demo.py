@@ -15,6 +15,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import services
@@ -43,6 +45,7 @@ START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 PROCESSES = 4  # gunicorn, its worker, java, stock
 OPERATION = {"file.path", "network.peer.address"}  # what an operation has and a function's span has not
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def say(text: str) -> None:
@@ -59,17 +62,23 @@ def ask(connection: http.client.HTTPConnection, method: str, path: str) -> int:
 
 
 class Agent:
-    """A running `kernelspan run`. Its traces go to our standard output; its messages to our standard error, later."""
+    """A running `kernelspan run` on some processes. `traces`: what it prints, in colours where we may; `said`: its messages."""
 
-    def __init__(self, pid: int, folder: Path) -> None:
+    def __init__(self, pids: Iterable[int], folder: Path) -> None:
         self.spans, self.report = folder / "spans.jsonl", folder / "report.json"
-        command = [str(KERNELSPAN), "run", "-f", str(HERE / "profile.yaml"), "--pid", str(pid), "--console"]
+        command = [str(KERNELSPAN), "run", "-f", str(HERE / "profile.yaml"), "--console"]
+        command += [text for pid in pids for text in ("--pid", str(pid))]
         command += ["--output", str(self.spans), "--report", str(self.report), "--listen", "127.0.0.1:0"]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        self.said: list[str] = []
+        ours, its = pty.openpty() if sys.stdout.isatty() else os.pipe()
+        environ = os.environ | {"COLUMNS": str(shutil.get_terminal_size((100, 24)).columns)}
+        self.process = subprocess.Popen(command, stdout=its, stderr=subprocess.PIPE, text=True, env=environ)
+        os.close(its)
+        self.traces, self.said = "", list[str]()
         self._port: int | None = None
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self._readers = [threading.Thread(target=self._read, daemon=True)]
+        self._readers += [threading.Thread(target=self._read_traces, args=(ours,), daemon=True)]
+        for reader in self._readers:
+            reader.start()
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -79,16 +88,21 @@ class Agent:
             else:
                 self.said.append(line)
 
+    def _read_traces(self, ours: int) -> None:
+        with contextlib.suppress(OSError), open(ours, encoding="utf-8") as stream:  # a terminal ends with an error
+            for line in stream:
+                self.traces += line
+
     def wait_until_tracing(self) -> None:
-        """Returns when the application's processes are traced. Raises SystemExit with the agent's words if it ends."""
+        """Returns when the services are traced. Raises SystemExit with the agent's words if it ends."""
         until = time.monotonic() + START_SECONDS
         while time.monotonic() < until:
             if self.process.poll() is not None:
                 break
-            if self._port and self._traced() > 0:
+            if self._port and self._traced() >= PROCESSES:
                 return
             time.sleep(0.05)
-        self._reader.join(1)
+        self._readers[0].join(1)
         sys.exit("".join(self.said) + "demo: kernelspan does not run here; .venv/bin/kernelspan check says why")
 
     def _traced(self) -> float:
@@ -100,7 +114,7 @@ class Agent:
         return next((float(line.split()[1]) for line in lines if line.startswith("kernelspan_processes_traced ")), 0.0)
 
     def stop(self) -> None:
-        """Ctrl-C, and the accounting that it prints."""
+        """Ctrl-C; then all has been said."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGINT)
         try:
@@ -108,9 +122,13 @@ class Agent:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self._reader.join(STOP_SECONDS)
-        sys.stdout.flush()
-        print("".join(self.said), end="", flush=True)
+        for reader in self._readers:
+            reader.join(STOP_SECONDS)
+
+    def trace_of(self, method: str, path: str) -> str:
+        """The first trace that this request is in, as it was printed; "" if there is none."""
+        wanted = re.compile(rf"^{method} \S+  {path}  ", re.MULTILINE)
+        return next((each for each in self.traces.split("\n\n") if wanted.search(_COLOUR.sub("", each))), "")
 
 
 def attributed(spans: Path) -> Counter[tuple[str, str]]:
@@ -129,36 +147,45 @@ def attributed(spans: Path) -> Counter[tuple[str, str]]:
 
 def demonstrate(python: str, keep: Path | None) -> int:
     """The whole demo; its exit code."""
+    programs = services.prepare(python, say)
     with contextlib.ExitStack() as stack:
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="shop-"))
-        shop, port = stack.enter_context(application(python, Path(name)))
+        say("starting PostgreSQL, stock (Go), prices (Java) and shop (Python)")
+        shop = stack.enter_context(services.started(programs, Path(name)))
         client = stack.enter_context(
-            contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS))
+            contextlib.closing(http.client.HTTPConnection("127.0.0.1", shop.port, timeout=START_SECONDS))
         )
         for method, path, _ in REQUESTS:  # imports, templates and pools are made at the first request
             ask(client, method, path)
-        agent = Agent(shop.pid, keep or Path(name))
+        who = ", ".join(f"{name} ({pid})" for name, pid in shop.pids.items())
+        say(f"attaching kernelspan to processes that run: {who}")
+        agent = Agent(shop.pids.values(), keep or Path(name))
         try:
             agent.wait_until_tracing()
-            say(f"kernelspan is attached to process {shop.pid}, an unmodified Flask application under gunicorn")
             time.sleep(PAUSE_SECONDS)
             for method, path, what in REQUESTS:
-                say(f"{method} {path} -> {ask(client, method, path)}   {what}\n")
+                say(f"{method} {path} -> {ask(client, method, path)}   {what}")
                 time.sleep(PAUSE_SECONDS)
         finally:
             agent.stop()
         found = attributed(agent.spans)
-    print()
+    method, path, _ = REQUESTS[SHOWN]
+    trace = agent.trace_of(method, path)
+    say(f"the first {method} {path}, through all services:\n")
+    print(trace, "", "".join(agent.said), sep="\n")
     for (function, library), count in sorted(found.items()):
         say(f"{count} operations of {function} went through {library}")
-    if not found:
-        say("no operation was seen with a function of the application and a library: this is not as it should be")
-    return 0 if found else 1
+    if "SELECT" in trace and found:
+        return 0
+    say("the trace does not reach the database: this is not as it should be")
+    return 1
 
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Trace a small web application and print its traces.")
+    parser = argparse.ArgumentParser(
+        description="Trace a shop of three services and print a trace through all of them."
+    )
     parser.add_argument("--python", required=True, help="the application's interpreter, with requirements/demo.txt")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write spans.jsonl and report.json here")
     options = parser.parse_args()
@@ -166,6 +193,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return demonstrate(options.python, options.keep)
+    except services.SetupError as error:
+        sys.exit(f"demo: {error}")
     except KeyboardInterrupt:
         return 130
 

@@ -3,21 +3,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.otlp_json import ReceivedSpan, spans_of
+from tools import postgresql
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ROOT / "examples/demo/run"
 SHOP = ROOT / "examples/demo/app/shop.py"
+PRICES = ROOT / "examples/demo/prices/Prices.java"
+STOCK = ROOT / "examples/demo/stock/main.go"
+SERVICES = {"shop": "gunicorn", "prices": "shop.Prices", "stock": "stock"}  # as spans name them
+STATEMENT = "SELECT amount FROM stock WHERE name = $1"
 TIMEOUT_SECONDS = 300  # the first time packages are installed
 VERSIONS = """
 import json
@@ -54,9 +61,14 @@ def demo(
     return done.stdout, spans, json.loads((keep / "report.json").read_text())
 
 
-def line_of(text: str) -> int:
+def of_service(spans: list[ReceivedSpan], name: str) -> list[ReceivedSpan]:
+    """What a service did."""
+    return [span for span in spans if span.resource["service.name"] == SERVICES[name]]
+
+
+def line_of(text: str, source: Path = SHOP) -> int:
     """The only line of the application that has the text."""
-    lines = [number for number, line in enumerate(SHOP.read_text().splitlines(), 1) if text in line]
+    lines = [number for number, line in enumerate(source.read_text().splitlines(), 1) if text in line]
     assert len(lines) == 1, text
     return lines[0]
 
@@ -85,7 +97,7 @@ def test_functions_files_and_lines(demo: tuple[str, list[ReceivedSpan], dict[str
 
 def test_libraries(demo: tuple[str, list[ReceivedSpan], dict[str, object]], venv_python: str) -> None:
     """Names and versions are importlib.metadata's, and each library is named where it did the work."""
-    _, spans, _ = demo
+    spans = of_service(demo[1], "shop")
     asked = subprocess.run([venv_python, "-c", VERSIONS], check=True, capture_output=True, text=True, timeout=60)
     versions = json.loads(asked.stdout)
     by_library: dict[str, set[object]] = defaultdict(set)
@@ -101,15 +113,15 @@ def test_libraries(demo: tuple[str, list[ReceivedSpan], dict[str, object]], venv
 
 def test_requests(demo: tuple[str, list[ReceivedSpan], dict[str, object]]) -> None:
     """Each is a span, with all that its thread did for it below: the function that answers it first of all."""
-    _, spans, _ = demo
+    spans = of_service(demo[1], "shop")
     served = sorted((span for span in spans if span.kind == "SERVER"), key=lambda span: span.start_ns)
     assert [(span.name, span.attributes["http.response.status_code"]) for span in served] == [
-        ("POST /orders/{id}", 200),
-        ("GET /orders/{id}", 200),
-        ("GET /orders/{id}", 200),
+        ("POST /orders/{number}", 200),
+        ("GET /orders/{number}", 200),
+        ("GET /orders/{number}", 200),
         ("POST /report", 200),
         ("GET /compare", 200),
-        ("GET /invoices/{id}", 404),
+        ("GET /invoices/{number}", 404),
     ]
     below = {(span.parent_span_id, span.name) for span in spans}
     functions = (
@@ -127,9 +139,80 @@ def test_requests(demo: tuple[str, list[ReceivedSpan], dict[str, object]]) -> No
     assert all("/price/" in str(span.attributes["url.full"]) for span in asked)
 
 
-def test_peers(demo: tuple[str, list[ReceivedSpan], dict[str, object]]) -> None:
-    """The price service is the one peer that was connected to, on loopback; requests came from one client."""
+def test_one_trace_through_all_services(demo: tuple[str, list[ReceivedSpan], dict[str, object]]) -> None:
+    """Each price that the shop asks for is one chain down to the database, each hop below the one that has asked."""
     _, spans, _ = demo
+    by_id = {span.span_id: span for span in spans}
+    statements = [span for span in spans if "db.system.name" in span.attributes]
+    roots = defaultdict(list)
+    for statement in statements:
+        above = list(above_of(statement, by_id))
+        assert statement.attributes["db.query.text"] == STATEMENT
+        assert statement.kind == "CLIENT"
+        assert {span.trace_id for span in above} == {statement.trace_id}
+        hops = [(span.kind, span.resource["service.name"]) for span in above if span.kind != "INTERNAL"]
+        stock, asks_stock, prices, asks_prices = [span for span in above if span.kind != "INTERNAL"][:4]
+        assert hops[:4] == [
+            ("SERVER", SERVICES["stock"]),
+            ("CLIENT", SERVICES["prices"]),
+            ("SERVER", SERVICES["prices"]),
+            ("CLIENT", SERVICES["shop"]),
+        ]
+        assert [span.attributes["http.route"] for span in (stock, prices)] == ["/stock/{name}", "/price/{name}"]
+        assert stock.parent_span_id == asks_stock.span_id
+        assert prices.parent_span_id == asks_prices.span_id
+        names = [str(span.attributes.get("url.path", span.attributes.get("url.full"))) for span in above[:-1]]
+        (thing,) = {name.rpartition("/")[2] for name in names if "/stock/" in name or "/price/" in name}
+        functions = [span.name for span in above if span.kind == "INTERNAL" and "code.function.name" in span.attributes]
+        own = [name for name in functions if name.startswith(("main.", "shop."))]
+        assert own[:5] == [
+            "main.Stock.Amount", "main.Stock.Answer",
+            "shop.Prices.inStock", "shop.Prices.priceOf", "shop.Prices.answer",
+        ]  # fmt: skip
+        roots[own[5]].append(thing)
+        assert (hops[4:], own[5]) in (
+            ([("SERVER", SERVICES["shop"])], "shop.price_of"),
+            ([], "shop.ask"),  # a coroutine that is none of a server's own: whose it is, is not claimed
+        )
+    assert {function: sorted(things) for function, things in roots.items()} == {
+        "shop.price_of": ["biscuits", "tea"],
+        "shop.ask": ["coffee", "tea"],
+    }
+    shown = {span.trace_id for span in statements if "shop.price_of" in {a.name for a in above_of(span, by_id)}}
+    assert len(shown) == 1
+    served = [span for name in ("prices", "stock") for span in of_service(spans, name) if span.kind == "SERVER"]
+    assert len(served) == 8
+
+
+def above_of(span: ReceivedSpan, by_id: dict[str, ReceivedSpan]) -> Iterator[ReceivedSpan]:
+    """What a span is below, from it to the root of its trace."""
+    while span.parent_span_id:
+        span = by_id[span.parent_span_id]
+        yield span
+
+
+def test_the_lines_of_the_other_services(demo: tuple[str, list[ReceivedSpan], dict[str, object]]) -> None:
+    """What Java and Go did on sockets says the function and the line that the sources have, and the driver that they went through."""
+    seen: dict[str, set[object]] = defaultdict(set)
+    for name in ("prices", "stock"):
+        for span in of_service(demo[1], name):
+            if span.name.startswith("tcp."):
+                has = span.attributes
+                where = (has.get("code.function.name"), Path(str(has["code.file.path"])).name, has["code.line.number"])
+                if where[0]:
+                    seen[name].add((span.name, *where, has.get("kernelspan.library.name")))
+    amount = ("main.Stock.Amount", "main.go", line_of("QueryRow(", STOCK), "github.com/lib/pq")
+    assert seen["stock"] == {(f"tcp.{each}", *amount) for each in ("connect", "send", "receive")}
+    asks = ("shop.Prices.inStock", "Prices.java", line_of("getInputStream()", PRICES), None)
+    assert seen["prices"] == {(f"tcp.{each}", *asks) for each in ("connect", "send", "receive")} | {
+        ("tcp.send", "shop.Prices.answer", "Prices.java", line_of(text, PRICES), None)
+        for text in ("sendResponseHeaders(", "getResponseBody()")
+    }
+
+
+def test_peers(demo: tuple[str, list[ReceivedSpan], dict[str, object]]) -> None:
+    """The price service is the one peer that the shop connected to, on loopback; requests came from one client."""
+    spans = of_service(demo[1], "shop")
     peers = defaultdict(set)
     for span in spans:
         if span.name.startswith("tcp."):
@@ -164,6 +247,10 @@ def test_print(demo: tuple[str, list[ReceivedSpan], dict[str, object]]) -> None:
     )
     assert re.search(r"^│.*└─ tcp\.receive .*urllib3 \S+  shop\.py:\d+ ", printed, re.MULTILINE)
     assert re.search(r"^  exported +\d+$", printed, re.MULTILINE)
+    whole = [block for block in printed.split("\n\n") if "  trace " in block.split("\n", 1)[0]]
+    assert len(whole) == 1
+    wanted = r"GET /orders/.* GET /price/\{name\}  shop\.Prices \[\d+\].* GET /stock/\{name\}  stock \[\d+\].* SELECT stock  "
+    assert re.search(f"^{wanted}", whole[0], re.MULTILINE | re.DOTALL)
     assert re.search(r"^demo: \d+ operations of shop\.price_of went through cachelib ", printed, re.MULTILINE)
 
 
@@ -177,22 +264,34 @@ def test_ctrl_c(venv_python: str, tmp_path: Path) -> None:
         for line in process.stdout:
             if "POST" in line:
                 break
+        began = _running(f"TMPDIR={tmp_path}")
+        (database,) = {line[line.index("-D") + 1] for line in began.values() if line[0].endswith("/postgres")}
         os.killpg(process.pid, signal.SIGINT)
         said, errors = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 130, said + errors
     assert "Traceback" not in said + errors
+    commands = {" ".join(line) for line in began.values()}
+    for part in (venv_python, "/java ", "/stock", "/postgres "):
+        assert any(part in f"{command} " for command in commands), part
     assert list(tmp_path.iterdir()) == []
-    assert _left_over(f"{Path(venv_python).parent}/", str(SHOP.parent)) == []
+    assert _running(f"TMPDIR={tmp_path}") == {}
+    assert [pid for pid, line in began.items() if _command(Path("/proc", str(pid))) == line] == []
+    assert not Path(f"{postgresql.root()}{database}").exists()
 
 
-def _left_over(interpreter: str, application: str) -> list[str]:
-    found = []
+def _running(variable: str) -> dict[int, list[str]]:
+    """Command lines of the processes that have begun with this in their environment, by their ids."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_text(errors="replace")
-            except OSError:
-                continue
-            if line.startswith(interpreter) and application in line:
-                found.append(line)
+            with contextlib.suppress(OSError):
+                if variable.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    found[int(entry.name)] = _command(entry)
     return found
+
+
+def _command(entry: Path) -> list[str]:
+    try:
+        return (entry / "cmdline").read_text(errors="replace").split("\0")[:-1]
+    except OSError:
+        return []

@@ -45,13 +45,13 @@ Piece = tuple[str, str]  # style, text
 
 
 class Above(NamedTuple):
-    """What stands further up already: the app's innermost function, the library it called."""
+    """What stands further up already: the app's innermost function, the library it called, whose spans these are."""
 
     function: str
     library: str
+    process: str = ""
 
 
-_NOTHING = Above("", "")
 Branch = tuple[Node, str, str, Above, int]  # span, prefix of its line, prefix of the lines below, above, depth
 
 
@@ -113,28 +113,34 @@ class ConsoleExporter(DirectOutput):
         """A trace; gives how many characters it took."""
         first = min((node.start_ns for node in tree.nodes), default=0)
         clock = time.strftime("%H:%M:%S", time.localtime(first // 1_000_000_000 % (1 << 40)))
-        head = f"{labels.process(tree.resource.attributes)}  {clock}.{first // 1_000_000 % 1000:03}"
+        children = tree.children()
+        roots = children.get(0, [])
+        process = labels.process((roots[0] if roots else tree).resource.attributes)
+        head = f"{process}  {clock}.{first // 1_000_000 % 1000:03}"
         partial = "" if tree.roots else "  (in part)"
         out = [self._line([("trace", f"{head}  trace {tree.trace_id:032x}{partial}")], "")]
-        children = tree.children()
-        stack: list[Branch] = [(node, "", "", _NOTHING, 0) for node in reversed(children.get(0, []))]
+        stack: list[Branch] = [(node, "", "", Above("", "", process), 0) for node in reversed(roots)]
         while stack:
             node, prefix, below, above, depth = stack.pop()
-            said = self._label(node.segments)
+            said, process = self._label(node.segments), labels.process(node.resource.attributes)
             inner = children.pop(node.span_id, [])  # so that an id that stands twice makes no circle
-            out.append(self._span(node, said, prefix, above, is_leaf=not inner))
-            stack += reversed(_branches(inner, below, _below(above, said), depth + 1))
+            other = "" if process == above.process else process
+            out.append(self._span(node, said, prefix, above, other, is_leaf=not inner))
+            stack += reversed(_branches(inner, below, _below(above, said)._replace(process=process), depth + 1))
         if tree.hidden:
             out.append(self._line([("detail", f"… {tree.hidden} more")], ""))
         text = "\n".join(out) + "\n\n"
         self._stream.write(_encodable(text, self._stream))
         return len(text)
 
-    def _span(self, node: Node, said: Label, prefix: str, above: Above, is_leaf: bool) -> str:
+    def _span(self, node: Node, said: Label, prefix: str, above: Above, process: str, is_leaf: bool) -> str:
+        """`process`: of a span that is another one's than what it is below, as with a request to the next service."""
         style = "operation" if is_leaf and node.parent_id else "function" if node.parent_id else "root"
         pieces = [("trace", prefix), (style, said.name)]
         if node.count > 1:
             pieces.append((style, f" ×{node.count}"))  # noqa: RUF001 - meant
+        if process:
+            pieces.append(("root", f"  {process}"))
         details = [
             ("detail", labels.numbers(node.values, node.count)),
             ("error", said.error),

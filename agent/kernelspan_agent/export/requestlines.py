@@ -157,8 +157,9 @@ def _requests(batch: SpanBatch) -> Iterator[tuple[int, Node, Resource]]:
             row = batch.rows[at]
             start, end = int(row["start_ns"]), int(row["end_ns"])
             trace_id = int(row["trace_id"][0]) << 64 | int(row["trace_id"][1])
-            node = Node(int(row["span_id"]), int(row["parent_id"]), tuple(segments), start, end, end - start, {})
-            yield trace_id, node, batch.resources[int(row["resource"])]
+            whose, said = batch.resources[int(row["resource"])], tuple(segments)
+            node = Node(int(row["span_id"]), int(row["parent_id"]), said, start, end, end - start, {}, whose)
+            yield trace_id, node, whose
 
 
 def _is_request(segments: Iterable[Segment | None]) -> bool:

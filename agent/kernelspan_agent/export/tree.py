@@ -23,7 +23,7 @@ _KNOWN_CONTENTS = 4096
 
 @dataclass(slots=True)
 class Node:
-    """One span, or `count` equal operations. Times in ns; `busy_ns` is the sum of their durations."""
+    """One span, or `count` equal operations. Times in ns; `busy_ns` is the sum of their durations. `resource`: whose it is."""
 
     span_id: int  # of the first
     parent_id: int
@@ -32,12 +32,13 @@ class Node:
     end_ns: int
     busy_ns: int
     values: dict[str, int]
+    resource: Resource
     count: int = 1
 
 
 @dataclass(slots=True)
 class Tree:
-    """The spans of one trace so far. `hidden`: spans beyond the bound. `roots`: how many of its nodes are roots."""
+    """The spans of one trace so far. `resource`: of the first that came. `hidden`: spans beyond the bound. `roots`: how many of its nodes are roots."""
 
     trace_id: int
     resource: Resource
@@ -77,8 +78,9 @@ class Forest:
             tree = self._trees.get(trace_id)
             if tree is None:
                 tree = self._trees[trace_id] = Tree(trace_id, batch.resources[resource])
-            values = _values(rows[at])
-            node = Node(span_id, parent_id, tuple(batch.segments[at]), start_ns, end_ns, end_ns - start_ns, values)
+            segments, took_ns = tuple(batch.segments[at]), end_ns - start_ns
+            values, whose = _values(rows[at]), batch.resources[resource]
+            node = Node(span_id, parent_id, segments, start_ns, end_ns, took_ns, values, whose)
             self._nodes += self._put(tree, node, operations[at])
             if not parent_id:
                 complete[trace_id] = None

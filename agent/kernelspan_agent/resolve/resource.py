@@ -20,6 +20,7 @@ from kernelspan_agent.runtimes.registry import Detection, runs_scripts
 from kernelspan_api import semconv
 
 _LANGUAGES = {"python": "python"}
+_JAVA_PATHS = ("-cp", "-classpath", "--class-path", "--module-path")
 _VERSION = metadata.version("kernelspan")
 _HASH_BYTES = 16
 
@@ -47,7 +48,7 @@ def service_name_of(executable: str, arguments: tuple[str, ...], runtime: Detect
             return next(rest, name)
         if argument == "-c":
             return name
-        if argument in ("-W", "-X"):
+        if argument in ("-W", "-X", *_JAVA_PATHS):
             next(rest, None)
         elif not argument.startswith("-"):
             return PurePosixPath(argument).name.removesuffix(".py") or name

@@ -321,3 +321,19 @@ def test_equal_words_are_one_line() -> None:
     ]
     printed = shown(batch([*rows, (1, 0, 0, 90, {}, [Segment(name="activity w")])], 3))
     assert printed.count("file.rename") == printed.count("file.rename ×3") == 1  # noqa: RUF001
+
+
+def test_who_goes_on_is_said_where_the_service_changes() -> None:
+    """A request that another service received says whose it is; what it did does not say it again. The head is the root's."""
+    rows: list[Row] = [
+        (3, 2, 10, 20, {}, [READ]),
+        (2, 1, 10, 20, {}, [Segment({"url.path": "/price/tea"}, name="GET /price/{name}")]),
+        (1, 0, 0, 30, {}, [Segment(name="GET /orders/{id}")]),
+    ]
+    some = batch(rows, 1)
+    some.resources.append(Resource({"service.name": "prices", "process.pid": 7}))
+    some.rows["resource"] = [1, 1, 0]
+    printed = shown(some).splitlines()
+    assert printed[0].startswith("shop [4242]  ")
+    assert "└─ GET /price/{name}  prices [7]  /price/tea  " in printed[2]
+    assert [line for line in printed if "prices" in line] == [printed[2]]
