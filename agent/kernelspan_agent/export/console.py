@@ -142,7 +142,7 @@ class ConsoleExporter(DirectOutput):
         if process:
             pieces.append(("root", f"  {process}"))
         details = [
-            ("detail", labels.numbers(node.values, node.count)),
+            ("detail", said.result or labels.numbers(node.values, node.count)),
             ("error", said.error),
             ("library", "" if said.library == above.library else said.library),
             ("detail", "" if said.function == above.function else said.function),

@@ -33,6 +33,7 @@ class Label:
     function: str = ""
     library: str = ""
     error: str = ""
+    result: str = ""  # an errno that is no failure, as EAGAIN: nothing was moved
 
 
 def safe(text: str) -> str:
@@ -67,6 +68,7 @@ def label(segments: tuple[Segment | None, ...]) -> Label:
         function="" if function == safe(name) else function,
         library=_joined(_text(found, semconv.LIBRARY_NAME), _text(found, semconv.LIBRARY_VERSION)),
         error=_text(found, semconv.ERROR_TYPE) or safe(error),
+        result=_text(found, semconv.RESULT_NAME),
     )
 
 

@@ -337,3 +337,12 @@ def test_who_goes_on_is_said_where_the_service_changes() -> None:
     assert printed[0].startswith("shop [4242]  ")
     assert "└─ GET /price/{name}  prices [7]  /price/tea  " in printed[2]
     assert [line for line in printed if "prices" in line] == [printed[2]]
+
+
+def test_what_moved_nothing_does_not_say_bytes() -> None:
+    """A read that found nothing yet says so, and not how much it would have taken."""
+    said = [Segment({"network.peer.address": "::1", "kernelspan.result.name": "EAGAIN"}, name="tcp.receive")]
+    rows: list[Row] = [(2, 1, 0, 9, {"kernelspan.io.requested": 4096}, said), (1, 0, 0, 20, {}, [Segment(name="w")])]
+    printed = shown(batch(rows, 1))
+    assert "tcp.receive  ::1  EAGAIN  " in printed
+    assert "KiB" not in printed
