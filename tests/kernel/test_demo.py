@@ -196,11 +196,10 @@ def test_the_lines_of_the_other_services(demo: tuple[str, list[ReceivedSpan], di
     seen: dict[str, set[object]] = defaultdict(set)
     for name in ("prices", "stock"):
         for span in of_service(demo[1], name):
-            if span.name.startswith("tcp."):
-                has = span.attributes
-                where = (has.get("code.function.name"), Path(str(has["code.file.path"])).name, has["code.line.number"])
-                if where[0]:
-                    seen[name].add((span.name, *where, has.get("kernelspan.library.name")))
+            has = span.attributes
+            if span.name.startswith("tcp.") and (function := has.get("code.function.name")):
+                where = (Path(str(has["code.file.path"])).name, has["code.line.number"])
+                seen[name].add((span.name, function, *where, has.get("kernelspan.library.name")))
     amount = ("main.Stock.Amount", "main.go", line_of("QueryRow(", STOCK), "github.com/lib/pq")
     assert seen["stock"] == {(f"tcp.{each}", *amount) for each in ("connect", "send", "receive")}
     asks = ("shop.Prices.inStock", "Prices.java", line_of("getInputStream()", PRICES), None)
