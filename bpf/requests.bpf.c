@@ -52,6 +52,26 @@ static __always_inline int is_digit(u64 bytes)
 	return (u8)bytes >= '0' && (u8)bytes <= '9';
 }
 
+#define HTTP2_HEADERS 1 /* a frame's type */
+#define HTTP2_FLAGS 0x2d /* that such a frame may have: END_STREAM, END_HEADERS, PADDED, PRIORITY */
+#define HTTP2_END_HEADERS 4
+#define HTTP2_FRAME 9 /* bytes of a frame's header */
+
+/*
+ * A connection of HTTP/2 begins with the client's preface. One that is open already is known by a call that begins with the
+ * whole headers of a stream that a client has begun, shorter than 64 KiB: a length in three bytes, a type, flags, and the
+ * stream's number in four bytes, of which the last, which is odd, is behind these eight (RFC 9113, 4.1).
+ */
+static __always_inline int begins_http2(u64 bytes, u64 length)
+{
+	u32 size = (bytes >> 8 & 0xff) << 8 | (bytes >> 16 & 0xff), flags = bytes >> 32 & 0xff;
+
+	if ((u32)bytes == WORD('P', 'R', 'I', ' '))
+		return 1;
+	return !(u8)bytes && (bytes >> 24 & 0xff) == HTTP2_HEADERS && size && size + HTTP2_FRAME <= length &&
+	       flags & HTTP2_END_HEADERS && !(flags & ~HTTP2_FLAGS) && !(bytes >> 40 & 0x80);
+}
+
 /* A command of Redis is an array of strings: `*`, its length, CRLF, `$`. Some answers are too: user space knows them. */
 static __always_inline int begins_redis(u64 bytes)
 {
@@ -304,6 +324,8 @@ static __always_inline u32 classify(struct ks_scratch *s, struct connection *kno
 		return KS_PROTOCOL_MYSQL;
 	if (expected == length && begins_mysql_body(bytes, length))
 		return KS_PROTOCOL_MYSQL;
+	if (length >= 8 && begins_http2(bytes, length))
+		return KS_PROTOCOL_HTTP2;
 	if (length == MYSQL_PACKET && !(bytes >> 24))
 		known->expected = bytes;
 	return KS_PROTOCOL_UNKNOWN;

@@ -155,13 +155,21 @@ class ProcessInfo:
 
 
 class WireProtocol(enum.IntEnum):
-    """What a connection carries, by its first bytes; named as the api's Protocol. The kernel has the same numbers."""
+    """What a connection carries, by its first bytes. The kernel has the same numbers."""
 
     UNKNOWN = 0
     HTTP = 1
     REDIS = 2
     POSTGRESQL = 3
     MYSQL = 4
+    HTTP2 = 5
+
+
+def carriers(protocol: str) -> tuple[WireProtocol, ...]:
+    """What the requests of a protocol, as the api calls it, are carried by."""
+    return {"HTTP": (WireProtocol.HTTP, WireProtocol.HTTP2), "GRPC": (WireProtocol.HTTP2,)}.get(protocol) or (
+        WireProtocol[protocol],
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,13 @@ HTTP_HEADERS = (
     "http.request.header.",
     "http.response.header.",
 )  # stable; what follows is a header's name in small letters
+RPC_SYSTEM_NAME = _add("rpc.system.name", _D, _TEXT, "The system of remote calls.", "grpc")
+RPC_METHOD = _add("rpc.method", _D, _TEXT, "Service and method that were called: `package.Service/Method`.")
+RPC_RESPONSE_STATUS_CODE = _add("rpc.response.status_code", _D, _TEXT, "The call's status by its name: `OK`.")
+RPC_METADATA = (
+    "rpc.request.metadata.",
+    "rpc.response.metadata.",
+)  # in development; what follows is a header's name in small letters
 URL_PATH = _add("url.path", _S, _TEXT, "Path of a request.")
 URL_SCHEME = _add("url.scheme", _S, _TEXT, "Scheme of a request.")
 URL_QUERY = _add("url.query", _S, _TEXT, "Query of a request, with captureQuery.")

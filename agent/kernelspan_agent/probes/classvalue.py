@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 
-from kernelspan_agent.model import WireProtocol
+from kernelspan_agent.model import carriers
 from kernelspan_agent.probes import constants
 from kernelspan_api.operations import Group
 from kernelspan_api.plan import Wanted
@@ -40,5 +40,6 @@ def _protocols(wanted: Wanted) -> int:
     """Whose bytes are copied: bits by WireProtocol."""
     found = 0
     for request in wanted.requests:
-        found |= 1 << constants.CLASS_PROTOCOLS_AT + WireProtocol[request.protocol.name]
+        for each in carriers(request.protocol.name):
+            found |= 1 << constants.CLASS_PROTOCOLS_AT + each
     return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from kernelspan_agent.model import Payload, WireProtocol
 from kernelspan_agent.protocols.exchanges import Talk, TalkClass, Told
 from kernelspan_agent.protocols.http1talk import HttpTalk
+from kernelspan_agent.protocols.http2talk import Http2Talk
 from kernelspan_agent.protocols.mysql import MysqlTalks
 from kernelspan_agent.protocols.postgresql import PostgresTalks
 from kernelspan_agent.protocols.redis import RedisTalk
@@ -22,6 +23,7 @@ TALKS: dict[WireProtocol, Callable[[], TalkClass]] = {
     WireProtocol.REDIS: lambda: RedisTalk,
     WireProtocol.POSTGRESQL: PostgresTalks,
     WireProtocol.MYSQL: MysqlTalks,
+    WireProtocol.HTTP2: lambda: Http2Talk,
 }
 
 

@@ -33,6 +33,15 @@ class Exchange:
         return ()
 
     @property
+    def subject(self) -> str:
+        """What the api calls its protocol."""
+        return self.protocol.name
+
+    def is_askers(self, sender: object) -> bool:  # noqa: ARG002
+        """Whether the context that has sent it is the one that asked. To be asked once, of each that is sent."""
+        return True
+
+    @property
     def has_head(self) -> bool:
         """Whether all that says what is asked was seen."""
         return True

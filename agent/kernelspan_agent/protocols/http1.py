@@ -37,6 +37,7 @@ class Head:
     status: int = 0  # 0: a request
     headers: dict[str, str] = field(default_factory=dict)
     is_cut: bool = False  # its end was not seen: more headers may have been there
+    scheme: str = "http"  # of what is asked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ class HttpExchange(Exchange):
     response: Head | None = None
     request_body: int = -1  # bytes with their framing; -1: not complete
     response_body: int = -1
+    reset: str = ""  # it was given up: why
 
     @property
     def said(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-
 _IDENTIFIER = re.compile(r"\d+|[0-9a-fA-F-]{8,}|(?=.*\d)[\w.~%:@=+-]{6,}|.{25,}")
 _SECRET = {"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "x-auth-token"}
 _SERVER_ERROR, _CLIENT_ERROR = 500, 400  # from which on a status is an error, of the conventions
+_PORTS = {"http": 80, "https": 443}  # where none is said
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::(\d{1,5}))?")
 
 
@@ -71,20 +72,22 @@ def segment(exchange: Exchange, wanted: Request, ends: Ends, correlation: str, h
         found[semconv.CORRELATION] = correlation
     else:
         name = _of_client(found, request, wanted, ends)
-    _headers(found, semconv.HTTP_HEADERS[0], request, wanted, hidden)
+    put_headers(found, semconv.HTTP_HEADERS[0], request, wanted, hidden)
     error = ""
     if response is not None:
         found[semconv.HTTP_RESPONSE_STATUS_CODE] = response.status
         if response.status >= (_SERVER_ERROR if exchange.is_server else _CLIENT_ERROR):
             found[semconv.ERROR_TYPE] = error = str(response.status)
-        _headers(found, semconv.HTTP_HEADERS[1], response, wanted, hidden)
+        put_headers(found, semconv.HTTP_HEADERS[1], response, wanted, hidden)
+    if exchange.reset and not error:
+        found[semconv.ERROR_TYPE] = error = exchange.reset
     return Segment(found, name, Kind.SERVER if exchange.is_server else Kind.CLIENT, error)
 
 
 def _of_server(found: dict[str, AttributeValue], request: Head, wanted: Request, ends: Ends) -> str:
     path, query = _path(request.target), request.target.partition("?")[2]
-    found[semconv.URL_PATH], found[semconv.URL_SCHEME] = path[:MAX_VALUE], "http"
-    put_server(found, _host(request, ends[0], ends[1]))
+    found[semconv.URL_PATH], found[semconv.URL_SCHEME] = path[:MAX_VALUE], request.scheme
+    put_server(found, host_of(request, ends[0], ends[1]))
     if wanted.capture_query and query:
         found[semconv.URL_QUERY] = query[:MAX_VALUE]
     route = _route(path, wanted.routes)
@@ -94,12 +97,12 @@ def _of_server(found: dict[str, AttributeValue], request: Head, wanted: Request,
 
 
 def _of_client(found: dict[str, AttributeValue], request: Head, wanted: Request, ends: Ends) -> str:
-    host, port = _host(request, ends[2], ends[3])
+    host, port = host_of(request, ends[2], ends[3])
     put_server(found, (host, port))
     shown = f"[{host}]" if ":" in host else host
     query = request.target.partition("?")[2]
     tail = f"?{query}" if query and wanted.capture_query else ""
-    url = f"http://{shown}{'' if port in (0, 80) else f':{port}'}{_path(request.target)}{tail}"
+    url = f"{request.scheme}://{shown}{'' if port in (0, _PORTS[request.scheme]) else f':{port}'}{_path(request.target)}{tail}"
     found[semconv.URL_FULL] = url[: 2 * MAX_VALUE]
     return request.method
 
@@ -132,16 +135,18 @@ def _path(target: str) -> str:
     return path or "/"
 
 
-def _host(request: Head, address: str, port: int) -> tuple[str, int]:
+def host_of(request: Head, address: str, port: int) -> tuple[str, int]:
+    """The server as the request names it, else by its address."""
     found = _HOST.fullmatch(request.headers.get("host", "").rpartition("@")[2][:MAX_VALUE])
     if found is None or not found[1]:
         return address, port
-    return found[1].strip("[]"), int(found[2]) if found[2] else 80
+    return found[1].strip("[]"), int(found[2]) if found[2] else _PORTS[request.scheme]
 
 
-def _headers(
+def put_headers(
     found: dict[str, AttributeValue], prefix: str, head: Head, wanted: Request, hidden: tuple[str, ...]
 ) -> None:
+    """Those that the profile asks for, but for the secret ones."""
     for name in map(str.lower, wanted.capture_headers):
         value = head.headers.get(name)
         if value is None or name in _SECRET or any(fnmatch.fnmatchcase(name, glob.lower()) for glob in hidden):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kernelspan_agent.model import Segment, WireProtocol
 from kernelspan_agent.protocols.exchanges import Exchange
-from kernelspan_agent.trace import dbspans, httpspans
+from kernelspan_agent.trace import dbspans, grpcspans, httpspans
 from kernelspan_agent.trace.ends import Ends
 from kernelspan_agent.trace.httpspans import Parent
 from kernelspan_api.subjects import Request
@@ -27,6 +27,7 @@ class Spans:
 _DATABASES = Spans(dbspans.segment, lambda _: None, lambda _, __: False, is_owner=False)
 SPANS = {
     WireProtocol.HTTP: Spans(httpspans.segment, httpspans.parent_of, httpspans.is_ignored, is_owner=True),
+    WireProtocol.HTTP2: Spans(grpcspans.segment, httpspans.parent_of, httpspans.is_ignored, is_owner=False),
     WireProtocol.REDIS: _DATABASES,
     WireProtocol.POSTGRESQL: _DATABASES,
     WireProtocol.MYSQL: _DATABASES,

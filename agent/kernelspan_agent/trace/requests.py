@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kernelspan_agent.model import ProcessInfo, ResolvedBatch, WireProtocol
+from kernelspan_agent.model import ProcessInfo, ResolvedBatch, carriers
 from kernelspan_agent.protocols.connections import Connections
 from kernelspan_agent.protocols.exchanges import Exchange, Told
 from kernelspan_agent.ring.records import ContextKind
@@ -59,7 +59,9 @@ class Requests:
         self._settings, self._new_trace, self._ids, self._out = settings, new_trace, ids, out
         self._party, self._keep, self._contexts = party, keep, contexts
         self._bound_of_ids = ratio_bound(settings.percent)
-        self._connections = Connections({WireProtocol[each.protocol.name] for each in settings.requests})
+        self._connections = Connections(
+            {wire for each in settings.requests for wire in carriers(each.protocol.name)}
+        )
         self._open: dict[Exchange, Followed] = {}
         self._by_fd: dict[tuple[ProcessInfo, int], dict[Followed, None]] = {}
         self.claims, self.awaited, self.begun = Claims(out), Awaited(), Begun()
@@ -140,10 +142,13 @@ class Requests:
                         self.awaited.add(followed)
             elif wanted is not None:
                 self.seen += 1
-                span.asked = True
-                root = OpenSpan(span.trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
                 info, fd = context.process.info, int(batch.ops["fd"][row])
-                followed = Followed(exchange, wanted, root, span.span_id, info, ends, fd)
+                trace, parent_id = self._new_trace(info), 0
+                if exchange.is_askers(context.key):
+                    span.asked = True
+                    trace, parent_id = span.trace, span.span_id
+                root = OpenSpan(trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
+                followed = Followed(exchange, wanted, root, parent_id, info, ends, fd)
                 if self._party is not None:
                     followed.asked = self._party.asked(exchange, root.trace, root.span_id)
                 self._follow(followed)
@@ -257,7 +262,7 @@ class Requests:
         role = Role.SERVER if exchange.is_server else Role.CLIENT
         port = ends[1] if exchange.is_server else ends[3]
         for wanted in self._settings.requests:
-            if wanted.protocol.name != exchange.protocol.name:
+            if wanted.protocol.name != exchange.subject:
                 continue
             if role in wanted.roles and (not wanted.ports or port in wanted.ports):
                 return None if SPANS[exchange.protocol].is_ignored(exchange, wanted) else wanted
