@@ -7,6 +7,7 @@
  * in a record of their own, before that of the operation, which they are found by (thread and time).
  */
 #include "calls.h"
+#include "http2.h"
 #include "sock.h"
 #include <asm/unistd.h>
 
@@ -50,26 +51,6 @@ static __always_inline int begins_http(u32 word)
 static __always_inline int is_digit(u64 bytes)
 {
 	return (u8)bytes >= '0' && (u8)bytes <= '9';
-}
-
-#define HTTP2_HEADERS 1 /* a frame's type */
-#define HTTP2_FLAGS 0x2d /* that such a frame may have: END_STREAM, END_HEADERS, PADDED, PRIORITY */
-#define HTTP2_END_HEADERS 4
-#define HTTP2_FRAME 9 /* bytes of a frame's header */
-
-/*
- * A connection of HTTP/2 begins with the client's preface. One that is open already is known by a call that begins with the
- * whole headers of a stream that a client has begun, shorter than 64 KiB: a length in three bytes, a type, flags, and the
- * stream's number in four bytes, of which the last, which is odd, is behind these eight (RFC 9113, 4.1).
- */
-static __always_inline int begins_http2(u64 bytes, u64 length)
-{
-	u32 size = (bytes >> 8 & 0xff) << 8 | (bytes >> 16 & 0xff), flags = bytes >> 32 & 0xff;
-
-	if ((u32)bytes == WORD('P', 'R', 'I', ' '))
-		return 1;
-	return !(u8)bytes && (bytes >> 24 & 0xff) == HTTP2_HEADERS && size && size + HTTP2_FRAME <= length &&
-	       flags & HTTP2_END_HEADERS && !(flags & ~HTTP2_FLAGS) && !(bytes >> 40 & 0x80);
 }
 
 /* A command of Redis is an array of strings: `*`, its length, CRLF, `$`. Some answers are too: user space knows them. */
@@ -265,14 +246,59 @@ static __always_inline u32 place(struct ks_bytes_rec *r, struct ks_scratch *s, u
 	return KS_BYTES_PLACED;
 }
 
+/* The first bytes of a call, whatever its parts. */
+static __always_inline u64 first_word(struct ks_scratch *s)
+{
+	struct ks_walk *w = &s->walk;
+	u64 at = KS_LOAD(w->at), length = s->op.ret;
+
+	if (KS_LOAD(w->found[0])) {
+		u64 part = KS_UREAD(u64, KS_LOAD(w->found[0]) + 8);
+
+		at = KS_UREAD(u64, KS_LOAD(w->found[0]));
+		if (length > part)
+			length = part;
+	}
+	return KS_LOAD(w->count) && length >= 8 ? KS_UREAD(u64, at) : ~0ULL;
+}
+
+/* A direction of a connection of HTTP/2, with its place at the beginning of the call if it is known; 0: it is not. */
+static __always_inline struct http2_side *http2_side(struct ks_scratch *s, u64 id, u32 is_sent, u32 flags)
+{
+	struct ks_bytes_rec *r = &s->bytes.header;
+	struct http2_side *side, none = {};
+	u64 key = (id & ~1ULL) | is_sent;
+
+	side = ks_http2.lookup(&key);
+	if (!side) {
+		ks_http2.update(&key, &none);
+		side = ks_http2.lookup(&key);
+		if (!side)
+			return 0;
+	}
+	if (flags & KS_BYTES_PLACED && side->next != r->position - (u32)s->op.ret)
+		side->known = 0;
+	side->next = r->position;
+	return http2_find(side, s, first_word(s)) ? side : 0;
+}
+
 static __always_inline void tell(struct ks_scratch *s, u64 sk, u64 id, u32 protocol)
 {
-	u32 length = copy(s), tail = copy_tail(s, length), size;
-	u32 is_sent = sends(s->call.nr), flags = is_sent ? KS_BYTES_SENDS : 0;
+	u32 length, tail = 0, size, is_sent = sends(s->call.nr), flags = is_sent ? KS_BYTES_SENDS : 0;
 	struct ks_bytes_rec *r = &s->bytes.header;
+	struct http2_side *side = 0;
 
 	r->position = r->other = r->reserved = 0;
 	flags |= place(r, s, sk, is_sent);
+	if (protocol == KS_PROTOCOL_HTTP2)
+		side = http2_side(s, id, is_sent, flags);
+	if (side) {
+		flags |= KS_BYTES_FRAMES | (side->left || side->have ? 0 : KS_BYTES_AT_FRAME);
+		length = http2_copy(s, side, s->bytes.bytes);
+	} else {
+		length = copy(s);
+		tail = copy_tail(s, length);
+	}
 
 	r->kind = KS_KIND_BYTES;
 	r->version = KS_VERSION;
@@ -324,7 +350,7 @@ static __always_inline u32 classify(struct ks_scratch *s, struct connection *kno
 		return KS_PROTOCOL_MYSQL;
 	if (expected == length && begins_mysql_body(bytes, length))
 		return KS_PROTOCOL_MYSQL;
-	if (length >= 8 && begins_http2(bytes, length))
+	if (length >= 8 && ((u32)bytes == HTTP2_PREFACE_WORD || http2_headers(bytes, length)))
 		return KS_PROTOCOL_HTTP2;
 	if (length == MYSQL_PACKET && !(bytes >> 24))
 		known->expected = bytes;

@@ -178,6 +178,7 @@ class Payload:
 
     `is_first`: nothing was sent or received on it before; else that is not known. `position`: on the connection, in this
     direction, of the last byte, modulo 2^32; `other`: in the other direction, of the last that was moved; None: not known.
+    `is_framed`: `data` is all that was moved but for the bodies in frames of HTTP/2; `at_frame`: and begins with a frame.
     """
 
     connection: int
@@ -189,6 +190,8 @@ class Payload:
     is_first: bool = False
     position: int | None = None
     other: int | None = None
+    is_framed: bool = False
+    at_frame: bool = False
 
     @property
     def exchange_id(self) -> int:

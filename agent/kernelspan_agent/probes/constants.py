@@ -219,6 +219,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_CLASS_PROTOCOLS_AT": CLASS_PROTOCOLS_AT,
         "KS_REQUESTS_PLACE": REQUESTS_PLACE,
         "KS_MAX_CONNECTIONS": 16384,
+        "KS_MAX_HTTP2": 8192,  # directions
         "KS_SWITCH_NEXT_PID": 56,  # sched_switch: offset of next_pid; see tracefs
         "KS_FRAMES_NONE": records.FrameState.NONE,
         "KS_FRAMES_COMPLETE": records.FrameState.COMPLETE,

@@ -94,57 +94,67 @@ class Reader:
         self._left = self._skip = 0
         self._kept = None
 
+    def find(self) -> None:
+        """What follows is a frame."""
+        self.is_lost = False
+
     def skip(self, count: int) -> None:
         """What follows is no frame for so many bytes."""
         self._skip = count
 
-    def feed(self, data: bytes, moved: int, when_ns: int, *, begins: bool) -> list[Frame]:
-        """The frames that these bytes complete. `data`: the first of `moved`. `begins`: a call begins with them."""
+    @property
+    def is_between(self) -> bool:
+        """Whether a frame begins next, as far as is known."""
+        return not (self._head or self._skip)
+
+    def feed(self, data: bytes, moved: int, when_ns: int, *, without_bodies: bool = False) -> list[Frame]:
+        """The frames that these bytes complete. `data`: the first of `moved`; `without_bodies`: those of DATA are not in it."""
         found: list[Frame] = []
-        if self.is_lost and begins and is_plausible(data, moved):
-            self.is_lost = False
-        at = 0
-        if not self.is_lost and self._skip:
-            at = min(self._skip, moved)
-            self._skip -= at
-        while at < moved and not self.is_lost:
-            if len(self._head) < HEADER_BYTES:
-                at = self._take_header(data, at, moved, when_ns)
+        end = self.taken + moved
+        seen = 0  # of the data
+        while self.taken < end and not self.is_lost:
+            left = end - self.taken
+            if self._skip:
+                taken = min(self._skip, left)
+                self._skip -= taken
+                seen += taken
+            elif len(self._head) < HEADER_BYTES:
+                taken = min(HEADER_BYTES - len(self._head), left)
+                self._take_header(data[seen : seen + taken], taken, when_ns)
+                seen += taken
             else:
-                at = self._take_payload(data, at, moved)
+                taken = min(self._left, left)
+                is_elided = without_bodies and self._head[3] == Type.DATA
+                if not is_elided:
+                    self._take_payload(data[seen : seen + taken], taken)
+                    seen += taken
+                self._left -= taken
+            self.taken += taken
             if len(self._head) == HEADER_BYTES and not self._left:
                 found.append(self._frame())
-        self.taken += moved
+        self.taken = end
         return found
 
-    def _take_header(self, data: bytes, at: int, moved: int, when_ns: int) -> int:
-        wanted = min(HEADER_BYTES - len(self._head), moved - at)
-        part = data[at : at + wanted]
+    def _take_header(self, part: bytes, wanted: int, when_ns: int) -> None:
         if len(part) < wanted:
             self.lose()
-            return moved
+            return
         if not self._head:
-            self._at, self._began_ns = self.taken + at, when_ns
+            self._at, self._began_ns = self.taken, when_ns
         self._head += part
         if len(self._head) == HEADER_BYTES:
             length, kind, flags, stream = _parsed(self._head)
             if not _is_valid(length, kind, flags, stream):
                 self.lose()
-                return moved
+                return
             self._left = length
             self._kept = bytearray() if kind in _KEPT and length <= MAX_BLOCK_BYTES else None
-        return at + wanted
 
-    def _take_payload(self, data: bytes, at: int, moved: int) -> int:
-        taken = min(self._left, moved - at)
-        if self._kept is not None:
-            part = data[at : at + taken]
-            if len(part) < taken:
-                self._kept = None
-            else:
-                self._kept += part
-        self._left -= taken
-        return at + taken
+    def _take_payload(self, part: bytes, taken: int) -> None:
+        if self._kept is not None and len(part) == taken:
+            self._kept += part
+        else:
+            self._kept = None
 
     def _frame(self) -> Frame:
         length, kind, flags, stream = _parsed(self._head)

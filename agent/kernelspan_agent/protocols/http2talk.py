@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 from kernelspan_agent.model import Payload, WireProtocol
-from kernelspan_agent.protocols.exchanges import Told
+from kernelspan_agent.protocols.exchanges import Told, read
 from kernelspan_agent.protocols.http1 import Head
 from kernelspan_agent.protocols.http1talk import HttpExchange
 from kernelspan_agent.protocols.http2frames import (
@@ -119,9 +119,8 @@ class Http2Talk:
         """See TalkClass."""
         if payload.data.startswith(PREFACE[:4]):
             return cls(payload.sends)
-        is_whole = len(payload.data) + len(payload.tail) == payload.moved
-        data = payload.data + payload.tail if is_whole else payload.data
-        return cls(None) if payload.protocol is WireProtocol.HTTP2 and is_plausible(data, payload.moved) else None
+        is_certain = payload.protocol is WireProtocol.HTTP2 and (payload.at_frame or _begins(payload))
+        return cls(None) if is_certain else None
 
     def __init__(self, requests_sent: bool | None) -> None:
         self.requests_sent = requests_sent
@@ -142,7 +141,6 @@ class Http2Talk:
         """See Talk."""
         told, side = Told(), self._sides[payload.sends]
         if missed:
-            side.reader.lose()
             self._lose(payload.sends, told)
         start: int | None = None
         if payload.position is not None:
@@ -154,7 +152,7 @@ class Http2Talk:
         before, was_lost = side.reader.taken, side.reader.is_lost
         asks = payload.sends == self.requests_sent
         when_ns = start_ns if payload.sends and (asks or self.requests_sent is None) else end_ns
-        for frame in self._frames(side.reader, payload, when_ns):
+        for frame in self._frames(payload, when_ns, told):
             number = None if start is None else start + frame.at - before & _U32
             self._take(frame, payload.sends, number, end_ns, told)
         if side.reader.is_lost and not was_lost:
@@ -163,13 +161,15 @@ class Http2Talk:
         self._mark_sole(told)
         return told
 
-    @staticmethod
-    def _frames(reader: Reader, payload: Payload, when_ns: int) -> list[Frame]:
-        data, tail, moved = payload.data, payload.tail, payload.moved
-        if len(data) + len(tail) == moved:
-            return reader.feed(data + tail, moved, when_ns, begins=True)
-        found = reader.feed(data, moved - len(tail), when_ns, begins=True)
-        return found + (reader.feed(tail, len(tail), when_ns, begins=False) if tail else [])
+    def _frames(self, payload: Payload, when_ns: int, told: Told) -> list[Frame]:
+        reader = self._sides[payload.sends].reader
+        if payload.at_frame and not reader.is_lost and not reader.is_between and not payload.data.startswith(PREFACE):
+            self._lose(payload.sends, told)
+        if reader.is_lost and (payload.at_frame or (not payload.is_framed and _begins(payload))):
+            reader.find()
+        if payload.is_framed:
+            return reader.feed(payload.data, payload.moved, when_ns, without_bodies=True)
+        return read(lambda data, moved: reader.feed(data, moved, when_ns), payload)
 
     def _mark_sole(self, told: Told) -> None:
         if len(told.began) == 1:
@@ -319,11 +319,18 @@ class Http2Talk:
 
     def _lose(self, sends: bool, told: Told) -> None:
         """Some of a direction was not seen. Of answers: what they are for is told as it is."""
+        self._sides[sends].reader.lose()
         self._sides[sends].forget()
         self._early.clear()
         if sends != self.requests_sent:
             told.ended += self._open.values()
             self._open.clear()
+
+
+def _begins(payload: Payload) -> bool:
+    """Whether a call begins with frames, by what they look like."""
+    is_whole = len(payload.data) + len(payload.tail) == payload.moved
+    return is_plausible(payload.data + payload.tail if is_whole else payload.data, payload.moved)
 
 
 def _request(fields: Fields | None) -> Head | None:

@@ -12,7 +12,9 @@ from kernelspan_agent.ring.records import BYTES, BytesFlag
 
 MAX_BYTES = 8 << 20
 KEPT_NS = 1_000_000_000  # an operation comes with its bytes, or as soon as its walk is done
-_SENDS, _FIRST, _PLACED = map(int, (BytesFlag.SENDS, BytesFlag.FIRST, BytesFlag.PLACED))
+_SENDS, _FIRST, _PLACED, _FRAMES, _AT_FRAME = map(
+    int, (BytesFlag.SENDS, BytesFlag.FIRST, BytesFlag.PLACED, BytesFlag.FRAMES, BytesFlag.AT_FRAME)
+)
 
 
 class PayloadTable:
@@ -65,4 +67,6 @@ def _payload(record: bytes) -> Payload:
         WireProtocol(protocol),
         bool(flags & _FIRST),
         *((position, other) if flags & _PLACED else (None, None)),
+        bool(flags & _FRAMES),
+        bool(flags & _AT_FRAME),
     )

@@ -71,6 +71,8 @@ class BytesFlag(enum.IntFlag):
     SENDS = 1
     FIRST = 2  # nothing was sent or received on the connection before
     PLACED = 4  # `position` is known
+    FRAMES = 8  # of HTTP/2, without the bodies in them
+    AT_FRAME = 16  # and the call begins with one
 
 
 class ArgumentState(enum.IntEnum):
