@@ -246,42 +246,6 @@ static __always_inline u32 place(struct ks_bytes_rec *r, struct ks_scratch *s, u
 	return KS_BYTES_PLACED;
 }
 
-/* The first bytes of a call, whatever its parts. */
-static __always_inline u64 first_word(struct ks_scratch *s)
-{
-	struct ks_walk *w = &s->walk;
-	u64 at = KS_LOAD(w->at), length = s->op.ret;
-
-	if (KS_LOAD(w->found[0])) {
-		u64 part = KS_UREAD(u64, KS_LOAD(w->found[0]) + 8);
-
-		at = KS_UREAD(u64, KS_LOAD(w->found[0]));
-		if (length > part)
-			length = part;
-	}
-	return KS_LOAD(w->count) && length >= 8 ? KS_UREAD(u64, at) : ~0ULL;
-}
-
-/* A direction of a connection of HTTP/2, with its place at the beginning of the call if it is known; 0: it is not. */
-static __always_inline struct http2_side *http2_side(struct ks_scratch *s, u64 id, u32 is_sent, u32 flags)
-{
-	struct ks_bytes_rec *r = &s->bytes.header;
-	struct http2_side *side, none = {};
-	u64 key = (id & ~1ULL) | is_sent;
-
-	side = ks_http2.lookup(&key);
-	if (!side) {
-		ks_http2.update(&key, &none);
-		side = ks_http2.lookup(&key);
-		if (!side)
-			return 0;
-	}
-	if (flags & KS_BYTES_PLACED && side->next != r->position - (u32)s->op.ret)
-		side->known = 0;
-	side->next = r->position;
-	return http2_find(side, s, first_word(s)) ? side : 0;
-}
-
 static __always_inline void tell(struct ks_scratch *s, u64 sk, u64 id, u32 protocol)
 {
 	u32 length, tail = 0, size, is_sent = sends(s->call.nr), flags = is_sent ? KS_BYTES_SENDS : 0;

@@ -42,7 +42,13 @@ class Protocol(enum.Enum):
     MONGODB = "MongoDB"
 
 
-READ = (Protocol.HTTP, Protocol.GRPC, Protocol.REDIS, Protocol.POSTGRESQL, Protocol.MYSQL)  # those that this version reads
+READ = (
+    Protocol.HTTP,
+    Protocol.GRPC,
+    Protocol.REDIS,
+    Protocol.POSTGRESQL,
+    Protocol.MYSQL,
+)  # those that this version reads
 
 
 class Role(enum.Enum):

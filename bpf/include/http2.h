@@ -87,6 +87,42 @@ static __always_inline int http2_find(struct http2_side *side, struct ks_scratch
 	return side->known;
 }
 
+/* The first bytes of a call. */
+static __always_inline u64 first_word(struct ks_scratch *s)
+{
+	struct ks_walk *w = &s->walk;
+	u64 at = KS_LOAD(w->at), length = s->op.ret;
+
+	if (KS_LOAD(w->found[0])) {
+		u64 part = KS_UREAD(u64, KS_LOAD(w->found[0]) + 8);
+
+		at = KS_UREAD(u64, KS_LOAD(w->found[0]));
+		if (length > part)
+			length = part;
+	}
+	return KS_LOAD(w->count) && length >= 8 ? KS_UREAD(u64, at) : ~0ULL;
+}
+
+/* A direction of a connection of HTTP/2, with its place at the beginning of the call if it is known; 0: it is not. */
+static __always_inline struct http2_side *http2_side(struct ks_scratch *s, u64 id, u32 is_sent, u32 flags)
+{
+	struct ks_bytes_rec *r = &s->bytes.header;
+	struct http2_side *side, none = {};
+	u64 key = (id & ~1ULL) | is_sent;
+
+	side = ks_http2.lookup(&key);
+	if (!side) {
+		ks_http2.update(&key, &none);
+		side = ks_http2.lookup(&key);
+		if (!side)
+			return 0;
+	}
+	if (flags & KS_BYTES_PLACED && side->next != r->position - (u32)s->op.ret)
+		side->known = 0;
+	side->next = r->position;
+	return http2_find(side, s, first_word(s)) ? side : 0;
+}
+
 /* The header that has come in whole: what follows it. */
 static __always_inline void http2_header(struct http2_side *side)
 {

@@ -138,6 +138,7 @@ def _requests(app: App) -> dict[str, int]:
         "ambiguous": counters.requests_ambiguous,
         "evicted": counters.requests_evicted,
         "kept": counters.traces_kept,
+        "untold": counters.requests_untold,
         "bytesLost": app.session.bytes_lost() + app.tables.payloads.dropped,
     }
 

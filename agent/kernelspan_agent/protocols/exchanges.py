@@ -52,6 +52,7 @@ class Told:
     """What one call brought: requests that began in it, those that it completed, those whose response began or ended in it.
 
     `open_ended`: those whose response has begun and may end with any byte. `was_asked`: it received bytes of requests.
+    `untold`: requests in it of which too little is known to tell them.
     An Exchange itself may know more already: calls after this one are read before anybody looks at it.
     """
 
@@ -61,6 +62,7 @@ class Told:
     ended: list[Exchange] = field(default_factory=list)
     open_ended: list[Exchange] = field(default_factory=list)
     was_asked: bool = False
+    untold: int = 0
 
 
 class Talk(Protocol):

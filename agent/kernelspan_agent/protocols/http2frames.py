@@ -167,7 +167,7 @@ class Reader:
 def is_plausible(data: bytes, moved: int) -> bool:
     """Whether a call of so many bytes, which begins with these, begins with frames: all that are seen, up to its end or two."""
     at = count = 0
-    while at < moved and count < 2:  # noqa: PLR2004
+    while at < moved and count < 2:
         head = data[at : at + HEADER_BYTES]
         if len(head) < HEADER_BYTES:
             return False

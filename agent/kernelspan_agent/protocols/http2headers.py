@@ -46,7 +46,7 @@ class _Table(HeaderTable):
 
     @maxsize.setter
     def maxsize(self, newmax: int) -> None:
-        HeaderTable.maxsize.__set__(self, min(newmax, MAX_TABLE_BYTES))
+        HeaderTable.maxsize.__set__(self, min(newmax, MAX_TABLE_BYTES))  # type: ignore[attr-defined]
 
 
 class Fieldreader:

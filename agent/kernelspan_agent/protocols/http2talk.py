@@ -59,7 +59,6 @@ class Line:
     """What a connection's exchanges have in common. `senders`: who has sent requests on it; two say as much as more."""
 
     senders: list[object] = field(default_factory=list)
-    untold: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -92,7 +91,7 @@ class Http2Exchange(HttpExchange):
     def is_askers(self, sender: object) -> bool:
         """See Exchange. Whoever writes to a connection may send what others have asked; one that is alone cannot."""
         senders = self.line.senders
-        if sender not in senders and len(senders) < 2:  # noqa: PLR2004
+        if sender not in senders and len(senders) < 2:
             senders.append(sender)
         return self.is_sole and senders == [sender]
 
@@ -131,11 +130,6 @@ class Http2Talk:
         self._open: OrderedDict[int, Http2Exchange] = OrderedDict()
         self._early: OrderedDict[int, Http2Exchange] = OrderedDict()
         self._line = Line()
-
-    @property
-    def untold(self) -> int:
-        """Requests whose method or path is not known."""
-        return self._line.untold
 
     def feed(self, payload: Payload, start_ns: int, end_ns: int, *, missed: bool) -> Told:
         """See Talk."""
@@ -249,7 +243,7 @@ class Http2Talk:
         for stream in [each for each in self._early if each < first.stream]:
             del self._early[stream]
         if head is None:
-            self._line.untold += 1
+            told.untold += 1
             return
         exchange = early or Http2Exchange(not self.requests_sent, 0, head, stream=first.stream)
         exchange.request, exchange.start_ns, exchange.line = head, first.began_ns, self._line

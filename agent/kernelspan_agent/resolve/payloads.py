@@ -66,7 +66,8 @@ def _payload(record: bytes) -> Payload:
         record[middle : middle + tail],
         WireProtocol(protocol),
         bool(flags & _FIRST),
-        *((position, other) if flags & _PLACED else (None, None)),
+        position if flags & _PLACED else None,
+        other if flags & _PLACED else None,
         bool(flags & _FRAMES),
         bool(flags & _AT_FRAME),
     )

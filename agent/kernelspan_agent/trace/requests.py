@@ -59,19 +59,19 @@ class Requests:
         self._settings, self._new_trace, self._ids, self._out = settings, new_trace, ids, out
         self._party, self._keep, self._contexts = party, keep, contexts
         self._bound_of_ids = ratio_bound(settings.percent)
-        self._connections = Connections(
-            {wire for each in settings.requests for wire in carriers(each.protocol.name)}
-        )
+        self._connections = Connections({wire for each in settings.requests for wire in carriers(each.protocol.name)})
         self._open: dict[Exchange, Followed] = {}
         self._by_fd: dict[tuple[ProcessInfo, int], dict[Followed, None]] = {}
         self.claims, self.awaited, self.begun = Claims(out), Awaited(), Begun()
-        self.seen = self.evicted = 0
+        self.seen = self.evicted = self.untold = 0
 
     def read(self, batch: ResolvedBatch) -> tuple[ResolvedBatch, Marks]:
         """What the bytes of these operations say; and the batch without what says nothing and is not to be shown."""
         marks = Marks()
         for row, payload in batch.payloads.items():
             told = self._connections.feed(payload, int(batch.start_ns[row]), int(batch.end_ns[row]))
+            if told is not None:
+                self.untold += told.untold
             if told is not None and (told.began or told.answered or told.ended or told.open_ended or told.was_asked):
                 marks.told[row] = told
         closes = np.flatnonzero(batch.ops["op"] == CLOSE).tolist()

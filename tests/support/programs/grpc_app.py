@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server of gRPC and its client, on one channel: calls side by side, with bodies from nothing to many frames.
 
-`server PORT` serves until it is ended. `client PORT THREADS EACH SIZE` makes calls from threads and prints, as JSON, what came
+`server PORT` serves until it is ended; `both` does both, each in a process of its own. `client PORT THREADS EACH SIZE` makes calls from threads and prints, as JSON, what came
 of each: number, method, status. SIZE: of the largest bodies. With `wait` behind it makes a call, says so, and goes on when a
 line comes in.
 """
@@ -9,6 +9,7 @@ line comes in.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,13 +86,15 @@ def call(channel: grpc.Channel, number: int, size: int) -> tuple[int, str, str]:
             channel.stream_unary(path)(iter([body] * 3), metadata=metadata, timeout=60)
         else:
             list(channel.stream_stream(path)(iter([body] * 3), metadata=metadata, timeout=60))
-        return number, path, "OK"
     except grpc.RpcError as error:
         return number, path, error.code().name
+    return number, path, "OK"
 
 
 def ask(port: int, threads: int, each: int, size: int, *, wait: bool) -> None:
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, ThreadPoolExecutor(threads) as pool:
+    options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 200)]
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options) as channel, ThreadPoolExecutor(threads) as pool:
+        grpc.channel_ready_future(channel).result(timeout=60)
         if wait:
             call(channel, 4, 0)
             print("waiting", flush=True)
@@ -103,5 +106,9 @@ def ask(port: int, threads: int, each: int, size: int, *, wait: bool) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "server":
         serve(int(sys.argv[2]))
+    elif sys.argv[1] == "both":
+        with subprocess.Popen([sys.executable, __file__, "server", sys.argv[2]]) as server:
+            ask(*map(int, sys.argv[2:6]), wait=False)
+            server.terminate()
     else:
         ask(*map(int, sys.argv[2:6]), wait="wait" in sys.argv)
