@@ -314,7 +314,7 @@ static __always_inline u32 classify(struct ks_scratch *s, struct connection *kno
 		return KS_PROTOCOL_MYSQL;
 	if (expected == length && begins_mysql_body(bytes, length))
 		return KS_PROTOCOL_MYSQL;
-	if (length >= 8 && ((u32)bytes == HTTP2_PREFACE_WORD || http2_headers(bytes, length)))
+	if (length >= 8 && ((u32)bytes == HTTP2_PREFACE_WORD || http2_headers(bytes, s->op.ret)))
 		return KS_PROTOCOL_HTTP2;
 	if (length == MYSQL_PACKET && !(bytes >> 24))
 		known->expected = bytes;

@@ -23,9 +23,12 @@
 #define HTTP2_FRAME 9 /* bytes of a frame's header */
 #define HTTP2_PREFACE 24
 #define HTTP2_PREFACE_WORD 0x20495250 /* "PRI " */
-#define HTTP2_STEPS 160 /* parts of a vectored call, headers and payloads, of one call that are followed */
+#define HTTP2_UPDATE 13 /* bytes of a WINDOW_UPDATE */
+#define HTTP2_UPDATE_MASK 0xffffffff /* of its length and type */
+#define HTTP2_UPDATE_WORD 0x08040000
+#define HTTP2_STEPS 330 /* parts of a vectored call, headers and payloads, of one call that are followed */
 #define HTTP2_PIECE 1024 /* bytes of a payload that are copied in a step; a power of two */
-#define HTTP2_MOST 4096 /* bytes of a call that are copied */
+#define HTTP2_MOST 7168 /* bytes of a call that are copied */
 
 /* One direction. */
 struct http2_side {
@@ -163,9 +166,17 @@ static __always_inline u32 http2_copy(struct ks_scratch *s, struct http2_side *s
 			w->root = part + 1;
 		} else {
 			u32 is_copied = is_header || !KS_LOAD(side->body);
+			u64 word = 0;
 
 			if (size > KS_LOAD(w->hash))
 				size = KS_LOAD(w->hash);
+			if (is_header && !have && size >= HTTP2_UPDATE)
+				word = KS_UREAD(u64, KS_LOAD(w->at));
+			if ((word & HTTP2_UPDATE_MASK) == HTTP2_UPDATE_WORD) {
+				is_header = 0; /* many of them come together: each is one step */
+				side->left = left = HTTP2_UPDATE;
+				side->body = 0;
+			}
 			if (is_header)
 				left = HTTP2_FRAME - have;
 			if (size > left)

@@ -2,8 +2,8 @@
 """HTTP/2's requests and what answers them: streams of one connection, each known by its number, gRPC's among them.
 
 A connection that we joined in its middle, or of which something was not seen, is read from where frames begin again. What its
-headers say is told as far as it is certain (http2headers): a request whose method or path is not known is not told at all,
-and counted.
+headers say is told as far as it is certain (http2headers): a request whose method or path is not known, or of which it is not
+known whether it is gRPC's, is not told at all, and counted.
 """
 
 from __future__ import annotations
@@ -336,6 +336,8 @@ def _request(fields: Fields | None) -> Head | None:
     target = pseudo.get(":path", "") or (authority if method == "CONNECT" else "")
     if not _METHOD.fullmatch(method) or not target:
         return None
+    if fields.has_unknown and method == "POST" and "content-type" not in headers:
+        return None  # it may be gRPC's
     if authority and "host" not in headers:
         headers["host"] = authority
     scheme = pseudo.get(":scheme", "")

@@ -201,6 +201,17 @@ def test_a_connection_that_is_joined(before: int, framed: bool) -> None:
     assert not any(each.exchange_id for each in wire.began)
 
 
+def test_what_may_be_grpc() -> None:
+    """Where the kind of a request's body was said before we came, a POST may be either: it is not told."""
+    wire = Wire()
+    wire.move(wire.ask(1, "/old", GRPC, method="POST"), asks=True, seen=False)
+    wire.move(wire.ask(3, "/s/new", GRPC, method="POST"), asks=True)
+    wire.move(wire.ask(5, "/new"), asks=True)
+    wire.move(wire.ask(7, "/s/new", ("content-type", "text/plain"), method="POST"), asks=True)
+    assert [(each.stream, each.subject) for each in wire.began] == [(5, "HTTP"), (7, "HTTP")]
+    assert wire.untold == 1
+
+
 def test_a_table_that_is_smaller_than_theirs() -> None:
     """What we do not keep is unknown, what we keep is in its place."""
     wire = opened()

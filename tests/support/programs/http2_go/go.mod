@@ -1,0 +1,3 @@
+module http2app
+
+go 1.24
