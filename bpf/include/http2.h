@@ -26,7 +26,7 @@
 #define HTTP2_UPDATE 13 /* bytes of a WINDOW_UPDATE */
 #define HTTP2_UPDATE_MASK 0xffffffff /* of its length and type */
 #define HTTP2_UPDATE_WORD 0x08040000
-#define HTTP2_STEPS 330 /* parts of a vectored call, headers and payloads, of one call that are followed */
+#define HTTP2_STEPS 224 /* parts of a vectored call, headers and payloads, of one call that are followed */
 #define HTTP2_PIECE 1024 /* bytes of a payload that are copied in a step; a power of two */
 #define HTTP2_MOST 7168 /* bytes of a call that are copied */
 
@@ -173,8 +173,12 @@ static __always_inline u32 http2_copy(struct ks_scratch *s, struct http2_side *s
 			if (is_header && !have && size >= HTTP2_UPDATE)
 				word = KS_UREAD(u64, KS_LOAD(w->at));
 			if ((word & HTTP2_UPDATE_MASK) == HTTP2_UPDATE_WORD) {
-				is_header = 0; /* many of them come together: each is one step */
-				side->left = left = HTTP2_UPDATE;
+				is_header = 0; /* many of them come together: two are one step */
+				left = HTTP2_UPDATE;
+				if (size >= 2 * HTTP2_UPDATE &&
+				    KS_UREAD(u32, KS_LOAD(w->at) + HTTP2_UPDATE) == HTTP2_UPDATE_WORD)
+					left = 2 * HTTP2_UPDATE;
+				side->left = left;
 				side->body = 0;
 			}
 			if (is_header)
