@@ -278,7 +278,8 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 		return 0;
 	}
 	if (c->flags & KS_CLASS_REQUESTS && roles & (SENDS | RECEIVES) && sk && ctx->ret > 0 &&
-	    (s->op.protocol == PROTOCOL_TCP || s->op.family == KS_AF_UNIX))
+	    (s->op.protocol == PROTOCOL_TCP || s->op.family == KS_AF_UNIX ||
+	     (s->op.protocol == PROTOCOL_UDP && c->flags >> KS_CLASS_PROTOCOLS_AT >> KS_PROTOCOL_DNS & 1)))
 		ks_continue(ctx, KS_REQUESTS_PLACE); /* requests.bpf.c, which goes on as this does */
 	ks_walk(ctx, s, c);
 	return 0;

@@ -8,123 +8,30 @@
  */
 #include "calls.h"
 #include "http2.h"
+#include "protocols.h"
 #include "sock.h"
 #include <asm/unistd.h>
 
 #define HEAD_BYTES 2048 /* of a call's beginning that are copied at most, and of its end; a power of two */
 #define MAX_PARTS 8 /* of a vectored call that are looked at */
 #define MAX_MISSES 8 /* calls whose bytes begin no message, after which a connection is opaque */
-#define MSG_PEEK 2
+#define MAX_DATAGRAMS 8 /* of one call that are looked at */
+#define DATAGRAM_BYTES 1024 /* of each that are copied at most, where a call moves several */
+#define DATAGRAM_HEADER 4 /* before each of these: its length, how much of it was copied */
+#define MMSGHDR 64 /* struct mmsghdr: a struct msghdr, the bytes that were sent or received */
+#define NOT_MOVED 0x2002 /* MSG_PEEK, and MSG_ERRQUEUE, which gives back what was sent */
 
 #define OPAQUE 255 /* instead of a protocol */
 #define PROTOCOL_TCP 6
+#define PROTOCOL_UDP 17
 
 struct connection {
 	u32 protocol; /* KS_PROTOCOL_UNKNOWN: not yet */
 	u32 misses;
-	u32 expected; /* bytes of the next call, where this one was a header of MySQL's that was read alone */
+	u32 expected; /* bytes of the next call, where this one was a header of MySQL's or a length of DNS's, read alone */
 };
 
 BPF_TABLE("lru_hash", u64, struct connection, ks_connections, KS_MAX_CONNECTIONS);
-
-#define WORD(a, b, c, d) ((u32)(a) | (u32)(b) << 8 | (u32)(c) << 16 | (u32)(d) << 24)
-
-/* Whether these bytes can begin a request or a response of HTTP/1. */
-static __always_inline int begins_http(u32 word)
-{
-	switch (word) {
-	case WORD('G', 'E', 'T', ' '):
-	case WORD('P', 'O', 'S', 'T'):
-	case WORD('P', 'U', 'T', ' '):
-	case WORD('H', 'E', 'A', 'D'):
-	case WORD('D', 'E', 'L', 'E'):
-	case WORD('O', 'P', 'T', 'I'):
-	case WORD('P', 'A', 'T', 'C'):
-	case WORD('C', 'O', 'N', 'N'):
-	case WORD('T', 'R', 'A', 'C'):
-	case WORD('H', 'T', 'T', 'P'):
-		return 1;
-	}
-	return 0;
-}
-
-static __always_inline int is_digit(u64 bytes)
-{
-	return (u8)bytes >= '0' && (u8)bytes <= '9';
-}
-
-/* A command of Redis is an array of strings: `*`, its length, CRLF, `$`. Some answers are too: user space knows them. */
-static __always_inline int begins_redis(u64 bytes)
-{
-	if ((u8)bytes != '*' || !is_digit(bytes >> 8))
-		return 0;
-	bytes >>= 16;
-	if (is_digit(bytes))
-		bytes >>= 8;
-	if (is_digit(bytes))
-		bytes >>= 8;
-	return (bytes & 0xffffff) == WORD('\r', '\n', '$', 0);
-}
-
-#define PG_VERSION_3 3 /* the major one; see "Message Formats" of PostgreSQL's manual */
-#define PG_TLS 80877103
-#define PG_GSS 80877104
-#define PG_SYNC 0x0400000053ULL /* the message Sync, in this machine's order */
-#define PG_FLUSH 0x0400000048ULL
-
-/*
- * The first message of a connection of PostgreSQL is a length and a version, or what asks for TLS. One that is open
- * already is known by a call that is a query to its last byte, or parses or binds a statement and ends in Sync or Flush.
- */
-static __always_inline int begins_postgresql(struct ks_scratch *s, u64 bytes, u64 at, u64 length)
-{
-	u32 size = __builtin_bswap32(bytes), code = __builtin_bswap32(bytes >> 32);
-	u64 end;
-
-	if (length != s->op.ret)
-		return 0;
-	if (size == length && ((code >> 16 == PG_VERSION_3 && (u16)code < 16) || code == PG_TLS || code == PG_GSS))
-		return 1;
-	size = __builtin_bswap32(bytes >> 8);
-	if ((u8)bytes == 'Q')
-		return size == length - 1;
-	if (((u8)bytes != 'P' && (u8)bytes != 'B') || size < 8 || length < 16 || size > length - 6)
-		return 0;
-	end = KS_UREAD(u64, at + length - 8) >> 24;
-	return end == PG_SYNC || end == PG_FLUSH;
-}
-
-#define MYSQL_PACKET 4 /* bytes of a packet's header: a length in three of them, and a number */
-#define MYSQL_COLUMN                                                                                                   \
-	0x666564030200ULL /* of a column's packet, from its length's end: a number, "def" behind its length */
-
-/* What a packet with the number 0 holds: the greeting, 10 and a version, or a command. */
-static __always_inline int begins_mysql_body(u64 bytes, u64 size)
-{
-	if ((u8)bytes == 10)
-		return size == 1 || (size > 32 && is_digit(bytes >> 8));
-	return ((u8)bytes && (u8)bytes <= 0x1f) || (u8)bytes == 0xfa;
-}
-
-/*
- * A connection of MySQL begins with the server's greeting: a packet that is the whole call, whose number is 0. One that
- * is open already is known by a command, whose number is 0 too, or by what answers one, whose number is 1: OK, an error, or
- * a result's number of columns and the first of them. See "Packets" of MySQL's manual.
- */
-static __always_inline int begins_mysql(struct ks_scratch *s, u64 bytes, u64 at, u64 length)
-{
-	u64 size = bytes & 0xffffff, kind = bytes >> 32 & 0xff;
-
-	if (length != s->op.ret)
-		return 0;
-	if (size == 1 && length >= 16 && (bytes & 0xff000000) == 0x1000000)
-		return KS_UREAD(u64, at + 5) >> 16 == MYSQL_COLUMN;
-	if (size != length - MYSQL_PACKET)
-		return 0;
-	if (bytes >> 24 & 0xff)
-		return (bytes >> 24 & 0xff) == 1 && size >= 7 && (kind == 0 || kind == 0xff);
-	return begins_mysql_body(bytes >> 32, size);
-}
 
 /* Where the bytes of a call lie: w->at, w->length of the first part, w->found the others. */
 static __always_inline void parts_of(struct ks_call *call, struct ks_walk *w)
@@ -132,7 +39,7 @@ static __always_inline void parts_of(struct ks_call *call, struct ks_walk *w)
 	w->found[0] = 0;
 	w->count = 1;
 	w->at = call->args[1];
-	w->length = ~0ULL;
+	w->length = call->args[2]; /* a datagram may have been longer: MSG_TRUNC */
 	switch (call->nr) {
 	case __NR_readv:
 	case __NR_writev:
@@ -149,9 +56,19 @@ static __always_inline void parts_of(struct ks_call *call, struct ks_walk *w)
 	case __NR_recvfrom:
 	case __NR_sendto:
 		break;
-	default: /* sendfile, and several messages at once */
+	case __NR_recvmmsg:
+	case __NR_sendmmsg: /* of the first message */
+		w->found[0] = KS_UREAD(u64, call->args[1] + 16);
+		w->count = KS_UREAD(u32, call->args[1] + 24);
+		break;
+	default: /* sendfile */
 		w->count = 0;
 	}
+}
+
+static __always_inline int is_many(struct ks_call *call)
+{
+	return call->nr == __NR_recvmmsg || call->nr == __NR_sendmmsg;
 }
 
 /* Copies the beginning of what was moved; gives how much. */
@@ -197,7 +114,7 @@ static __always_inline u32 copy_tail(struct ks_scratch *s, u32 length)
 {
 	u64 left = s->op.ret - length, size; /* in 64 bits: older verifiers lose what is known of half a register */
 
-	if (KS_LOAD(s->walk.found[0]) || length < HEAD_BYTES || s->op.ret <= length)
+	if (KS_LOAD(s->walk.found[0]) || length < HEAD_BYTES || s->op.ret <= length || s->op.ret > s->call.args[2])
 		return 0;
 	size = left < HEAD_BYTES ? left : HEAD_BYTES;
 	KS_OPAQUE(size);
@@ -208,15 +125,53 @@ static __always_inline u32 copy_tail(struct ks_scratch *s, u32 length)
 	return size;
 }
 
+/*
+ * Copies several datagrams, each behind a header; gives how much. Of one that lies in several parts the first is copied.
+ * Those that there is no room for are missing from the sum of lengths.
+ */
+static __always_inline u32 copy_datagrams(struct ks_scratch *s, u64 count)
+{
+	struct ks_walk *w = &s->walk;
+
+	w->state = 0;
+	w->count = count;
+	for (u32 i = 0; i < MAX_DATAGRAMS; i++) {
+		u64 at = KS_LOAD(w->state), message = s->call.args[1] + MMSGHDR * i, parts, moved, size, buffer;
+
+		if (i >= KS_LOAD(w->count) || at > 2 * HEAD_BYTES - DATAGRAM_BYTES - DATAGRAM_HEADER)
+			break;
+		parts = KS_UREAD(u64, message + 16);
+		moved = KS_UREAD(u32, message + 56);
+		buffer = KS_UREAD(u64, parts);
+		size = KS_UREAD(u64, parts + 8);
+		if (size > moved)
+			size = moved;
+		if (size > DATAGRAM_BYTES)
+			size = DATAGRAM_BYTES;
+		KS_OPAQUE(size);
+		KS_OPAQUE(at);
+		if (size > DATAGRAM_BYTES || at > 2 * HEAD_BYTES - DATAGRAM_BYTES - DATAGRAM_HEADER)
+			break;
+		*(u16 *)(s->bytes.bytes + at) = moved;
+		*(u16 *)(s->bytes.bytes + at + 2) = size;
+		if (size && ks_read_user(s->bytes.bytes + at + DATAGRAM_HEADER, size, (void *)buffer))
+			break;
+		w->state = at + DATAGRAM_HEADER + size;
+	}
+	return KS_LOAD(w->state);
+}
+
+/* Nothing has moved: it is only looked at, or comes back as an error. */
 static __always_inline int peeks(struct ks_call *call)
 {
-	return (call->nr == __NR_recvfrom && call->args[3] & MSG_PEEK) ||
-	       (call->nr == __NR_recvmsg && call->args[2] & MSG_PEEK);
+	return ((call->nr == __NR_recvfrom || call->nr == __NR_recvmmsg) && call->args[3] & NOT_MOVED) ||
+	       (call->nr == __NR_recvmsg && call->args[2] & NOT_MOVED);
 }
 
 static __always_inline int sends(u32 nr)
 {
-	return nr == __NR_write || nr == __NR_writev || nr == __NR_sendto || nr == __NR_sendmsg || nr == __NR_sendfile;
+	return nr == __NR_write || nr == __NR_writev || nr == __NR_sendto || nr == __NR_sendmsg ||
+	       nr == __NR_sendmmsg || nr == __NR_sendfile;
 }
 
 /*
@@ -246,7 +201,13 @@ static __always_inline u32 place(struct ks_bytes_rec *r, struct ks_scratch *s, u
 	return KS_BYTES_PLACED;
 }
 
-static __always_inline void tell(struct ks_scratch *s, u64 sk, u64 id, u32 protocol)
+static __always_inline int is_datagram(struct ks_scratch *s)
+{
+	return s->op.protocol == PROTOCOL_UDP && s->op.family != KS_AF_UNIX;
+}
+
+/* `messages`: how many the call has moved, if it is one that moves several. */
+static __always_inline void tell(struct ks_scratch *s, u64 sk, u64 id, u32 protocol, u64 messages)
 {
 	u32 length, tail = 0, size, is_sent = sends(s->call.nr), flags = is_sent ? KS_BYTES_SENDS : 0;
 	struct ks_bytes_rec *r = &s->bytes.header;
@@ -254,11 +215,16 @@ static __always_inline void tell(struct ks_scratch *s, u64 sk, u64 id, u32 proto
 
 	r->position = r->other = r->reserved = 0;
 	flags |= place(r, s, sk, is_sent);
-	if (protocol == KS_PROTOCOL_HTTP2)
+	if (is_datagram(s))
+		flags |= KS_BYTES_DATAGRAM;
+	if (protocol == KS_PROTOCOL_HTTP2 && !is_many(&s->call))
 		side = http2_side(s, id, is_sent, flags);
 	if (side) {
 		flags |= KS_BYTES_FRAMES | (side->left || side->have ? 0 : KS_BYTES_AT_FRAME);
 		length = http2_copy(s, side, s->bytes.bytes);
+	} else if (is_many(&s->call)) {
+		flags |= KS_BYTES_MANY;
+		length = is_datagram(s) ? copy_datagrams(s, messages) : 0;
 	} else {
 		length = copy(s);
 		tail = copy_tail(s, length);
@@ -298,6 +264,16 @@ static __always_inline u32 classify(struct ks_scratch *s, struct connection *kno
 		if (length > part)
 			length = part;
 	}
+	if (KS_LOAD(w->count) && is_datagram(s))
+		return begins_dns(s, at, length) ? KS_PROTOCOL_DNS : KS_PROTOCOL_UNKNOWN;
+	if (KS_LOAD(w->count) && length == 2) {
+		u32 size = __builtin_bswap16(KS_UREAD(u16, at));
+
+		if (s->op.ret == 2)
+			known->expected = DNS_LENGTH | size;
+		else if (size >= DNS_LEAST && begins_dns(s, KS_UREAD(u64, KS_LOAD(w->found[0]) + 16), size))
+			return KS_PROTOCOL_DNS; /* a part of its own, as glibc sends it */
+	}
 	if (!KS_LOAD(w->count) || length < 4)
 		return KS_PROTOCOL_UNKNOWN;
 	if (length < 8)
@@ -308,6 +284,8 @@ static __always_inline u32 classify(struct ks_scratch *s, struct connection *kno
 		return KS_PROTOCOL_HTTP;
 	if (begins_redis(bytes))
 		return KS_PROTOCOL_REDIS;
+	if (length >= DNS_LEAST && begins_dns_stream(s, bytes, at, length, expected))
+		return KS_PROTOCOL_DNS;
 	if (length >= 8 && begins_postgresql(s, bytes, at, length))
 		return KS_PROTOCOL_POSTGRESQL;
 	if (length >= 8 && begins_mysql(s, bytes, at, length))
@@ -338,7 +316,7 @@ static __always_inline int begins_tls(struct ks_scratch *s, u32 protocol)
 }
 
 /* `wanted`: bits of the protocols whose bytes somebody wants. */
-static __always_inline void look(struct ks_scratch *s, u32 wanted)
+static __always_inline void look(struct ks_scratch *s, u32 wanted, u64 messages)
 {
 	struct ks_call *call = &s->call;
 	u64 sk = ks_sock(call->file), id;
@@ -366,7 +344,8 @@ static __always_inline void look(struct ks_scratch *s, u32 wanted)
 		} else if (known->misses++ >= MAX_MISSES) {
 			known->protocol = OPAQUE;
 			return;
-		} else if (s->op.ret >= 4 && !(known->expected && wanted >> KS_PROTOCOL_MYSQL & 1)) {
+		} else if (is_datagram(s) ||
+			   (s->op.ret >= 4 && !(known->expected && wanted >> KS_PROTOCOL_MYSQL & 1))) {
 			return;
 		}
 	} else if ((protocol == KS_PROTOCOL_POSTGRESQL || protocol == KS_PROTOCOL_MYSQL) && begins_tls(s, protocol)) {
@@ -375,7 +354,7 @@ static __always_inline void look(struct ks_scratch *s, u32 wanted)
 	}
 	if (protocol && !(wanted >> protocol & 1))
 		return;
-	tell(s, sk, id, protocol);
+	tell(s, sk, id, protocol, messages);
 }
 
 int ks_requests(struct ks_sys_exit *ctx)
@@ -390,7 +369,7 @@ int ks_requests(struct ks_sys_exit *ctx)
 	c = ks_classes.lookup(&cls);
 	if (!c)
 		return 0;
-	look(s, c->flags >> KS_CLASS_PROTOCOLS_AT);
+	look(s, c->flags >> KS_CLASS_PROTOCOLS_AT, ctx->ret);
 	ks_walk(ctx, s, c);
 	return 0;
 }

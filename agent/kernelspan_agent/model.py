@@ -163,6 +163,7 @@ class WireProtocol(enum.IntEnum):
     POSTGRESQL = 3
     MYSQL = 4
     HTTP2 = 5
+    DNS = 6
 
 
 def carriers(protocol: str) -> tuple[WireProtocol, ...]:
@@ -172,6 +173,10 @@ def carriers(protocol: str) -> tuple[WireProtocol, ...]:
     )
 
 
+Peer = tuple[int, bytes]
+"""A port, and an IPv4 or IPv6 address; one of IPv4 that is mapped into IPv6 is one of IPv4."""
+
+
 @dataclass(frozen=True, slots=True)
 class Payload:
     """What one call sent or received on a connection. `data`: the first of `moved` bytes, `tail`: the last, if others.
@@ -179,6 +184,8 @@ class Payload:
     `is_first`: nothing was sent or received on it before; else that is not known. `position`: on the connection, in this
     direction, of the last byte, modulo 2^32; `other`: in the other direction, of the last that was moved; None: not known.
     `is_framed`: `data` is all that was moved but for the bodies in frames of HTTP/2; `at_frame`: and begins with a frame.
+    `peer`: of a datagram, whom it was sent to or came from. `is_many`: they were several, and `data` is a length of each, how
+    much of it was copied (16 bits, little-endian), and that much of it.
     """
 
     connection: int
@@ -192,6 +199,9 @@ class Payload:
     other: int | None = None
     is_framed: bool = False
     at_frame: bool = False
+    is_datagram: bool = False
+    is_many: bool = False
+    peer: Peer | None = None
 
     @property
     def exchange_id(self) -> int:

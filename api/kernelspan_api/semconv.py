@@ -103,7 +103,7 @@ NETWORK_PEER_ADDRESS = _add("network.peer.address", _S, _TEXT, "The other end: a
 NETWORK_PEER_PORT = _add("network.peer.port", _S, _INT, "The other end's port.")
 NETWORK_LOCAL_ADDRESS = _add("network.local.address", _S, _TEXT, "This end: an address, or a Unix socket's path.")
 NETWORK_LOCAL_PORT = _add("network.local.port", _S, _INT, "This end's port.")
-NETWORK_PROTOCOL_NAME = _add("network.protocol.name", _S, _TEXT, "Protocol of a request.", "http")
+NETWORK_PROTOCOL_NAME = _add("network.protocol.name", _S, _TEXT, "Protocol of a request.", "http", "dns")
 NETWORK_PROTOCOL_VERSION = _add("network.protocol.version", _S, _TEXT, "Its version.")
 HTTP_REQUEST_METHOD = _add("http.request.method", _S, _TEXT, "Method of a request.")
 HTTP_RESPONSE_STATUS_CODE = _add("http.response.status_code", _S, _INT, "Status of the response.")
@@ -134,6 +134,23 @@ DB_COLLECTION_NAME = _add("db.collection.name", _S, _TEXT, "The table, where the
 DB_NAMESPACE = _add("db.namespace", _S, _TEXT, "The connection's database; of Redis its number.")
 DB_RESPONSE_STATUS_CODE = _add(
     "db.response.status_code", _S, _TEXT, "The error's code: SQLSTATE, MySQL's number, Redis' prefix."
+)
+DNS_QUESTION_NAME = _add("dns.question.name", _D, _TEXT, "The name that a name server is asked for.")
+DNS_ANSWERS = _add("dns.answers", _D, _TEXTS, "The addresses among what it is answered with, where all are known.")
+DNS_ANSWERS_MISSING = _add(
+    "kernelspan.dns.answers.missing",
+    _O,
+    _TEXT,
+    "Why `dns.answers` is not told: the server had no room for them, or they were not all seen, or are too many.",
+    "Truncated",
+    "Unseen",
+)
+DNS_QUESTION_TYPE = _add("kernelspan.dns.question.type", _O, _TEXT, "Type of the records that are asked for: A, AAAA.")
+DNS_QUESTION_SENT = _add(
+    "kernelspan.dns.question.sent", _O, _INT, "How often the question was sent to this server, where more than once."
+)
+DNS_RESPONSE_CODE = _add(
+    "kernelspan.dns.response.code", _O, _TEXT, "The answer's code: NOERROR, NXDOMAIN; absent: no answer was seen."
 )
 IO_REQUESTED = _add("kernelspan.io.requested", _O, _INT, "Bytes that the program asked for.")
 IO_TRANSFERRED = _add("kernelspan.io.transferred", _O, _INT, "Bytes that were read, written, sent or received.")

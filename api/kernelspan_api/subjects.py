@@ -48,6 +48,7 @@ READ = (
     Protocol.REDIS,
     Protocol.POSTGRESQL,
     Protocol.MYSQL,
+    Protocol.DNS,
 )  # those that this version reads
 
 

@@ -137,6 +137,7 @@ def _requests(app: App) -> dict[str, int]:
         "seen": counters.requests,
         "ambiguous": counters.requests_ambiguous,
         "evicted": counters.requests_evicted,
+        "unreadable": counters.requests_unreadable,
         "kept": counters.traces_kept,
         "untold": counters.requests_untold,
         "bytesLost": app.session.bytes_lost() + app.tables.payloads.dropped,

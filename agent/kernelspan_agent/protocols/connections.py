@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from kernelspan_agent.model import Payload, WireProtocol
+from kernelspan_agent.protocols.dns import DnsTalk
 from kernelspan_agent.protocols.exchanges import Talk, TalkClass, Told
 from kernelspan_agent.protocols.http1talk import HttpTalk
 from kernelspan_agent.protocols.http2talk import Http2Talk
@@ -24,6 +25,7 @@ TALKS: dict[WireProtocol, Callable[[], TalkClass]] = {
     WireProtocol.POSTGRESQL: PostgresTalks,
     WireProtocol.MYSQL: MysqlTalks,
     WireProtocol.HTTP2: lambda: Http2Talk,
+    WireProtocol.DNS: lambda: DnsTalk,
 }
 
 

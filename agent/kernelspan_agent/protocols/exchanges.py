@@ -32,6 +32,9 @@ class Exchange:
         """What is read the same at both ends; empty where no protocol says it."""
         return ()
 
+    def closed(self, when_ns: int) -> None:
+        """No answer to it has come until what it was asked on was closed."""
+
     @property
     def subject(self) -> str:
         """What the api calls its protocol."""
@@ -53,6 +56,7 @@ class Told:
 
     `open_ended`: those whose response has begun and may end with any byte. `was_asked`: it received bytes of requests.
     `untold`: requests in it of which too little is known to tell them.
+    `unreadable`: messages that are none, or were not seen far enough.
     An Exchange itself may know more already: calls after this one are read before anybody looks at it.
     """
 
@@ -63,6 +67,7 @@ class Told:
     open_ended: list[Exchange] = field(default_factory=list)
     was_asked: bool = False
     untold: int = 0
+    unreadable: int = 0
 
 
 class Talk(Protocol):

@@ -3,18 +3,29 @@
 
 from __future__ import annotations
 
+import socket
 from collections import OrderedDict
 
 import numpy as np
 
-from kernelspan_agent.model import Payload, WireProtocol
+from kernelspan_agent.model import Payload, Peer, WireProtocol
 from kernelspan_agent.ring.records import BYTES, BytesFlag
 
 MAX_BYTES = 8 << 20
 KEPT_NS = 1_000_000_000  # an operation comes with its bytes, or as soon as its walk is done
-_SENDS, _FIRST, _PLACED, _FRAMES, _AT_FRAME = map(
-    int, (BytesFlag.SENDS, BytesFlag.FIRST, BytesFlag.PLACED, BytesFlag.FRAMES, BytesFlag.AT_FRAME)
+_SENDS, _FIRST, _PLACED, _FRAMES, _AT_FRAME, _DATAGRAM, _MANY = map(
+    int,
+    (
+        BytesFlag.SENDS,
+        BytesFlag.FIRST,
+        BytesFlag.PLACED,
+        BytesFlag.FRAMES,
+        BytesFlag.AT_FRAME,
+        BytesFlag.DATAGRAM,
+        BytesFlag.MANY,
+    ),
 )
+_MAPPED = b"\0" * 10 + b"\xff\xff"  # an IPv4 address in an IPv6 one: RFC 4291, 2.5.5.2
 
 
 class PayloadTable:
@@ -51,11 +62,11 @@ class PayloadTable:
         for row, key in enumerate(zip(ops["tid"].tolist(), ops["time"].tolist(), strict=True)):
             record = self._records.get(key)
             if record is not None:
-                found[row] = _payload(record)
+                found[row] = _payload(record, ops, row)
         return found
 
 
-def _payload(record: bytes) -> Payload:
+def _payload(record: bytes, ops: np.ndarray, row: int) -> Payload:
     *_, connection, moved, length, tail, flags, protocol, position, other, _ = BYTES.unpack_from(record)
     middle = BYTES.size + length
     return Payload(
@@ -66,8 +77,21 @@ def _payload(record: bytes) -> Payload:
         record[middle : middle + tail],
         WireProtocol(protocol),
         bool(flags & _FIRST),
-        position if flags & _PLACED else None,
-        other if flags & _PLACED else None,
-        bool(flags & _FRAMES),
-        bool(flags & _AT_FRAME),
+        position=position if flags & _PLACED else None,
+        other=other if flags & _PLACED else None,
+        is_framed=bool(flags & _FRAMES),
+        at_frame=bool(flags & _AT_FRAME),
+        is_datagram=bool(flags & _DATAGRAM),
+        is_many=bool(flags & _MANY),
+        peer=_peer(ops, row) if flags & _DATAGRAM else None,
     )
+
+
+def _peer(ops: np.ndarray, row: int) -> Peer | None:
+    """None: a call that does not say it. An address that means any is answered from another."""
+    port, address = int(ops["peer_port"][row]), ops["peer_address"][row].tobytes()
+    if ops["family"][row] == socket.AF_INET:
+        address = address[:4]
+    elif address.startswith(_MAPPED):
+        address = address[len(_MAPPED) :]
+    return (port, address) if port and any(address) else None

@@ -73,6 +73,8 @@ class BytesFlag(enum.IntFlag):
     PLACED = 4  # `position` is known
     FRAMES = 8  # of HTTP/2, without the bodies in them
     AT_FRAME = 16  # and the call begins with one
+    DATAGRAM = 32
+    MANY = 64  # what follows are several: of each its length, how much of it was copied, and that
 
 
 class ArgumentState(enum.IntEnum):

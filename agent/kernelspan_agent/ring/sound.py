@@ -24,6 +24,7 @@ from kernelspan_agent.ring.records import (
     PATH_HEADER,
     STACK_HEADER,
     VERSION,
+    BytesFlag,
     ContextKind,
     FrameState,
     PathFlag,
@@ -36,7 +37,8 @@ _HEADER = struct.Struct("<HHIQII")
 _STACK = struct.Struct("<QHBB")  # after the header: stack, count, state, runtime
 _ARGUMENTS = struct.Struct("<QHHI")  # id, probe, count, reserved
 _PATH = struct.Struct("<QHHH")  # file, length, count, flags
-_BYTES = struct.Struct("<QIHH")  # connection, moved, length, tail
+_BYTES = struct.Struct("<QIHHH")  # connection, moved, length, tail, flags
+_HEADERS_BYTES = 32  # of the datagrams of one call that are copied: see copy_datagrams in requests.bpf.c
 _PROCESS = struct.Struct("<IIiIQ")  # event, parent, exit code, pad, start
 _ALL_FLAGS = sum(PathFlag)
 _STATES, _EVENTS = set(FrameState), set(ProcessEvent)
@@ -88,7 +90,9 @@ def _is_arguments(record: bytes) -> bool:
 def _is_bytes(record: bytes) -> bool:
     if len(record) < BYTES_HEADER.itemsize:
         return False
-    _, moved, length, tail = _BYTES.unpack_from(record, _HEADER.size)
+    _, moved, length, tail, flags = _BYTES.unpack_from(record, _HEADER.size)
+    if flags & BytesFlag.MANY:
+        moved += _HEADERS_BYTES
     return bool(BYTES_HEADER.itemsize + length + tail <= len(record) and length + tail <= moved)
 
 

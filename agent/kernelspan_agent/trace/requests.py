@@ -63,16 +63,18 @@ class Requests:
         self._open: dict[Exchange, Followed] = {}
         self._by_fd: dict[tuple[ProcessInfo, int], dict[Followed, None]] = {}
         self.claims, self.awaited, self.begun = Claims(out), Awaited(), Begun()
-        self.seen = self.evicted = self.untold = 0
+        self.seen = self.evicted = self.unreadable = self.untold = 0
 
     def read(self, batch: ResolvedBatch) -> tuple[ResolvedBatch, Marks]:
         """What the bytes of these operations say; and the batch without what says nothing and is not to be shown."""
         marks = Marks()
         for row, payload in batch.payloads.items():
             told = self._connections.feed(payload, int(batch.start_ns[row]), int(batch.end_ns[row]))
-            if told is not None:
-                self.untold += told.untold
-            if told is not None and (told.began or told.answered or told.ended or told.open_ended or told.was_asked):
+            if told is None:
+                continue
+            self.unreadable += told.unreadable
+            self.untold += told.untold
+            if told.began or told.answered or told.ended or told.open_ended or told.was_asked:
                 marks.told[row] = told
         closes = np.flatnonzero(batch.ops["op"] == CLOSE).tolist()
         marks.closed = set(closes)
@@ -91,7 +93,7 @@ class Requests:
         """What the operation in this row, of this context and below this span, has brought or sent."""
         info, fd = batch.processes[row], int(batch.ops["fd"][row])
         if row in marks.closed:
-            self._closed(info, fd)
+            self._closed(info, fd, int(batch.start_ns[row]))
         told = marks.told.get(row)
         if told is None:
             return
@@ -103,6 +105,8 @@ class Requests:
             self.claims.answering(told.open_ended, self._open)
         if told.began:
             self._began(told, context, span, batch, row)
+            for followed in [self._open[each] for each in told.ended if each in self._open]:
+                self._close(followed)  # it has begun and ended here
         if told.was_asked:
             self.claims.completed(told, context, self._open, batch, row)
             if context.key[1] == ContextKind.THREAD:
@@ -189,10 +193,15 @@ class Requests:
             if followed is not None:
                 self._close(followed)
 
-    def _closed(self, info: ProcessInfo, fd: int) -> None:
-        """A descriptor of a process is closed: what was not answered on it will not be."""
+    def _closed(self, info: ProcessInfo, fd: int, when_ns: int) -> None:
+        """A descriptor of a process is closed: what was not answered on it will not be.
+
+        What has begun after the call did is another socket's, which has got the number before the call returned.
+        """
         for followed in list(self._by_fd.get((info, fd), ())):
-            self._close(followed)
+            if followed.exchange.start_ns <= when_ns:
+                followed.exchange.closed(when_ns)
+                self._close(followed)
         self.claims.closed((info, fd))
 
     def tick(self, now_ns: int) -> None:

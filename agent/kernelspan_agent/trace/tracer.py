@@ -45,6 +45,7 @@ class TraceCounters:
     requests_ambiguous: int  # whose thread had several at once after all
     requests_evicted: int  # given up early because there were too many
     requests_untold: int  # of which too little is known: headers of HTTP/2 that refer to what was not seen
+    requests_unreadable: int  # messages of requests or answers that were none, or not seen far enough
     traces_kept: int  # not sampled, for what came of them
     traces_evicted: int  # decided on early
 
@@ -102,6 +103,7 @@ class Tracer:
             ),
             requests_evicted=self._requests.evicted if self._requests else 0,
             requests_untold=self._requests.untold if self._requests else 0,
+            requests_unreadable=self._requests.unreadable if self._requests else 0,
             traces_kept=self._keep.kept if self._keep else 0,
             traces_evicted=self._keep.evicted if self._keep else 0,
         )

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* By what bytes the messages of each protocol are known that requests are read from: see requests.bpf.c. */
+#pragma once
+#include "ks.h"
+
+#define WORD(a, b, c, d) ((u32)(a) | (u32)(b) << 8 | (u32)(c) << 16 | (u32)(d) << 24)
+
+/* Whether these bytes can begin a request or a response of HTTP/1. */
+static __always_inline int begins_http(u32 word)
+{
+	switch (word) {
+	case WORD('G', 'E', 'T', ' '):
+	case WORD('P', 'O', 'S', 'T'):
+	case WORD('P', 'U', 'T', ' '):
+	case WORD('H', 'E', 'A', 'D'):
+	case WORD('D', 'E', 'L', 'E'):
+	case WORD('O', 'P', 'T', 'I'):
+	case WORD('P', 'A', 'T', 'C'):
+	case WORD('C', 'O', 'N', 'N'):
+	case WORD('T', 'R', 'A', 'C'):
+	case WORD('H', 'T', 'T', 'P'):
+		return 1;
+	}
+	return 0;
+}
+
+static __always_inline int is_digit(u64 bytes)
+{
+	return (u8)bytes >= '0' && (u8)bytes <= '9';
+}
+
+/* A command of Redis is an array of strings: `*`, its length, CRLF, `$`. Some answers are too: user space knows them. */
+static __always_inline int begins_redis(u64 bytes)
+{
+	if ((u8)bytes != '*' || !is_digit(bytes >> 8))
+		return 0;
+	bytes >>= 16;
+	if (is_digit(bytes))
+		bytes >>= 8;
+	if (is_digit(bytes))
+		bytes >>= 8;
+	return (bytes & 0xffffff) == WORD('\r', '\n', '$', 0);
+}
+
+#define PG_VERSION_3 3 /* the major one; see "Message Formats" of PostgreSQL's manual */
+#define PG_TLS 80877103
+#define PG_GSS 80877104
+#define PG_SYNC 0x0400000053ULL /* the message Sync, in this machine's order */
+#define PG_FLUSH 0x0400000048ULL
+
+/*
+ * The first message of a connection of PostgreSQL is a length and a version, or what asks for TLS. One that is open
+ * already is known by a call that is a query to its last byte, or parses or binds a statement and ends in Sync or Flush.
+ */
+static __always_inline int begins_postgresql(struct ks_scratch *s, u64 bytes, u64 at, u64 length)
+{
+	u32 size = __builtin_bswap32(bytes), code = __builtin_bswap32(bytes >> 32);
+	u64 end;
+
+	if (length != s->op.ret)
+		return 0;
+	if (size == length && ((code >> 16 == PG_VERSION_3 && (u16)code < 16) || code == PG_TLS || code == PG_GSS))
+		return 1;
+	size = __builtin_bswap32(bytes >> 8);
+	if ((u8)bytes == 'Q')
+		return size == length - 1;
+	if (((u8)bytes != 'P' && (u8)bytes != 'B') || size < 8 || length < 16 || size > length - 6)
+		return 0;
+	end = KS_UREAD(u64, at + length - 8) >> 24;
+	return end == PG_SYNC || end == PG_FLUSH;
+}
+
+#define MYSQL_PACKET 4 /* bytes of a packet's header: a length in three of them, and a number */
+#define MYSQL_COLUMN                                                                                                   \
+	0x666564030200ULL /* of a column's packet, from its length's end: a number, "def" behind its length */
+
+/* What a packet with the number 0 holds: the greeting, 10 and a version, or a command. */
+static __always_inline int begins_mysql_body(u64 bytes, u64 size)
+{
+	if ((u8)bytes == 10)
+		return size == 1 || (size > 32 && is_digit(bytes >> 8));
+	return ((u8)bytes && (u8)bytes <= 0x1f) || (u8)bytes == 0xfa;
+}
+
+/*
+ * A connection of MySQL begins with the server's greeting: a packet that is the whole call, whose number is 0. One that
+ * is open already is known by a command, whose number is 0 too, or by what answers one, whose number is 1: OK, an error, or
+ * a result's number of columns and the first of them. See "Packets" of MySQL's manual.
+ */
+static __always_inline int begins_mysql(struct ks_scratch *s, u64 bytes, u64 at, u64 length)
+{
+	u64 size = bytes & 0xffffff, kind = bytes >> 32 & 0xff;
+
+	if (length != s->op.ret)
+		return 0;
+	if (size == 1 && length >= 16 && (bytes & 0xff000000) == 0x1000000)
+		return KS_UREAD(u64, at + 5) >> 16 == MYSQL_COLUMN;
+	if (size != length - MYSQL_PACKET)
+		return 0;
+	if (bytes >> 24 & 0xff)
+		return (bytes >> 24 & 0xff) == 1 && size >= 7 && (kind == 0 || kind == 0xff);
+	return begins_mysql_body(bytes >> 32, size);
+}
+
+#define DNS_LEAST 17 /* a head of 12 bytes, the root's name, a type and a class: RFC 1035, 4.1 */
+#define DNS_ONE_QUESTION 0x0100 /* QDCOUNT, in this machine's order */
+#define DNS_ANSWER 0x8000 /* of the head's flags, in the wire's order: QR */
+#define DNS_NOT_ANSWER 0x7840 /* an opcode that is not QUERY, or the reserved bit */
+#define DNS_QUESTION 0x0130 /* what a question may have set: RD, AD, CD */
+#define DNS_MORE 2 /* records that a question may bring with it: OPT, TSIG */
+#define DNS_LENGTH 0x80000000 /* in `expected`: what was read alone is a length */
+
+/* A message of DNS: of a question all is known but its number and some flags, of an answer less. */
+static __always_inline int begins_dns(struct ks_scratch *s, u64 at, u64 length)
+{
+	u64 head = KS_UREAD(u64, at);
+	u32 more = KS_UREAD(u32, at + 8);
+	u16 flags = __builtin_bswap16(head >> 16);
+
+	if (length < DNS_LEAST || (head >> 32 & 0xffff) != DNS_ONE_QUESTION)
+		return 0;
+	if (flags & DNS_ANSWER)
+		return !(flags & DNS_NOT_ANSWER);
+	return !(flags & ~DNS_QUESTION) && !(head >> 48) && !(more & 0xffff) &&
+	       __builtin_bswap16(more >> 16) <= DNS_MORE;
+}
+
+/* The same on a stream, where its length comes before it, by the same call or alone by the one before. */
+static __always_inline int begins_dns_stream(struct ks_scratch *s, u64 bytes, u64 at, u64 length, u32 expected)
+{
+	if (expected & DNS_LENGTH)
+		return (expected & 0xffff) <= length && begins_dns(s, at, length);
+	return __builtin_bswap16(bytes) <= length - 2 && begins_dns(s, at + 2, __builtin_bswap16(bytes));
+}

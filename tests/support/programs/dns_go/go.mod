@@ -1,0 +1,3 @@
+module dns
+
+go 1.22
