@@ -26,7 +26,7 @@
 #define HTTP2_UPDATE 13 /* bytes of a WINDOW_UPDATE */
 #define HTTP2_UPDATE_MASK 0xffffffff /* of its length and type */
 #define HTTP2_UPDATE_WORD 0x08040000
-#define HTTP2_STEPS 224 /* parts of a vectored call, headers and payloads, of one call that are followed */
+#define HTTP2_STEPS 192 /* parts of a vectored call, headers and payloads, of one call that are followed */
 #define HTTP2_PIECE 1024 /* bytes of a payload that are copied in a step; a power of two */
 #define HTTP2_MOST 7168 /* bytes of a call that are copied */
 

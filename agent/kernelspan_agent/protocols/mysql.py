@@ -106,7 +106,6 @@ class MysqlTalk(OrderedTalk):
         self._first_ns = 0  # when the command that is on its way began
         self._may_end_again = 0  # the number of an END that may follow an answer; 0: none
         self._last_prepared: Text | None = None
-        self._asked_at: int | None = None  # where the requests that were seen end
 
     def feed(self, payload: Payload, start_ns: int, end_ns: int, *, missed: bool) -> Told:
         """See Talk."""
@@ -117,7 +116,6 @@ class MysqlTalk(OrderedTalk):
         return super().feed(payload, start_ns, end_ns, missed=missed)
 
     def _take_requests(self, payload: Payload, when_ns: int, told: Told) -> None:
-        self._asked_at = payload.position
         if not self._requests.is_inside:
             self._first_ns = when_ns
         for message in read(self._requests.feed, payload):

@@ -44,6 +44,8 @@ class OrderedTalk:
         self._has_answered = False  # the last call was an answer's
         self._turns = -1  # that were certain, one after another, of a connection that is not
         self._asked = self._answered = 0  # in this turn, while that is not certain
+        self._asked_at: int | None = None  # where the last call that asked ended
+        self._has_seen_asked = True  # when this call answered nothing had been asked that we did not see
 
     def feed(self, payload: Payload, start_ns: int, end_ns: int, *, missed: bool) -> Told:
         """See Talk."""
@@ -54,6 +56,10 @@ class OrderedTalk:
         if missed:
             (self.__requests if asks else self.__replies).is_lost = True
             self._lose(told)
+        if asks:
+            self._asked_at = payload.position
+        else:
+            self._has_seen_asked = payload.other is None or self._asked_at in {None, payload.other}
         if asks:
             if not self._is_certain and (self._turns < 0 or (self._has_answered and not self._goes_on())):
                 self._turn(told)

@@ -212,7 +212,9 @@ class PostgresTalk(OrderedTalk):
 
     def _find_end(self, data: bytes, when_ns: int, told: Told) -> None:
         """The end of an answer of which not all was seen, in its last bytes: of one group that was all there is."""
-        if self._is_multiplexed or self._requests.is_lost or len(self._groups) != 1 or self._turns < TURNS:
+        if self._is_multiplexed or self._requests.is_lost or not self._has_seen_asked:
+            return
+        if len(self._groups) != 1 or self._turns < TURNS:
             return
         group = self._groups[0]
         before = without_ready(data)

@@ -189,6 +189,23 @@ def test_answers_belong_to_their_statements(data: st.DataObject, said: list[Turn
     assert "s3cret" not in repr(wire.ended)
 
 
+def test_an_answer_to_what_was_not_seen_is_nobodys_else() -> None:
+    """The end of an answer is lost, and the whole next statement: the error that follows is that one's."""
+    wire = Wire()
+    for _ in range(4):
+        wire.ask(query("SELECT 1"))
+        wire.answer(message(b"T", b"\0\1") + rows(1) + done() + READY)
+    wire.ask(query("SELECT 2"))
+    wire.answer(message(b"T", b"\0\1"))
+    wire.lost = {wire.calls, wire.calls + 1}
+    wire.answer(rows(1) + done() + READY)
+    wire.ask(query("SELECT 3"))
+    wire.answer(error("42601") + READY)
+    wire.ask(query("SELECT 4"))
+    assert [(raw, code) for raw, code in wire.said() if raw == "SELECT 2"] == [("SELECT 2", "")]
+    assert not any(code for _, code in wire.said())
+
+
 @given(
     data=st.data(),
     said=st.lists(turns(st.integers(0, 9000)), min_size=1, max_size=6),
