@@ -1,18 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing is left behind by the tests of this folder."""
+"""What the tests of this folder need of the machine is there, and nothing is left behind by them."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
+from kernelspan_agent.probes.tracefs import TRACEFS, Tracefs
 from tests.support import leftovers, runtimes_page
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def tracefs() -> Iterator[None]:
+    """Mounted, as systemd has it, where the machine has not; and then unmounted again."""
+    if os.geteuid() != 0 or Tracefs.mounted() is not None:
+        yield
+        return
+    subprocess.run(["mount", "-t", "tracefs", "tracefs", str(TRACEFS[0])], check=True)
+    yield
+    subprocess.run(["umount", "--lazy", str(TRACEFS[0])], check=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind(tracefs: None) -> Iterator[None]:  # noqa: ARG001 - it is to end later
     """At the end there are no programs, maps, links, perf events, pins, mounts and processes that these tests made."""
     before = leftovers.mounts() if os.geteuid() == 0 else set()
     yield
