@@ -111,7 +111,7 @@ class KindCluster:
         wanted = {image: self._docker.image_id(image) for image in images}
         if all(self._loaded(name) == wanted for name in self._node_names()):
             return
-        command = ["make", "--no-print-directory", "images", f"KIND={NAME}"]
+        command = ["make", "--no-print-directory", "images", f"KIND={NAME}", "ARGS="]  # those are this run's own
         self._run(command, {**self._environment(), "MAKEFLAGS": ""}, CHECKOUT)
         for name in self._node_names():
             self.exec_in_node(name, "tee", _LOADED, script=json.dumps(wanted))

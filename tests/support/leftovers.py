@@ -129,10 +129,12 @@ def _lives(pid: int) -> bool:
 
 
 def mounts() -> set[str]:
-    """Mount points and types of this name space, pins in a bpffs with them."""
+    """Mount points and types of this name space, pins in a bpffs with them; not what `ip netns` keeps for itself."""
     found = set()
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields = line.split()
+        if fields[4] == "/run/netns":
+            continue
         kind = fields[fields.index("-") + 1]
         found.add(f"{kind} {fields[4]}")
         if kind == "bpf":
