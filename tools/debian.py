@@ -79,6 +79,17 @@ class Suite:
 
 
 @contextlib.contextmanager
+def own_folder(root: Path, uid: int) -> Iterator[Path]:
+    """A folder below a root's /tmp that belongs to this user, until the block ends."""
+    folder = Path(tempfile.mkdtemp(prefix="data-", dir=root / "tmp"))
+    try:
+        os.chown(folder, uid, uid)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
 def suite(name: str, scratch: Path, *, source: bool = False) -> Iterator[Suite]:
     """A suite's packages, or its source packages; what is fetched goes into a folder below `scratch` that ends with the block.
 

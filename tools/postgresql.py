@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shutil
 import signal
 import socket
 import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +52,7 @@ def cluster() -> Iterator[str]:
     """
     template = root() / "var" / "lib" / "template"
     if not template.exists():
-        with _own_folder() as folder:
+        with debian.own_folder(root(), UID) as folder:
             (folder / "password").write_text(f"{PASSWORD}\n")
             inside = f"/tmp/{folder.name}"
             options = ["-A", "scram-sha-256", "--pwfile", f"{inside}/password", "-N", "-E", "UTF8", "--locale", "C"]
@@ -65,7 +63,7 @@ def cluster() -> Iterator[str]:
                 raise debian.DebianError(f"initdb: {done.stderr.strip()[-500:]}")
             with contextlib.suppress(OSError):  # another session was faster
                 (folder / "pg").rename(template)
-    with _own_folder() as folder:
+    with debian.own_folder(root(), UID) as folder:
         subprocess.run(["cp", "-a", str(template), str(folder / "pg")], check=True)
         yield f"/tmp/{folder.name}/pg"
 
@@ -113,16 +111,6 @@ def _free_port() -> Iterator[int]:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
-
-
-@contextlib.contextmanager
-def _own_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="data-", dir=root() / "tmp"))
-    try:
-        os.chown(folder, UID, UID)
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 def _chroot(program: str) -> list[str]:

@@ -6,16 +6,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import trustme
 
 from tests.support import databases
+from tools import debian
 
 USER, UID = "mysql", 54322
 DATABASES = ["first", "second"]
@@ -46,7 +45,7 @@ def data(*, tls: bool = False) -> Iterator[str]:
     """A new server's folder, as the root has it; its user `shop` has the password `s3cret`. `tls`: it has a certificate."""
     template = root() / "var" / "lib" / "template"
     if not template.exists():
-        with _own_folder() as folder:
+        with debian.own_folder(root(), UID) as folder:
             (folder / "data").mkdir()
             os.chown(folder / "data", UID, UID)
             scripts = [(root() / "usr" / "share" / "mysql" / each).read_text() for each in _SCRIPTS]
@@ -59,7 +58,7 @@ def data(*, tls: bool = False) -> Iterator[str]:
             template.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(OSError):  # another session was faster
                 (folder / "data").rename(template)
-    with _own_folder() as folder:
+    with debian.own_folder(root(), UID) as folder:
         subprocess.run(["cp", "-a", str(template), str(folder / "data")], check=True)
         if tls:
             issued = trustme.CA().issue_cert("127.0.0.1")
@@ -94,16 +93,6 @@ def mariadb(*more: str, tls: bool = False) -> Iterator[tuple[int, str]]:
     ):
         databases.until(lambda: databases.is_listening(port), "MariaDB answers")
         yield port, socket_of(folder)
-
-
-@contextlib.contextmanager
-def _own_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="data-", dir=root() / "tmp"))
-    try:
-        os.chown(folder, UID, UID)
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 def _chroot() -> list[str]:

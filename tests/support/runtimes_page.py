@@ -24,7 +24,7 @@ TESTS = Path(__file__).resolve().parents[1] / "kernel" / "runtimes"
 _HEAD = """# Runtimes
 
 Written by `make matrix` from what it saw; do not edit. Programs note their own stack on the line of each of thousands of
-operations, by what their runtime itself says of it (`sys._getframe`, `Error.captureStackTrace`, `runtime.Callers`, `StackWalker`,
+operations, by what their runtime itself says of it (`sys._getframe`, `Error.captureStackTrace`, `runtime.Callers`, `Throwable.getStackTrace`,
 `debug_backtrace`, `caller_locations`); every frame of the span's stack is held against that: function, file and line. They
 run on Linux {release}, {machine}. A version is Debian's of the suite or of npm that is named, or built from Debian's source on musl.
 

@@ -224,7 +224,7 @@ class MysqlTalk(OrderedTalk):
     def _take_replies(self, payload: Payload, when_ns: int, told: Told) -> None:
         if self._turns < 0 and not self._is_certain:
             return  # nothing was asked yet that we saw
-        if not self._open and self._is_certain and self._asked_at not in {None, payload.other}:
+        if not self._open and self._is_certain and self._was_asked_unseen(payload):
             self._requests.is_lost = True  # something was asked that we did not see
             self._lose(told)
         self._read_replies(payload, when_ns, told)
@@ -244,7 +244,7 @@ class MysqlTalk(OrderedTalk):
 
     def _find_end(self, payload: Payload, when_ns: int) -> None:
         """What an answer of which not all was seen ends with, as far as it has come: of one command, if no other was asked."""
-        if not self._open or self._is_multiplexed or self._requests.is_lost or payload.other != self._asked_at:
+        if not self._open or self._is_multiplexed or self._requests.is_lost or self._was_asked_unseen(payload):
             return
         asked = self._open[0].asked
         if asked is None or len(self._open) > 1 or self._turns < TURNS or self._open[0].answer.is_wrong:

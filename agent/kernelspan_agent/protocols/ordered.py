@@ -45,7 +45,6 @@ class OrderedTalk:
         self._turns = -1  # that were certain, one after another, of a connection that is not
         self._asked = self._answered = 0  # in this turn, while that is not certain
         self._asked_at: int | None = None  # where the last call that asked ended
-        self._has_seen_asked = True  # when this call answered nothing had been asked that we did not see
 
     def feed(self, payload: Payload, start_ns: int, end_ns: int, *, missed: bool) -> Told:
         """See Talk."""
@@ -58,9 +57,6 @@ class OrderedTalk:
             self._lose(told)
         if asks:
             self._asked_at = payload.position
-        else:
-            self._has_seen_asked = payload.other is None or self._asked_at in {None, payload.other}
-        if asks:
             if not self._is_certain and (self._turns < 0 or (self._has_answered and not self._goes_on())):
                 self._turn(told)
             elif self._is_certain and self._has_answered and self._waits():
@@ -92,6 +88,10 @@ class OrderedTalk:
 
     def _forget(self) -> None:
         """Something was not seen."""
+
+    def _was_asked_unseen(self, payload: Payload) -> bool:
+        """Whether more had been asked, when this answer moved, than we saw."""
+        return None not in {self._asked_at, payload.other} and self._asked_at != payload.other
 
     def _turn(self, told: Told) -> None:
         """Something is asked after an answer: whether all was answered, and nothing else."""

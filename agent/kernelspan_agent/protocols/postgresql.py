@@ -205,16 +205,14 @@ class PostgresTalk(OrderedTalk):
                     return
         if self._replies.is_lost:
             self._lose(told)
-            if payload.tail or len(data) == moved:
+            if (payload.tail or len(data) == moved) and not self._was_asked_unseen(payload):
                 self._find_end(data + payload.tail, when_ns, told)
         if self._groups and self._groups[0].queries:
             self._groups[0].queries[0].end_ns = when_ns
 
     def _find_end(self, data: bytes, when_ns: int, told: Told) -> None:
         """The end of an answer of which not all was seen, in its last bytes: of one group that was all there is."""
-        if self._is_multiplexed or self._requests.is_lost or not self._has_seen_asked:
-            return
-        if len(self._groups) != 1 or self._turns < TURNS:
+        if self._is_multiplexed or self._requests.is_lost or len(self._groups) != 1 or self._turns < TURNS:
             return
         group = self._groups[0]
         before = without_ready(data)

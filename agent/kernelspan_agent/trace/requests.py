@@ -105,8 +105,7 @@ class Requests:
             self.claims.answering(told.open_ended, self._open)
         if told.began:
             self._began(told, context, span, batch, row)
-            for followed in [self._open[each] for each in told.ended if each in self._open]:
-                self._close(followed)  # it has begun and ended here
+            self._close_ended(told)  # what has begun and ended here
         if told.was_asked:
             self.claims.completed(told, context, self._open, batch, row)
             if context.key[1] == ContextKind.THREAD:
@@ -188,6 +187,9 @@ class Requests:
     def _ended(self, told: Told, context: Context, fd: int) -> None:
         """Responses are complete."""
         self.claims.answered(told, context, fd, self._open)
+        self._close_ended(told)
+
+    def _close_ended(self, told: Told) -> None:
         for exchange in told.ended:
             followed = self._open.get(exchange)
             if followed is not None:

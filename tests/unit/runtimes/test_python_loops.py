@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import _asyncio
 import asyncio
-import os
 import sys
 from dataclasses import replace
 from typing import Any
@@ -14,24 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernelspan_agent.process.memory import ProcessMemory, read_u64
-from kernelspan_agent.process.procfs import open_process
-from kernelspan_agent.runtimes import registry
+from kernelspan_agent.process.memory import read_u64
 from kernelspan_agent.runtimes.python.layout import Types
 from kernelspan_agent.runtimes.python.loops import FEW, HANDING, MANY, Loops
 from kernelspan_agent.runtimes.python.symbolise import PythonSymboliser
 from kernelspan_agent.runtimes.python.versions import BY_MINOR
 from tests.support.noise import Noise
+from tests.support.own_python import own_python
 
 
 @pytest.fixture(scope="module")
 def own() -> Any:
     """This process, what was detected of it, its memory."""
-    process = open_process(os.getpid())
-    found = registry.detect(process)
-    assert isinstance(found, registry.DetectedRuntime)
-    with ProcessMemory(process) as memory:
-        yield process, found, memory
+    with own_python() as found:
+        yield found
 
 
 def name_tasks(count: int) -> int:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import types
 from collections.abc import Iterator
@@ -14,13 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernelspan_agent.process.errors import MemoryReadError
-from kernelspan_agent.process.memory import ProcessMemory
-from kernelspan_agent.process.procfs import open_process
 from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.python import modules
 from kernelspan_agent.runtimes.python.layout import Types
 from kernelspan_agent.runtimes.python.versions import BY_MINOR
 from tests.support.noise import Noise
+from tests.support.own_python import own_python
 
 
 class Derived(types.ModuleType):
@@ -29,10 +27,7 @@ class Derived(types.ModuleType):
 
 def loaded() -> list[str] | None:
     """What is read of this process."""
-    process = open_process(os.getpid())
-    found = registry.detect(process)
-    assert isinstance(found, registry.DetectedRuntime)
-    with ProcessMemory(process) as memory:
+    with own_python() as (_, found, memory):
         return registry.loaded(found, memory)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dis
 import json
-import os
 import sys
 from pathlib import Path
 from types import CodeType, FrameType
@@ -17,8 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernelspan_agent.process.errors import MemoryReadError
-from kernelspan_agent.process.memory import ProcessMemory
-from kernelspan_agent.process.procfs import open_process
 from kernelspan_agent.ring.records import FRAME
 from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.python import symbolise
@@ -28,6 +25,7 @@ from kernelspan_agent.runtimes.python.symbolise import PythonSymboliser, read_ch
 from kernelspan_agent.runtimes.python.tasks import NONE, task_number
 from kernelspan_agent.runtimes.python.versions import BY_MINOR
 from tests.support.noise import Noise
+from tests.support.own_python import own_python
 
 MINOR = sys.version_info.minor
 
@@ -35,10 +33,7 @@ MINOR = sys.version_info.minor
 @pytest.fixture(scope="module")
 def own() -> Any:
     """This process: (memory, what was detected)."""
-    process = open_process(os.getpid())
-    found = registry.detect(process)
-    assert isinstance(found, registry.DetectedRuntime)
-    with ProcessMemory(process) as memory:
+    with own_python() as (_, found, memory):
         yield memory, found
 
 
