@@ -25,9 +25,9 @@ MANY = 1000
 INVALID = {"files": {}, "podSelector": {}, "redaction": {"paths": ["(a*)*b"]}}  # passes the schema, not the rules
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def agent(kubernetes: Kubernetes, operator: Operator) -> Iterator[Agent]:
-    """One node's."""
+    """One node's, of each test another: what ends one's stream is not held against the others."""
     kubernetes.namespace(SPACE)
     kubernetes.node("bad-1")
     with Agent(operator, "bad-1") as running:
@@ -38,7 +38,8 @@ def agent(kubernetes: Kubernetes, operator: Operator) -> Iterator[Agent]:
 def tidy(kubernetes: Kubernetes, agent: Agent) -> Iterator[None]:
     """Each test begins with no pod and no profile."""
     yield
-    kubernetes.cluster.request("DELETE", profile_path(SPACE))
+    for folder in (profile_path(SPACE), profile_path("")):
+        kubernetes.cluster.request("DELETE", folder)
     kubernetes.cluster.request("DELETE", PODS, {"gracePeriodSeconds": 0})
     agent.until_names({})
 

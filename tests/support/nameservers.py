@@ -108,7 +108,7 @@ def root() -> Path:
 def prepared(folder: Path) -> Iterator[NameServer]:
     """One that does not run yet."""
     number = next(_numbers)
-    address = f"127.{64 + (number >> 16) % 64}.{number >> 8 & 255}.{number & 255 or 1}"
+    address = f"127.{64 + number // 254 // 256 % 64}.{number // 254 % 256}.{1 + number % 254}"
     hosts = [f"h{number}.good.lab." for number in range(HOSTS)] + [f"big{number}.good.lab." for number in range(BIG)]
     data = [(host, each) for host in hosts for each in addresses_of(host)]
     lines = [f'  local-data: "{host} 60 IN {"AAAA" if ":" in each else "A"} {each}"' for host, each in data]

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -24,6 +24,7 @@ from tools.gotool import find_go
 _TESTS = Path(__file__).resolve().parents[1]
 _END_TO_END = _TESTS.with_name("kind-e2e")
 _PROGRAMS = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+_MOST_SAID = 600  # characters of a failure
 _DEBIAN_PACKAGES = Path("/usr/lib/python3/dist-packages")
 _VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 
@@ -111,6 +112,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     _seconds[_tier(item.path)] += time.monotonic() - started
     _counts[_tier(item.path)] += 1
     return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Says at once why a test failed: a run that is ended from outside never comes to pytest's own section."""
+    report = yield
+    if report.failed:
+        said = str(getattr(report.longrepr, "reprcrash", None) or report.longrepr)[:_MOST_SAID]
+        terminal = item.config.pluginmanager.get_plugin("terminalreporter")
+        terminal.ensure_newline()
+        terminal.write_line(f"{item.nodeid} ({report.when}): {said}")
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
