@@ -121,6 +121,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         said = str(getattr(report.longrepr, "reprcrash", None) or report.longrepr)[:_MOST_SAID]
         terminal = item.config.pluginmanager.get_plugin("terminalreporter")
+        assert terminal is not None
         terminal.ensure_newline()
         terminal.write_line(f"{item.nodeid} ({report.when}): {said}")
     return report
