@@ -27,10 +27,12 @@ INVALID = {"files": {}, "podSelector": {}, "redaction": {"paths": ["(a*)*b"]}}  
 
 @pytest.fixture
 def agent(kubernetes: Kubernetes, operator: Operator) -> Iterator[Agent]:
-    """One node's, of each test another: what ends one's stream is not held against the others."""
+    """One node's. gRPC 1.85 may end a stream over TLS that has carried 24 MB (TSI_DATA_CORRUPTED; seen in 1 of 15 runs):
+    it comes back then, as agents do.
+    """
     kubernetes.namespace(SPACE)
     kubernetes.node("bad-1")
-    with Agent(operator, "bad-1") as running:
+    with Agent(operator, "bad-1", comes_back=True) as running:
         yield running
 
 

@@ -41,34 +41,27 @@ class Agent:
         revision: int = REVISION,
         plan_hash: str = "",
         authority: bytes = b"",
+        comes_back: bool = False,
     ) -> None:
-        """`says` None: plans are not answered. `name`: what the agent calls its node."""
-        self.node, self.says = node, says
+        """`says` None: plans are not answered. `name`: what the agent calls its node. `comes_back`: whenever its stream ends."""
+        self.node, self.says, self._comes_back = node, says, comes_back
         self.plans: list[control_pb2.NodePlan] = []
         self.error: grpc.RpcError | None = None
-        self._said: queue.Queue[control_pb2.NodeReport | None] = queue.Queue()
         self._news = threading.Condition()
-        self._ended = False
-        hello = control_pb2.Hello(
+        self._ended = self._closing = False
+        self._hello = control_pb2.Hello(
             node=node if name is None else name,
             agent_version="0.0.1",
             revision=revision,
             kernel="6.1.0-test",
             plan_hash=plan_hash,
         )
-        self._said.put(control_pb2.NodeReport(hello=hello))
         bearer = token or operator.kubernetes.agent_token(node)
+        self._metadata = (("authorization", f"Bearer {bearer}"),)
         options = [("grpc.max_receive_message_length", MAX_PLAN_BYTES), ("grpc.enable_retries", 0)]
         credentials = grpc.ssl_channel_credentials(authority or operator.authority)
         self._channel = grpc.secure_channel(f"localhost:{operator.port}", credentials, options)
-        method = self._channel.stream_stream(
-            SYNC,
-            request_serializer=control_pb2.NodeReport.SerializeToString,
-            response_deserializer=control_pb2.NodePlan.FromString,
-        )
-        self._call: Any = method(
-            self._reports(), metadata=(("authorization", f"Bearer {bearer}"),), wait_for_ready=True
-        )
+        self._open()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -112,6 +105,7 @@ class Agent:
 
     def close(self) -> None:
         """The agent is gone."""
+        self._closing = True
         self._said.put(None)
         self._call.cancel()
         self._channel.close()
@@ -125,10 +119,20 @@ class Agent:
     ) -> None:
         self.close()
 
-    def _reports(self) -> Iterator[control_pb2.NodeReport]:
+    def _open(self) -> None:
+        self._said: queue.Queue[control_pb2.NodeReport | None] = queue.Queue()
+        self._said.put(control_pb2.NodeReport(hello=self._hello))
+        method = self._channel.stream_stream(
+            SYNC,
+            request_serializer=control_pb2.NodeReport.SerializeToString,
+            response_deserializer=control_pb2.NodePlan.FromString,
+        )
+        self._call: Any = method(self._reports(self._said), metadata=self._metadata, wait_for_ready=True)
+
+    def _reports(self, said: queue.Queue[control_pb2.NodeReport | None]) -> Iterator[control_pb2.NodeReport]:
         while True:
             try:
-                report = self._said.get(timeout=_HEARTBEAT_SECONDS)
+                report = said.get(timeout=_HEARTBEAT_SECONDS)
             except queue.Empty:
                 held = self.plans[-1].hash if self.plans else ""
                 report = control_pb2.NodeReport(heartbeat=control_pb2.Heartbeat(plan_hash=held))
@@ -137,6 +141,20 @@ class Agent:
             yield report
 
     def _read(self) -> None:
+        self._take()
+        while self._comes_back and not self._closing:
+            self._said.put(None)
+            self._hello.plan_hash = self.plans[-1].hash if self.plans else ""
+            try:
+                self._open()
+            except ValueError:  # closed meanwhile
+                break
+            self._take()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    def _take(self) -> None:
         try:
             for plan in self._call:
                 with self._news:
@@ -145,9 +163,6 @@ class Agent:
                 self._answer(plan)
         except grpc.RpcError as error:
             self.error = error
-        with self._news:
-            self._ended = True
-            self._news.notify_all()
 
     def _answer(self, plan: control_pb2.NodePlan) -> None:
         if self.says is not None:
