@@ -28,7 +28,7 @@
 struct connection {
 	u32 protocol; /* KS_PROTOCOL_UNKNOWN: not yet */
 	u32 misses;
-	u32 expected; /* bytes of the next call, where this one was a header of MySQL's or a length of DNS's, read alone */
+	u32 expected; /* bytes of the next call, where this one was a header of MySQL's or a length of DNS's, read alone; of TLS: TLS_* */
 };
 
 BPF_TABLE("lru_hash", u64, struct connection, ks_connections, KS_MAX_CONNECTIONS);
@@ -294,6 +294,10 @@ static __always_inline u32 classify(struct ks_scratch *s, struct connection *kno
 		return KS_PROTOCOL_MYSQL;
 	if (length >= 8 && ((u32)bytes == HTTP2_PREFACE_WORD || http2_headers(bytes, s->op.ret)))
 		return KS_PROTOCOL_HTTP2;
+	if (begins_client_hello(bytes, length)) {
+		known->expected = sends(s->call.nr) ? TLS_SENT : 0;
+		return KS_PROTOCOL_TLS;
+	}
 	if (length == MYSQL_PACKET && !(bytes >> 24))
 		known->expected = bytes;
 	return KS_PROTOCOL_UNKNOWN;
@@ -313,6 +317,19 @@ static __always_inline int begins_tls(struct ks_scratch *s, u32 protocol)
 	if ((u16)bytes != 0x0316)
 		return 0;
 	return protocol == KS_PROTOCOL_POSTGRESQL || s->op.ret == 5 || __builtin_bswap16(bytes >> 24) + 5 == s->op.ret;
+}
+
+/* Whether this call is the last of a TLS connection that says anything: the first that answers the client's hello. */
+static __always_inline int ends_hellos(struct ks_scratch *s, struct connection *known)
+{
+	if (known->misses++ >= MAX_MISSES)
+		return 1;
+	if ((known->expected & TLS_SENT) == (sends(s->call.nr) ? TLS_SENT : 0))
+		return 0;
+	if (s->op.ret != TLS_HEADER || known->expected & TLS_ANSWERS)
+		return 1;
+	known->expected |= TLS_ANSWERS;
+	return 0;
 }
 
 /* `wanted`: bits of the protocols whose bytes somebody wants. */
@@ -351,6 +368,8 @@ static __always_inline void look(struct ks_scratch *s, u32 wanted, u64 messages)
 	} else if ((protocol == KS_PROTOCOL_POSTGRESQL || protocol == KS_PROTOCOL_MYSQL) && begins_tls(s, protocol)) {
 		known->protocol = OPAQUE;
 		return;
+	} else if (protocol == KS_PROTOCOL_TLS && ends_hellos(s, known)) {
+		known->protocol = OPAQUE;
 	}
 	if (protocol && !(wanted >> protocol & 1))
 		return;

@@ -164,13 +164,16 @@ class WireProtocol(enum.IntEnum):
     MYSQL = 4
     HTTP2 = 5
     DNS = 6
+    TLS = 7  # whatever it hides
 
 
 def carriers(protocol: str) -> tuple[WireProtocol, ...]:
     """What the requests of a protocol, as the api calls it, are carried by."""
-    return {"HTTP": (WireProtocol.HTTP, WireProtocol.HTTP2), "GRPC": (WireProtocol.HTTP2,)}.get(protocol) or (
-        WireProtocol[protocol],
-    )
+    found = {
+        "HTTP": (WireProtocol.HTTP, WireProtocol.HTTP2, WireProtocol.TLS),
+        "GRPC": (WireProtocol.HTTP2, WireProtocol.TLS),
+    }
+    return found.get(protocol) or (WireProtocol[protocol],)
 
 
 Peer = tuple[int, bytes]

@@ -152,6 +152,14 @@ DNS_QUESTION_SENT = _add(
 DNS_RESPONSE_CODE = _add(
     "kernelspan.dns.response.code", _O, _TEXT, "The answer's code: NOERROR, NXDOMAIN; absent: no answer was seen."
 )
+TLS_PROTOCOL_NAME = _add("tls.protocol.name", _D, _TEXT, "The protocol that both ends agreed upon.", "tls", "ssl")
+TLS_PROTOCOL_VERSION = _add("tls.protocol.version", _D, _TEXT, "Its version.", "1.0", "1.1", "1.2", "1.3", "3")
+TLS_NEXT_PROTOCOL = _add(
+    "tls.next_protocol", _D, _TEXT, "The protocol inside, as the server chose it (ALPN); TLS 1.3 hides that."
+)
+TLS_OFFERED_PROTOCOLS = _add(
+    "kernelspan.tls.protocols.offered", _O, _TEXTS, "The protocols inside that the client is ready for (ALPN)."
+)
 IO_REQUESTED = _add("kernelspan.io.requested", _O, _INT, "Bytes that the program asked for.")
 IO_TRANSFERRED = _add("kernelspan.io.transferred", _O, _INT, "Bytes that were read, written, sent or received.")
 RESULT = _add("kernelspan.result", _O, _INT, "What the system call returned, where it is neither bytes nor an error.")

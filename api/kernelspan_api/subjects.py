@@ -98,7 +98,12 @@ class Request(Part, frozen=True, kw_only=True):
         tuple[Route, ...],
         Meta(max_length=32, description="Routes such as /orders/{id}. Empty: a guess of low cardinality."),
     ] = ()
-    tls: Annotated[RequestTLS, Meta(description="How the plain text of TLS traffic is had.")] = RequestTLS.NONE
+    tls: Annotated[
+        RequestTLS,
+        Meta(
+            description="How the plain text of TLS traffic is had. None: not; HTTP and GRPC have a span of each handshake."
+        ),
+    ] = RequestTLS.NONE
 
 
 class Files(Part, frozen=True, kw_only=True):

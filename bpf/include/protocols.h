@@ -102,6 +102,18 @@ static __always_inline int begins_mysql(struct ks_scratch *s, u64 bytes, u64 at,
 	return begins_mysql_body(bytes >> 32, size);
 }
 
+#define TLS_HEADER 5 /* bytes of a record's header, which may be read alone */
+#define TLS_SENT 1 /* in `expected`: the client's hello was sent; else received */
+#define TLS_ANSWERS 2 /* the header of what answers it was read alone */
+
+/* A client's hello: a record of a handshake (0x16), of SSL 3 to TLS 1.3, whose first message is of type 1. RFC 8446, 5.1. */
+static __always_inline int begins_client_hello(u64 bytes, u64 length)
+{
+	if ((u16)bytes != 0x0316 || (bytes >> 16 & 0xff) > 4)
+		return 0;
+	return length == TLS_HEADER || (length >= 8 && (bytes >> 40 & 0xff) == 1);
+}
+
 #define DNS_LEAST 17 /* a head of 12 bytes, the root's name, a type and a class: RFC 1035, 4.1 */
 #define DNS_ONE_QUESTION 0x0100 /* QDCOUNT, in this machine's order */
 #define DNS_ANSWER 0x8000 /* of the head's flags, in the wire's order: QR */

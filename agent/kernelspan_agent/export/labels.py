@@ -128,10 +128,13 @@ def _subject(found: Attributes) -> str:
     if path:
         target = _text(found, semconv.FILE_TARGET_PATH)
         return f"{path} → {target}" if target else path
-    for key in (semconv.DB_QUERY_TEXT, semconv.URL_PATH, semconv.URL_FULL):
+    for key in (semconv.DB_QUERY_TEXT, semconv.URL_PATH, semconv.URL_FULL, semconv.DNS_QUESTION_NAME):
         if text := _text(found, key):
             return text
-    address, port = _text(found, semconv.NETWORK_PEER_ADDRESS), found.get(semconv.NETWORK_PEER_PORT)
+    end = semconv.NETWORK_PEER_ADDRESS, semconv.NETWORK_PEER_PORT
+    if found.get(semconv.NETWORK_PROTOCOL_NAME) == "tls":  # whom a handshake is with has a name
+        end = semconv.SERVER_ADDRESS, semconv.SERVER_PORT
+    address, port = _text(found, end[0]), found.get(end[1])
     if address:
         host = f"[{address}]" if ":" in address and "/" not in address else address
         return f"{host}:{port}" if isinstance(port, int) and port else address

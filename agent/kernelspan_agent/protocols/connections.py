@@ -15,6 +15,7 @@ from kernelspan_agent.protocols.http2talk import Http2Talk
 from kernelspan_agent.protocols.mysql import MysqlTalks
 from kernelspan_agent.protocols.postgresql import PostgresTalks
 from kernelspan_agent.protocols.redis import RedisTalk
+from kernelspan_agent.protocols.tls import TlsTalk
 
 MAX_CONNECTIONS = 16384
 _U32 = 0xFFFFFFFF
@@ -26,6 +27,7 @@ TALKS: dict[WireProtocol, Callable[[], TalkClass]] = {
     WireProtocol.MYSQL: MysqlTalks,
     WireProtocol.HTTP2: lambda: Http2Talk,
     WireProtocol.DNS: lambda: DnsTalk,
+    WireProtocol.TLS: lambda: TlsTalk,
 }
 
 

@@ -36,9 +36,9 @@ class Exchange:
         """No answer to it has come until what it was asked on was closed."""
 
     @property
-    def subject(self) -> str:
-        """What the api calls its protocol."""
-        return self.protocol.name
+    def subjects(self) -> tuple[str, ...]:
+        """What the api calls its protocol; several: any of these."""
+        return (self.protocol.name,)
 
     def is_askers(self, sender: object) -> bool:  # noqa: ARG002
         """Whether the context that has sent it is the one that asked. To be asked once, of each that is sent."""

@@ -79,9 +79,9 @@ class Http2Exchange(HttpExchange):
         return self.request.method, self.request.target, str(self.stream)
 
     @property
-    def subject(self) -> str:
+    def subjects(self) -> tuple[str, ...]:
         """gRPC's are no plain requests of HTTP."""
-        return "GRPC" if self.is_grpc else "HTTP"
+        return ("GRPC" if self.is_grpc else "HTTP",)
 
     @property
     def is_grpc(self) -> bool:

@@ -273,7 +273,7 @@ class Requests:
         role = Role.SERVER if exchange.is_server else Role.CLIENT
         port = ends[1] if exchange.is_server else ends[3]
         for wanted in self._settings.requests:
-            if wanted.protocol.name != exchange.subject:
+            if wanted.protocol.name not in exchange.subjects:
                 continue
             if role in wanted.roles and (not wanted.ports or port in wanted.ports):
                 return None if SPANS[exchange.protocol].is_ignored(exchange, wanted) else wanted

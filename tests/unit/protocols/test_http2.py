@@ -64,7 +64,7 @@ def test_information_trailers_and_pushes() -> None:
     assert found.trailers is not None
     assert (found.response.status, found.response.headers) == (200, {"x-id": "77"})
     assert found.trailers.headers == {"grpc-status": "5"}
-    assert (found.is_grpc, found.subject) == (True, "GRPC")
+    assert (found.is_grpc, found.subjects) == (True, ("GRPC",))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_what_may_be_grpc() -> None:
     wire.move(wire.ask(3, "/s/new", GRPC, method="POST"), asks=True)
     wire.move(wire.ask(5, "/new"), asks=True)
     wire.move(wire.ask(7, "/s/new", ("content-type", "text/plain"), method="POST"), asks=True)
-    assert [(each.stream, each.subject) for each in wire.began] == [(5, "HTTP"), (7, "HTTP")]
+    assert [(each.stream, *each.subjects) for each in wire.began] == [(5, "HTTP"), (7, "HTTP")]
     assert wire.untold == 1
 
 
