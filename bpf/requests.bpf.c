@@ -294,6 +294,8 @@ static __always_inline u32 classify(struct ks_scratch *s, struct connection *kno
 		return KS_PROTOCOL_MYSQL;
 	if (length >= 8 && ((u32)bytes == HTTP2_PREFACE_WORD || http2_headers(bytes, s->op.ret)))
 		return KS_PROTOCOL_HTTP2;
+	if (length >= MONGO_HEADER && begins_mongodb(s, bytes, at))
+		return KS_PROTOCOL_MONGODB;
 	if (begins_client_hello(bytes, length)) {
 		known->expected = sends(s->call.nr) ? TLS_SENT : 0;
 		return KS_PROTOCOL_TLS;

@@ -165,6 +165,7 @@ class WireProtocol(enum.IntEnum):
     HTTP2 = 5
     DNS = 6
     TLS = 7  # whatever it hides
+    MONGODB = 8
 
 
 def carriers(protocol: str) -> tuple[WireProtocol, ...]:

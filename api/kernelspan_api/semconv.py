@@ -126,14 +126,16 @@ URL_FULL = _add("url.full", _S, _TEXT, "What was asked for, without user informa
 SERVER_ADDRESS = _add("server.address", _S, _TEXT, "The server, as the client names it.")
 SERVER_PORT = _add("server.port", _S, _INT, "The server's port.")
 CLIENT_ADDRESS = _add("client.address", _S, _TEXT, "The other end of the server's connection.")
-DB_SYSTEM_NAME = _add("db.system.name", _S, _TEXT, "The database.", "redis", "postgresql", "mysql", "mariadb")
+DB_SYSTEM_NAME = _add(
+    "db.system.name", _S, _TEXT, "The database.", "redis", "postgresql", "mysql", "mariadb", "mongodb"
+)
 DB_OPERATION_NAME = _add("db.operation.name", _S, _TEXT, "The command, or the kind of statement.")
 DB_QUERY_TEXT = _add("db.query.text", _S, _TEXT, "The command or statement, with `statement`: no value is in it.")
 DB_QUERY_SUMMARY = _add("db.query.summary", _S, _TEXT, "Kinds of statement and the tables they are about.")
 DB_COLLECTION_NAME = _add("db.collection.name", _S, _TEXT, "The table, where the statement is about one.")
 DB_NAMESPACE = _add("db.namespace", _S, _TEXT, "The connection's database; of Redis its number.")
 DB_RESPONSE_STATUS_CODE = _add(
-    "db.response.status_code", _S, _TEXT, "The error's code: SQLSTATE, MySQL's number, Redis' prefix."
+    "db.response.status_code", _S, _TEXT, "The error's code: SQLSTATE, the number of MySQL or MongoDB, Redis' prefix."
 )
 DNS_QUESTION_NAME = _add("dns.question.name", _D, _TEXT, "The name that a name server is asked for.")
 DNS_ANSWERS = _add("dns.answers", _D, _TEXTS, "The addresses among what it is answered with, where all are known.")

@@ -49,6 +49,7 @@ READ = (
     Protocol.POSTGRESQL,
     Protocol.MYSQL,
     Protocol.DNS,
+    Protocol.MONGODB,
 )  # those that this version reads
 
 

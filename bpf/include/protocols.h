@@ -102,6 +102,21 @@ static __always_inline int begins_mysql(struct ks_scratch *s, u64 bytes, u64 at,
 	return begins_mysql_body(bytes >> 32, size);
 }
 
+#define MONGO_HEADER 16 /* bytes before each message of MongoDB: its length, two numbers, what it is */
+#define MONGO_MOST 48000000
+#define MONGO_MSG 2013
+#define MONGO_QUERY 2004 /* of old; drivers greet by it */
+
+static __always_inline int begins_mongodb(struct ks_scratch *s, u64 bytes, u64 at)
+{
+	u32 size = bytes, kind;
+
+	if (size <= MONGO_HEADER || size > MONGO_MOST)
+		return 0;
+	kind = KS_UREAD(u32, at + 12);
+	return kind == MONGO_MSG || kind == MONGO_QUERY;
+}
+
 #define TLS_HEADER 5 /* bytes of a record's header, which may be read alone */
 #define TLS_SENT 1 /* in `expected`: the client's hello was sent; else received */
 #define TLS_ANSWERS 2 /* the header of what answers it was read alone */

@@ -17,13 +17,13 @@ from typing import ClassVar, Self
 from kernelspan_agent.model import Payload, Peer, WireProtocol
 from kernelspan_agent.protocols.dnswire import Message, Question, parse
 from kernelspan_agent.protocols.exchanges import Exchange, Told
+from kernelspan_agent.protocols.framed import Framed
 
 MAX_OPEN = 1024  # questions of one socket that are not answered; the oldest is then told without an answer
 MAX_EARLY = 16  # answers whose question has yet to come
 PATIENCE_NS = 60_000_000_000  # after which the same number is another question's: resolvers give up after less
 _REPEATS_NOT = {1, 2, 4, 5}  # FORMERR, SERVFAIL, NOTIMP, REFUSED: of a server that did not read the question
 _LENGTH, _DATAGRAM_HEADER = 2, 4
-_HEAD_BYTES = 4096  # of a message on a stream that are kept
 
 _Key = tuple[bool, int, Question]  # whether it is answered here, its number, the question
 
@@ -62,7 +62,10 @@ class DnsTalk:
         self._open: OrderedDict[_Key, list[Lookup]] = OrderedDict()
         self._count = 0
         self._early: deque[tuple[Message, Peer | None, int]] = deque(maxlen=MAX_EARLY)
-        self._streams = {each: Stream() for each in (True, False) if is_stream}  # what is sent, what is received
+        # What is sent, what is received: each message behind its length (RFC 1035, 4.2.2).
+        self._streams = {
+            each: Framed(_LENGTH, lambda head: _LENGTH + _length(head), _is_one) for each in (True, False) if is_stream
+        }
 
     @classmethod
     def begin(cls, payload: Payload) -> Self | None:
@@ -73,14 +76,15 @@ class DnsTalk:
             return None
         talk = cls(is_stream=True)
         if payload.protocol and not _is_one(payload) and parse(payload.data, payload.moved) is not None:
-            talk._streams[payload.sends].goes_on(payload.moved)
+            talk._streams[payload.sends].goes_on(payload.moved.to_bytes(_LENGTH, "big"))
         return talk
 
     def feed(self, payload: Payload, start_ns: int, end_ns: int, *, missed: bool) -> Told:
         """See Talk."""
         told = Told()
         if self._is_stream:
-            messages = self._streams[payload.sends].feed(payload, missed=missed)
+            framed = self._streams[payload.sends].feed(payload, missed=missed)
+            messages = [parse(each.head[_LENGTH:], each.length - _LENGTH) for each in framed]
         else:
             messages = list(_datagrams(payload))
         for message in messages:
@@ -153,58 +157,6 @@ class DnsTalk:
         self._count -= 1
         if not self._open[key]:
             del self._open[key]
-
-
-class Stream:
-    """Messages of one direction of a connection, each behind its length (RFC 1035, 4.2.2)."""
-
-    def __init__(self) -> None:
-        self._head = bytearray()  # of the message at hand, its length before it
-        self._seen = 0  # bytes of it that have come
-        self._is_lost = False
-
-    def goes_on(self, length: int) -> None:
-        """The length of what follows has been read alone."""
-        self._head += length.to_bytes(_LENGTH, "big")
-        self._seen = _LENGTH
-
-    def feed(self, payload: Payload, *, missed: bool) -> list[Message | None]:
-        """Those that this call completes; None: one that cannot be read."""
-        if missed:
-            self._lose()
-        data, tail, moved = payload.data, payload.tail, payload.moved
-        if self._is_lost and not _is_one(payload):
-            return []
-        self._is_lost = False
-        found: list[Message | None] = []
-        if len(data) + len(tail) == moved:
-            self._take(data + tail, moved, found)
-        else:
-            self._take(data, moved - len(tail), found)
-            self._take(tail, len(tail), found)
-        return found
-
-    def _lose(self) -> None:
-        self._is_lost = True
-        self._head.clear()
-        self._seen = 0
-
-    def _take(self, data: bytes, count: int, found: list[Message | None]) -> None:
-        """`data`: the first of `count` bytes."""
-        at = 0
-        while at < count and not self._is_lost:
-            length = _LENGTH + _length(self._head) if self._seen >= _LENGTH else _LENGTH
-            step = min(length - self._seen, count - at)
-            if len(self._head) == self._seen:  # nothing is missing of it so far
-                self._head += data[at : at + min(step, _HEAD_BYTES - len(self._head))]
-            at += step
-            self._seen += step
-            if self._seen <= _LENGTH and len(self._head) < self._seen:
-                self._lose()  # the length itself was not seen
-            elif self._seen >= _LENGTH and self._seen == _LENGTH + _length(self._head):
-                found.append(parse(bytes(self._head[_LENGTH:]), self._seen - _LENGTH))
-                self._head.clear()
-                self._seen = 0
 
 
 def _end(lookup: Lookup, message: Message, when_ns: int, told: Told) -> None:

@@ -15,7 +15,12 @@ from kernelspan_api.subjects import Request, Statement
 
 MAX_STATEMENT = 4096  # characters of one that are shown
 _MORE = "..."
-SYSTEMS = {WireProtocol.REDIS: "redis", WireProtocol.POSTGRESQL: "postgresql", WireProtocol.MYSQL: "mysql"}
+SYSTEMS = {
+    WireProtocol.REDIS: "redis",
+    WireProtocol.POSTGRESQL: "postgresql",
+    WireProtocol.MYSQL: "mysql",
+    WireProtocol.MONGODB: "mongodb",
+}
 
 
 def segment(

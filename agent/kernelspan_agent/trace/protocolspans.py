@@ -31,6 +31,7 @@ SPANS = {
     WireProtocol.REDIS: _DATABASES,
     WireProtocol.POSTGRESQL: _DATABASES,
     WireProtocol.MYSQL: _DATABASES,
+    WireProtocol.MONGODB: _DATABASES,
     WireProtocol.DNS: Spans(dnsspans.segment, lambda _: None, dnsspans.is_ignored, is_owner=False),
     WireProtocol.TLS: Spans(tlsspans.segment, lambda _: None, lambda _, __: False, is_owner=False),
 }
