@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import databases, mariadbs, runs
+from tests.support import databases, mariadbs, mongodbs, runs
 from tests.support.otlp_json import ReceivedSpan
 
 REDIS_CLIENT = runs.PROGRAMS / "redis_client.py"
@@ -143,7 +143,7 @@ def test_the_example(tmp_path: Path) -> None:
     """examples/20-databases.yaml, on a program that asks all of them: a span of each, below the function that asked."""
     script = tmp_path / "asks.py"  # what has no file has no frame of its own
     script.write_text(
-        "import psycopg, pymysql, redis, sys\n"
+        "import psycopg, pymongo, pymysql, redis, sys\n"
         "def ask():\n"
         "    redis.Redis(port=int(sys.argv[1]), password='s3cret').set('s3cret', 's3cret')\n"
         "    client = psycopg.connect(host='127.0.0.1', port=sys.argv[2], user='postgres', password='s3cret', autocommit=True)\n"
@@ -151,14 +151,25 @@ def test_the_example(tmp_path: Path) -> None:
         "    client.execute(\"SELECT 's3cret' FROM pg_class\")\n"
         "    client = pymysql.connect(host='127.0.0.1', port=int(sys.argv[3]), user='shop', password='s3cret')\n"
         "    client.cursor().execute('SELECT %s FROM mysql.db', ['s3cret'])\n"
+        "    pymongo.MongoClient('127.0.0.1', int(sys.argv[4]))['shop']['orders'].insert_one({'s3cret': 's3cret'})\n"
         "ask()\n"
     )
     example = Path(__file__).resolve().parents[2] / "examples" / "20-databases.yaml"
-    with databases.redis() as redis, databases.postgres() as postgres, mariadbs.mariadb() as (mariadb, _):
-        ran = runs.run(tmp_path, example, databases.python(), script, str(redis), str(postgres), str(mariadb))
+    with (
+        databases.redis() as redis,
+        databases.postgres() as postgres,
+        mariadbs.mariadb() as (mariadb, _),
+        mongodbs.mongodb(tmp_path) as mongodb,
+    ):
+        ports = map(str, (redis, postgres, mariadb, mongodb))
+        ran = runs.run(tmp_path, example, databases.python(), script, *ports)
     assert ran.status == 0, ran.stderr
     by_id = {span.span_id: span for span in ran.spans}
-    found = [span for span in databases.requests_of(ran) if span.attributes["db.operation.name"] in {"SET", "SELECT"}]
+    found = [
+        span
+        for span in databases.requests_of(ran)
+        if span.attributes["db.operation.name"] in {"SET", "SELECT", "insert"}
+    ]
     assert [span.name for span in found] == [
         f"SET 127.0.0.1:{redis}",
         "SELECT",
@@ -166,6 +177,7 @@ def test_the_example(tmp_path: Path) -> None:
         "SET",
         "SET",
         "SELECT mysql.db",
+        "insert orders",
     ]
     assert all("ask" in databases.names_above(span, by_id) for span in found)
     assert "s3cret" not in str([(span.name, span.attributes) for span in ran.spans])

@@ -25,6 +25,7 @@ spec:
     - {protocol: Redis, roles: [Client]}
     - {protocol: PostgreSQL, roles: [Client]}
     - {protocol: MySQL, roles: [Client]}
+    - {protocol: MongoDB, roles: [Client]}
   files: {}
   network: {operations: [Connect, Resolve]}
   processes: {}
@@ -39,7 +40,7 @@ spec:
     "--file",
     "profile_path",
     metavar="PROFILE",
-    help="A TraceProfile that says what is looked at. Default: requests of HTTP with what was done for each, and what was asked of Redis, PostgreSQL and MySQL.",
+    help="A TraceProfile that says what is looked at. Default: requests of HTTP with what was done for each, and what was asked of Redis, PostgreSQL, MySQL and MongoDB.",
 )
 @click.option(
     "-p", "--pid", "pids", type=int, multiple=True, help="Trace this process and its children. May be repeated."

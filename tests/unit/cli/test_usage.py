@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = ROOT / "examples" / "01-python-files.yaml"
-LATER = ROOT / "examples" / "later" / "21-more-databases.yaml"
+LATER = ROOT / "examples" / "later" / "23-kafka.yaml"
 
 
 def kernelspan(
