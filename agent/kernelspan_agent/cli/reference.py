@@ -47,7 +47,7 @@ _KEYS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
         ("libraries.libraries[].destinations[]", "destination, operations: at most 64; where there are more they lose their port, then their address"),
         ("libraries.libraries[].folders[]", "folder of the files, operations: at most 64; where there are more, the deepest become the one above"),
         ("spans", "exported, dropped (by reason)"),
-        ("requests", "seen, ambiguous (their thread had several at once), evicted (too many were open), unreadable (messages of DNS), untold (of HTTP/2, whose headers refer to what was not seen), kept (traces, by `sampling.keepErrors` or `keepSlowerThanMilliseconds`), bytesLost (calls whose bytes were lost: what they asked or answered is not told, or without its end)"),
+        ("requests", "seen, ambiguous (their thread had several at once), evicted (too many were open), unreadable (messages of DNS and MongoDB), untold (of HTTP/2, whose headers refer to what was not seen), kept (traces, by `sampling.keepErrors` or `keepSlowerThanMilliseconds`), bytesLost (calls whose bytes were lost: what they asked or answered is not told, or without its end)"),
         ("stacks", "operations by the state of their stack"),
         ("frames", "frames of new stacks: resolved, or why not"),
         ("runtimes", "processes by runtime and version"),

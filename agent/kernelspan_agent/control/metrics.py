@@ -178,7 +178,7 @@ def _stages(engine: Running) -> Iterator[Metric]:
         ("requests_ambiguous", "Requests whose thread turned out to work on several at once."),
         ("requests_evicted", "Requests given up early because there were too many."),
         ("requests_untold", "Requests of HTTP/2 whose headers refer to what was not seen: they have no span."),
-        ("requests_unreadable", "Messages of requests or answers that could not be read (of DNS)."),
+        ("requests_unreadable", "Messages of requests or answers that could not be read (of DNS, MongoDB)."),
         ("traces_kept", "Traces that were not sampled and are kept for what came of them."),
         ("traces_evicted", "Traces decided on early to make room."),
     ):

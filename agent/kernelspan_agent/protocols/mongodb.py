@@ -46,7 +46,7 @@ class MongoTalk:
     def __init__(self, requests_sent: bool) -> None:
         self._requests_sent = requests_sent
         self._streams = {each: Framed(HEADER_BYTES, _length, _is_one) for each in (True, False)}  # sent, received
-        self._began: dict[int, tuple[int, int]] = {}  # of what is on its way: by call, when and with what exchange_id
+        self._begun = 0, 0  # when what is on its way began, and with what exchange_id
         self._open: OrderedDict[int, Command] = OrderedDict()  # by their numbers
         self._early: OrderedDict[int, tuple[str, int]] = OrderedDict()  # answers whose command has yet to come
 
@@ -54,27 +54,27 @@ class MongoTalk:
         """See Talk."""
         told = Told()
         stream = self._streams[payload.sends]
-        asks = payload.sends == self._requests_sent
-        if asks:
-            # what is sent goes out from the call's begin, what is received is there at its end
-            self._began[stream.calls + 1] = start_ns if payload.sends else end_ns, payload.exchange_id
-        found = stream.feed(payload, missed=missed)
-        for message in found:
-            if asks:
-                self._ask(message, told)
-            else:
+        messages = stream.feed(payload, missed=missed)
+        if payload.sends != self._requests_sent:
+            for message in messages:
                 self._answer(message, end_ns, told)
-        if asks:
-            self._began = {call: each for call, each in self._began.items() if call >= stream.first}
+            return told
+        # what is sent goes out from the call's begin, what is received is there at its end
+        now = start_ns if payload.sends else end_ns, payload.exchange_id
+        for message in messages:
+            self._ask(message, *(now if message.first == stream.calls else self._begun), told)
+        if stream.first == stream.calls:
+            self._begun = now
         return told
 
-    def _ask(self, message: Message, told: Told) -> None:
+    def _ask(self, message: Message, when_ns: int, exchange_id: int, told: Told) -> None:
         known = header(message.head)
         assert known is not None
-        when_ns, exchange_id = self._began.get(message.first, (0, 0))
-        said = asked(message.head) if known.is_message else None
-        if said is None or not when_ns:
-            told.untold += known.is_message
+        if not known.is_message:
+            return
+        said = asked(message.head)
+        if said is None:
+            told.unreadable += 1
             return
         if said.command in _OWN:
             return
