@@ -33,6 +33,11 @@ class Command(Query):
         if not self.end_ns:
             self.end_ns = max(self.start_ns, when_ns)
 
+    @property
+    def said(self) -> tuple[str, ...]:
+        """See Exchange."""
+        return self.operation, self.collection, self.namespace
+
 
 class MongoTalk:
     """One connection."""
@@ -60,11 +65,11 @@ class MongoTalk:
                 self._answer(message, end_ns, told)
             return told
         # what is sent goes out from the call's begin, what is received is there at its end
-        now = start_ns if payload.sends else end_ns, payload.exchange_id
+        now = start_ns if payload.sends else end_ns, payload.exchange_id if len(messages) < 2 else 0
         for message in messages:
             self._ask(message, *(now if message.first == stream.calls else self._begun), told)
         if stream.first == stream.calls:
-            self._begun = now
+            self._begun = now[0], 0 if messages else payload.exchange_id
         return told
 
     def _ask(self, message: Message, when_ns: int, exchange_id: int, told: Told) -> None:

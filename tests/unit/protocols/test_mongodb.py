@@ -260,3 +260,18 @@ def test_hostile(data: st.DataObject) -> None:
     wire.move(cut, asks=True)
     wire.move(cut, asks=False)
     wire.move(find(5), asks=True)
+
+
+def test_what_both_ends_call_a_command() -> None:
+    """By where its first byte is, however it is read; of several that one call moves none is known."""
+    client, server = Wire(), Wire(is_server=True)
+    long = message(3, {"insert": "t", "$db": "shop", "documents": [{"text": "x" * 3000}]})
+    for data in (find(1), find(2), long):
+        client.move(data, asks=True)
+        for begin in range(0, len(data), 700):
+            server.move(data[begin : begin + 700], asks=True)
+    assert [each.exchange_id for each in client.began] == [each.exchange_id for each in server.began]
+    assert len({each.exchange_id for each in client.began}) == 3
+    client.move(find(4) + find(5) + find(6)[:20], asks=True)
+    client.move(find(6)[20:], asks=True)
+    assert [each.exchange_id for each in client.began[3:]] == [0, 0, 0]
