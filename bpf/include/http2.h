@@ -23,10 +23,7 @@
 #define HTTP2_FRAME 9 /* bytes of a frame's header */
 #define HTTP2_PREFACE 24
 #define HTTP2_PREFACE_WORD 0x20495250 /* "PRI " */
-#define HTTP2_UPDATE 13 /* bytes of a WINDOW_UPDATE */
-#define HTTP2_UPDATE_MASK 0xffffffff /* of its length and type */
-#define HTTP2_UPDATE_WORD 0x08040000
-#define HTTP2_STEPS 192 /* parts of a vectored call, headers and payloads, of one call that are followed */
+#define HTTP2_STEPS 192 /* parts of a vectored call, frames or two, of one call that are followed */
 #define HTTP2_PIECE 1024 /* bytes of a payload that are copied in a step; a power of two */
 #define HTTP2_MOST 7168 /* bytes of a call that are copied */
 
@@ -47,6 +44,14 @@ BPF_TABLE("lru_hash", u64, struct http2_side, ks_http2, KS_MAX_HTTP2);
 static __always_inline u32 http2_length(u64 bytes)
 {
 	return (bytes & 0xff) << 16 | (bytes >> 8 & 0xff) << 8 | (bytes >> 16 & 0xff);
+}
+
+/* All of a frame that has no body: it is copied in one step, as there may be hundreds of them; 0: it has one. */
+static __always_inline u32 http2_whole(u64 bytes)
+{
+	u32 size = http2_length(bytes), kind = bytes >> 24 & 0xff;
+
+	return kind < HTTP2_TYPES && (kind != HTTP2_DATA || !size) ? HTTP2_FRAME + size : 0;
 }
 
 /* Whether they begin the whole headers of a stream. */
@@ -166,18 +171,20 @@ static __always_inline u32 http2_copy(struct ks_scratch *s, struct http2_side *s
 			w->root = part + 1;
 		} else {
 			u32 is_copied = is_header || !KS_LOAD(side->body);
-			u64 word = 0;
+			u32 whole = 0;
 
 			if (size > KS_LOAD(w->hash))
 				size = KS_LOAD(w->hash);
-			if (is_header && !have && size >= HTTP2_UPDATE)
-				word = KS_UREAD(u64, KS_LOAD(w->at));
-			if ((word & HTTP2_UPDATE_MASK) == HTTP2_UPDATE_WORD) {
-				is_header = 0; /* many of them come together: two are one step */
-				left = HTTP2_UPDATE;
-				if (size >= 2 * HTTP2_UPDATE &&
-				    KS_UREAD(u32, KS_LOAD(w->at) + HTTP2_UPDATE) == HTTP2_UPDATE_WORD)
-					left = 2 * HTTP2_UPDATE;
+			if (is_header && !have && size >= HTTP2_FRAME)
+				whole = http2_whole(KS_UREAD(u64, KS_LOAD(w->at)));
+			if (whole) {
+				is_header = 0;
+				left = whole;
+				if (size >= left + HTTP2_FRAME) { /* with the next one, if that is short enough */
+					whole = http2_whole(KS_UREAD(u64, KS_LOAD(w->at) + left));
+					if (whole <= size - left)
+						left += whole;
+				}
 				side->left = left;
 				side->body = 0;
 			}
