@@ -23,7 +23,7 @@
 #define HTTP2_FRAME 9 /* bytes of a frame's header */
 #define HTTP2_PREFACE 24
 #define HTTP2_PREFACE_WORD 0x20495250 /* "PRI " */
-#define HTTP2_STEPS 192 /* parts of a vectored call, frames or two, of one call that are followed */
+#define HTTP2_STEPS 112 /* of one call: parts, headers and payloads, or two short frames */
 #define HTTP2_PIECE 1024 /* bytes of a payload that are copied in a step; a power of two */
 #define HTTP2_MOST 7168 /* bytes of a call that are copied */
 

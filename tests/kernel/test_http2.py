@@ -157,7 +157,7 @@ def test_what_is_not_asked_for_is_not_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["go", "python"])
 def test_http(kind: str, tmp_path: Path) -> None:
-    """Go's net/http with itself; hypercorn asked by httpx: both ends, joined, hundreds of streams side by side."""
+    """Go's net/http with itself; hypercorn asked by httpx: both ends, joined, a hundred streams side by side."""
     with databases.reserved_port() as port:
         if kind == "go":
             command: list[str | Path] = [compiled_go("http2_go"), f"127.0.0.1:{port}", "300", "60000"]

@@ -50,6 +50,9 @@ func ask(client *http.Client, address string, number, size int) result {
 	return result{number, method, answer.StatusCode}
 }
 
+// Requests that are under way side by side: that many answers may come by one call.
+const atOnce = 100
+
 func main() {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
@@ -64,14 +67,16 @@ func main() {
 	client := &http.Client{Transport: &http.Transport{Protocols: &protocols}}
 	results := make([]result, count)
 	var all sync.WaitGroup
-	for at := range results {
-		all.Add(1)
-		go func() {
-			defer all.Done()
-			results[at] = ask(client, os.Args[1], at+1, size)
-		}()
+	for first := 0; first < count; first += atOnce {
+		for at := first; at < min(first+atOnce, count); at++ {
+			all.Add(1)
+			go func() {
+				defer all.Done()
+				results[at] = ask(client, os.Args[1], at+1, size)
+			}()
+		}
+		all.Wait()
 	}
-	all.Wait()
 	said, _ := json.Marshal(results)
 	fmt.Println(string(said))
 }
