@@ -22,6 +22,7 @@
 #define NOT_MOVED 0x2002 /* MSG_PEEK, and MSG_ERRQUEUE, which gives back what was sent */
 
 #define OPAQUE 255 /* instead of a protocol */
+#define RECEIVES_NO_MORE 1 /* RCV_SHUTDOWN: of a socket's sk_shutdown */
 #define PROTOCOL_TCP 6
 #define PROTOCOL_UDP 17
 
@@ -177,11 +178,12 @@ static __always_inline int sends(u32 nr)
 /*
  * What a TCP connection says of the bytes that this call moved: where they end, and whether they are the first of all. A
  * client's first bytes are sent before any are read, a server's the other way round. What a client has sent may count its
- * SYN. Read in this order a number that changes meanwhile makes it too many bytes, never too few.
+ * SYN; what has been read the other end's FIN, which a call takes with the last bytes. Read in this order a number that
+ * changes meanwhile makes it too many bytes, never too few.
  */
 static __always_inline u32 place(struct ks_bytes_rec *r, struct ks_scratch *s, u64 sk, u32 is_sent)
 {
-	u32 una, copied, next, written;
+	u32 una, copied, next, written, has_fin;
 	u64 sent, received;
 
 	if (s->op.protocol != PROTOCOL_TCP || s->op.family == KS_AF_UNIX)
@@ -189,9 +191,12 @@ static __always_inline u32 place(struct ks_bytes_rec *r, struct ks_scratch *s, u
 	una = KS_KREAD(u32, sk + KS_TCP_SND_UNA);
 	sent = KS_KREAD(u64, sk + KS_TCP_ACKED);
 	written = KS_KREAD(u32, sk + KS_TCP_WRITTEN);
+	has_fin = KS_KREAD(u8, sk + KS_SOCK_SHUTDOWN) & RECEIVES_NO_MORE;
 	next = KS_KREAD(u32, sk + KS_TCP_RCV_NXT);
 	received = KS_KREAD(u64, sk + KS_TCP_RECEIVED);
 	copied = KS_KREAD(u32, sk + KS_TCP_COPIED);
+	if (has_fin && copied == next)
+		copied--;
 	sent += (u32)(written - una);
 	received -= (u32)(next - copied); /* what has been read of it */
 	r->position = is_sent ? written : copied;

@@ -121,6 +121,7 @@ OFFSETS: dict[str, list[str]] = {
     "KS_SOCK_V6_DADDR": ["sock.__sk_common.skc_v6_daddr"],
     "KS_SOCK_V6_RCV_SADDR": ["sock.__sk_common.skc_v6_rcv_saddr"],
     "KS_SOCK_PROTOCOL": ["sock.sk_protocol"],
+    "KS_SOCK_SHUTDOWN": ["sock.sk_shutdown"],
     "KS_TCP_RECEIVED": ["tcp_sock.bytes_received"],
     "KS_TCP_RCV_NXT": ["tcp_sock.rcv_nxt"],
     "KS_TCP_COPIED": ["tcp_sock.copied_seq"],
