@@ -310,22 +310,6 @@ static __always_inline u32 classify(struct ks_scratch *s, struct connection *kno
 	return KS_PROTOCOL_UNKNOWN;
 }
 
-/*
- * A connection of PostgreSQL or MySQL that has asked for TLS goes on as one: a handshake's record begins with 0x16, 3. A
- * packet of MySQL may too; but what follows a record's header is as long as that says, or read by another call.
- */
-static __always_inline int begins_tls(struct ks_scratch *s, u32 protocol)
-{
-	u64 bytes;
-
-	if (!KS_LOAD(s->walk.count) || KS_LOAD(s->walk.found[0]) || s->op.ret < 5)
-		return 0;
-	bytes = KS_UREAD(u64, s->call.args[1]);
-	if ((u16)bytes != 0x0316)
-		return 0;
-	return protocol == KS_PROTOCOL_POSTGRESQL || s->op.ret == 5 || __builtin_bswap16(bytes >> 24) + 5 == s->op.ret;
-}
-
 /* Whether this call is the last of a TLS connection that says anything: the first that answers the client's hello. */
 static __always_inline int ends_hellos(struct ks_scratch *s, struct connection *known)
 {

@@ -129,6 +129,22 @@ static __always_inline int begins_client_hello(u64 bytes, u64 length)
 	return length == TLS_HEADER || (length >= 8 && (bytes >> 40 & 0xff) == 1);
 }
 
+/*
+ * A connection of PostgreSQL or MySQL that has asked for TLS goes on as one: a handshake's record begins with 0x16, 3. A
+ * packet of MySQL may too; but what follows a record's header is as long as that says, or read by another call.
+ */
+static __always_inline int begins_tls(struct ks_scratch *s, u32 protocol)
+{
+	u64 bytes;
+
+	if (!KS_LOAD(s->walk.count) || KS_LOAD(s->walk.found[0]) || s->op.ret < 5)
+		return 0;
+	bytes = KS_UREAD(u64, s->call.args[1]);
+	if ((u16)bytes != 0x0316)
+		return 0;
+	return protocol == KS_PROTOCOL_POSTGRESQL || s->op.ret == 5 || __builtin_bswap16(bytes >> 24) + 5 == s->op.ret;
+}
+
 #define DNS_LEAST 17 /* a head of 12 bytes, the root's name, a type and a class: RFC 1035, 4.1 */
 #define DNS_ONE_QUESTION 0x0100 /* QDCOUNT, in this machine's order */
 #define DNS_ANSWER 0x8000 /* of the head's flags, in the wire's order: QR */
