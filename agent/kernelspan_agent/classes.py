@@ -150,13 +150,12 @@ class Classes:
         if not retired:
             return
         in_use = self._session.classes_of_processes()
-        waits = self._intake.counts()[1]
         for number in set(retired) - in_use:
             counted, one = self._counted(number), self._classes[number]
             if (
                 unfinished(counted.kernel) != self._session.own.cut_off[number]
                 or counted.kernel[Counter.SENT] != counted.received
-                or waits[number]
+                or self._intake.counts()[1][number]  # in this order: what waited before may have been received since
             ):
                 continue
             counted.add(one.before, -1)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelspan_agent.app import App
 from kernelspan_agent.export.jsonfile import JsonFileExporter
 from kernelspan_agent.export.otlp import open_output, settings_from
 from kernelspan_agent.export.pipeline import Pipeline
@@ -29,6 +30,7 @@ from tests.support.ports import PortReservation
 from tests.support.runs import PROGRAMS, SYSTEM_PYTHON, UNLIMITED, accounting_of, app_of
 
 THREADS, CALLS = 2, 150_000
+PARTS = 20  # each fits into the ring
 SMALL_RING = 64 << 10
 STATS = {"files": {"operations": ["Open", "Stat"]}}
 
@@ -59,6 +61,14 @@ def said(process: subprocess.Popen[bytes]) -> int:
     return sum(int(line) for line in process.stdout)
 
 
+def until_drained(app: App) -> None:
+    """Waits until nothing is left in the ring."""
+    deadline = time.monotonic() + runs.TIMEOUT_SECONDS
+    while app.ring_fill():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 @pytest.mark.parametrize("mechanism", mechanisms.MECHANISMS, ids=lambda each: each.name)
 def test_small_ring(tmp_path: Path, mechanism: mechanisms.Mechanism) -> None:
     """Two threads at full speed into a ring of 64 KiB: what did not fit is counted, and every call is seen."""
@@ -76,12 +86,15 @@ def test_small_ring(tmp_path: Path, mechanism: mechanisms.Mechanism) -> None:
 
 def test_nobody_works(tmp_path: Path) -> None:
     """The stages stand still while the ring is drained: beyond the bound operations are dropped and counted."""
-    with flood() as program, app_of(runs.profile(tmp_path, **STATS)) as app:
-        app.select(program.pid, "flood")
-        loose(program)
-        assert program.wait() == 0
+    with contextlib.ExitStack() as stack, app_of(runs.profile(tmp_path, **STATS)) as app:
+        programs = [stack.enter_context(flood(CALLS // PARTS)) for _ in range(PARTS)]
+        for program in programs:
+            app.select(program.pid, "flood")
+            loose(program)
+            assert program.wait() == 0
+            until_drained(app)  # it is the queue that is to be full, and not the ring
         found = accounting_of(app)
-        assert found["seen"] == said(program)
+        assert found["seen"] == sum(map(said, programs))
         assert found["dropped"]["QueueFull"] > 0
         assert found["exported"] <= MAX_WAITING_OPERATIONS
         assert found["dropped"]["QueueFull"] + found["dropped"].get("RingFull", 0) + found["exported"] == found["seen"]
