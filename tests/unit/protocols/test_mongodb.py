@@ -5,18 +5,16 @@ from __future__ import annotations
 
 import itertools
 import struct
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelspan_agent.model import Payload, WireProtocol
-from kernelspan_agent.protocols.connections import Connections
+from kernelspan_agent.model import WireProtocol
 from kernelspan_agent.protocols.mongodb import MAX_OPEN, Command
 from kernelspan_agent.protocols.mongowire import HEADER_BYTES, asked, elements, error
+from tests.support.wire import Wire
 
-SEEN = 2048  # of a call's beginning, and of its end
 MORE_TO_COME = 2
 Value = str | int | float | bool | None | bytes | dict | list  # type: ignore[type-arg]
 
@@ -61,80 +59,49 @@ def well(number: int, answers: int) -> bytes:
     return message(number, {"cursor": {"firstBatch": [{"ok": 0.0, "code": 5}], "id": 0}, "ok": 1.0}, answers)
 
 
-@dataclass
-class Wire:
-    """One connection, whose client's or server's calls these are."""
+def wire(*, is_server: bool = False) -> Wire[Command]:
+    return Wire(WireProtocol.MONGODB, is_server)
 
-    is_server: bool = False
-    connections: Connections = field(default_factory=lambda: Connections({WireProtocol.MONGODB}))
-    began: list[Command] = field(default_factory=list)
-    ended: list[Command] = field(default_factory=list)
-    clock: int = 0
-    moved: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
 
-    def move(self, data: bytes, *, asks: bool, seen: bool = True, start: int | None = None) -> None:
-        """One call. `seen`: its record has come."""
-        sends = asks is not self.is_server
-        self.clock += 10
-        self.moved[sends] += len(data)
-        if not seen:
-            return
-        payload = Payload(
-            1,
-            sends,
-            len(data),
-            data[:SEEN],
-            data[SEEN:][-SEEN:],
-            WireProtocol.MONGODB,
-            False,
-            self.moved[sends],
-            self.moved[not sends],
-        )
-        told = self.connections.feed(payload, self.clock - 5 if start is None else start, self.clock)
-        for each, kept in ((told.began, self.began), (told.ended, self.ended)) if told else ():
-            for one in each:
-                assert isinstance(one, Command)
-                kept.append(one)
-
-    def said(self) -> list[tuple[str, str, str, str]]:
-        return [(each.operation, each.collection, each.namespace, each.error) for each in self.ended]
+def said(found: Wire[Command]) -> list[tuple[str, str, str, str]]:
+    return [(each.operation, each.collection, each.namespace, each.error) for each in found.ended]
 
 
 @pytest.mark.parametrize("is_server", [False, True])
 def test_a_command_and_its_answer(*, is_server: bool) -> None:
     """What is asked of what; times of the first byte and of the last."""
-    wire = Wire(is_server)
-    wire.move(find(7), asks=True)
-    wire.move(well(70, 7), asks=False)
-    assert wire.said() == [("find", "orders", "shop", "")]
-    (found,) = wire.began
+    line = wire(is_server=is_server)
+    line.move(find(7), asks=True)
+    line.move(well(70, 7), asks=False)
+    assert said(line) == [("find", "orders", "shop", "")]
+    (found,) = line.began
     assert (found.is_server, found.start_ns, found.end_ns) == (is_server, 10 if is_server else 5, 20)
 
 
 def test_whatever_the_order() -> None:
     """Answers of several commands come as they are ready; one of nothing is nobody's."""
-    wire = Wire()
+    line = wire()
     for number in range(5):
-        wire.move(find(number, f"t{number}"), asks=True)
-    wire.move(well(50, 77), asks=False)
+        line.move(find(number, f"t{number}"), asks=True)
+    line.move(well(50, 77), asks=False)
     for number in (3, 0, 4, 1, 2):
         answer: dict[str, Value] = {"ok": 0.0, "errmsg": "no", "code": 100 + number} if number % 2 else {"ok": 1.0}
-        wire.move(message(60 + number, answer, number), asks=False)
-    assert [each[1] for each in wire.said()] == ["t3", "t0", "t4", "t1", "t2"]
-    assert [each[3] for each in wire.said()] == ["103", "", "", "101", ""]
+        line.move(message(60 + number, answer, number), asks=False)
+    assert [each[1] for each in said(line)] == ["t3", "t0", "t4", "t1", "t2"]
+    assert [each[3] for each in said(line)] == ["103", "", "", "101", ""]
 
 
 def test_an_answer_before_its_command() -> None:
     """Another thread receives it while the call that sends returns; one that came before the call began is another's."""
-    wire = Wire()
-    wire.move(find(1), asks=True)
-    wire.move(well(20, 2), asks=False)
-    wire.move(find(2, "early"), asks=True, start=15)
-    assert wire.said() == [("find", "early", "shop", "")]
-    wire.move(well(30, 3), asks=False)
-    wire.move(find(3), asks=True, start=45)
-    wire.move(well(31, 3), asks=False)
-    assert [each.end_ns for each in wire.ended] == [20, 60]
+    line = wire()
+    line.move(find(1), asks=True)
+    line.move(well(20, 2), asks=False)
+    line.move(find(2, "early"), asks=True, start=15)
+    assert said(line) == [("find", "early", "shop", "")]
+    line.move(well(30, 3), asks=False)
+    line.move(find(3), asks=True, start=45)
+    line.move(well(31, 3), asks=False)
+    assert [each.end_ns for each in line.ended] == [20, 60]
 
 
 @given(st.sets(st.integers(1, 400)), st.booleans())
@@ -142,28 +109,28 @@ def test_in_pieces(cuts: set[int], is_server: bool) -> None:
     """However many calls move them: headers alone, several at once."""
     asking = find(1, "a") + find(2, "b") + message(3, {"ping": 1, "$db": "admin"})
     answering = well(10, 2) + message(11, {"ok": 0.0, "code": 59}, 3) + well(12, 1)
-    wire = Wire(is_server)
+    line = wire(is_server=is_server)
     for whole, asks in ((asking, True), (answering, False)):
         places = [0, HEADER_BYTES, *sorted(each for each in cuts if HEADER_BYTES < each < len(whole)), len(whole)]
         for begin, end in itertools.pairwise(places):
-            wire.move(whole[begin:end], asks=asks)
-    assert sorted(wire.said()) == [("find", "a", "shop", ""), ("find", "b", "shop", ""), ("ping", "", "admin", "59")]
+            line.move(whole[begin:end], asks=asks)
+    assert sorted(said(line)) == [("find", "a", "shop", ""), ("find", "b", "shop", ""), ("ping", "", "admin", "59")]
 
 
 def test_what_drivers_ask_for_themselves() -> None:
     """Is not told; what is not acknowledged ends where it was sent."""
-    wire = Wire()
-    wire.move(message(1, {"isMaster": 1, "$db": "admin"}, kind=2004), asks=True)
-    wire.move(message(2, {"hello": 1, "$db": "admin"}), asks=True)
-    wire.move(message(9, {"ok": 1.0}, 2), asks=False)
-    wire.move(message(3, {"insert": "t", "$db": "shop"}, flags=MORE_TO_COME), asks=True)
-    assert wire.said() == [("insert", "t", "shop", "")]
-    assert wire.ended[0].end_ns == wire.ended[0].start_ns
+    line = wire()
+    line.move(message(1, {"isMaster": 1, "$db": "admin"}, kind=2004), asks=True)
+    line.move(message(2, {"hello": 1, "$db": "admin"}), asks=True)
+    line.move(message(9, {"ok": 1.0}, 2), asks=False)
+    line.move(message(3, {"insert": "t", "$db": "shop"}, flags=MORE_TO_COME), asks=True)
+    assert said(line) == [("insert", "t", "shop", "")]
+    assert line.ended[0].end_ns == line.ended[0].start_ns
 
 
 def test_names_that_are_no_collections() -> None:
     """A user's name is a value like others; getMore names its collection besides."""
-    wire = Wire()
+    line = wire()
     documents: list[dict[str, Value]] = [
         {"dropUser": "s3cret"},
         {"getMore": 5, "collection": "t"},
@@ -171,27 +138,27 @@ def test_names_that_are_no_collections() -> None:
         {"saslStart": 1, "payload": b"s3cret"},
     ]
     for number, document in enumerate(documents):
-        wire.move(message(number, {**document, "$db": "d"}), asks=True)
-        wire.move(message(99, {"ok": 1.0}, number), asks=False)
-    assert wire.said() == [
+        line.move(message(number, {**document, "$db": "d"}), asks=True)
+        line.move(message(99, {"ok": 1.0}, number), asks=False)
+    assert said(line) == [
         ("dropUser", "", "d", ""),
         ("getMore", "t", "d", ""),
         ("aggregate", "", "d", ""),
         ("saslStart", "", "d", ""),
     ]
-    assert "s3cret" not in str(wire.began)
+    assert "s3cret" not in str(line.began)
 
 
 def test_documents_beside_a_command() -> None:
     """A sequence of them may come before or behind it; the database behind a long one is not seen."""
     documents = bson({"$db": "wrong", "text": "x" * 100})
     sequence = b"\1" + struct.pack("<i", 4 + len(b"documents\0") + len(documents)) + b"documents\0" + documents
-    wire = Wire()
-    wire.move(message(1, {"insert": "t", "$db": "shop"}, before=sequence), asks=True)
-    wire.move(message(2, {"insert": "t", "documents": [{"text": "x" * 5000}], "$db": "shop"}), asks=True)
+    line = wire()
+    line.move(message(1, {"insert": "t", "$db": "shop"}, before=sequence), asks=True)
+    line.move(message(2, {"insert": "t", "documents": [{"text": "x" * 5000}], "$db": "shop"}), asks=True)
     for number in (1, 2):
-        wire.move(message(9, {"n": 1, "ok": 1.0}, number), asks=False)
-    assert wire.said() == [("insert", "t", "shop", ""), ("insert", "t", "", "")]
+        line.move(message(9, {"n": 1, "ok": 1.0}, number), asks=False)
+    assert said(line) == [("insert", "t", "shop", ""), ("insert", "t", "", "")]
 
 
 @pytest.mark.parametrize(
@@ -214,23 +181,23 @@ def test_errors(document: dict[str, Value], code: str) -> None:
 
 def test_what_was_missed() -> None:
     """It goes on with the next call that is a message's beginning; what lies between is not told."""
-    wire = Wire()
+    line = wire()
     long = message(1, {"insert": "a", "$db": "shop", "documents": [{"text": "x" * 9000}]})
-    wire.move(long[:3000], asks=True)
-    wire.move(long[3000:6000], asks=True, seen=False)
-    wire.move(long[6000:], asks=True)
-    wire.move(find(2), asks=True)
-    wire.move(well(9, 1), asks=False)
-    wire.move(well(9, 2), asks=False)
-    assert wire.said() == [("find", "orders", "shop", "")]
+    line.move(long[:3000], asks=True)
+    line.move(long[3000:6000], asks=True, seen=False)
+    line.move(long[6000:], asks=True)
+    line.move(find(2), asks=True)
+    line.move(well(9, 1), asks=False)
+    line.move(well(9, 2), asks=False)
+    assert said(line) == [("find", "orders", "shop", "")]
 
 
 def test_too_many() -> None:
     """The oldest is told without an answer."""
-    wire = Wire()
+    line = wire()
     for number in range(1, MAX_OPEN + 2):
-        wire.move(find(number), asks=True)
-    assert [each.end_ns for each in wire.ended] == [0]
+        line.move(find(number), asks=True)
+    assert [each.end_ns for each in line.ended] == [0]
 
 
 @pytest.mark.parametrize(
@@ -238,10 +205,10 @@ def test_too_many() -> None:
 )
 def test_what_begins_none(first: bytes) -> None:
     """Neither a length nor a kind that can be."""
-    wire = Wire()
-    wire.move(first, asks=True)
-    wire.move(find(1), asks=True)
-    assert len(wire.began) == 1
+    line = wire()
+    line.move(first, asks=True)
+    line.move(find(1), asks=True)
+    assert len(line.began) == 1
 
 
 @given(st.data())
@@ -256,15 +223,15 @@ def test_hostile(data: st.DataObject) -> None:
     asked(cut)
     error(cut)
     list(elements(cut[21:]))
-    wire = Wire()
-    wire.move(cut, asks=True)
-    wire.move(cut, asks=False)
-    wire.move(find(5), asks=True)
+    line = wire()
+    line.move(cut, asks=True)
+    line.move(cut, asks=False)
+    line.move(find(5), asks=True)
 
 
 def test_what_both_ends_call_a_command() -> None:
     """By where its first byte is, however it is read; of several that one call moves none is known."""
-    client, server = Wire(), Wire(is_server=True)
+    client, server = wire(), wire(is_server=True)
     long = message(3, {"insert": "t", "$db": "shop", "documents": [{"text": "x" * 3000}]})
     for data in (find(1), find(2), long):
         client.move(data, asks=True)

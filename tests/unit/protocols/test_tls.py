@@ -6,19 +6,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import ssl
-from dataclasses import dataclass, field
 
 import pytest
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelspan_agent.model import Payload, WireProtocol
-from kernelspan_agent.protocols.connections import Connections
+from kernelspan_agent.model import WireProtocol
 from kernelspan_agent.protocols.tls import Handshake
 from kernelspan_agent.protocols.tlswire import HEADER_BYTES, Hellos, client_hello, server_hello
+from tests.support.wire import Wire
 
-SEEN = 2048  # of a call's beginning, and of its end
 AUTHORITY = trustme.CA()
 CERTIFICATE = AUTHORITY.issue_cert("shop.test")
 
@@ -60,42 +58,8 @@ def hellos(
     return found[0], found[1]
 
 
-@dataclass
-class Wire:
-    """One connection, whose client's or server's calls these are."""
-
-    is_server: bool = False
-    connections: Connections = field(default_factory=lambda: Connections({WireProtocol.TLS}))
-    began: list[Handshake] = field(default_factory=list)
-    ended: list[Handshake] = field(default_factory=list)
-    clock: int = 0
-    moved: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
-
-    def move(self, data: bytes, *, asks: bool, seen: bool = True) -> None:
-        """One call. `seen`: its record has come."""
-        sends = asks is not self.is_server
-        self.clock += 10
-        self.moved[sends] += len(data)
-        if not seen:
-            return
-        payload = Payload(
-            1,
-            sends,
-            len(data),
-            data[:SEEN],
-            data[SEEN:][-SEEN:],
-            WireProtocol.TLS,
-            False,
-            self.moved[sends],
-            self.moved[not sends],
-        )
-        told = self.connections.feed(payload, self.clock - 5, self.clock)
-        for each in told.began if told else ():
-            assert isinstance(each, Handshake)
-            self.began.append(each)
-        for each in told.ended if told else ():
-            assert isinstance(each, Handshake)
-            self.ended.append(each)
+def wire(*, is_server: bool = False) -> Wire[Handshake]:
+    return Wire(WireProtocol.TLS, is_server)
 
 
 @pytest.mark.parametrize("is_server", [False, True])
@@ -103,51 +67,51 @@ class Wire:
 def test_what_both_say(version: ssl.TLSVersion, *, is_server: bool) -> None:
     """The name, what is offered, the version; in TLS 1.2 what was chosen."""
     ask, answer = hellos(offered=("h2", "http/1.1"), chosen=("http/1.1",), client=version, server=version)
-    wire = Wire(is_server)
-    wire.move(ask, asks=True)
-    wire.move(answer, asks=False)
-    (found,) = wire.began
-    assert wire.ended == [found]
+    line = wire(is_server=is_server)
+    line.move(ask, asks=True)
+    line.move(answer, asks=False)
+    (found,) = line.began
+    assert line.ended == [found]
     assert (found.hello.server_name, found.hello.protocols) == ("shop.test", ("h2", "http/1.1"))
     assert found.answer is not None
     is_old = version is ssl.TLSVersion.TLSv1_2
     assert (found.answer.version, found.answer.protocol) == (("tls 1.2", "http/1.1") if is_old else ("tls 1.3", ""))
     assert found.said == (ask[11:43].hex(),)
     assert (found.is_server, found.start_ns, found.end_ns) == (is_server, 10 if is_server else 5, 20)
-    wire.move(record(23, b"x" * 100), asks=True)
-    wire.move(ask, asks=True)  # whatever it looks like
-    wire.move(answer, asks=False)
-    assert (len(wire.began), len(wire.ended)) == (1, 1)
+    line.move(record(23, b"x" * 100), asks=True)
+    line.move(ask, asks=True)  # whatever it looks like
+    line.move(answer, asks=False)
+    assert (len(line.began), len(line.ended)) == (1, 1)
 
 
 def test_without_a_name() -> None:
     """Neither a name nor protocols: nothing is made up."""
     ask, answer = hellos(name=None)
-    wire = Wire()
-    wire.move(ask, asks=True)
-    wire.move(answer, asks=False)
-    assert (wire.began[0].hello.server_name, wire.began[0].hello.protocols) == ("", ())
+    line = wire()
+    line.move(ask, asks=True)
+    line.move(answer, asks=False)
+    assert (line.began[0].hello.server_name, line.began[0].hello.protocols) == ("", ())
 
 
 def test_refused() -> None:
     """A server that wants no such version says so by an alert."""
     ask, answer = hellos(client=ssl.TLSVersion.TLSv1_2, server=ssl.TLSVersion.TLSv1_3)
     assert answer[0] == 21
-    wire = Wire()
-    wire.move(ask, asks=True)
-    wire.move(answer[:HEADER_BYTES], asks=False)
-    assert not wire.ended
-    wire.move(answer[HEADER_BYTES:], asks=False)
-    assert [(each.alert, each.answer) for each in wire.ended] == [("protocol_version", None)]
+    line = wire()
+    line.move(ask, asks=True)
+    line.move(answer[:HEADER_BYTES], asks=False)
+    assert not line.ended
+    line.move(answer[HEADER_BYTES:], asks=False)
+    assert [(each.alert, each.answer) for each in line.ended] == [("protocol_version", None)]
 
 
 def test_a_warning_before_the_answer() -> None:
     """Is no refusal."""
     ask, answer = hellos()
-    wire = Wire()
-    wire.move(ask, asks=True)
-    wire.move(record(21, b"\x01\x70") + answer, asks=False)
-    (found,) = wire.ended
+    line = wire()
+    line.move(ask, asks=True)
+    line.move(record(21, b"\x01\x70") + answer, asks=False)
+    (found,) = line.ended
     assert found.answer is not None
     assert (found.alert, found.answer.version) == ("", "tls 1.3")
 
@@ -158,14 +122,14 @@ def test_in_pieces(cuts: set[int], is_server: bool, records: bool) -> None:
     ask, answer = hellos(offered=("h2",))
     if records:
         ask = record(22, ask[5:60]) + record(22, ask[60:61]) + record(22, ask[61:])
-    wire, at = Wire(is_server), 0
+    line, at = wire(is_server=is_server), 0
     for cut in sorted({HEADER_BYTES, *(each for each in cuts if each > HEADER_BYTES)}):
-        wire.move(ask[at:cut], asks=True)
+        line.move(ask[at:cut], asks=True)
         at = max(at, min(cut, len(ask)))
-    wire.move(ask[at:], asks=True)
-    wire.move(answer[:HEADER_BYTES], asks=False)
-    wire.move(answer[HEADER_BYTES:], asks=False)
-    (found,) = wire.ended
+    line.move(ask[at:], asks=True)
+    line.move(answer[:HEADER_BYTES], asks=False)
+    line.move(answer[HEADER_BYTES:], asks=False)
+    (found,) = line.ended
     assert (found.hello.server_name, found.hello.protocols, found.start_ns) == (
         "shop.test",
         ("h2",),
@@ -187,39 +151,39 @@ def test_a_hello_longer_than_what_is_copied() -> None:
     filler = (21).to_bytes(2, "big") + (6000).to_bytes(2, "big") + bytes(6000)  # padding: RFC 7685
     for order, name in ((extensions + filler, "shop.test"), (filler + extensions, "")):
         body = bytes(long[4:at]) + len(order).to_bytes(2, "big") + order
-        wire = Wire()
-        wire.move(record(22, b"\x01" + len(body).to_bytes(3, "big") + body), asks=True)
-        wire.move(answer, asks=False)
-        assert [each.hello.server_name for each in wire.ended] == [name]
+        line = wire()
+        line.move(record(22, b"\x01" + len(body).to_bytes(3, "big") + body), asks=True)
+        line.move(answer, asks=False)
+        assert [each.hello.server_name for each in line.ended] == [name]
 
 
 def test_what_was_missed() -> None:
     """A hello whose middle was lost is nobody's; an answer that was lost is none."""
     ask, answer = hellos()
-    wire = Wire()
-    wire.move(ask[:5], asks=True)
-    wire.move(ask[5:100], asks=True, seen=False)
-    wire.move(ask[100:], asks=True)
-    wire.move(answer, asks=False)
-    assert not wire.began
-    wire = Wire()
-    wire.move(ask, asks=True)
-    wire.move(answer[:50], asks=False, seen=False)
-    wire.move(answer[50:], asks=False)
-    assert [(each.alert, each.answer) for each in wire.ended] == [("", None)]
-    wire = Wire()
-    wire.move(ask, asks=True)
-    wire.began[0].closed(77)
-    assert wire.began[0].end_ns == 77
+    line = wire()
+    line.move(ask[:5], asks=True)
+    line.move(ask[5:100], asks=True, seen=False)
+    line.move(ask[100:], asks=True)
+    line.move(answer, asks=False)
+    assert not line.began
+    line = wire()
+    line.move(ask, asks=True)
+    line.move(answer[:50], asks=False, seen=False)
+    line.move(answer[50:], asks=False)
+    assert [(each.alert, each.answer) for each in line.ended] == [("", None)]
+    line = wire()
+    line.move(ask, asks=True)
+    line.began[0].closed(77)
+    assert line.began[0].end_ns == 77
 
 
 @pytest.mark.parametrize("first", [b"\x16\x03\x01\x00\x05\x02hell", record(23, b"xx"), b"\x16\x03", b"GET / HTTP/1.1"])
 def test_what_does_not_begin_one(first: bytes) -> None:
     """A server's hello, what is encrypted already, too little, something else."""
-    wire = Wire()
-    wire.move(first, asks=True)
-    wire.move(first, asks=False)
-    assert not wire.began
+    line = wire()
+    line.move(first, asks=True)
+    line.move(first, asks=False)
+    assert not line.began
 
 
 @pytest.mark.parametrize(
@@ -233,9 +197,9 @@ def test_what_does_not_begin_one(first: bytes) -> None:
 )
 def test_whose_it_is(offered: tuple[str, ...], subjects: tuple[str, ...]) -> None:
     """Of a profile that wants HTTP or gRPC, unless the client offers neither."""
-    wire = Wire()
-    wire.move(hellos(offered=offered)[0], asks=True)
-    assert wire.began[0].subjects == subjects
+    line = wire()
+    line.move(hellos(offered=offered)[0], asks=True)
+    assert line.began[0].subjects == subjects
 
 
 @given(st.data())
