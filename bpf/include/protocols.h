@@ -137,12 +137,13 @@ static __always_inline int begins_tls(struct ks_scratch *s, u32 protocol)
 {
 	u64 bytes;
 
-	if (!KS_LOAD(s->walk.count) || KS_LOAD(s->walk.found[0]) || s->op.ret < 5)
+	if (!KS_LOAD(s->walk.count) || KS_LOAD(s->walk.found[0]) || s->op.ret < TLS_HEADER)
 		return 0;
 	bytes = KS_UREAD(u64, s->call.args[1]);
 	if ((u16)bytes != 0x0316)
 		return 0;
-	return protocol == KS_PROTOCOL_POSTGRESQL || s->op.ret == 5 || __builtin_bswap16(bytes >> 24) + 5 == s->op.ret;
+	return protocol == KS_PROTOCOL_POSTGRESQL || s->op.ret == TLS_HEADER ||
+	       __builtin_bswap16(bytes >> 24) + TLS_HEADER == s->op.ret;
 }
 
 #define DNS_LEAST 17 /* a head of 12 bytes, the root's name, a type and a class: RFC 1035, 4.1 */

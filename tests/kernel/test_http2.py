@@ -155,12 +155,31 @@ def test_what_is_not_asked_for_is_not_told(tmp_path: Path) -> None:
     assert not [span for span in ran.spans if span.kind in ("CLIENT", "SERVER")]
 
 
+def test_more_at_once_than_are_followed(tmp_path: Path) -> None:
+    """300 answers may come by one call, more frames than the kernel's program follows: some may lack their status, none has
+    another's, and each is told once at most.
+    """
+    with databases.reserved_port() as port:
+        command = [compiled_go("http2_go"), f"127.0.0.1:{port}", "300", "60000", "300"]
+        ran = runs.run(tmp_path, profile(tmp_path, "HTTP", "Client", "Server"), *command)
+    assert ran.status == 0, ran.stderr
+    asked = {int(each["Number"]): each for each in json.loads(ran.stdout)}
+    for kind in ("CLIENT", "SERVER"):
+        found = numbered([span for span in ran.spans if "http.request.method" in span.attributes], kind)
+        assert found.keys() <= asked.keys()
+        for number, spans in found.items():
+            (span,) = spans
+            method, status = asked[number]["Method"], asked[number]["Status"]
+            assert span.attributes["http.request.method"] == method
+            assert span.attributes.get("http.response.status_code", status) == status
+
+
 @pytest.mark.parametrize("kind", ["go", "python"])
 def test_http(kind: str, tmp_path: Path) -> None:
     """Go's net/http with itself; hypercorn asked by httpx: both ends, joined, a hundred streams side by side."""
     with databases.reserved_port() as port:
         if kind == "go":
-            command: list[str | Path] = [compiled_go("http2_go"), f"127.0.0.1:{port}", "300", "60000"]
+            command: list[str | Path] = [compiled_go("http2_go"), f"127.0.0.1:{port}", "300", "60000", "100"]
         else:
             python = venvs.library_venv(HTTP2_VENV) / "bin" / "python"
             command = [python, runs.PROGRAMS / "http2_app.py", str(port), "6", "30", "60000"]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Serves HTTP/2 in plain text by net/http and asks it from many goroutines on one connection: http2_go ADDRESS COUNT SIZE.
+// Serves HTTP/2 in plain text by net/http and asks it from many goroutines on one connection: http2_go ADDRESS COUNT SIZE AT_ONCE.
 // Prints, as JSON, what came of each request: number, method, status.
 package main
 
@@ -50,9 +50,6 @@ func ask(client *http.Client, address string, number, size int) result {
 	return result{number, method, answer.StatusCode}
 }
 
-// Requests that are under way side by side: that many answers may come by one call.
-const atOnce = 100
-
 func main() {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
@@ -62,6 +59,7 @@ func main() {
 	}
 	count, _ := strconv.Atoi(os.Args[2])
 	size, _ := strconv.Atoi(os.Args[3])
+	atOnce, _ := strconv.Atoi(os.Args[4]) // that many answers may come by one call
 	server := &http.Server{Protocols: &protocols, Handler: http.HandlerFunc(work)}
 	go server.Serve(listener)
 	client := &http.Client{Transport: &http.Transport{Protocols: &protocols}}
