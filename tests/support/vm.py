@@ -2,7 +2,7 @@
 """One command under another kernel, on this machine's files.
 
 qemu boots the kernel with a first process made here. The guest sees this machine's root read-only under a layer of
-memory, so it may write anywhere and nothing stays; some folders may be shared for real. There is no network but loopback,
+memory, so it may write anywhere and nothing stays; one folder may be shared for real. There is no network but loopback,
 and where it is asked for a wire to this machine's own loopback: it has no route to anywhere else.
 Serial lines carry the output (0.6 MB/s: bulk belongs into the shared folder) and the exit status. The emulation runs in
 one thread: with one a CPU it loses the kernel's patching of its own code, and the guest dies while probes attach.
@@ -94,7 +94,7 @@ def run(
     command: Sequence[str],
     *,
     seconds: float,
-    shared: Path | Sequence[Path] = (),
+    shared: Path | None = None,
     folder: Path = Path("/"),
     environ: Mapping[str, str] | None = None,
     log: Path | None = None,
@@ -103,16 +103,15 @@ def run(
 ) -> Ran:
     """Runs `command` as root in `folder` of a machine that lives for it, at most so long.
 
-    `shared` (no blanks in their names) is written through to this machine, everything else is forgotten. `log`: where the output is written as it
-    comes. `parameters`: more for the kernel's command line. `network`: servers on
-    127.0.0.1 here are reached there as HOST, and nothing else is. Raises VmError where no exit status came.
+    `shared` (no blanks in its name) is written through to this machine, everything else is forgotten. `log`: where the
+    output is written as it comes. `parameters`: more for the kernel's command line. `network`: servers on 127.0.0.1 here
+    are reached there as HOST, and nothing else is. Raises VmError where no exit status came.
     """
-    folders = (shared,) if isinstance(shared, Path) else shared
     with tempfile.TemporaryDirectory(prefix="vm-") as made:
         work = Path(made)
         output = log or work / "output"
         output.write_bytes(b"")
-        (work / "initrd").write_bytes(_initrd(kernel, _script(command, folder, environ or {}), folders, network))
+        (work / "initrd").write_bytes(_initrd(kernel, _script(command, folder, environ or {}), shared, network))
         started = time.monotonic()
         with (
             _files_served(work) as socket,
@@ -203,10 +202,10 @@ def _running(work: Path, command: Sequence[str]) -> Iterator[subprocess.Popen[by
         process.wait()
 
 
-def _initrd(kernel: Kernel, script: str, shared: Sequence[Path], network: bool) -> bytes:
+def _initrd(kernel: Kernel, script: str, shared: Path | None, network: bool) -> bytes:
     modules = _modules(kernel.modules, _DRIVERS + (_NETWORK_DRIVERS if network else ()))
     values = {
-        "SHARED": " ".join(str(folder.resolve()) for folder in shared),
+        "SHARED": str(shared.resolve()) if shared else "",
         "MODULES": " ".join(modules),
         "ADDRESS": _ADDRESS if network else "",
     }

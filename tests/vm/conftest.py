@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,17 +16,25 @@ HERE = Path(__file__).parent
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What the selected tests of this folder will ask for, in their order."""
-    session.stash[MADE] = made = Made()
+    session.config.stash[MADE] = made = Made()
     mine = [item for item in session.items if isinstance(item, pytest.Function) and item.path.is_relative_to(HERE)]
     if not mine or session.items[0] is mine[0] or session.config.option.collectonly or vm_lacks():
         return
     for module in dict.fromkeys(item.module for item in mine):
-        own = getattr(module, "VISITS", None)
-        for label in own.labels(mine, module) if isinstance(own, Visits) else ():
-            made.begin(own, module, label, ahead=True)
+        visits: tuple[Visits[Any], ...] = getattr(module, "VISITS", ())
+        for own in visits:
+            for label in own.labels(mine, module):
+                made.begin(own, module, label, ahead=True)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Ctrl-C included."""
-    if MADE in session.stash:
-        session.stash[MADE].close()
+    if MADE in session.config.stash:
+        session.config.stash[MADE].close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was made again took its time twice."""
+    made = terminalreporter.config.stash.get(MADE, None)
+    for visit in made.repeated if made else ():
+        terminalreporter.write_line(f"a visit to a kernel, made ahead, was made again: {visit}")

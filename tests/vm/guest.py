@@ -74,7 +74,6 @@ def kernel_messages() -> list[str]:
 
 def main(folder: Path) -> int:
     """Everything; 0 unless our own code broke."""
-    os.environ["KERNELSPAN_CACHE"] = str(folder / "objects")  # what is compiled once serves the tracing, too
     plan = wanted("everything", load(PROFILES["RawTracepoint"].read_bytes(), standalone=True).spec)
     # every walker there is, and what tells of requests
     plan = replace(plan, runtimes=EVERYTHING.runtimes, requests=EVERYTHING.requests)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Machines that a module's tests wait for: one for each kernel, which does all of its work at once; some machines at a time.
 
-A module says how it visits a kernel by VISITS. Where tests of other tiers come first, one visit at a time is made meanwhile,
+A module says by VISITS what it does on a kernel. Where tests of other tiers come first, one visit at a time is made meanwhile,
 behind them (nice): they leave most of a second CPU idle, and an emulated machine compiles for minutes.
 """
 
@@ -11,7 +11,7 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,37 +28,39 @@ AT_ONCE = 2  # each is emulated in one thread
 NICE = 10  # of those that are made ahead
 SECONDS = 1200.0  # emulated, on a machine with other work, and it compiles
 T = TypeVar("T")
+_Key = tuple[str, str, str]  # module, fixture, kernel
 
 
 @dataclass(frozen=True, slots=True)
 class Visits(Generic[T]):
-    """What a module does on a kernel (which it is given, with a folder), and the parameter of its tests that names kernels."""
+    """What a module does on a kernel (which it is given, with a folder), and the fixture of it whose parameters are kernels."""
 
-    parameter: str
+    fixture: str
     visit: Callable[[Kernel, Path], T]
 
     def labels(self, items: Iterable[pytest.Item], module: ModuleType) -> list[str]:
-        """The kernels that selected tests of the module ask for by the parameter."""
+        """The kernels that selected tests of the module ask for by the fixture."""
         mine = (item for item in items if isinstance(item, pytest.Function) and item.module is module)
-        chosen = {item.callspec.params.get(self.parameter) for item in mine if hasattr(item, "callspec")}
+        chosen = {item.callspec.params.get(self.fixture) for item in mine if hasattr(item, "callspec")}
         return [label for label in kernels.SUITES if label in chosen]
 
 
 class Made:
-    """The visits of a session, each made once. `close` ends those that are under way."""
+    """The visits of a session, each made once. `close` ends those that are under way. `repeated`: what was made again, and why."""
 
     def __init__(self) -> None:
+        self.repeated: list[str] = []
         self._folder = tempfile.TemporaryDirectory(prefix="visits-")
         self._ahead = ThreadPoolExecutor(
             1, initializer=lambda: os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         )
         self._pool = ThreadPoolExecutor(AT_ONCE)
-        self._begun: dict[tuple[str, str], Future[Any]] = {}
-        self._made_ahead: set[tuple[str, str]] = set()
+        self._begun: dict[_Key, Future[Any]] = {}
+        self._made_ahead: set[_Key] = set()
 
     def begin(self, visits: Visits[Any], module: ModuleType, label: str, *, ahead: bool = False) -> None:
         """Makes a visit unless it is made already. `ahead`: behind whatever else the machine does."""
-        key = (module.__name__, label)
+        key = (module.__name__, visits.fixture, label)
         begun = self._begun.get(key)
         if begun is None or begun.cancel():  # one that was to be made ahead and had no turn yet
             pool = self._ahead if ahead else self._pool
@@ -69,8 +71,9 @@ class Made:
         """What came of it. One made ahead that failed is made again: it may have had too little of the machine's time."""
         kernels.needed(label)
         self.begin(visits, module, label)
-        key = (module.__name__, label)
-        if key in self._made_ahead and self._begun[key].exception() is not None:
+        key = (module.__name__, visits.fixture, label)
+        if key in self._made_ahead and (failed := self._begun[key].exception()) is not None:
+            self.repeated.append(f"{'-'.join(key)}: {str(failed)[-2000:]}")
             self._made_ahead.discard(key)
             del self._begun[key]
             self.begin(visits, module, label)
@@ -95,17 +98,18 @@ class Made:
 MADE = pytest.StashKey[Made]()
 
 
-@contextlib.contextmanager
-def visits(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Any]]:
-    """What came of the visits of the requesting module, by the kernel's label. Those of its selected tests begin at once."""
-    module, made = request.module, request.session.stash[MADE]
-    own: Visits[Any] = module.VISITS
-    for label in own.labels(request.session.items, module):
-        made.begin(own, module, label)
-    yield lambda label: made.found(own, module, label)
+def visited(request: pytest.FixtureRequest, own: Visits[T], label: str) -> T:
+    """What came of the requesting module's visit to this kernel. Those to other kernels, of its selected tests, begin with it."""
+    module, made = request.module, request.config.stash[MADE]
+    for each in own.labels(request.session.items, module):
+        made.begin(own, module, each)
+    return made.found(own, module, label)
 
 
-def run(kernel: Kernel, command: Sequence[str], folder: Path, *, parameters: str = "") -> vm.Ran:
+def run(kernel: Kernel, command: Sequence[str], folder: Path, *, parameters: str = "", network: bool = False) -> vm.Ran:
     """Runs a command in this checkout's folder, on a machine that has `folder` for real."""
     environ = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
-    return vm.run(kernel, command, seconds=SECONDS, shared=folder, folder=ROOT, environ=environ, parameters=parameters)
+    return vm.run(
+        kernel, command, seconds=SECONDS, shared=folder, folder=ROOT, environ=environ,
+        parameters=parameters, network=network,
+    )  # fmt: skip

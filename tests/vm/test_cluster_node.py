@@ -22,17 +22,15 @@ from typing import IO, Any
 
 import pytest
 
-from kernelspan_agent.probes.build import cache_directory
 from tests.support import kernels, vm
 from tests.support.cluster import BINARIES, with_definitions
 from tests.support.collector import Collector
 from tests.support.fixtures import built
 from tests.support.operators import Kubernetes, Operator, eventually, profile_path
 from tests.support.otlp_json import ReceivedSpan
-from tests.support.require import require
 from tests.support.server import ServerError
+from tests.vm.guests import run
 from tests.vm.node import PROGRAM, PYTHON
-from tests.vm.tracing import ROOT
 
 SECONDS = 600.0  # emulated, and it compiles
 NODE, SPACE = "guest", "shop"
@@ -111,22 +109,13 @@ LABELS = kernels.wanted_labels() if os.environ.get("KERNELSPAN_MATRIX") else [ke
 @pytest.fixture(params=LABELS)
 def guest(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guest]:
     """A node with this kernel; it ends with the test."""
-    try:
-        kernel = kernels.kernel(request.param)
-    except kernels.KernelsError as error:
-        require("vm", False, str(error))
-        raise
+    kernel = kernels.needed(request.param)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         listener.settimeout(SECONDS)
         command = [sys.executable, "-m", "tests.vm.node", str(listener.getsockname()[1]), str(tmp_path)]
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        objects = cache_directory(os.environ)  # what a guest compiles is there for the next one of this kernel
-        objects.mkdir(parents=True, exist_ok=True)
-        running = pool.submit(
-            vm.run, kernel, command, seconds=SECONDS, shared=(tmp_path, objects), folder=ROOT, network=True,
-            environ={"KERNELSPAN_CACHE": str(objects)},
-        )  # fmt: skip
+        running = pool.submit(run, kernel, command, tmp_path, network=True)
         running.add_done_callback(lambda _: listener.shutdown(socket.SHUT_RDWR))  # nobody comes any more
         try:
             connection, _ = listener.accept()

@@ -7,27 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import kernels
-from tests.vm.guests import Visits, run, visits
+from tests.vm.guests import Visits, run, visited
 from tests.vm.types_guest import LAYERS, MODULE
-
-
-@pytest.fixture(scope="module")
-def guests(request: pytest.FixtureRequest) -> Iterator[Callable[[str], dict[str, Any]]]:
-    with visits(request) as found:
-        yield found
-
-
-@pytest.fixture(scope="module", params=kernels.wanted_labels())
-def guest(request: pytest.FixtureRequest, guests: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    """What a guest with that kernel found."""
-    return guests(request.param)
 
 
 def _visit(kernel: kernels.Kernel, folder: Path) -> dict[str, Any]:
@@ -39,7 +26,13 @@ def _visit(kernel: kernels.Kernel, folder: Path) -> dict[str, Any]:
     return found
 
 
-VISITS = Visits("guest", _visit)
+VISITS = (Visits("guest", _visit),)
+
+
+@pytest.fixture(scope="module", params=kernels.wanted_labels())
+def guest(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What a guest with that kernel found."""
+    return visited(request, VISITS[0], request.param)
 
 
 def test_paths_lead_to_what_the_kernel_says_itself(guest: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.support import kernels, runs, vm
-from tests.vm.guests import run
+from tests.support.otlp_json import ReceivedSpan
+from tests.vm.guests import Visits, run, visited
 from tests.vm.tracing import PROFILES
 
 MOST_OFF_SECONDS = 60.0
@@ -39,15 +40,77 @@ class Locked:
     checks: list[dict[str, Any]]
 
 
-@pytest.fixture(scope="module", params=LABELS)
-def locked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Locked:
-    folder = tmp_path_factory.mktemp("locked")
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """What a run left; `said` by the program."""
+
+    report: dict[str, Any]
+    spans: list[ReceivedSpan]
+    said: dict[str, float]
+
+
+def _lock(kernel: kernels.Kernel, folder: Path) -> Locked:
     left, checks = folder / "left", folder / "checks"
     script = "import json; from kernelspan_agent.guard import probing; print(json.dumps([c.as_json() for c in probing.checks()]))"
     tried = [str(runs.KERNELSPAN), "run", "-f", str(runs.profile(folder, **STATS)), "--", "touch", str(left)]
     both = f"{shlex.join([sys.executable, '-c', script])} >{checks} && {shlex.join(tried)}"
-    ran = run(kernels.needed(request.param), ["sh", "-c", both], folder, parameters="lockdown=confidentiality")
+    ran = run(kernel, ["sh", "-c", both], folder, parameters="lockdown=confidentiality")
     return Locked(ran, left.exists(), json.loads(checks.read_text()))
+
+
+def _set_the_clock(kernel: kernels.Kernel, folder: Path) -> Traced:
+    spans, said, report = (folder / name for name in ("spans", "said", "report"))
+    command = [str(runs.KERNELSPAN), "run", "-q", "-f", str(runs.profile(folder, **STATS)), "--output", str(spans)]
+    command += ["--report", str(report), "--", "sh", "-c", f"{sys.executable} -m tests.vm.clocks >{said}"]
+    ran = run(kernel, command, folder)
+    assert (ran.status, ran.output) == (0, "")
+    return Traced(json.loads(report.read_text()), runs.read_spans(spans), json.loads(said.read_text()))
+
+
+def _as_nobody(kernel: kernels.Kernel, folder: Path) -> Traced:
+    least = "-all,+bpf,+perfmon,+sys_ptrace,+dac_read_search"
+    nobody = ["setpriv", "--reuid", "65534", "--clear-groups", "--bounding-set", least, "--inh-caps", least]
+    nobody = ["prlimit", "--memlock=unlimited", *nobody]  # before Linux 5.11 maps count as locked memory
+    nobody += ["--ambient-caps", least, "env", "KERNELSPAN_CACHE=/run/nobody/objects"]
+    program = folder / "renames.py"
+    program.write_text(RENAMES)
+    traced = [str(runs.KERNELSPAN), "run", "-q", "-f", str(PROFILES["Tracepoint"]), "--output", "/run/nobody/spans"]
+    traced += ["--report", "/run/nobody/report", "--", runs.SYSTEM_PYTHON, "-S", "/run/nobody/renames.py"]
+    commands = [
+        ["sh", "-c", "echo 3 >/proc/sys/kernel/perf_event_paranoid"],
+        ["install", "-d", "-o", "65534", "/run/nobody"],
+        ["cp", str(program), "/run/nobody"],
+        [*nobody, *traced],
+        ["sh", "-c", f"cp /run/nobody/spans /run/nobody/report {folder}"],
+    ]
+    ran = run(kernel, ["sh", "-c", "; ".join(map(shlex.join, commands))], folder)
+    assert ran.status == 0, ran.output
+    return Traced(json.loads((folder / "report").read_text()), runs.read_spans(folder / "spans"), {})
+
+
+LOCKING, SETTING, RESTRICTING = VISITS = (
+    Visits("locked", _lock),
+    Visits("reset", _set_the_clock),
+    Visits("restricted", _as_nobody),
+)
+
+
+@pytest.fixture(scope="module", params=LABELS)
+def locked(request: pytest.FixtureRequest) -> Locked:
+    """A machine whose kernel is locked down."""
+    return visited(request, LOCKING, request.param)
+
+
+@pytest.fixture(scope="module", params=[kernels.OLDEST])
+def reset(request: pytest.FixtureRequest) -> Traced:
+    """A machine whose clock is set while a program is traced."""
+    return visited(request, SETTING, request.param)
+
+
+@pytest.fixture(scope="module", params=LABELS)
+def restricted(request: pytest.FixtureRequest) -> Traced:
+    """Traced by nobody with the four capabilities that are asked for, under Debian's perf_event_paranoid=3."""
+    return visited(request, RESTRICTING, request.param)
 
 
 def test_lockdown(locked: Locked) -> None:
@@ -66,46 +129,20 @@ def test_lockdown_of_own_probes(locked: Locked) -> None:
     assert {reason for state, reason in found.values() if state == "no"} <= {"LockdownActive", "MechanismUnsupported"}
 
 
-def test_the_clock_is_set(tmp_path: Path) -> None:
+def test_the_clock_is_set(reset: Traced) -> None:
     """Each operation has the time of the clock's moment, and no span lasts as long as the clock jumped."""
-    spans, said, report = (tmp_path / name for name in ("spans", "said", "report"))
-    command = [str(runs.KERNELSPAN), "run", "-q", "-f", str(runs.profile(tmp_path, **STATS)), "--output", str(spans)]
-    command += ["--report", str(report), "--", "sh", "-c", f"{sys.executable} -m tests.vm.clocks >{said}"]
-    ran = run(kernels.needed(kernels.OLDEST), command, tmp_path)
-    assert (ran.status, ran.output) == (0, "")
-    expected = json.loads(said.read_text())
-    assert len(expected) == 3
-    found = runs.read_spans(spans)
-    runs.check_balance(json.loads(report.read_text()))
-    for path, seconds in expected.items():
-        (span,) = (span for span in found if span.attributes.get("file.path") == path)
+    runs.check_balance(reset.report)
+    assert len(reset.said) == 3
+    for path, seconds in reset.said.items():
+        (span,) = (span for span in reset.spans if span.attributes.get("file.path") == path)
         assert abs(span.start_ns / 1e9 - seconds) < MOST_OFF_SECONDS, path
-    assert all(0 <= span.end_ns - span.start_ns < MOST_OFF_SECONDS * 1e9 for span in found)
+    assert all(0 <= span.end_ns - span.start_ns < MOST_OFF_SECONDS * 1e9 for span in reset.spans)
 
 
-@pytest.mark.parametrize("label", LABELS)
-def test_events_are_for_administrators_alone(tmp_path: Path, label: str) -> None:
-    """Debian's perf_event_paranoid=3, as nobody with the four capabilities that are asked for: traced by what bpf(2) attaches."""
-    least = "-all,+bpf,+perfmon,+sys_ptrace,+dac_read_search"
-    nobody = ["setpriv", "--reuid", "65534", "--clear-groups", "--bounding-set", least, "--inh-caps", least]
-    nobody = ["prlimit", "--memlock=unlimited", *nobody]  # before Linux 5.11 maps count as locked memory
-    nobody += ["--ambient-caps", least, "env", "KERNELSPAN_CACHE=/run/nobody/objects"]
-    program = tmp_path / "renames.py"
-    program.write_text(RENAMES)
-    traced = [str(runs.KERNELSPAN), "run", "-q", "-f", str(PROFILES["Tracepoint"]), "--output", "/run/nobody/spans"]
-    traced += ["--report", "/run/nobody/report", "--", runs.SYSTEM_PYTHON, "-S", "/run/nobody/renames.py"]
-    commands = [
-        ["sh", "-c", "echo 3 >/proc/sys/kernel/perf_event_paranoid"],
-        ["install", "-d", "-o", "65534", "/run/nobody"],
-        ["cp", str(program), "/run/nobody"],
-        [*nobody, *traced],
-        ["sh", "-c", f"cp /run/nobody/spans /run/nobody/report {tmp_path}"],
-    ]
-    ran = run(kernels.needed(label), ["sh", "-c", "; ".join(map(shlex.join, commands))], tmp_path)
-    assert ran.status == 0, ran.output
-    report = json.loads((tmp_path / "report").read_text())
-    runs.check_balance(report)
-    assert report["mechanism"] == "RawTracepoint"
-    (span,) = (span for span in runs.read_spans(tmp_path / "spans") if span.name == "file.rename")
+def test_events_are_for_administrators_alone(restricted: Traced) -> None:
+    """What perf_event_open(2) refuses bpf(2) attaches."""
+    runs.check_balance(restricted.report)
+    assert restricted.report["mechanism"] == "RawTracepoint"
+    (span,) = (span for span in restricted.spans if span.name == "file.rename")
     assert span.attributes["file.path"] == "/run/nobody/x"
     assert span.attributes["code.function.name"] == "__main__.move"

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 from tests.kernel.test_examples_probes import EXAMPLES, SENDS
 from tests.support import kernels, runs
 from tests.support.otlp_json import ReceivedSpan
-from tests.vm.guests import Visits, run, visits
+from tests.vm.guests import Visits, run, visited
 
 NAME = "large-database-sends"
 
@@ -28,12 +27,6 @@ class Left:
     spans: list[ReceivedSpan]
 
 
-@pytest.fixture(scope="module")
-def runs_there(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Left]]:
-    with visits(request) as found:
-        yield found
-
-
 def _visit(kernel: kernels.Kernel, folder: Path) -> Left:
     program, spans, report = (folder / name for name in ("program.py", "spans", "report"))
     program.write_text(SENDS)
@@ -44,13 +37,17 @@ def _visit(kernel: kernels.Kernel, folder: Path) -> Left:
     return Left(ran.output, json.loads(report.read_text()), runs.read_spans(spans))
 
 
-VISITS = Visits("label", _visit)
+VISITS = (Visits("left", _visit),)
 
 
-@pytest.mark.parametrize("label", kernels.wanted_labels())
-def test_large_database_sends(runs_there: Callable[[str], Left], label: str) -> None:
+@pytest.fixture(params=kernels.wanted_labels())
+def left(request: pytest.FixtureRequest) -> Left:
+    """What it left on one of the kernels."""
+    return visited(request, VISITS[0], request.param)
+
+
+def test_large_database_sends(left: Left) -> None:
     """More than 64 KiB to a database's port, by the function that sent it; other ports and smaller ones not."""
-    left = runs_there(label)
     runs.check_balance(left.report)
     (probe,) = left.report["probes"]
     assert (probe["state"], probe["mechanism"]) == ("Attached", "Fentry"), left.output

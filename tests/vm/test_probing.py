@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 
 from tests.support import kernels
 from tests.vm import probing, reference
-from tests.vm.guests import Visits, run, visits
+from tests.vm.guests import Visits, run, visited
 
 HAS_MULTI = ("6.12", "newest")  # Debian's 6.1 is built without CONFIG_FPROBE, 5.10 is older than it
 TELLS_MISSED = ("6.12", "newest")
@@ -31,18 +30,6 @@ class Survey:
     found: dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def surveys(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Survey]]:
-    with visits(request) as found:
-        yield found
-
-
-@pytest.fixture(scope="module", params=kernels.wanted_labels())
-def probed(request: pytest.FixtureRequest, surveys: Callable[[str], Survey]) -> Survey:
-    """One of the kernels."""
-    return surveys(request.param)
-
-
 def _visit(kernel: kernels.Kernel, folder: Path) -> Survey:
     result = folder / "found.json"
     ran = run(kernel, [sys.executable, "-m", "tests.vm.probing", str(result)], folder)
@@ -50,7 +37,13 @@ def _visit(kernel: kernels.Kernel, folder: Path) -> Survey:
     return Survey(kernel, json.loads(result.read_text()))
 
 
-VISITS = Visits("probed", _visit)
+VISITS = (Visits("probed", _visit),)
+
+
+@pytest.fixture(scope="module", params=kernels.wanted_labels())
+def probed(request: pytest.FixtureRequest) -> Survey:
+    """One of the kernels."""
+    return visited(request, VISITS[0], request.param)
 
 
 def there(probed: Survey) -> list[str]:
@@ -153,8 +146,9 @@ def test_a_program_that_was_detached(probed: Survey) -> None:
 
 if set(kernels.wanted_labels()) == set(kernels.SUITES):  # make matrix
 
-    def test_the_reference_page_is_written(surveys: Callable[[str], Survey]) -> None:
+    def test_the_reference_page_is_written(request: pytest.FixtureRequest) -> None:
         """From all kernels, every mechanism tried on each."""
-        found = {survey.kernel.release: survey.found for survey in map(surveys, kernels.SUITES)}
+        surveys = [visited(request, VISITS[0], label) for label in kernels.SUITES]
+        found = {survey.kernel.release: survey.found for survey in surveys}
         assert len(found) == len(kernels.SUITES)
         reference.write_probing(found)
