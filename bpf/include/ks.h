@@ -9,6 +9,8 @@
 #pragma once
 #include <linux/kconfig.h>
 
+#include "table.h"
+
 /* records: described once in ring/records.py, held against it by static asserts */
 
 struct ks_op {

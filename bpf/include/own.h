@@ -169,7 +169,7 @@ static __always_inline void ks_own_header(struct ks_own_rec *r, struct ks_own_ca
  * What an address in this process or in the kernel holds: addresses of user space have no high bit. `user` (a constant): the
  * program itself has passed it, and may have passed any: none of the kernel's is read for it.
  */
-static __always_inline long ks_own_read(void *to, u32 bytes, u64 address, int user)
+static __always_inline long ks_own_read(void *to, u64 bytes, u64 address, int user)
 {
 	return !user && (s64)address < 0 ? ks_read_kernel(to, bytes, (void *)address) :
 					   ks_read_user(to, bytes, (void *)address);
@@ -194,10 +194,10 @@ static __always_inline void ks_own_text(struct ks_own_arg *arg, void *to, u32 mo
 	arg->state = n < 0 || !address ? KS_ARGUMENT_UNREADABLE : n == most ? KS_ARGUMENT_CUT : KS_ARGUMENT_WHOLE;
 }
 
-/* `length` bytes, of which at most `most` (a constant) are taken. */
+/* `length` bytes, of which at most `most` (a constant) are taken: what is read is the 64 bits that were tested, no copy of them. */
 static __always_inline void ks_own_bytes(struct ks_own_arg *arg, void *to, u32 most, u64 address, u64 length, int user)
 {
-	u32 take = length < most ? length : most;
+	u64 take = length < most ? length : most;
 
 	arg->value = address;
 	arg->state = length > most ? KS_ARGUMENT_CUT : KS_ARGUMENT_WHOLE;
