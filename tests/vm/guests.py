@@ -26,7 +26,7 @@ from tests.vm.tracing import ROOT
 
 AT_ONCE = 2  # each is emulated in one thread
 NICE = 10  # of those that are made ahead
-SECONDS = 1200.0  # emulated, on a machine with other work, and it compiles
+SECONDS = 2400.0  # emulated, on a machine with other work, and it compiles
 T = TypeVar("T")
 _Key = tuple[str, str, str]  # module, fixture, kernel
 
