@@ -197,6 +197,13 @@ CORRELATION = _add(
     "Peer",
     "None",
 )
+JOINED = _add("kernelspan.joined", _O, _TEXT, "Peer: the agent of another node told whose request it is.", "Peer")
+CLOCK_AHEAD = _add(
+    "kernelspan.clock.ahead",
+    _O,
+    _INT,
+    "Nanoseconds by which the clock of the parent's node is ahead of this one's at the least; negative: behind.",
+)
 SAMPLING = _add("kernelspan.sampling", _O, _TEXT, "Local: kept on this node alone, the trace may lack parts.", "Local")
 
 # What made the spans.

@@ -64,6 +64,8 @@ class Hold:
         unsampled = [each.trace.low for found in (tasks, settled) for each in found.values() if not each.trace.sampled]
         unsampled += [low for low, verdict in decided.items() if not verdict.keep]
         left_out, still_open = _keys(unsampled), self._open_keys()
+        local = {root: _LOCAL for verdict in decided.values() if verdict.keep for root in verdict.roots}
+        told = {each.root_id: each.told for each in settled.values() if each.told is not None}
         names = [
             _Names(tasks),
             _Names(settled),
@@ -82,7 +84,7 @@ class Hold:
             self.orphans += int(np.count_nonzero(of_nobody))
             self.sampled_out += int(np.count_nonzero(gone & ~of_nobody))
             if len(done):
-                ready.append(_marked(done, decided))
+                ready.append(_marked(_marked(done, local), told))
         self._kept = kept
         self._count()
         return ready
@@ -158,14 +160,16 @@ def _among(lows: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return found
 
 
-def _marked(batch: SpanBatch, decided: dict[int, Verdict]) -> SpanBatch:
-    """The same, with the requests that were kept by a decision of this node saying so."""
-    roots = {root for verdict in decided.values() if verdict.keep for root in verdict.roots}
-    at = _among(batch.rows["span_id"].astype(np.uint64), _keys(roots))
-    if not at.any():
+def _marked(batch: SpanBatch, marks: Mapping[int, Segment]) -> SpanBatch:
+    """The same, with the spans of these numbers saying that, too."""
+    if not marks:
+        return batch
+    ids = batch.rows["span_id"].astype(np.uint64)
+    at = np.flatnonzero(_among(ids, _keys(marks)))
+    if not len(at):
         return batch
     column = np.full((len(batch), 1), None, object)
-    column[at, 0] = _LOCAL
+    column[at, 0] = [marks[each] for each in ids[at].tolist()]
     return SpanBatch(batch.rows, np.hstack([batch.segments, column]), batch.resources, batch.operations)
 
 

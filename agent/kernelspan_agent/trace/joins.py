@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests of which both ends are traced on this node: the end that answered goes on with the trace of the one that asked.
+"""Requests of which both ends are traced: the end that answered goes on with the trace of the one that asked.
 
 All profiles of an engine share one table of both ends. An end is known by the exchange's number (Payload.exchange_id),
 which a request keeps from one end to the other whatever lies between. Both ends must say the same of it, and the times must
@@ -8,7 +8,8 @@ fit; what is named twice at one end, by whatever accident, joins nothing: rather
 Which end is heard of first is open: the one that asked may still be in the call that sent the request when the other has
 long begun to work. So a request that was received waits (`Waiting`), and hold.py keeps its spans back. What waits is
 settled in rounds (`settle`), in the order in which the requests began: a trace that goes through several services is known
-from its beginning.
+from its beginning. Where there is a `post` the agent of the node that a request came from is asked besides (peers.py), and what
+it tells is believed if this node has no end of that number.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
+from kernelspan_agent.model import Segment
 from kernelspan_agent.protocols.exchanges import Exchange
 from kernelspan_agent.trace.keep import Keep
+from kernelspan_agent.trace.peers import Origin, Outcome, Post, Query, Question, Questions, said_hash
 from kernelspan_agent.trace.spans import Trace
 
 HOLD_NS = 500_000_000
@@ -38,6 +41,7 @@ class Asked:
     span_id: int
     ambiguous: bool = False
     taken_by: tuple[Party, ...] = ()  # whose requests it is the parent of
+    taken_elsewhere: tuple[tuple[str, str], ...] = ()  # and those of other nodes: node and profile
 
     def fits(self, waiting: Waiting) -> bool:
         """Whether it can be what this one received: the same words, not before it was sent nor after it was answered."""
@@ -48,7 +52,10 @@ class Asked:
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A request that was received, whose trace and parent are not known yet. `key`: what its trace is called meanwhile."""
+    """A request that was received, whose trace and parent are not known yet. `key`: what its trace is called meanwhile.
+
+    `peer`: the address that it came from. `origin`: what another node's agent told; `told`: what its span says of that.
+    """
 
     party: Party
     exchange: Exchange
@@ -59,6 +66,9 @@ class Waiting:
     ambiguous: bool = False
     settled: bool = False
     over: tuple[bool, int] | None = None  # whether it failed and how many ns it took, where it has ended before
+    peer: str = ""
+    origin: Origin | None = None
+    told: Segment | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -77,20 +87,26 @@ class Party:
     keep: Keep | None = None
     waiting: dict[int, Waiting] = field(default_factory=dict)
 
+    @property
+    def profile_uid(self) -> str:
+        """What its profile is called on every node (`order` is its key on this one: node.desired)."""
+        return self.order.partition("/")[0]
+
     def asked(self, exchange: Exchange, trace: Trace, span_id: int) -> Asked | None:
         """An end that asked; None: its number is not known, or not its alone."""
         return self.joins.asked(Asked(self, exchange, trace, span_id)) if exchange.exchange_id else None
 
-    def received(self, exchange: Exchange, trace: Trace, root_id: int) -> Waiting | None:
+    def received(self, exchange: Exchange, trace: Trace, root_id: int, peer: str = "") -> Waiting | None:
         """An end that received, its trace one that it has for itself; None: it keeps that, and has no parent."""
         if not exchange.exchange_id:
             return None
-        return self.joins.received(Waiting(self, exchange, trace, root_id, trace.low))
+        return self.joins.received(Waiting(self, exchange, trace, root_id, trace.low, peer=peer))
 
 
 class Joins:
     """The table. It counts the requests received that were `joined`, and those that were not: as one end or the other has
     two of the number (`ambiguous`), or as nobody was found who asked (`expired`). `evicted`: ends that asked, too many.
+    Of those joined some are with other nodes' (`joined_elsewhere`); what another node told too late or what cannot be is `passed_over`.
     """
 
     def __init__(self) -> None:
@@ -100,7 +116,11 @@ class Joins:
         self._received: dict[tuple[Party, int], Waiting] = {}
         self._parties: set[Party] = set()
         self._now_ns = 0
+        self._unasked: list[Waiting] = []  # nobody elsewhere, so far
+        self.post: Post | None = None
+        self.questions = Questions(self._who_is_meant, self._is_settled)
         self.joined = self.ambiguous = self.expired = self.evicted = 0
+        self.joined_elsewhere = self.passed_over = 0
 
     def party(self, order: str, *, asks: bool, bound: int, parent_based: bool, keep: Keep | None = None) -> Party:
         """A profile that wants its requests joined. `order`: who goes first where several asked, of several profiles."""
@@ -133,6 +153,7 @@ class Joins:
         if len(self._asked) > MAX_ASKED:
             self._asked.popitem(last=False)
             self.evicted += 1
+        self.questions.came(number)
         return end
 
     def answered(self, end: Asked) -> None:
@@ -142,7 +163,7 @@ class Joins:
 
     def received(self, end: Waiting) -> Waiting | None:
         """See Party."""
-        if not any(party.asks for party in self._parties):
+        if self.post is None and not any(party.asks for party in self._parties):
             return None
         name = end.party, end.exchange.exchange_id
         other = self._received.get(name)
@@ -152,6 +173,8 @@ class Joins:
             return None
         end.trace.sampled = True  # until it is known better: what is not seen now is never seen
         self._received[name] = self._waiting[end.key] = end.party.waiting[end.key] = end
+        if self.post is not None and end.peer:
+            self._unasked.append(end)
         if len(self._waiting) > MAX_WAITING:
             self._settle(next(iter(self._waiting.values())), must=True)
         return end
@@ -165,6 +188,36 @@ class Joins:
             self._settle(waiting, must=waiting.exchange.start_ns + HOLD_NS < now_ns)
         while self._answered and (self._answered[0][0] < now_ns or len(self._answered) > MAX_ASKED):
             self._forget(self._answered.popleft()[1])
+
+    def correspond(self, now_ns: int) -> None:
+        """Takes what has come from other nodes' agents, asks them and answers them."""
+        post = self.post
+        if post is None:
+            return
+        for key, outcome, origin in post.heard():
+            self._hear(self._waiting.get(key), outcome, origin)
+        for waiting in self._unasked:
+            exchange = waiting.exchange
+            said, uid = said_hash(exchange.exchange_id, exchange.said), waiting.party.profile_uid
+            if not waiting.settled:
+                post.ask(Query(waiting.key, waiting.peer, exchange.exchange_id, said, uid))
+        self._unasked.clear()
+        for question in post.asked():
+            self.questions.add(question, now_ns)
+        self.questions.tick(now_ns)
+        post.flush()
+
+    def _hear(self, waiting: Waiting | None, outcome: Outcome, origin: Origin | None) -> None:
+        if waiting is None or waiting.origin is not None:
+            self.passed_over += outcome is Outcome.FOUND
+        elif outcome is Outcome.AMBIGUOUS:
+            waiting.ambiguous = True
+        elif origin is not None:
+            if origin.sent.is_sound and origin.fits(waiting.exchange.start_ns):
+                waiting.origin = origin
+                self._settle(waiting, must=False)
+            else:
+                self.passed_over += 1
 
     def settle_all(self, party: Party) -> None:
         """None of the party's waits any more, nor what they go on from."""
@@ -181,17 +234,27 @@ class Joins:
 
     def _settle(self, waiting: Waiting, *, must: bool) -> None:
         asked = self._who_asked(waiting)
-        if asked is not None and (
-            asked.trace.unsettled or asked.trace.low in self._waiting
-        ):  # it is not known yet itself
+        if asked is not None and not self._is_settled(asked):
             asked = None
-        if asked is None and not must:
+        origin = waiting.origin
+        if waiting.ambiguous or waiting.exchange.exchange_id in self._asked:  # what this node knows itself is what holds
+            origin = None
+        if asked is None and origin is None and not must:
             return
         del self._waiting[waiting.key]
         del self._received[waiting.party, waiting.exchange.exchange_id]
         trace, party = waiting.trace, waiting.party
         waiting.settled = True
-        if asked is None:
+        if asked is not None:
+            asked.taken_by += (party,)
+            is_sampled = asked.trace.sampled and not asked.trace.undecided
+            trace.high, trace.low, waiting.parent_id = asked.trace.high, asked.trace.low, asked.span_id
+        elif origin is not None:
+            sent, waiting.told = origin.sent, origin.segment()
+            is_sampled = sent.sampled
+            trace.high, trace.low, waiting.parent_id = sent.high, sent.low, sent.span_id
+            self.joined_elsewhere += 1
+        else:
             is_ambiguous = self._is_ambiguous(waiting)
             self.ambiguous += is_ambiguous
             self.expired += not is_ambiguous
@@ -199,10 +262,6 @@ class Joins:
             self._decide(waiting)
             return
         self.joined += 1
-        asked.taken_by += (party,)
-        waiting.parent_id = asked.span_id
-        trace.high, trace.low = asked.trace.high, asked.trace.low
-        is_sampled = asked.trace.sampled and not asked.trace.undecided
         trace.sampled = is_sampled if party.parent_based else trace.low < party.bound
         self._decide(waiting)
 
@@ -226,7 +285,26 @@ class Joins:
 
     def _is_ambiguous(self, waiting: Waiting) -> bool:
         ends = self._asked.get(waiting.exchange.exchange_id, ())
-        return waiting.ambiguous or any(each.ambiguous or waiting.party in each.taken_by for each in ends)
+        return waiting.ambiguous or any(
+            each.ambiguous or waiting.party in each.taken_by or each.taken_elsewhere for each in ends
+        )
+
+    def _is_settled(self, end: Asked) -> bool:
+        """Whether the trace of its span is known."""
+        return not end.trace.unsettled and end.trace.low not in self._waiting
+
+    def _who_is_meant(self, question: Question) -> Asked | Outcome:
+        """Of several profiles' the one of the profile that asks, else the first."""
+        ends = self._asked.get(question.exchange_id, ())
+        mine = question.node, question.profile_uid
+        for each in ends:
+            others = any(one[0] != question.node or one == mine for one in each.taken_elsewhere)
+            if each.ambiguous or each.taken_by or others:
+                return Outcome.AMBIGUOUS
+        fitting = [one for one in ends if said_hash(question.exchange_id, one.exchange.said) == question.said]
+        if not fitting:
+            return Outcome.NOBODY
+        return min(fitting, key=lambda one: (one.party.profile_uid != question.profile_uid, one.party.order))
 
     def _forget(self, end: Asked) -> None:
         ends = self._asked.get(end.exchange.exchange_id)

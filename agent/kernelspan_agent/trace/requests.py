@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -178,7 +178,7 @@ class Requests:
         root = OpenSpan(trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
         followed = Followed(exchange, wanted, root, parent_id, info, ends, int(batch.ops["fd"][row]))
         if parent is None and self._party is not None:
-            followed.waiting = self._party.received(exchange, trace, root.span_id)
+            followed.waiting = self._party.received(exchange, trace, root.span_id, ends[2])
         if self._keep is not None and followed.waiting is None and not trace.sampled:
             self._keep.began(trace, root.span_id)
         self._follow(followed)
@@ -256,6 +256,8 @@ class Requests:
         end = max(exchange.end_ns, exchange.start_ns)
         self._decide(followed, failed=bool(told.error), took_ns=end - exchange.start_ns)
         parent_id = followed.parent_id if followed.waiting is None else followed.waiting.parent_id
+        if followed.waiting is not None and followed.waiting.told is not None:  # else hold.py gives it that
+            told = replace(told, attributes={**told.attributes, **followed.waiting.told.attributes})
         self._out.append(
             Closed(root.trace, root.span_id, parent_id, exchange.start_ns, end, root.operations, told, False)
         )

@@ -1,10 +1,111 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Enquiry(_message.Message):
+    __slots__ = ("endpoint", "addresses")
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    endpoint: str
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, endpoint: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Introduction(_message.Message):
+    __slots__ = ("identity", "locations")
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    LOCATIONS_FIELD_NUMBER: _ClassVar[int]
+    identity: Identity
+    locations: _containers.RepeatedCompositeFieldContainer[Location]
+    def __init__(self, identity: _Optional[_Union[Identity, _Mapping]] = ..., locations: _Optional[_Iterable[_Union[Location, _Mapping]]] = ...) -> None: ...
+
+class Identity(_message.Message):
+    __slots__ = ("certificate", "key")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    key: bytes
+    def __init__(self, certificate: _Optional[bytes] = ..., key: _Optional[bytes] = ...) -> None: ...
+
+class Location(_message.Message):
+    __slots__ = ("address", "neighbour")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    NEIGHBOUR_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    neighbour: Neighbour
+    def __init__(self, address: _Optional[str] = ..., neighbour: _Optional[_Union[Neighbour, _Mapping]] = ...) -> None: ...
+
+class Neighbour(_message.Message):
+    __slots__ = ("node", "endpoint")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    endpoint: str
+    def __init__(self, node: _Optional[str] = ..., endpoint: _Optional[str] = ...) -> None: ...
+
+class ExchangeQuery(_message.Message):
+    __slots__ = ("questions",)
+    QUESTIONS_FIELD_NUMBER: _ClassVar[int]
+    questions: _containers.RepeatedCompositeFieldContainer[Question]
+    def __init__(self, questions: _Optional[_Iterable[_Union[Question, _Mapping]]] = ...) -> None: ...
+
+class Question(_message.Message):
+    __slots__ = ("id", "exchange", "said", "profile_uid")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    EXCHANGE_FIELD_NUMBER: _ClassVar[int]
+    SAID_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_UID_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    exchange: int
+    said: int
+    profile_uid: str
+    def __init__(self, id: _Optional[int] = ..., exchange: _Optional[int] = ..., said: _Optional[int] = ..., profile_uid: _Optional[str] = ...) -> None: ...
+
+class ExchangeAnswer(_message.Message):
+    __slots__ = ("sent_ns", "verdicts")
+    SENT_NS_FIELD_NUMBER: _ClassVar[int]
+    VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    sent_ns: int
+    verdicts: _containers.RepeatedCompositeFieldContainer[Verdict]
+    def __init__(self, sent_ns: _Optional[int] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ...) -> None: ...
+
+class Verdict(_message.Message):
+    __slots__ = ("id", "outcome", "arrived_ns", "start_ns", "end_ns", "trace_high", "trace_low", "span_id", "sampled")
+    class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        OUTCOME_UNSPECIFIED: _ClassVar[Verdict.Outcome]
+        OUTCOME_FOUND: _ClassVar[Verdict.Outcome]
+        OUTCOME_NOBODY: _ClassVar[Verdict.Outcome]
+        OUTCOME_AMBIGUOUS: _ClassVar[Verdict.Outcome]
+        OUTCOME_REFUSED: _ClassVar[Verdict.Outcome]
+    OUTCOME_UNSPECIFIED: Verdict.Outcome
+    OUTCOME_FOUND: Verdict.Outcome
+    OUTCOME_NOBODY: Verdict.Outcome
+    OUTCOME_AMBIGUOUS: Verdict.Outcome
+    OUTCOME_REFUSED: Verdict.Outcome
+    ID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    ARRIVED_NS_FIELD_NUMBER: _ClassVar[int]
+    START_NS_FIELD_NUMBER: _ClassVar[int]
+    END_NS_FIELD_NUMBER: _ClassVar[int]
+    TRACE_HIGH_FIELD_NUMBER: _ClassVar[int]
+    TRACE_LOW_FIELD_NUMBER: _ClassVar[int]
+    SPAN_ID_FIELD_NUMBER: _ClassVar[int]
+    SAMPLED_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    outcome: Verdict.Outcome
+    arrived_ns: int
+    start_ns: int
+    end_ns: int
+    trace_high: int
+    trace_low: int
+    span_id: int
+    sampled: bool
+    def __init__(self, id: _Optional[int] = ..., outcome: _Optional[_Union[Verdict.Outcome, str]] = ..., arrived_ns: _Optional[int] = ..., start_ns: _Optional[int] = ..., end_ns: _Optional[int] = ..., trace_high: _Optional[int] = ..., trace_low: _Optional[int] = ..., span_id: _Optional[int] = ..., sampled: _Optional[bool] = ...) -> None: ...
 
 class NodePlan(_message.Message):
     __slots__ = ("hash", "node", "revision", "operator_version", "profiles", "pods", "secrets")

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exchanges whose ends are on two nodes: what their agents ask one another, as the stage that traces sees it.
+
+The end that received asks (joins.py), the end that sent is told of here. What is asked about may not be known yet: the call
+that sends is under way, or the trace it is of waits for another node itself. So a question is kept for a moment and
+answered when there is something to say. Nothing else than numbers goes from node to node, and what takes them there is
+control's (`Post`).
+
+Clocks of nodes differ. Whoever asks measures between which bounds the difference is (`Origin.ahead_ns`) and compares times by those:
+only what is certain tells against a join, and what is certain of the difference is marked on the span.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from kernelspan_agent.model import Segment
+from kernelspan_api import semconv
+
+if TYPE_CHECKING:
+    from kernelspan_agent.trace.joins import Asked
+
+QUESTION_NS = 400_000_000  # less than the other waits for us (joins.HOLD_NS): it learns that nobody here has sent it
+MAX_QUESTIONS = 8192  # that are kept at once
+_HIGHEST = (1 << 64) - 1
+
+
+class Outcome(enum.Enum):
+    """Of a question, as control.proto's Verdict has them."""
+
+    FOUND = 1
+    NOBODY = 2
+    AMBIGUOUS = 3
+    REFUSED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """To be asked of whoever traces the pod at `address`. `key`: what the answer is to bear; `said`: see said_hash."""
+
+    key: int
+    address: str
+    exchange_id: int
+    said: int
+    profile_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The end of an exchange that asked: its span, and its times by its own node's clock. `end_ns` 0: not answered yet."""
+
+    high: int
+    low: int
+    span_id: int
+    sampled: bool
+    start_ns: int
+    end_ns: int
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it can be a span at all: the other agent may say anything."""
+        ids = self.high, self.low, self.span_id
+        return all(0 <= each <= _HIGHEST for each in ids) and bool(self.high or self.low) and bool(self.span_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What another node's agent has told. `ahead_ns`: its clock is ahead of ours by at least and at most so much."""
+
+    sent: Sent
+    ahead_ns: tuple[int, int]
+
+    def fits(self, received_ns: int) -> bool:
+        """Whether what was received then, by our clock, can be it: not before it was sent, nor after it was answered."""
+        least, most = self.ahead_ns
+        sent = self.sent
+        return sent.start_ns <= received_ns + most and (not sent.end_ns or received_ns + least <= sent.end_ns)
+
+    def segment(self) -> Segment:
+        """What the span of the request says of it."""
+        least, most = self.ahead_ns
+        differs = least if least > 0 else min(most, 0)
+        return Segment({semconv.JOINED: "Peer"} | ({semconv.CLOCK_AHEAD: differs} if differs else {}))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """Of the agent of another `node`. `reply`: to be called once, with the end that asked where the outcome is FOUND."""
+
+    node: str
+    exchange_id: int
+    said: int
+    profile_uid: str
+    arrived_ns: int
+    reply: Callable[[Outcome, Sent | None], object]
+
+
+class Post(Protocol):
+    """What goes between nodes (control.peering.Peering). Never waits."""
+
+    def ask(self, query: Query) -> None:
+        """Sends it with the next `flush`, if it is known where to."""
+
+    def heard(self) -> Iterable[tuple[int, Outcome, Origin | None]]:
+        """What was answered since, by the queries' keys."""
+
+    def asked(self) -> Iterable[Question]:
+        """What others have asked since."""
+
+    def flush(self) -> None:
+        """What was put in is sent."""
+
+
+def said_hash(exchange_id: int, said: tuple[str, ...]) -> int:
+    """64 bits that both ends work out of what they have read alike; of the same words another one in each exchange."""
+    text = "\0".join(said).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8, key=exchange_id.to_bytes(8)).digest())
+
+
+@dataclass(slots=True)
+class Questions:
+    """Those of other nodes' agents. `find`: who asked, or why that is not known; `is_settled`: whether its trace is.
+
+    `answered` counts by outcome.
+    """
+
+    find: Callable[[Question], Asked | Outcome]
+    is_settled: Callable[[Asked], bool]
+    answered: Counter[Outcome] = field(default_factory=Counter)
+    _open: dict[Question, None] = field(default_factory=dict)
+    _by_number: dict[int, list[Question]] = field(default_factory=dict)
+    _behind: list[Question] = field(default_factory=list)  # who sent them is known, but not of what trace it is
+    _due: deque[tuple[int, Question]] = field(default_factory=deque)  # until when they are kept
+
+    def add(self, question: Question, now_ns: int) -> None:
+        """One that has come."""
+        if len(self._open) >= MAX_QUESTIONS:
+            self._reply(question, Outcome.REFUSED)
+            return
+        self._open[question] = None
+        self._due.append((now_ns + QUESTION_NS, question))
+        self._try(question)
+
+    def came(self, exchange_id: int) -> None:
+        """There is an end of this number that asked."""
+        for question in self._by_number.pop(exchange_id, ()):
+            if question in self._open:
+                self._try(question)
+
+    def tick(self, now_ns: int) -> None:
+        """Answers what can be answered by now, and what was kept for long enough."""
+        behind, self._behind = self._behind, []
+        for question in behind:
+            if question in self._open:
+                self._try(question)
+        while self._due and self._due[0][0] <= now_ns:
+            question = self._due.popleft()[1]
+            if question in self._open:
+                self._reply(question, Outcome.NOBODY)
+
+    def _try(self, question: Question) -> None:
+        found = self.find(question)
+        if found is Outcome.NOBODY:
+            self._by_number.setdefault(question.exchange_id, []).append(question)
+        elif isinstance(found, Outcome):
+            self._reply(question, found)
+        elif self.is_settled(found):
+            trace, exchange = found.trace, found.exchange
+            found.taken_elsewhere += ((question.node, question.profile_uid),)
+            sampled = trace.sampled and not trace.undecided
+            sent = Sent(trace.high, trace.low, found.span_id, sampled, exchange.start_ns, exchange.end_ns)
+            self._reply(question, Outcome.FOUND, sent)
+        else:
+            self._behind.append(question)
+
+    def _reply(self, question: Question, outcome: Outcome, sent: Sent | None = None) -> None:
+        self._open.pop(question, None)
+        waiting = self._by_number.get(question.exchange_id)
+        if waiting is not None and question in waiting:
+            waiting.remove(question)
+            if not waiting:
+                del self._by_number[question.exchange_id]
+        self.answered[outcome] += 1
+        question.reply(outcome, sent)
