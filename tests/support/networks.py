@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two network namespaces that know each other's addresses only as a third one translates them."""
+"""Two network namespaces, which reach each other, or know each other's addresses only as a third one translates them."""
 
 from __future__ import annotations
 
@@ -51,4 +51,24 @@ ip netns exec {router} iptables -t nat -A POSTROUTING -o server -j MASQUERADE --
         yield Translated(client, server, f"10.203.1.1:{seen_port}", port)
     finally:
         for each in (client, server, router):
+            subprocess.run(["ip", "netns", "del", each], capture_output=True, check=False)
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[tuple[str, str]]:
+    """Two networks with a line between them, at 10.204.1.1 and 10.204.1.2."""
+    require("kernel", shutil.which("ip"), "no ip (tools/apt test)")
+    first, second = (f"kernelspan-{os.getpid()}-{name}" for name in ("first", "second"))
+    script = f"""
+ip netns add {first}; ip netns add {second}
+ip link add line netns {first} type veth peer name line netns {second}
+ip -n {first} addr add 10.204.1.1/24 dev line; ip -n {second} addr add 10.204.1.2/24 dev line
+for each in {first} {second}; do ip -n $each link set lo up; ip -n $each link set line up; done
+"""
+    try:
+        made = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=False)
+        require("kernel", made.returncode == 0, f"this kernel has no such networks: {made.stderr.strip()}")
+        yield first, second
+    finally:
+        for each in (first, second):
             subprocess.run(["ip", "netns", "del", each], capture_output=True, check=False)

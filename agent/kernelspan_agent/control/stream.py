@@ -35,6 +35,8 @@ _OPTIONS = (
 )
 _log = logging.getLogger(__name__)
 
+Beside = Callable[[grpc.Channel, tuple[tuple[str, str], ...]], object]
+
 
 @dataclass(frozen=True, slots=True)
 class Operator:
@@ -64,9 +66,13 @@ class Stream:
         *,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         backoff_seconds: tuple[float, float] = BACKOFF_SECONDS,
+        beside: Beside | None = None,
     ) -> None:
-        """Reads the kept plan: it is in effect from now on. `hello` is what every connection begins with."""
-        self._operator, self._hello, self._kept = operator, hello, kept
+        """Reads the kept plan: it is in effect from now on. `hello` is what every connection begins with.
+
+        `beside`: told of each connection; may make calls of its own on it, with the same metadata.
+        """
+        self._operator, self._hello, self._kept, self._beside = operator, hello, kept, beside
         self._heartbeat_seconds, self._backoff_seconds = heartbeat_seconds, backoff_seconds
         self._lock = threading.Lock()
         before = kept.read()
@@ -131,13 +137,16 @@ class Stream:
                 SYNC, request_serializer=NodeReport.SerializeToString, response_deserializer=NodePlan.FromString
             )
             outbox = _Outbox()
-            call = method(self._reports(outbox), metadata=(("authorization", bearer),))
+            metadata = (("authorization", bearer),)
+            call = method(self._reports(outbox), metadata=metadata)
             with self._lock:
                 self._call, self._outbox = call, outbox
             self.connections += 1
             try:
                 if self._closing.is_set():
                     call.cancel()
+                elif self._beside is not None:
+                    self._beside(channel, metadata)
                 for plan in call:
                     self._take(plan)
             finally:

@@ -26,7 +26,10 @@ from kernelspan_agent.trace.spans import Trace
 HOLD_NS = 500_000_000
 # How long a request waits for the end that asked, on the clock of what the stages have taken on: by then that call has
 # returned and its record was drained, but for a thread that the scheduler left out for as long.
-KEPT_NS = 2_000_000_000  # how long an end that asked is kept when it has its answer: twice what the other may be late
+LONG_HOLD_NS = (
+    2_000_000_000  # where who asked is known, and waits itself to know of which trace it is: on another node, say
+)
+KEPT_NS = 3_000_000_000  # how long an end that asked is kept when it has its answer: more than the other waits
 MAX_ASKED = 16384
 MAX_WAITING = 16384
 
@@ -54,7 +57,7 @@ class Asked:
 class Waiting:
     """A request that was received, whose trace and parent are not known yet. `key`: what its trace is called meanwhile.
 
-    `peer`: the address that it came from. `origin`: what another node's agent told; `told`: what its span says of that.
+    `peer`: the address that it came from; `origin`: what another node's agent told; `told`: what its span says of that.
     """
 
     party: Party
@@ -68,6 +71,7 @@ class Waiting:
     over: tuple[bool, int] | None = None  # whether it failed and how many ns it took, where it has ended before
     peer: str = ""
     origin: Origin | None = None
+    is_pending: bool = False  # another node's agent will tell
     told: Segment | None = None
 
 
@@ -185,7 +189,7 @@ class Joins:
             return
         self._now_ns = now_ns
         for waiting in self._in_order():
-            self._settle(waiting, must=waiting.exchange.start_ns + HOLD_NS < now_ns)
+            self._settle(waiting, must=waiting.exchange.start_ns + self._hold_ns(waiting) < now_ns)
         while self._answered and (self._answered[0][0] < now_ns or len(self._answered) > MAX_ASKED):
             self._forget(self._answered.popleft()[1])
 
@@ -212,6 +216,8 @@ class Joins:
             self.passed_over += outcome is Outcome.FOUND
         elif outcome is Outcome.AMBIGUOUS:
             waiting.ambiguous = True
+        elif outcome is Outcome.PENDING:
+            waiting.is_pending = True
         elif origin is not None:
             if origin.sent.is_sound and origin.fits(waiting.exchange.start_ns):
                 waiting.origin = origin
@@ -237,7 +243,9 @@ class Joins:
         if asked is not None and not self._is_settled(asked):
             asked = None
         origin = waiting.origin
-        if waiting.ambiguous or waiting.exchange.exchange_id in self._asked:  # what this node knows itself is what holds
+        if (
+            waiting.ambiguous or waiting.exchange.exchange_id in self._asked
+        ):  # what this node knows itself is what holds
             origin = None
         if asked is None and origin is None and not must:
             return
@@ -288,6 +296,11 @@ class Joins:
         return waiting.ambiguous or any(
             each.ambiguous or waiting.party in each.taken_by or each.taken_elsewhere for each in ends
         )
+
+    def _hold_ns(self, waiting: Waiting) -> int:
+        asked = None if waiting.is_pending else self._who_asked(waiting)
+        is_long = waiting.is_pending or (asked is not None and asked.trace.low in self._waiting)
+        return LONG_HOLD_NS if is_long else HOLD_NS
 
     def _is_settled(self, end: Asked) -> bool:
         """Whether the trace of its span is known."""

@@ -2,8 +2,8 @@
 """Exchanges whose ends are on two nodes: what their agents ask one another, as the stage that traces sees it.
 
 The end that received asks (joins.py), the end that sent is told of here. What is asked about may not be known yet: the call
-that sends is under way, or the trace it is of waits for another node itself. So a question is kept for a moment and
-answered when there is something to say. Nothing else than numbers goes from node to node, and what takes them there is
+that sends is under way, or the trace it is of waits itself, perhaps for a third node. So a question is kept for a moment and
+answered when there is something to say; that it waits for a trace is said at once, since whoever asks then waits for longer. Nothing else than numbers goes from node to node, and what takes them there is
 control's (`Post`).
 
 Clocks of nodes differ. Whoever asks measures between which bounds the difference is (`Origin.ahead_ns`) and compares times by those:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kernelspan_agent.trace.joins import Asked
 
 QUESTION_NS = 400_000_000  # less than the other waits for us (joins.HOLD_NS): it learns that nobody here has sent it
+PENDING_NS = 1_900_000_000  # how long it is kept where a trace is to be known: less than joins.LONG_HOLD_NS
 MAX_QUESTIONS = 8192  # that are kept at once
 _HIGHEST = (1 << 64) - 1
 
@@ -37,6 +38,7 @@ class Outcome(enum.Enum):
     NOBODY = 2
     AMBIGUOUS = 3
     REFUSED = 4
+    PENDING = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,9 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Question:
-    """Of the agent of another `node`. `reply`: to be called once, with the end that asked where the outcome is FOUND."""
+    """Of the agent of another `node`. `reply`: to be called once, with the end that asked where the outcome is FOUND; and
+    before that once with PENDING, perhaps.
+    """
 
     node: str
     exchange_id: int
@@ -134,8 +138,8 @@ class Questions:
     answered: Counter[Outcome] = field(default_factory=Counter)
     _open: dict[Question, None] = field(default_factory=dict)
     _by_number: dict[int, list[Question]] = field(default_factory=dict)
-    _behind: list[Question] = field(default_factory=list)  # who sent them is known, but not of what trace it is
-    _due: deque[tuple[int, Question]] = field(default_factory=deque)  # until when they are kept
+    _behind: dict[Question, int] = field(default_factory=dict)  # of which the trace is to be known, until when
+    _due: deque[tuple[int, Question]] = field(default_factory=deque)  # until when the others are kept
 
     def add(self, question: Question, now_ns: int) -> None:
         """One that has come."""
@@ -154,13 +158,13 @@ class Questions:
 
     def tick(self, now_ns: int) -> None:
         """Answers what can be answered by now, and what was kept for long enough."""
-        behind, self._behind = self._behind, []
-        for question in behind:
-            if question in self._open:
-                self._try(question)
+        for question, until_ns in list(self._behind.items()):
+            self._try(question)
+            if question in self._open and until_ns <= now_ns:
+                self._reply(question, Outcome.NOBODY)
         while self._due and self._due[0][0] <= now_ns:
             question = self._due.popleft()[1]
-            if question in self._open:
+            if question in self._open and question not in self._behind:
                 self._reply(question, Outcome.NOBODY)
 
     def _try(self, question: Question) -> None:
@@ -175,11 +179,13 @@ class Questions:
             sampled = trace.sampled and not trace.undecided
             sent = Sent(trace.high, trace.low, found.span_id, sampled, exchange.start_ns, exchange.end_ns)
             self._reply(question, Outcome.FOUND, sent)
-        else:
-            self._behind.append(question)
+        elif question not in self._behind:
+            self._behind[question] = question.arrived_ns + PENDING_NS
+            question.reply(Outcome.PENDING, None)
 
     def _reply(self, question: Question, outcome: Outcome, sent: Sent | None = None) -> None:
         self._open.pop(question, None)
+        self._behind.pop(question, None)
         waiting = self._by_number.get(question.exchange_id)
         if waiting is not None and question in waiting:
             waiting.remove(question)

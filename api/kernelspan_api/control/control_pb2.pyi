@@ -82,11 +82,13 @@ class Verdict(_message.Message):
         OUTCOME_NOBODY: _ClassVar[Verdict.Outcome]
         OUTCOME_AMBIGUOUS: _ClassVar[Verdict.Outcome]
         OUTCOME_REFUSED: _ClassVar[Verdict.Outcome]
+        OUTCOME_PENDING: _ClassVar[Verdict.Outcome]
     OUTCOME_UNSPECIFIED: Verdict.Outcome
     OUTCOME_FOUND: Verdict.Outcome
     OUTCOME_NOBODY: Verdict.Outcome
     OUTCOME_AMBIGUOUS: Verdict.Outcome
     OUTCOME_REFUSED: Verdict.Outcome
+    OUTCOME_PENDING: Verdict.Outcome
     ID_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     ARRIVED_NS_FIELD_NUMBER: _ClassVar[int]

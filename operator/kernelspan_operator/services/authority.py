@@ -18,11 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from kernelspan_api.control import peer_name
+
 AUTHORITY_DAYS = 365
 PUBLISH_BEFORE_DAYS = 90  # the next authority is known to agents so long before the current one expires
 SIGN_BEFORE_DAYS = 60  # and signs from here on
 SERVER_DAYS = 30
 RENEW_BEFORE_DAYS = 10
+PEER_DAYS = 1  # an agent gets one whenever its token is a new one, each hour
 _SKEW = timedelta(days=1)  # of clocks between nodes: certificates begin so long ago
 
 
@@ -61,17 +64,29 @@ def advanced(found: Authorities | None, now: datetime) -> Authorities:
 
 def server_pair(authority: Pair, names: Sequence[str], now: datetime) -> Pair:
     """A certificate for the operator's own server, under all of `names` (DNS names and addresses)."""
+    return _signed(authority, "kernelspan-operator", names, [ExtendedKeyUsageOID.SERVER_AUTH], now, SERVER_DAYS)
+
+
+def peer_pair(authority: Pair, node: str, now: datetime) -> Pair:
+    """A certificate for the agent of a node, by which agents of other nodes know it, whichever of the two has called."""
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    return _signed(authority, "kernelspan-agent", [peer_name(node)], usages, now, PEER_DAYS)
+
+
+def _signed(
+    authority: Pair, subject: str, names: Sequence[str], usages: list[x509.ObjectIdentifier], now: datetime, days: int
+) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     signer = load_pem_private_key(authority.key, None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
-    until = min(now + timedelta(days=SERVER_DAYS), issuer.not_valid_after_utc)
+    until = min(now + timedelta(days=days), issuer.not_valid_after_utc)
     builder = (
-        _begun("kernelspan-operator", key, now, until)
+        _begun(subject, key, now, until)
         .issuer_name(issuer.subject)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
     )
     return _pair(builder.sign(signer, hashes.SHA256()), key)

@@ -2,8 +2,8 @@
 """Services of a chain: each answers `/call`, and asks the next one that the header X-Route names (`HOW:WHERE,HOW:WHERE,…`).
 
 Every request has the same method and target. Which it is says X-Hop alone (`NUMBER.DEPTH`), for the test to read. `app` is
-one by WSGI, `python joins_app.py proxy PORT` one with a thread for each connection, `python joins_app.py ask ROUTE COUNT` only
-asks, and `python joins_app.py all COMMAND …` runs several, given as JSON lists, until it is told to end.
+one by WSGI, `python joins_app.py proxy PORT [HOST]` one with a thread for each connection, `python joins_app.py ask ROUTE COUNT
+[FIRST]` only asks, and `python joins_app.py all COMMAND …` runs several, given as JSON lists, until it is told to end.
 """
 
 from __future__ import annotations
@@ -123,11 +123,14 @@ if __name__ == "__main__":
     if sys.argv[1] == "all":
         run_all(sys.argv[2:])
     elif sys.argv[1] == "ask":
-        until_it_listens(sys.argv[2].partition(":")[2])
-        for number in range(1, int(sys.argv[3]) + 1):
+        until_it_listens(sys.argv[2].partition(",")[0].partition(":")[2])
+        first = int(sys.argv[4]) if sys.argv[4:] else 1
+        for number in range(first, first + int(sys.argv[3])):
             ask(sys.argv[2], f"{number}.0")
     else:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Proxy)
+        server = http.server.ThreadingHTTPServer(
+            (sys.argv[3] if sys.argv[3:] else "127.0.0.1", int(sys.argv[2])), Proxy
+        )
         server.daemon_threads = True
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
