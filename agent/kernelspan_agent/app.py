@@ -70,6 +70,10 @@ class App(Engine):
     def unobserved(self) -> None:
         """It knows no pods."""
 
+    @property
+    def peering(self) -> None:
+        """It knows no other nodes."""
+
     def trouble(self) -> str:
         """Why nothing is traced now; empty: all is attached."""
         if not self.is_attached:

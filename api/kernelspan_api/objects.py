@@ -77,10 +77,19 @@ class ContainerStatus(Part, frozen=True, kw_only=True):
     restart_count: int = 0
 
 
+class Address(Part, frozen=True, kw_only=True):
+    """core/v1 PodIP and HostIP."""
+
+    ip: str = ""
+
+
 class PodStatus(Part, frozen=True, kw_only=True):
-    """core/v1 PodStatus."""
+    """core/v1 PodStatus. `host_i_ps` is there since Kubernetes 1.29, `host_i_p` always."""
 
     phase: str = ""
+    pod_i_ps: tuple[Address, ...] | None = msgspec.field(default=None, name="podIPs")
+    host_i_p: str = msgspec.field(default="", name="hostIP")
+    host_i_ps: tuple[Address, ...] | None = msgspec.field(default=None, name="hostIPs")
     init_container_statuses: tuple[ContainerStatus, ...] | None = None
     container_statuses: tuple[ContainerStatus, ...] | None = None
     ephemeral_container_statuses: tuple[ContainerStatus, ...] | None = None

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from kernelspan_agent.export.jsonfile import JsonFileExporter
 from kernelspan_agent.resolve.resource import ResourceSettings
-from tests.kernel.test_joins import APP, SPEC, Found, go, hop_of, proxy, python, read
+from tests.kernel.test_joins import APP, SPEC, Found, go, proxy, python, read
 from tests.support import runs
 from tests.support.engines import Made, engines, profile
-from tests.support.networks import connected, translated
+from tests.support.networks import connected
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.peers import Nodes, nodes
 

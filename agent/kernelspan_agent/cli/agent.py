@@ -19,6 +19,7 @@ from kernelspan_agent.guard import capabilities
 from kernelspan_agent.probes.build import CHILDREN_VARIABLE
 
 if TYPE_CHECKING:
+    from kernelspan_agent.control.peering import Peering
     from kernelspan_agent.control.stream import Stream
     from kernelspan_agent.node.follow import Follower
 
@@ -76,6 +77,14 @@ EXPORT_TIMEOUT_SECONDS = 10.0
 @click.option(
     "--otlp", "endpoint", metavar="ENDPOINT", help="host:port or http(s)://…; else OTEL_EXPORTER_OTLP_* say where."
 )
+@click.option(
+    "--peers",
+    "endpoint_for_peers",
+    envvar="KERNELSPAN_PEERS",
+    show_envvar=True,
+    metavar="ADDRESS:PORT",
+    help="Join requests across nodes: where other nodes' agents find this one, an address of this pod's.",
+)
 @click.option("--listen", metavar="ADDRESS", help="Serve /metrics, /healthz and /readyz at host:port.")
 @click.option(
     "--self-traces",
@@ -107,21 +116,25 @@ def command(**options: Any) -> int:
 
             stop = trace_self(options, environ)
             stack.callback(lambda: stop(EXPORT_TIMEOUT_SECONDS))
-        stream, follower = _make(options, environ)
+        stream, follower, peering = _make(options, environ)
         if options["listen"]:
             from kernelspan_agent.control.health import serve
 
             say = lambda text: click.echo(f"kernelspan: {text}", err=True)  # noqa: E731
             stack.callback(serve(options["listen"], follower, say))
+        if peering is not None:
+            peering.start()
+            stack.callback(peering.close)
         stream.start()
         stack.callback(stream.close)
         follower.run(lambda: bool(stopped))
     return 0
 
 
-def _make(options: dict[str, Any], environ: dict[str, str]) -> tuple[Stream, Follower]:
+def _make(options: dict[str, Any], environ: dict[str, str]) -> tuple[Stream, Follower, Peering | None]:
     from kernelspan_agent.cli.outputs import resource_settings
     from kernelspan_agent.control.kept import KeptPlan
+    from kernelspan_agent.control.peering import Peering, check_endpoint
     from kernelspan_agent.control.stream import Operator, Stream
     from kernelspan_agent.node.desired import Desired
     from kernelspan_agent.node.exports import Exports
@@ -145,12 +158,14 @@ def _make(options: dict[str, Any], environ: dict[str, str]) -> tuple[Stream, Fol
         capabilities=sorted(capabilities.held()),
         mechanisms=[each.name for each in MECHANISMS],
     )
-    stream = Stream(Operator(options["operator_address"], ca.read_bytes, token.read_text), hello, kept)
+    endpoint = options["endpoint_for_peers"]
+    peering = Peering(options["node"], check_endpoint(endpoint), ca.read_bytes) if endpoint else None
+    operator = Operator(options["operator_address"], ca.read_bytes, token.read_text)
+    stream = Stream(operator, hello, kept, beside=peering.meeting.begin if peering else None)
 
     def resource_of(desired: Desired) -> ResourceSettings:
         assert desired.profile is not None
         return resource_settings(desired.profile, environ, host_name=options["node"])
 
-    return stream, Follower(
-        stream, Exports(options["endpoint"] or "", environ, Path(options["secrets"])), environ, resource_of
-    )
+    exports = Exports(options["endpoint"] or "", environ, Path(options["secrets"]))
+    return stream, Follower(stream, exports, environ, resource_of, peering), peering

@@ -27,15 +27,30 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from kernelspan_agent.control.library_series import LibrarySeries
 from kernelspan_agent.guard.control import Phase
 from kernelspan_agent.probes.own.attached import Standing
+from kernelspan_agent.trace.peers import Outcome
 
 if TYPE_CHECKING:
     from kernelspan_agent.accounting import Accounting
+    from kernelspan_agent.control.peering import Peering
     from kernelspan_agent.control.running import Agent, Running
 
 _PREFIX = "kernelspan_"
 # Shown as 0 until it happens, so that a rate over it has a beginning; others appear with their first loss.
 _DROPPED = ("RingFull", "InflightFull", "QueueFull", "ExportFailed", "TargetGone", "Skipped")
 
+_ASKED = (
+    "Found",
+    "Nobody",
+    "Ambiguous",
+    "Refused",
+    "Unsound",
+    "Unasked",
+    "Unanswered",
+    "Unreachable",
+    "Unlocated",
+    "Here",
+    "Full",
+)
 _OPERATIONS = {
     "seen": "Operations that traced processes began and that the profile asks for.",
     "exported": "Operations whose span every output has taken.",
@@ -79,6 +94,8 @@ class _Agent:
             buckets, sum_seconds = unobserved.histogram()
             text = "How long pods ran before the first of their processes was traced."
             yield HistogramMetricFamily(f"{_PREFIX}pod_unobserved_seconds", text, buckets, sum_seconds)
+        if self._agent.peering is not None:
+            yield from _peers(self._agent.peering, engine)
         if engine is not None:
             yield from _operations(engine)
             yield _probes(engine)
@@ -193,6 +210,8 @@ def _stages(engine: Running) -> Iterator[Metric]:
         ("requests_joined", "Requests received that go on with the trace of who asked.", joins.joined),
         ("requests_join_ambiguous", "Requests received that two may be, or that two may have sent.", joins.ambiguous),
         ("requests_join_expired", "Requests received of which nobody here was found who asked.", joins.expired),
+        ("requests_joined_elsewhere", "Of those joined: with who asked on another node.", joins.joined_elsewhere),
+        ("requests_join_passed_over", "What another node's agent told too late, or what cannot be.", joins.passed_over),
         ("requests_join_evicted", "Requests sent, forgotten early because there were too many.", joins.evicted),
     ):
         yield _total(name, meaning, count)
@@ -257,6 +276,16 @@ def _programs(engine: Running) -> Iterator[Metric]:
     in_seconds = {name: value / 1e9 for name, value in seconds.items()}
     yield _totals("program_run_seconds", "Time in a program (needs kernel.bpf_stats_enabled=1).", "program", in_seconds)
     yield _totals("program_skipped", "Runs that the kernel left out to prevent recursion.", "program", skipped)
+
+
+def _peers(peering: Peering, engine: Running | None) -> Iterator[Metric]:
+    """The agents of other nodes."""
+    asked = dict.fromkeys(_ASKED, 0) | dict(peering.counts)
+    yield _totals("peer_questions", "Requests received from elsewhere, by what came of asking.", "outcome", asked)
+    answered = engine.joins.questions.answered if engine is not None else {}
+    told = {each.name.capitalize(): answered.get(each, 0) for each in Outcome if each is not Outcome.PENDING}
+    yield _totals("peer_answers", "Questions of other nodes' agents, by what they were told.", "outcome", told)
+    yield _totals("peer_streams_refused", "Calls of others that were not let in.", "reason", peering.refused)
 
 
 def _guard(engine: Running) -> Iterator[Metric]:

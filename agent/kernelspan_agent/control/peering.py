@@ -26,6 +26,7 @@ import grpc.aio
 from kernelspan_agent.control.meeting import Meeting
 from kernelspan_agent.control.peerlines import Asking, Lines
 from kernelspan_agent.control.peerserver import MAX_STREAMS, OPTIONS, Questioners
+from kernelspan_agent.errors import UsageError
 from kernelspan_agent.trace.peers import Origin, Outcome, Query, Question
 from kernelspan_api.control.control_pb2 import Identity, Introduction, Neighbour
 
@@ -217,6 +218,25 @@ class Peering:
         await self._lines.close()
         if self._server:
             await self._server.stop(0)
+
+
+def check_endpoint(text: str) -> str:
+    """`--peers` as it is given. Raises UsageError: it is no address and port."""
+    host, separator, port = text.strip().rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")  # a pod's address is put in, of whatever family
+    try:
+        found = ipaddress.ip_address(bare)
+    except ValueError:
+        found = None
+    if (
+        found is None
+        or not separator
+        or not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535)
+    ):
+        raise UsageError(
+            f"--peers {text[:80]!r} is no address and port", hint="give such as 10.1.2.3:9466 or [fd00::1]:9466"
+        )
+    return f"[{found}]:{int(port)}" if found.version == 6 else f"{found}:{int(port)}"
 
 
 def canonical(address: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from kernelspan_agent.accounting import Accounting
+    from kernelspan_agent.control.peering import Peering
     from kernelspan_agent.export.base import Exporter
     from kernelspan_agent.guard.measured import Told
     from kernelspan_agent.probes.session import Session
@@ -109,6 +110,10 @@ class Agent(Protocol):
     @property
     def engine(self) -> Running | None:
         """What traces now; None: there is nothing to trace."""
+
+    @property
+    def peering(self) -> Peering | None:
+        """The agents of other nodes; None: they are not asked."""
 
     def trouble(self) -> str:
         """Why it does not do its work now; empty: it does."""

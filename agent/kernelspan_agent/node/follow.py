@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from kernelspan_agent.control.peering import Peering
 from kernelspan_agent.control.stream import Stream
 from kernelspan_agent.engine import Engine
 from kernelspan_agent.errors import KernelspanError
@@ -66,9 +67,11 @@ class Follower:
         exports: Exports,
         environ: Mapping[str, str],
         resource_of: Callable[[Desired], ResourceSettings],
+        peering: Peering | None = None,
     ) -> None:
-        """`resource_of`: what every resource of a profile has."""
+        """`resource_of`: what every resource of a profile has. `peering`: the agents of other nodes, if they are asked."""
         self._stream, self._exports, self._environ, self._resource_of = stream, exports, environ, resource_of
+        self.peering = peering
         self.engine: Engine | None = None
         self.plan: NodePlan | None = None
         self.unobserved = Unobserved()
@@ -209,12 +212,21 @@ class Follower:
         before, engine = self.engine, Engine(wanted, self._environ, watch_exec=True, ready=ready)
         self.engine = engine
         engine.on_exec = self._on_exec
+        self._attach()
         self._leaving.clear()
         if before is not None:
             _log.warning("engine.replaced mechanism=%s", engine.session.mechanism.name)
+            before.joins.post = None
             before.cease()
             self._fill(engine, time.monotonic())
             self._end(before)
+
+    def _attach(self) -> None:
+        """The agents of other nodes are asked by the engine that there is, and ask it."""
+        if self.peering is not None:
+            self.peering.attach(self.engine.clock.now_ns if self.engine is not None else None)
+            if self.engine is not None:
+                self.engine.joins.post = self.peering
 
     def _fail(self, keys: list[str], reason: str, message: str) -> None:
         self._troubles.update({key: Trouble(reason, message) for key in keys})
@@ -278,6 +290,7 @@ class Follower:
         assert engine is not None
         self._whom = None
         self._leaving.clear()
+        self._attach()
         self._end(engine)
 
     def _end(self, engine: Engine) -> None:

@@ -13,6 +13,8 @@ from kernelspan_api.control.control_pb2 import Container, PodPlan, Workload
 from kernelspan_api.objects import Pod
 from kernelspan_api.selection import container_names, has_ended, owner, static_hash
 
+from .addresses import canonical
+
 # What service.name, service.version and service.namespace are made from (OpenTelemetry's Kubernetes attributes).
 LABELS = (
     "app.kubernetes.io/component",
@@ -36,6 +38,7 @@ class SelectedPod(msgspec.Struct, frozen=True, gc=False):
     containers: tuple[str, ...] = ()  # their names, for profiles that select some of them
     before_matches: bytes = b""
     after_matches: bytes = b""
+    addresses: tuple[str, ...] = ()  # its own and its node's
     ended: bool = False  # Succeeded or Failed: nothing of it runs any more
 
 
@@ -63,6 +66,7 @@ def selected(pod: Pod) -> SelectedPod:
         containers=_shared(tuple(names)),
         before_matches=plan.SerializeToString(deterministic=True),
         after_matches=PodPlan(static_hash=static_hash(meta)).SerializeToString(),
+        addresses=_addresses(pod),
     )
 
 
@@ -82,6 +86,13 @@ def _containers(pod: Pod, names: list[str]) -> list[Container]:
         container_id = bare_id(known[name].container_i_d) if name in known else ""
         found.append(Container(name=name, id=container_id, restart_count=min(max(restarts, 0), _MOST_RESTARTS)))
     return found
+
+
+def _addresses(pod: Pod) -> tuple[str, ...]:
+    status = pod.status
+    own = {canonical(one.ip) for one in status.pod_i_ps or () if one.ip}
+    hosts = [intern(canonical(each)) for each in (status.host_i_p, *(one.ip for one in status.host_i_ps or ())) if each]
+    return tuple(sorted(own | set(hosts)))
 
 
 @lru_cache(4096)

@@ -35,7 +35,7 @@ HELLO_SECONDS = 10.0
 # take what it is sent counts for a moment only, so that it holds up no other.
 PLANS_AT_ONCE, STALLED_SECONDS = 48, 1.0
 WAKE_SECONDS = 0.005  # between looks at whether streams that wait for their first plan may have it
-MAX_STREAMS = 10_000  # twice the nodes that Kubernetes is meant for
+MAX_STREAMS = 20_000  # two of an agent, of twice the nodes that Kubernetes is meant for
 _SERVICE, _METHOD = "kernelspan.v1alpha1.Control", "Sync"
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REPORT_BYTES),

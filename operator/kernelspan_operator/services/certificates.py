@@ -20,7 +20,7 @@ import msgspec
 
 from kernelspan_operator.errors import ApiError
 
-from .authority import Authorities, Pair, advanced, needs_renewal, server_pair
+from .authority import Authorities, Pair, advanced, needs_renewal, peer_pair, server_pair
 from .kube import Kube
 
 CHECK_SECONDS = 3600.0
@@ -48,6 +48,11 @@ class Certificates:
         current = self._authorities.current
         if self._server is None or needs_renewal(self._server, current, now):
             self._server = server_pair(current, self._names, now)
+
+    def peer(self, node: str) -> Pair:
+        """For the agent of a node; after the first `refresh`."""
+        assert self._authorities is not None
+        return peer_pair(self._authorities.current, node, datetime.fromtimestamp(self._now(), UTC))
 
     def credentials(self) -> grpc.ServerCredentials:
         """For the server, after the first `refresh`; new connections get what is renewed later."""

@@ -112,6 +112,10 @@ def _streams(system: System) -> Iterator[Metric]:
     yield _totals("streams_ended", "Streams that have ended, by why.", "reason", agents.ended)
     refused = dict.fromkeys(_REFUSED, 0) | system.auth.refused
     yield _totals("streams_refused", "Streams refused, by reason.", "reason", refused)
+    meetings = system.meetings
+    yield _gauge("meetings", "Agents that may be asked by others.", meetings.connected)
+    known = {"Located": meetings.located, "Unlocated": meetings.unlocated}
+    yield _totals("addresses", "Addresses that agents asked about, by whether they are a node's.", "result", known)
 
 
 def _requests(system: System) -> Iterator[Metric]:

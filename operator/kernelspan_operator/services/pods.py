@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from kernelspan_api.objects import Pod
+from kernelspan_operator.models.addresses import Addresses
 from kernelspan_operator.models.profiles import ProfileKey
 from kernelspan_operator.models.selected import SelectedPod, selected
 from kernelspan_operator.models.watched import WatchKey
@@ -59,6 +60,7 @@ class Pods:
         self._keys: dict[str, frozenset[WatchKey]] = {}  # of each pod
         self._shared: dict[frozenset[WatchKey], frozenset[WatchKey]] = {}  # these, each once
         self._nodes: dict[str, set[str]] = {}  # node to uids
+        self.addresses = Addresses()
 
     # --- who asks for what --------------------------------------------------------------------------------------------
 
@@ -140,7 +142,7 @@ class Pods:
             self._keys[pod.uid] = self._share(self._keys.get(pod.uid, frozenset()) | {key})
         if before is not None and before.version > pod.version:
             pod = before  # another watch has told of a newer form already
-        self._pods[pod.uid] = pod
+        self._keep(pod, before)
         if before is None or before.node != pod.node:
             if before is not None:
                 self._move(before, pod, {key} if joined else set())
@@ -151,6 +153,12 @@ class Pods:
             self._counted(watched.profiles)
         if joined or before is None or _plan_part(before) != _plan_part(pod):
             self._touched({node for node in (pod.node, before.node if before else "") if node})
+
+    def _keep(self, pod: SelectedPod, before: SelectedPod | None) -> None:
+        self._pods[pod.uid] = pod
+        if before is not None:
+            self.addresses.remove(before.node, before.addresses)
+        self.addresses.add(pod.node, pod.addresses)
 
     def _forget(self, uid: str, key: WatchKey, watched: _Watched) -> None:
         if uid not in watched.uids:
@@ -164,7 +172,9 @@ class Pods:
             self._keys[uid] = self._share(keys)
         else:
             del self._keys[uid]
-            self._leave(self._pods.pop(uid))
+            pod = self._pods.pop(uid)
+            self.addresses.remove(pod.node, pod.addresses)
+            self._leave(pod)
 
     def _share(self, keys: frozenset[WatchKey]) -> frozenset[WatchKey]:
         """The same object for the same watches: tens of thousands of pods have few sets of them."""

@@ -26,6 +26,7 @@ from .certificates import CHECK_SECONDS, Certificates
 from .events import Events
 from .existing import Existing
 from .kube import Kube
+from .meetings import Meetings
 from .nodes import NODES, Nodes
 from .plans import Plans
 from .pods import Pods
@@ -86,6 +87,7 @@ class System:
         )
         names: Sequence[str] = settings.server_names
         self.certificates = Certificates(kube, settings.namespace, settings.authority, names, kube.now)
+        self.meetings = Meetings(self.auth, self.pods.addresses, self.certificates.peer, kube.now)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -93,7 +95,7 @@ class System:
         """Serves agents, watches nodes, and opens the plans when all is known. Raises ApiError, ConfigurationError."""
         await self.certificates.refresh()
         self._server = grpc.aio.server(options=OPTIONS, maximum_concurrent_rpcs=MAX_STREAMS)
-        self._server.add_generic_rpc_handlers((self.agents.handler(),))
+        self._server.add_generic_rpc_handlers((self.agents.handler(), self.meetings.handler()))
         try:
             self.port = self._server.add_secure_port(self._settings.listen, self.certificates.credentials())
         except RuntimeError as error:
@@ -124,6 +126,7 @@ class System:
             await asyncio.sleep(LOOK_SECONDS)
         self.plans.open()
         self.agents.plans_opened()
+        self.meetings.open()
         self.statuses.touch(one.key for one in self.profiles)
         self._expire()
         _log.info("plans.open profiles=%d pods=%d nodes=%d", len(list(self.profiles)), len(self.pods), len(self.nodes))
