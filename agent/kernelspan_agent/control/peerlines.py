@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,10 +110,14 @@ class Line:
                     request_serializer=ExchangeQuery.SerializeToString,
                     response_deserializer=ExchangeAnswer.FromString,
                 )
-                call: Any = method(self._queries())
-                async for answer in call:
-                    answered = True
-                    self._take(answer, self._asking.now_ns())
+                call: Any = method()
+                writer = asyncio.ensure_future(self._write(call))
+                try:
+                    async for answer in call:
+                        answered = True
+                        self._take(answer, self._asking.now_ns())
+                finally:
+                    writer.cancel()
             failed = not answered
         except (grpc.RpcError, OSError, ValueError) as error:
             _log.info("peer.lost node=%s endpoint=%s message=%s", self.node, self.endpoint, _words(error))
@@ -126,6 +130,7 @@ class Line:
         self._task = None
         self._failures = 0 if answered else self._failures + 1
         if not failed and self._queued:  # as it was ended for having nothing to ask
+            self._wake.set()
             self._task = asyncio.ensure_future(self._run())
         elif failed:
             self._asking.counts["Unreachable"] += len(self._queued)
@@ -134,16 +139,19 @@ class Line:
             most = min(highest, lowest * 2 ** min(self._failures, 10))
             self._retry_at = time.monotonic() + random.uniform(most / 2, most)  # noqa: S311
 
-    async def _queries(self) -> AsyncIterator[ExchangeQuery]:
-        while True:
-            try:
-                async with asyncio.timeout(IDLE_SECONDS):
-                    await self._wake.wait()
-            except TimeoutError:
-                return
-            self._wake.clear()
-            while self._queued:
-                yield self._some()
+    async def _write(self, call: Any) -> None:
+        """Until there is no more to ask for a while, or the call is over: whoever reads it learns why."""
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+            while True:
+                try:
+                    async with asyncio.timeout(IDLE_SECONDS):
+                        await self._wake.wait()
+                except TimeoutError:
+                    break
+                self._wake.clear()
+                while self._queued:
+                    await call.write(self._some())
+            await call.done_writing()
 
     def _some(self) -> ExchangeQuery:
         query, asked_ns = ExchangeQuery(), self._asking.now_ns()

@@ -26,9 +26,7 @@ from kernelspan_agent.trace.spans import Trace
 HOLD_NS = 500_000_000
 # How long a request waits for the end that asked, on the clock of what the stages have taken on: by then that call has
 # returned and its record was drained, but for a thread that the scheduler left out for as long.
-LONG_HOLD_NS = (
-    2_000_000_000  # where who asked is known, and waits itself to know of which trace it is: on another node, say
-)
+LONG_HOLD_NS = 2_000_000_000  # where who asked is known, and waits itself for the one that has asked it
 KEPT_NS = 3_000_000_000  # how long an end that asked is kept when it has its answer: more than the other waits
 MAX_ASKED = 16384
 MAX_WAITING = 16384
@@ -242,11 +240,8 @@ class Joins:
         asked = self._who_asked(waiting)
         if asked is not None and not self._is_settled(asked):
             asked = None
-        origin = waiting.origin
-        if (
-            waiting.ambiguous or waiting.exchange.exchange_id in self._asked
-        ):  # what this node knows itself is what holds
-            origin = None
+        is_known_here = waiting.ambiguous or waiting.exchange.exchange_id in self._asked
+        origin = None if is_known_here else waiting.origin
         if asked is None and origin is None and not must:
             return
         del self._waiting[waiting.key]

@@ -29,6 +29,7 @@ QUESTION_NS = 400_000_000  # less than the other waits for us (joins.HOLD_NS): i
 PENDING_NS = 1_900_000_000  # how long it is kept where a trace is to be known: less than joins.LONG_HOLD_NS
 MAX_QUESTIONS = 8192  # that are kept at once
 _HIGHEST = (1 << 64) - 1
+_MOST_SAID = (1 << 63) - 1  # of what an attribute can hold
 
 
 class Outcome(enum.Enum):
@@ -86,7 +87,7 @@ class Origin:
     def segment(self) -> Segment:
         """What the span of the request says of it."""
         least, most = self.ahead_ns
-        differs = least if least > 0 else min(most, 0)
+        differs = max(least if least > 0 else min(most, 0), -_MOST_SAID) if least < _MOST_SAID else _MOST_SAID
         return Segment({semconv.JOINED: "Peer"} | ({semconv.CLOCK_AHEAD: differs} if differs else {}))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from kernelspan_agent.model import Payload, ProcessInfo, ResolvedBatch, Resource, Stack
+from kernelspan_agent.model import Payload, ProcessInfo, ResolvedBatch, Resource, Segment, Stack
 from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace import Tracer, TraceSettings
 from kernelspan_agent.trace.adopt import Adoptions
@@ -47,6 +47,7 @@ class World:
     def tick(self, after_ms: float = 0.0) -> None:
         """What the engine does five times a second, its profiles in their order."""
         self.clock += after_ms
+        self.joins.correspond(at(self.clock))
         for each in self.services:
             each.tick()
 
@@ -108,11 +109,14 @@ class Service:
         task: int = 0,
         place: Stack = PLACE,
         step: int = 0,
+        peer: str = "",
     ) -> None:
-        """Bytes on a connection; `ago`: ms since they were moved."""
+        """Bytes on a connection; `ago`: ms since they were moved; `peer`: the other end's address."""
         self.world.clock += 1
         made = batch(self._op(self.app, tid, task, place, ago, step))
         made.payloads = {0: payload(on, data, number, sends=sends)}
+        if peer:
+            made.segments[0, 1] = Segment({"network.peer.address": peer, "network.peer.port": 1024})
         made.hidden, made.ops["fd"] = np.ones(1, bool), on
         self._take(made)
 
