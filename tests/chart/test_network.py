@@ -49,6 +49,7 @@ def _is_peer(peers: list[Object], client: Labels) -> bool:
         ("operator", 8443, {"agent"}),
         ("operator", 8080, {"agent", "operator", "collector", "jaeger", "test", "stranger"}),
         ("agent", 9465, {"agent", "operator", "collector", "jaeger", "test", "stranger"}),
+        ("agent", 9475, {"agent"}),
         ("agent", 8443, set()),
         ("collector", 4317, {"agent", "operator"}),
         ("collector", 4318, {"agent", "operator"}),

@@ -20,7 +20,7 @@ from kernelspan_agent.resolve.resource import ResourceSettings
 from tests.kernel.test_joins import APP, SPEC, Found, go, proxy, python, read
 from tests.support import runs
 from tests.support.engines import Made, engines, profile
-from tests.support.networks import connected
+from tests.support.networks import connected, translated
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.peers import Nodes, nodes
 
@@ -78,9 +78,19 @@ def begun(*command: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
+def inside(namespace: str, *command: str) -> list[str]:
+    return ["ip", "netns", "exec", namespace, *command]
+
+
+def trace(node: Node, *processes: subprocess.Popen[bytes]) -> None:
+    """These are the node's, and nobody else's."""
+    for process in processes:
+        node.made.engine.trace(process.pid, "service", frozenset("p"))
+
+
 def asks(route: str, first: int, count: int, namespace: str) -> Callable[[], bool]:
     """Begins to ask, in a network; whether it is done."""
-    command = ["ip", "netns", "exec", namespace, str(python()), str(APP), "ask", route, str(count), str(first)]
+    command = inside(namespace, str(python()), str(APP), "ask", route, str(count), str(first))
     process = subprocess.Popen(command, cwd=runs.PROGRAMS)
     threading.Thread(target=process.wait, daemon=True).start()
 
@@ -106,24 +116,81 @@ def test_a_chain_between_two_nodes(tmp_path: Path) -> None:
         agents(tmp_path, made) as found,
         contextlib.ExitStack() as stack,
     ):
-        inside = lambda where, command, *more: ["ip", "netns", "exec", where, *command, *more]  # noqa: E731
-        of_a = stack.enter_context(begun(*inside(first, proxy(8001), "10.204.1.1")))
-        of_b = stack.enter_context(begun(*inside(second, proxy(8002), "10.204.1.2")))
-        last = stack.enter_context(begun(*inside(second, go(8003))))
+        here = stack.enter_context(begun(*inside(first, *proxy(8001), "10.204.1.1")))
+        there = stack.enter_context(begun(*inside(second, *proxy(8002), "10.204.1.2")))
+        last = stack.enter_context(begun(*inside(second, *go(8003))))
         made.place("a", "10.204.1.2", "b")
         made.place("b", "10.204.1.1", "a")
-        for node, processes in zip(found, ([of_a], [of_b, last]), strict=True):
-            for process in processes:
-                node.made.engine.trace(process.pid, "service", frozenset("p"))
+        trace(found[0], here)
+        trace(found[1], there, last)
         settle(found)
-        routes = [
-            f"{how}:10.204.1.1:8001,{how}:10.204.1.2:8002,{how}:10.204.1.1:8001,{how}:10.204.1.2:8003"
-            for how in ("kept", "new")
-        ]
-        for number, route in enumerate(routes):
-            done = asks(route, 1000 * number + 1, 50, second if number else first)
+        for begin, (how, where) in enumerate([("kept", first), ("new", second)]):
+            steps = ("10.204.1.1:8001", "10.204.1.2:8002", "10.204.1.1:8001", "10.204.1.2:8003")
+            done = asks(",".join(f"{how}:{each}" for each in steps), 1000 * begin + 1, 50, where)
             step(found, done, "answered")
         settle(found)
         result = judge(found)
-    print({name: dict(each.counts) for name, each in made.peerings.items()}, len(result.joined), len(result.alone))
+    asked = [number for begin in (1, 1001) for number in range(begin, begin + 50)]
     assert not result.wrong
+    assert result.alone == {f"{number}.1" for number in asked}
+    assert result.joined == {f"{number}.{depth}" for number in asked for depth in (2, 3, 4)}
+    assert {
+        span.attributes.get("kernelspan.joined") for hop, span in result.servers.items() if hop in result.joined
+    } == {"Peer"}
+    assert made.peerings["a"].counts["Found"] == 100
+    assert made.peerings["b"].counts["Found"] == 200
+
+
+def test_through_address_translation(tmp_path: Path) -> None:
+    """The server's node sees no address of the client's, but one of its node's: as where a cluster's network hides its pods."""
+    each, hows = 40, ("new", "kept", "requests")
+    with (
+        translated() as net,
+        nodes("a", "b") as made,
+        agents(tmp_path, made) as found,
+        begun(*inside(net.server, *go(net.port))) as server,
+        begun(*inside(net.client, *proxy(8001), "10.203.1.2")) as client,
+    ):
+        made.place("b", "10.203.2.1", "a")
+        trace(found[0], client)
+        trace(found[1], server)
+        settle(found)
+        for number, how in enumerate(hows):
+            route = f"kept:10.203.1.2:8001,{how}:{net.address}"
+            step(found, asks(route, 1000 * number + 1, each, net.client), "answered")
+        settle(found)
+        result = judge(found)
+    asked = [1000 * number + count for number in range(len(hows)) for count in range(1, each + 1)]
+    assert not result.wrong
+    assert result.joined == {f"{number}.2" for number in asked}
+    peers = {span.attributes["network.peer.address"] for hop, span in result.servers.items() if hop in result.joined}
+    assert peers == {"10.203.2.1"}
+
+
+def test_agents_that_do_not_answer(tmp_path: Path) -> None:
+    """One that is gone, and one that takes no part: what it would have told of is a root, and all else is as ever."""
+    with (
+        connected() as (first, second),
+        nodes("a", "b") as made,
+        agents(tmp_path, made) as found,
+        begun(*inside(first, *proxy(8001), "10.204.1.1")) as here,
+        begun(*inside(second, *go(8003))) as there,
+    ):
+        made.place("b", "10.204.1.1", "127.0.0.1:9", called="a")
+        trace(found[0], here)
+        trace(found[1], there)
+        settle(found)
+        route = "kept:10.204.1.1:8001,kept:10.204.1.2:8003"
+        step(found, asks(route, 1, 20, first), "answered")
+        made.place("b", "10.204.1.1", "a")
+        found[0].made.engine.joins.post = None
+        made.peerings["a"].attach(None)
+        step(found, asks(route, 1001, 20, first), "answered")
+        settle(found)
+        result = judge(found)
+    assert not result.wrong
+    assert not result.joined
+    assert {hop for hop in result.alone if hop.endswith(".2")} == {
+        f"{number}.2" for begin in (1, 1001) for number in range(begin, begin + 20)
+    }
+    assert made.peerings["b"].counts == {"Unreachable": 20, "Nobody": 20}
