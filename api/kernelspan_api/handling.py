@@ -102,7 +102,7 @@ class Correlation(Part, frozen=True, kw_only=True):
         bool | None,
         Meta(
             extra={"default": "true"},
-            description="Join both ends of a request on one node without a header. None where the profile does not say.",
+            description="Join both ends of a request without a header. None where the profile does not say.",
         ),
     ] = None
     orphans: Annotated[Orphans, Meta(description="What becomes of operations that belong to no request.")] = (

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from itertools import pairwise
 
-from kernelspan_api.control import SYNC, control_pb2
+from kernelspan_agent.trace.peers import Outcome
+from kernelspan_api.control import MEET, RESOLVE, SYNC, control_pb2, peer_name
 from tools.protos import ROOT, SOURCE, TARGET, generate
 
 
@@ -28,10 +29,26 @@ def test_every_field_has_a_comment() -> None:
     assert [line for before, line in pairwise(lines) if says.match(line) and not before.startswith("//")] == []
 
 
-def test_the_path_of_the_call() -> None:
+def test_the_paths_of_the_calls() -> None:
     """Neither side has stubs: what they call is what the file names."""
-    service = control_pb2.DESCRIPTOR.services_by_name["Control"]
-    assert f"/{service.full_name}/{service.methods[0].name}" == SYNC
+    services = control_pb2.DESCRIPTOR.services_by_name.values()
+    assert [f"/{service.full_name}/{method.name}" for service in services for method in service.methods] == [
+        SYNC, MEET, RESOLVE,
+    ]  # fmt: skip
+
+
+def test_outcomes_are_those_of_the_agent() -> None:
+    """By name and number."""
+    assert {f"OUTCOME_{each.name}": each.value for each in Outcome} | {"OUTCOME_UNSPECIFIED": 0} == dict(
+        control_pb2.Verdict.Outcome.items()
+    )
+
+
+def test_names_of_peers() -> None:
+    """Each node's its own, whatever it is called, and a name that DNS could have."""
+    names = [peer_name(node) for node in ("a", "b", "a.b", "x" * 253, "peer.kernelspan")]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[0-9a-f]{40}\.peer\.kernelspan", name) for name in names)
 
 
 def test_constants_cost_no_protobuf() -> None:
