@@ -13,16 +13,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from kernelspan_agent.export.jsonfile import JsonFileExporter
 from kernelspan_agent.resolve.resource import ResourceSettings
+from kernelspan_api.control.control_pb2 import Neighbour
+from kernelspan_operator.services.authority import advanced
 from tests.kernel.test_joins import APP, SPEC, Found, go, proxy, python, read
 from tests.support import runs
+from tests.support.collector import Collector
 from tests.support.engines import Made, engines, profile
 from tests.support.networks import connected, translated
+from tests.support.node_agents import profile as profile_plan
+from tests.support.node_agents import starting
 from tests.support.otlp_json import ReceivedSpan
-from tests.support.peers import Nodes, nodes
+from tests.support.peers import Nodes, identity, nodes
+from tests.support.pods import Pod, every_container
+from tests.support.ports import PortReservation
+from tests.support.tls import TlsFiles
 
 ROUNDS = 30.0
 
@@ -194,3 +203,42 @@ def test_agents_that_do_not_answer(tmp_path: Path) -> None:
         f"{number}.2" for begin in (1, 1001) for number in range(begin, begin + 20)
     }
     assert made.peerings["b"].counts == {"Unreachable": 20, "Nobody": 20}
+
+
+def test_agents_as_a_cluster_runs_them(tmp_path: Path, tls_files: TlsFiles, collector: Collector) -> None:
+    """Two `kernelspan agent`, each with an operator's word for who the other is. With an older operator each is alone, and says so."""
+    authority = advanced(None, datetime.now(UTC)).current
+    tls_files.ca.write_bytes(tls_files.ca.read_bytes() + authority.certificate)
+    routes = "kept:10.204.1.1:8001,kept:10.204.1.2:8003"
+    with contextlib.ExitStack() as stack:
+        first, second = stack.enter_context(connected())
+        ports = stack.enter_context(PortReservation(2)).ports
+        here, there = (stack.enter_context(Pod(name)) for name in ("here", "there"))
+        here.run(*inside(first, *proxy(8001), "10.204.1.1"))
+        there.run(*inside(second, *go(8003)))
+        agents = {}
+        for node, pod, port in zip("ab", (here, there), ports, strict=True):
+            (tmp_path / node).mkdir()
+            start = stack.enter_context(starting(tmp_path / node, tls_files, collector))
+            agents[node] = agent = start("--node", node, "--peers", f"127.0.0.1:{port}")
+            agent.until(lambda agent=agent: "peers.unknown" in agent.log.read_text(), "said")  # type: ignore[misc]
+            agent.follow([profile_plan("p", requests=SPEC["requests"])], [pod.plan(every_container("p"))])
+        done = asks(routes, 1, 10, first)
+        agents["a"].until(done, "answered")
+        agents["a"].until(lambda: len(read(collector.spans()).servers) == 20, "seen")
+        assert not read(collector.spans()).joined
+        for node, address, other in (("a", "10.204.1.2", "b"), ("b", "10.204.1.1", "a")):
+            server = agents[node].server
+            server.identity = identity(authority, node)
+            server.neighbours[address] = Neighbour(node=other, endpoint=f"127.0.0.1:{ports['ab'.index(other)]}")
+            server.plans.put(None)  # the stream ends, and the next one's connection meets
+        for agent in agents.values():
+            agent.until(lambda agent=agent: "peers.listen" in agent.log.read_text(), "met")  # type: ignore[misc]
+        done = asks(routes, 1001, 30, first)
+        agents["a"].until(done, "answered")
+        agents["a"].until(lambda: len(read(collector.spans()).servers) == 80, "seen")
+        found = read(collector.spans())
+        for agent in agents.values():
+            agent.stop()
+    assert not found.wrong
+    assert found.joined == {f"{number}.2" for number in range(1001, 1031)}

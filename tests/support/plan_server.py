@@ -12,7 +12,16 @@ from typing import Any
 
 import grpc
 
-from kernelspan_api.control.control_pb2 import NodePlan, NodeReport, ProfileState
+from kernelspan_api.control.control_pb2 import (
+    Enquiry,
+    Identity,
+    Introduction,
+    Location,
+    Neighbour,
+    NodePlan,
+    NodeReport,
+    ProfileState,
+)
 from tests.support.tls import TlsFiles
 
 
@@ -32,7 +41,17 @@ class PlanServer:
         method = grpc.stream_stream_rpc_method_handler(
             self.sync, request_deserializer=NodeReport.FromString, response_serializer=_message
         )
-        handler = grpc.method_handlers_generic_handler("kernelspan.v1alpha1.Control", {"Sync": method})
+        self.identity: Identity | None = (
+            None  # what it gives an agent that other agents may ask; None: it knows no such call
+        )
+        self.neighbours: dict[str, Neighbour] = {}  # by address
+        meet = grpc.stream_stream_rpc_method_handler(
+            self.meet,
+            request_deserializer=Enquiry.FromString,
+            response_serializer=Introduction.SerializeToString,
+        )
+        calls = {"Sync": method, "Meet": meet}
+        handler = grpc.method_handlers_generic_handler("kernelspan.v1alpha1.Control", calls)
         self.server.add_generic_rpc_handlers((handler,))
         pair = (tls.server_key.read_bytes(), tls.server_certificate.read_bytes())
         self.port = self.server.add_secure_port(f"127.0.0.1:{port}", grpc.ssl_server_credentials([pair]))
@@ -50,6 +69,16 @@ class PlanServer:
                     self.plans.put(plan)  # for the next stream
                     return
                 yield plan
+
+    def meet(self, enquiries: Iterator[Enquiry], context: Any) -> Iterator[Introduction]:
+        if self.identity is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "as an older operator says")
+        next(enquiries)
+        yield Introduction(identity=self.identity)
+        with contextlib.suppress(grpc.RpcError):
+            for enquiry in enquiries:
+                found = [Location(address=one, neighbour=self.neighbours.get(one)) for one in enquiry.addresses]
+                yield Introduction(locations=found)
 
     def hear(self, reports: Iterator[NodeReport]) -> None:
         with contextlib.suppress(grpc.RpcError):
