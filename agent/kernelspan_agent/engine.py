@@ -243,7 +243,7 @@ class Engine:
         while drained is not None:
             self._process(drained)
             drained = self._intake.next(0.0) if time.monotonic() < end else None
-        self.joins.correspond(self.clock.now_ns())
+        self.joins.correspond()
         self._walkers.tick(self.processes)
         self.processes.detect_pending(self.clock.monotonic_now_ns())
         self._files.tick()

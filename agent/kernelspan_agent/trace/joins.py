@@ -188,10 +188,11 @@ class Joins:
         self._now_ns = now_ns
         for waiting in self._in_order():
             self._settle(waiting, must=waiting.exchange.start_ns + self._hold_ns(waiting) < now_ns)
+        self.questions.expire(now_ns)
         while self._answered and (self._answered[0][0] < now_ns or len(self._answered) > MAX_ASKED):
             self._forget(self._answered.popleft()[1])
 
-    def correspond(self, now_ns: int) -> None:
+    def correspond(self) -> None:
         """Takes what has come from other nodes' agents, asks them and answers them."""
         post = self.post
         if post is None:
@@ -205,8 +206,8 @@ class Joins:
                 post.ask(Query(waiting.key, waiting.peer, exchange.exchange_id, said, uid))
         self._unasked.clear()
         for question in post.asked():
-            self.questions.add(question, now_ns)
-        self.questions.tick(now_ns)
+            self.questions.add(question)
+        self.questions.look()
         post.flush()
 
     def _hear(self, waiting: Waiting | None, outcome: Outcome, origin: Origin | None) -> None:

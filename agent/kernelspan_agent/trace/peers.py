@@ -25,7 +25,9 @@ from kernelspan_api import semconv
 if TYPE_CHECKING:
     from kernelspan_agent.trace.joins import Asked
 
-QUESTION_NS = 400_000_000  # less than the other waits for us (joins.HOLD_NS): it learns that nobody here has sent it
+QUESTION_NS = 300_000_000
+# How long one is kept, on the clock of what the stages have taken on: less than the other waits for us (joins.HOLD_NS), which
+# so learns that nobody here has sent it.
 PENDING_NS = 1_900_000_000  # how long it is kept where a trace is to be known: less than joins.LONG_HOLD_NS
 MAX_QUESTIONS = 8192  # that are kept at once
 _HIGHEST = (1 << 64) - 1
@@ -142,13 +144,13 @@ class Questions:
     _behind: dict[Question, int] = field(default_factory=dict)  # of which the trace is to be known, until when
     _due: deque[tuple[int, Question]] = field(default_factory=deque)  # until when the others are kept
 
-    def add(self, question: Question, now_ns: int) -> None:
+    def add(self, question: Question) -> None:
         """One that has come."""
         if len(self._open) >= MAX_QUESTIONS:
             self._reply(question, Outcome.REFUSED)
             return
         self._open[question] = None
-        self._due.append((now_ns + QUESTION_NS, question))
+        self._due.append((question.arrived_ns + QUESTION_NS, question))
         self._try(question)
 
     def came(self, exchange_id: int) -> None:
@@ -157,11 +159,15 @@ class Questions:
             if question in self._open:
                 self._try(question)
 
-    def tick(self, now_ns: int) -> None:
-        """Answers what can be answered by now, and what was kept for long enough."""
-        for question, until_ns in list(self._behind.items()):
+    def look(self) -> None:
+        """Answers those of which the trace is known by now."""
+        for question in list(self._behind):
             self._try(question)
-            if question in self._open and until_ns <= now_ns:
+
+    def expire(self, now_ns: int) -> None:
+        """All that ended before this time is in: what was kept for long enough is nobody's."""
+        for question, until_ns in list(self._behind.items()):
+            if until_ns <= now_ns:
                 self._reply(question, Outcome.NOBODY)
         while self._due and self._due[0][0] <= now_ns:
             question = self._due.popleft()[1]

@@ -47,7 +47,7 @@ class World:
     def tick(self, after_ms: float = 0.0) -> None:
         """What the engine does five times a second, its profiles in their order."""
         self.clock += after_ms
-        self.joins.correspond(at(self.clock))
+        self.joins.correspond()
         for each in self.services:
             each.tick()
 

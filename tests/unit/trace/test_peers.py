@@ -333,6 +333,7 @@ def test_too_many_questions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
     """And those that are kept are all answered."""
     monkeypatch.setattr(peers, "MAX_QUESTIONS", 3)
     here, _ = two()
+    here.service("any")
     got: list[Outcome] = []
     for number in range(5):
         wire(here).questions.append(
