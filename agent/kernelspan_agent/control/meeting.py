@@ -24,7 +24,9 @@ _log = logging.getLogger(__name__)
 
 
 class Meeting:
-    """The call Meet, made anew whenever it ends, for as long as its channel is open. `tell` gets what comes, in a thread of its own."""
+    """The call Meet, made anew whenever it ends, for as long as its channel is open. `tell` gets what comes, in a thread
+    of its own, and nothing in an Introduction when the call has ended.
+    """
 
     def __init__(self, endpoint: str, tell: Callable[[Introduction], object]) -> None:
         """`endpoint`: where others find this agent."""
@@ -93,6 +95,7 @@ class Meeting:
             with self._lock:
                 if self._enquiries is enquiries:
                     self._enquiries = None
+            self._tell(Introduction())
         return came
 
 

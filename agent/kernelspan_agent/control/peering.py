@@ -11,6 +11,7 @@ is good. Nothing here is waited for: what comes too late has become a root.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import threading
@@ -82,6 +83,10 @@ class Peering:
     def attach(self, now_ns: Callable[[], int] | None) -> None:
         """By whose clock what traces goes now (Unix epoch); None: nothing is traced, and whoever asks is told that nobody has."""
         self._clock = now_ns
+        if now_ns is None:
+            for question in self.asked():
+                question.reply(Outcome.NOBODY, None)
+            self.flush()
 
     def _now_ns(self) -> int:
         clock = self._clock
@@ -169,16 +174,18 @@ class Peering:
 
     def introduced(self, introduction: Introduction) -> None:
         """What the operator tells: see Meeting. In any thread."""
-        self._loop.call_soon_threadsafe(self._learn, introduction)
+        with contextlib.suppress(RuntimeError):  # closed meanwhile
+            self._loop.call_soon_threadsafe(self._learn, introduction)
 
     def _learn(self, introduction: Introduction) -> None:
         if introduction.HasField("identity"):
             self._asking.identity = introduction.identity
-            for address in list(self._unplaced):  # asked about on a stream that has ended
-                self._place(address, self._known.get(address, (None, 0.0))[0], 0.0)
             if self._server is None:
                 self._server = False
                 self._begun = asyncio.ensure_future(self._serve())
+        if not introduction.locations:  # what was asked about on a call that has ended
+            for address in list(self._unplaced):
+                self._place(address, self._known.get(address, (None, 0.0))[0], 0.0)
         until = time.monotonic() + KNOWN_SECONDS
         for one in introduction.locations:
             self._place(one.address, one.neighbour if one.HasField("neighbour") else None, until)

@@ -216,7 +216,7 @@ class Follower:
         self._leaving.clear()
         if before is not None:
             _log.warning("engine.replaced mechanism=%s", engine.session.mechanism.name)
-            before.joins.post = None
+            before.joins.hang_up()
             before.cease()
             self._fill(engine, time.monotonic())
             self._end(before)
@@ -290,6 +290,7 @@ class Follower:
         assert engine is not None
         self._whom = None
         self._leaving.clear()
+        engine.joins.hang_up()
         self._attach()
         self._end(engine)
 

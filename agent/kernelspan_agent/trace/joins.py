@@ -210,6 +210,13 @@ class Joins:
         self.questions.look()
         post.flush()
 
+    def hang_up(self) -> None:
+        """Asks and answers nobody elsewhere any more."""
+        self.questions.close()
+        if self.post is not None:
+            self.post.flush()
+            self.post = None
+
     def _hear(self, waiting: Waiting | None, outcome: Outcome, origin: Origin | None) -> None:
         if waiting is None or waiting.origin is not None:
             self.passed_over += outcome is Outcome.FOUND

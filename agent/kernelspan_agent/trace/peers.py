@@ -174,6 +174,11 @@ class Questions:
             if question in self._open and question not in self._behind:
                 self._reply(question, Outcome.NOBODY)
 
+    def close(self) -> None:
+        """Nothing more will be known here."""
+        for question in list(self._open):
+            self._reply(question, Outcome.NOBODY)
+
     def _try(self, question: Question) -> None:
         found = self.find(question)
         if found is Outcome.NOBODY:

@@ -22,6 +22,7 @@ from kernelspan_agent.control.peering import Peering, canonical, check_endpoint
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.trace.peers import Origin, Outcome, Query, Question, Sent
 from kernelspan_api.control import RESOLVE, control_pb2, peer_name
+from kernelspan_api.control.control_pb2 import Introduction
 from kernelspan_operator.services.authority import Pair, advanced, peer_pair, server_pair
 from tests.support.peers import Nodes, nodes, wait_for
 
@@ -134,6 +135,33 @@ def test_whom_nobody_knows_is_not_asked() -> None:
         ask(one, 5, 6, address="10.0.0.2")
         until(lambda: one.peering.counts.total() == 6, one)
         assert one.peering.counts == {"Here": 4, "Unlocated": 2}
+
+
+def test_an_operator_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was known goes on to be used; what it was asked about and has not said is nobody's."""
+    monkeypatch.setattr(peering_module, "KNOWN_SECONDS", 0.0)
+    with nodes("a", "b") as made:
+        made.place("a", FAR, "b")
+        one, other = sides(made, {1: (Outcome.FOUND, SENT)})
+        monkeypatch.setattr(one.peering.meeting, "enquire", lambda _addresses: True)
+        ask(one, 1)
+        ask(one, 2, address="10.0.0.2")
+        wait_for(lambda: [one.step()] and len(one.peering._unplaced) == 2, "asked about")
+        one.peering.introduced(Introduction())
+        wait_for(lambda: [other.step(), one.step()] and one.peering.counts.total() == 2, "settled")
+        assert one.peering.counts == {"Found": 1, "Unlocated": 1}
+
+
+def test_where_nothing_is_traced_any_more_nobody_waits() -> None:
+    """Questions that nobody has fetched are answered, as are those that come later."""
+    with nodes("a", "b") as made:
+        made.place("a", FAR, "b")
+        one, other = sides(made, {})
+        ask(one, 1)
+        wait_for(lambda: [one.step()] and other.peering._questions, "asked")
+        other.peering.attach(None)
+        ask(one, 2)
+        until(lambda: one.peering.counts["Nobody"] == 2, one)
 
 
 def test_an_agent_that_is_gone() -> None:

@@ -347,6 +347,21 @@ def test_too_many_questions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
     assert [questions._open, questions._by_number, questions._behind, list(questions._due)] == [{}, {}, {}, []]
 
 
+def test_who_hangs_up_leaves_no_question_open() -> None:
+    """Whoever has asked is told that nobody has sent it, whatever it waited for."""
+    here, there = two()
+    asks, serves = here.service("asks"), there.service("serves")
+    asks.receives(1)
+    asks.asks(2)
+    for number in (2, 3):
+        serves.receives(number, on=number, peer=FAR)
+    go_on(here, there)
+    here.joins.hang_up()
+    assert here.joins.questions.answered == {Outcome.NOBODY: 2}
+    here.end()
+    there.end()
+
+
 _WORDS = st.integers(-(1 << 70), 1 << 70)
 
 
