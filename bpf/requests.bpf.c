@@ -30,6 +30,7 @@ struct connection {
 	u32 protocol; /* KS_PROTOCOL_UNKNOWN: not yet */
 	u32 misses;
 	u32 expected; /* bytes of the next call, where this one was a header of MySQL's or a length of DNS's, read alone; of TLS: TLS_* */
+	u32 size; /* the same, where it was a length of Kafka's */
 };
 
 BPF_TABLE("lru_hash", u64, struct connection, ks_connections, KS_MAX_CONNECTIONS);
@@ -259,24 +260,26 @@ static __always_inline u32 classify(struct ks_scratch *s, struct connection *kno
 {
 	struct ks_walk *w = &s->walk;
 	u64 at = KS_LOAD(w->at), length = s->op.ret, bytes = 0;
-	u32 expected = known->expected;
+	u64 next = 0;
+	u32 expected = known->expected, size = known->size;
 
-	known->expected = 0;
+	known->expected = known->size = 0;
 	if (KS_LOAD(w->found[0])) {
 		u64 part = KS_UREAD(u64, KS_LOAD(w->found[0]) + 8);
 
 		at = KS_UREAD(u64, KS_LOAD(w->found[0]));
+		next = KS_UREAD(u64, KS_LOAD(w->found[0]) + 16);
 		if (length > part)
 			length = part;
 	}
 	if (KS_LOAD(w->count) && is_datagram(s))
 		return begins_dns(s, at, length) ? KS_PROTOCOL_DNS : KS_PROTOCOL_UNKNOWN;
 	if (KS_LOAD(w->count) && length == 2) {
-		u32 size = __builtin_bswap16(KS_UREAD(u16, at));
+		u32 message = __builtin_bswap16(KS_UREAD(u16, at));
 
 		if (s->op.ret == 2)
-			known->expected = DNS_LENGTH | size;
-		else if (size >= DNS_LEAST && begins_dns(s, KS_UREAD(u64, KS_LOAD(w->found[0]) + 16), size))
+			known->expected = DNS_LENGTH | message;
+		else if (message >= DNS_LEAST && begins_dns(s, next, message))
 			return KS_PROTOCOL_DNS; /* a part of its own, as glibc sends it */
 	}
 	if (!KS_LOAD(w->count) || length < 4)
@@ -301,6 +304,10 @@ static __always_inline u32 classify(struct ks_scratch *s, struct connection *kno
 		return KS_PROTOCOL_HTTP2;
 	if (length >= MONGO_HEADER && begins_mongodb(s, bytes, at))
 		return KS_PROTOCOL_MONGODB;
+	if (begins_kafka(s, bytes, at, next, length, size))
+		return KS_PROTOCOL_KAFKA;
+	if (s->op.ret == KAFKA_LENGTH)
+		known->size = __builtin_bswap32(bytes);
 	if (begins_client_hello(bytes, length)) {
 		known->expected = sends(s->call.nr) ? TLS_SENT : 0;
 		return KS_PROTOCOL_TLS;

@@ -166,6 +166,7 @@ class WireProtocol(enum.IntEnum):
     DNS = 6
     TLS = 7  # whatever it hides
     MONGODB = 8
+    KAFKA = 9
 
 
 def carriers(protocol: str) -> tuple[WireProtocol, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from .operations import BY_NAME, OPERATIONS, Group, Operation
-from .subjects import READ, Request
+from .subjects import Request
 
 if TYPE_CHECKING:
     from .resource import Spec
@@ -123,8 +123,7 @@ def wanted(name: str, spec: Spec) -> Wanted:
     files, network = spec.files, spec.network
     ports = tuple(network.ports) if network else ()
     spans = None
-    requests = tuple(each for each in spec.requests if each.protocol in READ)
-    if requests:  # what is sent and received anywhere must be seen
+    if spec.requests:  # what is sent and received anywhere must be seen
         spans = NetworkSpans(frozenset(numbers & _NETWORK), durations.get(Group.NETWORK, 0), ports)
         numbers |= _MOVES
         durations[Group.NETWORK] = 0
@@ -142,6 +141,6 @@ def wanted(name: str, spec: Spec) -> Wanted:
         burst_events=spec.limits.events_per_second * DEFAULT_BURST_SECONDS,
         probes=tuple(spec.probes),
         runtimes=tuple(runtime.value.lower() for runtime in spec.process_selector.runtimes),
-        requests=requests,
+        requests=spec.requests,
         spans=spans,
     )

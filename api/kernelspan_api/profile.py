@@ -17,7 +17,7 @@ from .handling import Stacks
 from .problems import MISSING, UNREADABLE, Findings, Problem, ProfileError, shorten
 from .resource import API_VERSION, KINDS, ClusterSpec, ClusterTraceProfile, Spec, TraceProfile
 from .selectors import Runtime
-from .subjects import READ, RequestTLS
+from .subjects import RequestTLS
 from .validation import check
 from .yamltext import read
 
@@ -105,19 +105,12 @@ WALKED = tuple(
     each.value for each in (Runtime.PYTHON, Runtime.PHP, Runtime.GO, Runtime.JAVA, Runtime.NODE_JS, Runtime.RUBY)
 )  # whose frames this version reads
 
-_READ = ", ".join(each.value for each in READ)
-
 
 def unavailable(profile: TraceProfile) -> list[Problem]:
     """What the profile asks for by name and this version cannot do. Empty: it can be run."""
     spec = profile.spec
     found: list[tuple[str, object, str]] = []
     tls = spec.export.otlp.tls if spec.export else None
-    found.extend(
-        (f"spec.requests[{index}].protocol", request.protocol.value, f"the protocols are {_READ}")
-        for index, request in enumerate(spec.requests)
-        if request.protocol not in READ
-    )
     found.extend(
         (f"spec.requests[{index}].tls", request.tls.value, "")
         for index, request in enumerate(spec.requests)

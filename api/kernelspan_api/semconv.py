@@ -137,6 +137,29 @@ DB_NAMESPACE = _add("db.namespace", _S, _TEXT, "The connection's database; of Re
 DB_RESPONSE_STATUS_CODE = _add(
     "db.response.status_code", _S, _TEXT, "The error's code: SQLSTATE, the number of MySQL or MongoDB, Redis' prefix."
 )
+MESSAGING_SYSTEM = _add("messaging.system", _D, _TEXT, "The system that messages go through.", "kafka")
+MESSAGING_OPERATION_NAME = _add(
+    "messaging.operation.name", _D, _TEXT, "What was done with messages.", "send", "poll", "commit"
+)
+MESSAGING_OPERATION_TYPE = _add(
+    "messaging.operation.type", _D, _TEXT, "The same, as all systems call it.", "send", "receive", "settle"
+)
+MESSAGING_DESTINATION_NAME = _add(
+    "messaging.destination.name", _D, _TEXT, "The topic, where the request is about one whose name is known."
+)
+MESSAGING_DESTINATION_PARTITION_ID = _add(
+    "messaging.destination.partition.id", _D, _TEXT, "Its partition, where the request is about one."
+)
+MESSAGING_CLIENT_ID = _add("messaging.client.id", _D, _TEXT, "What the client calls itself.")
+MESSAGING_CONSUMER_GROUP_NAME = _add(
+    "messaging.consumer.group.name", _D, _TEXT, "The group of consumers whose offsets are committed."
+)
+MESSAGING_BATCH_MESSAGE_COUNT = _add(
+    "messaging.batch.message_count", _D, _INT, "How many messages were sent, where the request was seen far enough."
+)
+MESSAGING_KAFKA_OFFSET = _add(
+    "messaging.kafka.offset", _D, _INT, "Where the message that was sent is in its partition, if it was one."
+)
 DNS_QUESTION_NAME = _add("dns.question.name", _D, _TEXT, "The name that a name server is asked for.")
 DNS_ANSWERS = _add("dns.answers", _D, _TEXTS, "The addresses among what it is answered with, where all are known.")
 DNS_ANSWERS_MISSING = _add(

@@ -42,17 +42,6 @@ class Protocol(enum.Enum):
     MONGODB = "MongoDB"
 
 
-READ = (
-    Protocol.HTTP,
-    Protocol.GRPC,
-    Protocol.REDIS,
-    Protocol.POSTGRESQL,
-    Protocol.MYSQL,
-    Protocol.DNS,
-    Protocol.MONGODB,
-)  # those that this version reads
-
-
 class Role(enum.Enum):
     """Which end of an exchange the traced process is."""
 

@@ -117,6 +117,46 @@ static __always_inline int begins_mongodb(struct ks_scratch *s, u64 bytes, u64 a
 	return kind == MONGO_MSG || kind == MONGO_QUERY;
 }
 
+#define KAFKA_HEADER 14 /* bytes that each request of Kafka begins with: its length, and what begins_kafka_header reads */
+#define KAFKA_LENGTH 4
+#define KAFKA_LEAST 10 /* that a length says, and that it may say: socket.request.max.bytes */
+#define KAFKA_MOST 104857600
+#define KAFKA_KEYS 100 /* of requests, and versions of one; there are 93, and 19 */
+#define KAFKA_VERSIONS 24
+#define KAFKA_CLIENT_ID 255
+
+/*
+ * What follows a request's length: key, version, number, and the client's name behind its length, which is -1 where it
+ * has none. An empty one would be ZooKeeper's request as well.
+ */
+static __always_inline int begins_kafka_header(struct ks_scratch *s, u64 at)
+{
+	u64 head = KS_UREAD(u64, at);
+	u32 client = KS_UREAD(u32, at + 8), first = client >> 16 & 0xff;
+	u16 key = __builtin_bswap16(head), version = __builtin_bswap16(head >> 16), size = __builtin_bswap16(client);
+
+	if (key >= KAFKA_KEYS || version >= KAFKA_VERSIONS || head >> 32 & 0x80)
+		return 0;
+	return size == 0xffff || (size && size <= KAFKA_CLIENT_ID && first > ' ' && first < 0x7f);
+}
+
+/*
+ * A request of Kafka is the whole of a call, or the beginning of what is produced (key 0). Its length may have been read
+ * alone (`alone`), or be a part of its own: `next`. See "Kafka protocol guide" of Kafka's documentation.
+ */
+static __always_inline int begins_kafka(struct ks_scratch *s, u64 bytes, u64 at, u64 next, u64 length, u32 alone)
+{
+	u32 size = __builtin_bswap32(bytes);
+	u64 left = s->op.ret - KAFKA_LENGTH;
+
+	if (alone && alone == s->op.ret)
+		return begins_kafka_header(s, at);
+	if (s->op.ret < KAFKA_HEADER || size < KAFKA_LEAST || size > KAFKA_MOST || size < left)
+		return 0;
+	at = length == KAFKA_LENGTH ? next : at + KAFKA_LENGTH;
+	return (size == left || !KS_UREAD(u16, at)) && begins_kafka_header(s, at);
+}
+
 #define TLS_HEADER 5 /* bytes of a record's header, which may be read alone */
 #define TLS_SENT 1 /* in `expected`: the client's hello was sent; else received */
 #define TLS_ANSWERS 2 /* the header of what answers it was read alone */

@@ -240,7 +240,7 @@ def test_what_a_profile_cannot_have(start: Start, collector: Collector) -> None:
         running = program(pod)
         profiles = [
             profile("good", **STATS, **marked("good")),
-            profile("part", requests=[{"protocol": "Kafka"}], **STATS, **marked("part")),
+            profile("part", requests=[{"protocol": "HTTP", "tls": "UserProbes"}], **STATS, **marked("part")),
             profile("whole", code={"kernelStack": True}, **STATS),
             profile("unknown", files={"operations": ["Dream"]}),
             profile("nowhere", export={"otlp": {"endpoint": "https://127.0.0.1:1", "tls": {}}}, **STATS),

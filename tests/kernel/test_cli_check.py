@@ -98,7 +98,7 @@ def test_own_probes_where_nothing_may_be_run_from_memory() -> None:
 
 def test_a_profile_for_a_later_version_is_2() -> None:
     """What is not available is named; the machine is still looked at."""
-    found = checked("-f", str(ROOT / "examples/later/23-kafka.yaml"), status=2)
+    found = checked("-f", str(ROOT / "examples/later/24-inside-tls.yaml"), status=2)
     assert "not available in this version" in found["profile"]["problems"][0]["message"]
     assert found["profile"]["plan"] is None
     assert found["programs"]

@@ -12,6 +12,7 @@ from kernelspan_agent.protocols.dns import DnsTalk
 from kernelspan_agent.protocols.exchanges import Talk, TalkClass, Told
 from kernelspan_agent.protocols.http1talk import HttpTalk
 from kernelspan_agent.protocols.http2talk import Http2Talk
+from kernelspan_agent.protocols.kafka import KafkaTalks
 from kernelspan_agent.protocols.mongodb import MongoTalk
 from kernelspan_agent.protocols.mysql import MysqlTalks
 from kernelspan_agent.protocols.postgresql import PostgresTalks
@@ -30,6 +31,7 @@ TALKS: dict[WireProtocol, Callable[[], TalkClass]] = {
     WireProtocol.DNS: lambda: DnsTalk,
     WireProtocol.TLS: lambda: TlsTalk,
     WireProtocol.MONGODB: lambda: MongoTalk,
+    WireProtocol.KAFKA: KafkaTalks,
 }
 
 

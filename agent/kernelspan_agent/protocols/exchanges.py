@@ -45,6 +45,11 @@ class Exchange:
         return True
 
     @property
+    def is_told(self) -> bool:
+        """Whether it has a span, as far as is known when it has ended."""
+        return True
+
+    @property
     def has_head(self) -> bool:
         """Whether all that says what is asked was seen."""
         return True

@@ -42,6 +42,7 @@ class Framed:
         """What says a length has been read alone."""
         self._head += prefix
         self._seen = len(prefix)
+        self.first = self.calls + 1  # as if it came with what follows
 
     def feed(self, payload: Payload, *, missed: bool) -> list[Message]:
         """Those that this call completes."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kernelspan_agent.model import Segment, WireProtocol
 from kernelspan_agent.protocols.exchanges import Exchange
-from kernelspan_agent.trace import dbspans, dnsspans, grpcspans, httpspans, tlsspans
+from kernelspan_agent.trace import dbspans, dnsspans, grpcspans, httpspans, messagespans, tlsspans
 from kernelspan_agent.trace.ends import Ends
 from kernelspan_agent.trace.httpspans import Parent
 from kernelspan_api.subjects import Request
@@ -32,6 +32,7 @@ SPANS = {
     WireProtocol.POSTGRESQL: _DATABASES,
     WireProtocol.MYSQL: _DATABASES,
     WireProtocol.MONGODB: _DATABASES,
+    WireProtocol.KAFKA: Spans(messagespans.segment, lambda _: None, lambda _, __: False, is_owner=False),
     WireProtocol.DNS: Spans(dnsspans.segment, lambda _: None, dnsspans.is_ignored, is_owner=False),
     WireProtocol.TLS: Spans(tlsspans.segment, lambda _: None, lambda _, __: False, is_owner=False),
 }

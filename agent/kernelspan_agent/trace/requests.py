@@ -248,7 +248,7 @@ class Requests:
         root, exchange = followed.root, followed.exchange
         if followed.asked is not None:
             followed.asked.party.joins.answered(followed.asked)
-        if not root.trace.sampled:
+        if not root.trace.sampled or not exchange.is_told:
             return
         told = SPANS[exchange.protocol].segment(
             exchange, followed.wanted, followed.ends, followed.correlation, self._settings.hidden_headers

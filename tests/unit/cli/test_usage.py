@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 GOOD = ROOT / "examples" / "01-python-files.yaml"
-LATER = ROOT / "examples" / "later" / "23-kafka.yaml"
+LATER = ROOT / "examples" / "later" / "24-inside-tls.yaml"
 
 
 def kernelspan(

@@ -61,7 +61,7 @@ def test_what_was_in_the_plan_before_is_known() -> None:
 def test_what_this_version_lacks_is_told_apart_from_what_a_node_does() -> None:
     """Requests are a part that is missing; which own probes a node can have it finds out by attaching them."""
     spec = (
-        b'{"podSelector":{},"files":{},"requests":[{"protocol":"Kafka"}],'
+        b'{"podSelector":{},"files":{},"requests":[{"protocol":"HTTP","tls":"UserProbes"}],'
         b'"probes":[{"name":"x","kprobe":{"call":"no_such_function"}}]}'
     )
     (found,) = read(Reader(), plan_of(spec))
