@@ -25,6 +25,7 @@ _SOURCES = Path(__file__).with_name("kafka")
 _SUMS = _SOURCES / "jars.sha256"
 _PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:2.8:copy-dependencies"
 _TIMEOUT_SECONDS = 400
+_LOGGER = "org.slf4j.simpleLogger"
 MOST_BYTES = 100_000  # of a message that the broker takes
 _SETTINGS = f"""
 process.roles=broker,controller
@@ -83,7 +84,7 @@ def jars() -> Path:
 
 def java(main: str, *arguments: str | Path, options: tuple[str, ...] = ()) -> list[str | Path]:
     """What runs a class, or a source file, with the broker's jars."""
-    jvm = ("-Xmx400m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+    jvm = ("-Xmx400m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-D{_LOGGER}.defaultLogLevel=error")
     return [_tool("java"), *jvm, *options, "-cp", f"{jars()}/*", main, *arguments]
 
 
@@ -96,8 +97,8 @@ def prepared(folder: Path) -> Iterator[Broker]:
         settings.write_text(_SETTINGS.format(port=port, controller=controller, folder=folder))
         form = java("kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", settings)
         subprocess.run(form, check=True, capture_output=True, timeout=_TIMEOUT_SECONDS)
-        options = {"defaultLogLevel": "error", "log.kafka.request.logger": "debug", "logFile": f"{folder}/requests"}
-        logs = tuple(f"-Dorg.slf4j.simpleLogger.{name}={value}" for name, value in options.items())
+        options = {"log.kafka.request.logger": "debug", "logFile": f"{folder}/requests"}
+        logs = tuple(f"-D{_LOGGER}.{name}={value}" for name, value in options.items())
         yield Broker(port, folder, java("kafka.Kafka", settings, options=logs))
 
 

@@ -8,6 +8,7 @@ on the standard input. What it has done its broker says.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from typing import Any
@@ -28,10 +29,13 @@ def by_kafka_python(address: str, thread: int, rounds: int) -> None:
         admin.create_topics([kafka.admin.NewTopic(name, 2, 1) for name in topics])
     producer = kafka.KafkaProducer(**options, linger_ms=20, max_request_size=1 << 20, retries=0)
     careless = kafka.KafkaProducer(**options, acks=0)
-    consumer = kafka.KafkaConsumer(**options, group_id=f"group-{thread}", auto_offset_reset="earliest", enable_auto_commit=False)
+    consumer = kafka.KafkaConsumer(
+        **options, group_id=f"group-{thread}", auto_offset_reset="earliest", enable_auto_commit=False
+    )
     consumer.assign([kafka.TopicPartition(name, each) for name in topics for each in (0, 1)])
     wait(lambda: (producer.partitions_for(topics[0]), consumer.poll(100)))
     for name in topics:
+        consumer.assign([kafka.TopicPartition(name, each) for each in (0, 1)])
         producer.send(name, b"s3cret", key=b"s3cret", headers=[("s3cret", b"s3cret")], partition=0).get(20)
         several = [producer.send(name, b"s3cret", partition=1) for _ in range(5)]
         both = [producer.send(name, b"s3cret", partition=each) for each in (0, 1)]
@@ -59,7 +63,8 @@ def by_librdkafka(address: str, thread: int, rounds: int) -> None:
 
     options: dict[str, Any] = {"bootstrap.servers": address, "client.id": f"librd-{thread}"}
     topics = [f"r{thread}-{step}" for step in range(rounds)]
-    for each in admin.AdminClient(options).create_topics([admin.NewTopic(name, 2, 1) for name in topics]).values():
+    client = admin.AdminClient(options)
+    for each in client.create_topics([admin.NewTopic(name, 2, 1) for name in topics]).values():
         each.result(20)
     producer = ck.Producer({**options, "message.max.bytes": 1 << 20, "linger.ms": 5})
     group = {"group.id": f"group-{thread}", "auto.offset.reset": "earliest", "enable.auto.commit": False}
@@ -90,6 +95,7 @@ def wait(use: Any) -> None:
 
 def main() -> None:
     """See above."""
+    threading.excepthook = lambda each: (sys.excepthook(*each[:3]), os._exit(1))
     library, port, threads, rounds = sys.argv[1], *map(int, sys.argv[2:5])
     run = by_kafka_python if library == "kafka-python" else by_librdkafka
     workers = [threading.Thread(target=run, args=(f"127.0.0.1:{port}", each, rounds)) for each in range(threads)]

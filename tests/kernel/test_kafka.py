@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kafka's own broker and its clients, unmodified: spans that say what was sent, fetched and committed, and what came of it.
+
+What is right is what the broker's log says of each request that it has answered. Every round of every thread has a topic of its own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernelspan_agent.protocols.kafkaerrors import error_name
+from tests.support import databases, kafkas, runs
+from tests.support.otlp_json import ReceivedSpan
+
+pytestmark = pytest.mark.root
+THREADS, ROUNDS = 2, 4
+SHORT_BYTES, LONG_BYTES = 1_500, 8_000  # of records: an answer that is seen whole, one that certainly is not
+OPERATIONS = {"PRODUCE": "send", "FETCH": "poll", "OFFSET_COMMIT": "commit"}
+LIBRARIES = ["kafka-python", "librdkafka", "java"]
+Said = tuple[str, str, str, str, str, str]
+"""Operation, client, topic, partition, group, error."""
+Requests = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kafkas.Broker]:
+    """One for all tests that do not trace it."""
+    with kafkas.kafka(tmp_path_factory.mktemp("kafka")) as started:
+        yield started
+
+
+def profile(folder: Path, *roles: str) -> Path:
+    """Its requests alone."""
+    return runs.profile(folder, requests=[{"protocol": "Kafka", "roles": roles}], code={"functions": True})
+
+
+def client(library: str, port: int, *options: str) -> list[str | Path]:
+    """What runs one."""
+    arguments = [str(port), str(THREADS), str(ROUNDS), *options]
+    if library == "java":
+        return kafkas.java(str(runs.PROGRAMS / "KafkaClient.java"), *arguments)
+    return [kafkas.python(), runs.PROGRAMS / "kafka_client.py", library, *arguments]
+
+
+def expected(log: Requests) -> Counter[Said]:
+    """What the broker has answered that is told."""
+    names = {
+        topic["topicId"]: topic["name"]
+        for each in log
+        for topic in (each["response"].get("topics", []) if each["response"] else [])
+        if "topicId" in topic and topic.get("name")
+    }
+    found = Counter[Said]()
+    for each in log:
+        name, request, response = each["requestHeader"]["requestApiKeyName"], each["request"], each["response"]
+        if name == "PRODUCE":
+            asked, answered = (
+                parts(request["topicData"], names),
+                parts(response["responses"] if response else [], names),
+            )
+        elif name == "OFFSET_COMMIT":
+            asked, answered = parts(request["topics"], names), parts(response["topics"], names)
+        elif name == "FETCH":
+            answered = parts(response["responses"], names)
+            asked = read(answered)
+            if asked is None:
+                continue
+        else:
+            continue
+        errors = [part["errorCode"] for _, _, part in answered]
+        error = error_name(next((code for code in [response and response.get("errorCode", 0), *errors] if code), 0))
+        topics, only = {topic for topic, _, _ in asked}, {(topic, number) for topic, number, _ in asked}
+        found[
+            OPERATIONS[name],
+            each["requestHeader"]["clientId"],
+            topics.pop() if len(topics) == 1 else "",
+            str(only.pop()[1]) if len(only) == 1 else "",
+            request.get("groupId", "") if name == "OFFSET_COMMIT" else "",
+            error,
+        ] += 1
+    return found
+
+
+Parts = list[tuple[str, int, dict[str, Any]]]
+
+
+def parts(topics: Requests, names: dict[str, str]) -> Parts:
+    """Topic, number and all else of each partition."""
+    found: Parts = []
+    for topic in topics:
+        name = topic.get("name") or topic.get("topic") or names[topic["topicId"]]
+        inside = next(topic[key] for key in ("partitionData", "partitionResponses", "partitions") if key in topic)
+        found += [(name, part.get("index", part.get("partitionIndex")), part) for part in inside]
+    return found
+
+
+def read(answered: Parts) -> Parts | None:
+    """What was fetched, as far as an answer that is too long to be seen can say; None: nothing."""
+    full = [each for each in answered if each[2]["recordsSizeInBytes"] or each[2]["errorCode"]]
+    if not full:
+        return None
+    size = sum(each[2]["recordsSizeInBytes"] for each in full)
+    assert not SHORT_BYTES < size < LONG_BYTES
+    if size < SHORT_BYTES:
+        return full
+    return answered if len({topic for topic, _, _ in answered}) == 1 else [*full, ("another", 0, {}), ("one", 0, {})]
+
+
+def said(found: list[ReceivedSpan], port: int) -> Counter[Said]:
+    """What the spans say."""
+    counted = Counter[Said]()
+    types = {"send": "send", "poll": "receive", "commit": "settle"}
+    for span in found:
+        attributes = span.attributes
+        assert "s3cret" not in str(span)
+        assert (attributes["messaging.system"], attributes["server.port"]) == ("kafka", port)
+        assert (span.status == "ERROR") == ("error.type" in attributes)
+        operation, topic = (
+            str(attributes["messaging.operation.name"]),
+            str(attributes.get("messaging.destination.name", "")),
+        )
+        assert attributes["messaging.operation.type"] == types[operation]
+        assert span.name == f"{operation} {topic or f'127.0.0.1:{port}'}"
+        counted[
+            operation,
+            str(attributes["messaging.client.id"]),
+            topic,
+            str(attributes.get("messaging.destination.partition.id", "")),
+            str(attributes.get("messaging.consumer.group.name", "")),
+            str(attributes.get("error.type", "")),
+        ] += 1
+        assert 0 < span.start_ns <= span.end_ns
+    return counted
+
+
+def offsets(log: Requests) -> Counter[int]:
+    """Where the broker has put what was sent to one partition, and has been acknowledged."""
+    found = Counter[int]()
+    for each in log:
+        if each["requestHeader"]["requestApiKeyName"] == "PRODUCE" and each["response"]:
+            answered = [part for topic in each["response"]["responses"] for part in topic["partitionResponses"]]
+            if len(answered) == 1 and not answered[0]["errorCode"]:
+                found[answered[0]["baseOffset"]] += 1
+    return found
+
+
+def spans_of(ran: runs.Run) -> list[ReceivedSpan]:
+    """Those of Kafka's requests."""
+    return [span for span in ran.spans if "messaging.system" in span.attributes]
+
+
+def check_sent(found: list[ReceivedSpan], log: Requests, messages: int) -> None:
+    """How many messages, and where they are: `messages`: that each topic has in the end."""
+    sent = [span for span in found if span.attributes["messaging.operation.name"] == "send"]
+    counts: dict[str, int] = defaultdict(int)
+    for span in sent:
+        if span.status != "ERROR":
+            counts[str(span.attributes["messaging.destination.name"])] += int(
+                str(span.attributes["messaging.batch.message_count"])
+            )
+    assert set(counts.values()) == {messages}
+    told = Counter(int(str(at)) for span in sent if (at := span.attributes.get("messaging.kafka.offset")) is not None)
+    assert told <= offsets(log)
+    assert told.total() >= THREADS * ROUNDS * 2
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_client(broker: kafkas.Broker, library: str, tmp_path: Path) -> None:
+    """Batches, long messages, refused ones, those that nobody acknowledges, offsets that there are not: each request once."""
+    before = len(broker.log)
+    ran = runs.run(tmp_path, profile(tmp_path, "Client"), *client(library, broker.port))
+    assert ran.status == 0, ran.stderr
+    log = broker.log[before:]
+    found, wanted = spans_of(ran), expected(log)
+    assert {span.kind for span in found} == {"CLIENT"}
+    assert said(found, broker.port) == wanted
+    assert {"", "MESSAGE_TOO_LARGE"} <= {error for *_, error in wanted}
+    assert library != "kafka-python" or any("OFFSET_OUT_OF_RANGE" in each for each in wanted)
+    check_sent(found, log, 10 if library == "kafka-python" else 7)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_client_that_was_there_before(broker: kafkas.Broker, library: str, tmp_path: Path) -> None:
+    """Its connections are joined in their middle: nothing that is told is wrong, and names are missing only where they were told before."""
+    before = len(broker.log)
+    command = client(library, broker.port, "wait")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"waiting\n"
+        with runs.attached(tmp_path, profile(tmp_path, "Client"), "--pid", str(program.pid)) as agent:
+            joined = len(broker.log)
+            program.communicate(b"\n", timeout=runs.TIMEOUT_SECONDS)
+            ran = agent.finish()
+    assert program.returncode == 0
+    assert broker.log[before:joined]
+    told, wanted = said(spans_of(ran), broker.port), expected(broker.log[before:])
+    unknown = {key: count for key, count in told.items() if key not in wanted}
+    print(unknown, wanted - told)
+    assert all(not topic for _, _, topic, *_ in unknown)
+
+
+def test_broker(tmp_path: Path) -> None:
+    """The broker itself, traced: the same from the other end."""
+    with (
+        kafkas.prepared(tmp_path) as broker,
+        runs.agent(tmp_path, profile(tmp_path, "Server"), *broker.command) as started,
+    ):
+        started.wait_until(lambda: databases.is_listening(broker.port), "Kafka answers")
+        for library in LIBRARIES:
+            subprocess.run(client(library, broker.port), check=True, stdout=subprocess.DEVNULL)
+        ran = started.stop(15)
+        log = broker.log
+    found = spans_of(ran)
+    assert {(span.kind, span.parent_span_id, span.attributes["kernelspan.correlation"]) for span in found} == {
+        ("SERVER", "", "None")
+    }
+    assert said(found, broker.port) == expected(log)
