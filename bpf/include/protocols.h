@@ -117,7 +117,8 @@ static __always_inline int begins_mongodb(struct ks_scratch *s, u64 bytes, u64 a
 	return kind == MONGO_MSG || kind == MONGO_QUERY;
 }
 
-#define KAFKA_HEADER 14 /* bytes that each request of Kafka begins with: its length, and what begins_kafka_header reads */
+#define KAFKA_HEADER                                                                                                   \
+	14 /* bytes that each request of Kafka begins with: its length, and what begins_kafka_header reads */
 #define KAFKA_LENGTH 4
 #define KAFKA_LEAST 10 /* that a length says, and that it may say: socket.request.max.bytes */
 #define KAFKA_MOST 104857600

@@ -48,14 +48,14 @@ def client(library: str, port: int, *options: str) -> list[str | Path]:
     return [kafkas.python(), runs.PROGRAMS / "kafka_client.py", library, *arguments]
 
 
-def expected(log: Requests) -> Counter[Said]:
-    """What the broker has answered that is told."""
-    names = {
-        topic["topicId"]: topic["name"]
-        for each in log
-        for topic in (each["response"].get("topics", []) if each["response"] else [])
-        if "topicId" in topic and topic.get("name")
-    }
+def topics(log: Requests) -> dict[str, str]:
+    """Names of topics by their ids, as the broker has told them."""
+    told = [topic for each in log if each["response"] for topic in each["response"].get("topics", [])]
+    return {topic["topicId"]: topic["name"] for topic in told if "topicId" in topic and topic.get("name")}
+
+
+def expected(log: Requests, names: dict[str, str], *, sees_records: bool = True) -> Counter[Said]:
+    """What the broker has answered that is told. `sees_records`: else what is behind them in an answer is not seen."""
     found = Counter[Said]()
     for each in log:
         name, request, response = each["requestHeader"]["requestApiKeyName"], each["request"], each["response"]
@@ -68,18 +68,18 @@ def expected(log: Requests) -> Counter[Said]:
             asked, answered = parts(request["topics"], names), parts(response["topics"], names)
         elif name == "FETCH":
             answered = parts(response["responses"], names)
-            asked = read(answered)
+            asked = read(answered, sees_records=sees_records)
             if asked is None:
                 continue
         else:
             continue
         errors = [part["errorCode"] for _, _, part in answered]
         error = error_name(next((code for code in [response and response.get("errorCode", 0), *errors] if code), 0))
-        topics, only = {topic for topic, _, _ in asked}, {(topic, number) for topic, number, _ in asked}
+        about, only = {topic for topic, _, _ in asked}, {(topic, number) for topic, number, _ in asked}
         found[
             OPERATIONS[name],
             each["requestHeader"]["clientId"],
-            topics.pop() if len(topics) == 1 else "",
+            about.pop() if len(about) == 1 else "",
             str(only.pop()[1]) if len(only) == 1 else "",
             request.get("groupId", "") if name == "OFFSET_COMMIT" else "",
             error,
@@ -90,24 +90,24 @@ def expected(log: Requests) -> Counter[Said]:
 Parts = list[tuple[str, int, dict[str, Any]]]
 
 
-def parts(topics: Requests, names: dict[str, str]) -> Parts:
+def parts(listed: Requests, names: dict[str, str]) -> Parts:
     """Topic, number and all else of each partition."""
     found: Parts = []
-    for topic in topics:
+    for topic in listed:
         name = topic.get("name") or topic.get("topic") or names[topic["topicId"]]
         inside = next(topic[key] for key in ("partitionData", "partitionResponses", "partitions") if key in topic)
         found += [(name, part.get("index", part.get("partitionIndex")), part) for part in inside]
     return found
 
 
-def read(answered: Parts) -> Parts | None:
+def read(answered: Parts, *, sees_records: bool) -> Parts | None:
     """What was fetched, as far as an answer that is too long to be seen can say; None: nothing."""
     full = [each for each in answered if each[2]["recordsSizeInBytes"] or each[2]["errorCode"]]
     if not full:
         return None
     size = sum(each[2]["recordsSizeInBytes"] for each in full)
     assert not SHORT_BYTES < size < LONG_BYTES
-    if size < SHORT_BYTES:
+    if size < (SHORT_BYTES if sees_records else 1):
         return full
     return answered if len({topic for topic, _, _ in answered}) == 1 else [*full, ("another", 0, {}), ("one", 0, {})]
 
@@ -177,7 +177,7 @@ def test_client(broker: kafkas.Broker, library: str, tmp_path: Path) -> None:
     ran = runs.run(tmp_path, profile(tmp_path, "Client"), *client(library, broker.port))
     assert ran.status == 0, ran.stderr
     log = broker.log[before:]
-    found, wanted = spans_of(ran), expected(log)
+    found, wanted = spans_of(ran), expected(log, topics(log))
     assert {span.kind for span in found} == {"CLIENT"}
     assert said(found, broker.port) == wanted
     assert {"", "MESSAGE_TOO_LARGE"} <= {error for *_, error in wanted}
@@ -200,10 +200,10 @@ def test_client_that_was_there_before(broker: kafkas.Broker, library: str, tmp_p
             ran = agent.finish()
     assert program.returncode == 0
     assert broker.log[before:joined]
-    told, wanted = said(spans_of(ran), broker.port), expected(broker.log[before:])
-    unknown = {key: count for key, count in told.items() if key not in wanted}
-    print(unknown, wanted - told)
-    assert all(not topic for _, _, topic, *_ in unknown)
+    told, wanted = said(spans_of(ran), broker.port), expected(broker.log[before:], topics(broker.log))
+    nameless = told - wanted
+    assert all(not topic for _, _, topic, *_ in nameless)
+    assert nameless.total() <= (wanted - told).total() < wanted.total() / 2
 
 
 def test_broker(tmp_path: Path) -> None:
@@ -221,4 +221,4 @@ def test_broker(tmp_path: Path) -> None:
     assert {(span.kind, span.parent_span_id, span.attributes["kernelspan.correlation"]) for span in found} == {
         ("SERVER", "", "None")
     }
-    assert said(found, broker.port) == expected(log)
+    assert said(found, broker.port) == expected(log, topics(log), sees_records=False)  # they are sent from its files

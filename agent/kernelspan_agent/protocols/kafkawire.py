@@ -107,7 +107,7 @@ def header(data: bytes | bytearray, at: int = LENGTH) -> Header | None:
     key, version = int.from_bytes(data[at : at + 2], "big"), int.from_bytes(data[at + 2 : at + 4], "big")
     number = int.from_bytes(data[at + 4 : at + 8], "big", signed=True)
     size = int.from_bytes(data[at + 8 : at + 10], "big", signed=True)
-    if key > _MOST_KEY or version > _MOST_VERSION or number < 0 or not -1 <= size <= _MOST_CLIENT_ID:
+    if key > _MOST_KEY or version > _MOST_VERSION or number < 0 or not (size == -1 or 0 < size <= _MOST_CLIENT_ID):
         return None
     end = at + 10 + max(size, 0)
     return Header(key, version, number, bytes(data[at + 10 : end]).decode("utf-8", "replace"), end)
