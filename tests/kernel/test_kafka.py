@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from kernelspan_agent.protocols.kafkaerrors import error_name
+from kernelspan_api.subjects import Protocol
 from tests.support import databases, kafkas, runs
 from tests.support.otlp_json import ReceivedSpan
 
@@ -36,8 +37,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kafkas.Broker]:
 
 
 def profile(folder: Path, *roles: str) -> Path:
-    """Its requests alone."""
-    return runs.profile(folder, requests=[{"protocol": "Kafka", "roles": roles}], code={"functions": True})
+    """All protocols: its requests are none of another's."""
+    requests = [{"protocol": each.value, "roles": roles} for each in Protocol]
+    return runs.profile(folder, requests=requests, code={"functions": True})
 
 
 def client(library: str, port: int, *options: str) -> list[str | Path]:
@@ -151,7 +153,8 @@ def offsets(log: Requests) -> Counter[int]:
 
 
 def spans_of(ran: runs.Run) -> list[ReceivedSpan]:
-    """Those of Kafka's requests."""
+    """Those of Kafka's requests, which are all requests that there are."""
+    assert not [span for span in ran.spans if {"db.system.name", "network.protocol.name"} & span.attributes.keys()]
     return [span for span in ran.spans if "messaging.system" in span.attributes]
 
 
@@ -182,6 +185,10 @@ def test_client(broker: kafkas.Broker, library: str, tmp_path: Path) -> None:
     assert said(found, broker.port) == wanted
     assert {"", "MESSAGE_TOO_LARGE"} <= {error for *_, error in wanted}
     assert library != "kafka-python" or any("OFFSET_OUT_OF_RANGE" in each for each in wanted)
+    if library == "java":  # whose commits the thread that asks sends itself; the others have threads for it
+        by_id = {span.span_id: span for span in ran.spans}
+        commits = [span for span in found if span.attributes["messaging.operation.name"] == "commit"]
+        assert all("round" in databases.names_above(span, by_id) for span in commits)
     check_sent(found, log, 10 if library == "kafka-python" else 7)
 
 
@@ -222,3 +229,38 @@ def test_broker(tmp_path: Path) -> None:
         ("SERVER", "", "None")
     }
     assert said(found, broker.port) == expected(log, topics(log), sees_records=False)  # they are sent from its files
+
+
+LIKE_IT = """
+import socket, struct
+framed = lambda body: struct.pack(">i", len(body)) + body
+MESSAGES = [
+    framed(struct.pack(">iii", 3, 4, 5) + b"/path" + bytes(1)),  # ZooKeeper: a number, a kind, a path
+    framed(struct.pack(">i", 4) + b"ping" + bytes(5)),  # Thrift, its old form: a name
+    struct.pack(">bbhbi", 4, 0, 1, 5, 0) + bytes(9),  # Cassandra
+    framed(struct.pack(">hhih", 150, 1, 7, 2) + b"me"),  # a key that there is not
+    framed(struct.pack(">hhih", 3, 9, -7, 2) + b"me"),  # a number that cannot be
+    framed(struct.pack(">hhih", 3, 9, 7, 300) + b"me"),  # a name that is too long
+    struct.pack(">ihhih", 90, 3, 9, 7, 2) + b"me",  # more is to come, and it is nothing that is produced
+]
+with socket.create_server(("127.0.0.1", 0)) as server:
+    for message in MESSAGES:
+        for alone in (False, True):
+            one = socket.create_connection(server.getsockname())
+            other, _ = server.accept()
+            for each in range(3):
+                one.sendall(message)
+                if alone:
+                    other.recv(4)
+                other.recv(1000)
+"""
+
+
+def test_what_is_like_it(tmp_path: Path) -> None:
+    """Other protocols begin with a length too."""
+    script = tmp_path / "like.py"
+    script.write_text(LIKE_IT)
+    ran = runs.run(tmp_path, profile(tmp_path, "Server", "Client"), runs.SYSTEM_PYTHON, script)
+    assert ran.status == 0, ran.stderr
+    assert not spans_of(ran)
+    assert ran.report["requests"]["seen"] == ran.report["requests"]["unreadable"] == 0

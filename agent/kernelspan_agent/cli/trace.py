@@ -26,6 +26,7 @@ spec:
     - {protocol: PostgreSQL, roles: [Client]}
     - {protocol: MySQL, roles: [Client]}
     - {protocol: MongoDB, roles: [Client]}
+    - {protocol: Kafka, roles: [Client]}
   files: {}
   network: {operations: [Connect, Resolve]}
   processes: {}
@@ -40,7 +41,7 @@ spec:
     "--file",
     "profile_path",
     metavar="PROFILE",
-    help="A TraceProfile that says what is looked at. Default: requests of HTTP with what was done for each, and what was asked of Redis, PostgreSQL, MySQL and MongoDB.",
+    help="A TraceProfile that says what is looked at. Default: requests of HTTP with what was done for each, and what was asked of Redis, PostgreSQL, MySQL, MongoDB and Kafka.",
 )
 @click.option(
     "-p", "--pid", "pids", type=int, multiple=True, help="Trace this process and its children. May be repeated."
