@@ -42,9 +42,9 @@ def profile(folder: Path, *roles: str) -> Path:
     return runs.profile(folder, requests=requests, code={"functions": True})
 
 
-def client(library: str, port: int, *options: str) -> list[str | Path]:
-    """What runs one."""
-    arguments = [str(port), str(THREADS), str(ROUNDS), *options]
+def client(library: str, port: int, name: str, *options: str) -> list[str | Path]:
+    """What runs one, whose topics begin with the name."""
+    arguments = [str(port), str(THREADS), str(ROUNDS), name, *options]
     if library == "java":
         return kafkas.java(str(runs.PROGRAMS / "KafkaClient.java"), *arguments)
     return [kafkas.python(), runs.PROGRAMS / "kafka_client.py", library, *arguments]
@@ -177,7 +177,7 @@ def check_sent(found: list[ReceivedSpan], log: Requests, messages: int) -> None:
 def test_client(broker: kafkas.Broker, library: str, tmp_path: Path) -> None:
     """Batches, long messages, refused ones, those that nobody acknowledges, offsets that there are not: each request once."""
     before = len(broker.log)
-    ran = runs.run(tmp_path, profile(tmp_path, "Client"), *client(library, broker.port))
+    ran = runs.run(tmp_path, profile(tmp_path, "Client"), *client(library, broker.port, f"new-{library}-"))
     assert ran.status == 0, ran.stderr
     log = broker.log[before:]
     found, wanted = spans_of(ran), expected(log, topics(log))
@@ -196,7 +196,7 @@ def test_client(broker: kafkas.Broker, library: str, tmp_path: Path) -> None:
 def test_client_that_was_there_before(broker: kafkas.Broker, library: str, tmp_path: Path) -> None:
     """Its connections are joined in their middle: nothing that is told is wrong, and names are missing only where they were told before."""
     before = len(broker.log)
-    command = client(library, broker.port, "wait")
+    command = client(library, broker.port, f"old-{library}-", "wait")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
         assert program.stdin is not None
         assert program.stdout is not None
@@ -221,7 +221,7 @@ def test_broker(tmp_path: Path) -> None:
     ):
         started.wait_until(lambda: databases.is_listening(broker.port), "Kafka answers")
         for library in LIBRARIES:
-            subprocess.run(client(library, broker.port), check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(client(library, broker.port, library), check=True, stdout=subprocess.DEVNULL)
         ran = started.stop(15)
         log = broker.log
     found = spans_of(ran)
@@ -229,6 +229,16 @@ def test_broker(tmp_path: Path) -> None:
         ("SERVER", "", "None")
     }
     assert said(found, broker.port) == expected(log, topics(log), sees_records=False)  # they are sent from its files
+
+
+def test_the_example(broker: kafkas.Broker, tmp_path: Path) -> None:
+    """examples/23-kafka.yaml."""
+    example = Path(__file__).resolve().parents[2] / "examples" / "23-kafka.yaml"
+    ran = runs.run(tmp_path, example, *client("kafka-python", broker.port, "example-"))
+    assert ran.status == 0, ran.stderr
+    names = {span.name for span in spans_of(ran)}
+    assert {f"{what} example-{thread}-0" for what in ("send", "poll") for thread in range(THREADS)} <= names
+    assert "s3cret" not in str([(span.name, span.attributes) for span in ran.spans])
 
 
 LIKE_IT = """

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sends to a Kafka and fetches from it by its project's own library, from several threads: KafkaClient PORT THREADS ROUNDS [wait].
+// Sends to a Kafka and fetches from it by its project's own library, from several threads: KafkaClient PORT THREADS ROUNDS NAME [wait].
 
 import java.time.Duration;
 import java.util.ArrayList;
@@ -17,6 +17,7 @@ import org.apache.kafka.common.TopicPartition;
 public class KafkaClient {
     static final CountDownLatch GATE = new CountDownLatch(1);
     static CountDownLatch ready;
+    static String name;
     static boolean waits;
 
     static Map<String, Object> options(String address, int thread) {
@@ -35,7 +36,7 @@ public class KafkaClient {
 
     static void work(String address, int thread, int rounds) throws Exception {
         List<NewTopic> topics = new ArrayList<>();
-        for (int step = 0; step < rounds; step++) topics.add(new NewTopic("j" + thread + "-" + step, 2, (short) 1));
+        for (int step = 0; step < rounds; step++) topics.add(new NewTopic(name + thread + "-" + step, 2, (short) 1));
         try (Admin admin = Admin.create(Map.of("bootstrap.servers", address))) {
             admin.createTopics(topics).all().get();
         }
@@ -75,7 +76,8 @@ public class KafkaClient {
 
     public static void main(String[] given) throws Exception {
         int threads = Integer.parseInt(given[1]), rounds = Integer.parseInt(given[2]);
-        waits = given.length > 3;
+        name = given[3];
+        waits = given.length > 4;
         ready = new CountDownLatch(threads);
         List<Thread> workers = new ArrayList<>();
         for (int each = 0; each < threads; each++) {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends to a Kafka and fetches from it, by one of two libraries, from several threads.
 
-kafka_client.py LIBRARY PORT THREADS ROUNDS [wait]. With `wait`: each connection is used, and then waits until something is said
+kafka_client.py LIBRARY PORT THREADS ROUNDS NAME [wait]. NAME: what its topics begin with. With `wait`: each connection is used, and then waits until something is said
 on the standard input. What it has done its broker says.
 """
 
@@ -24,7 +24,7 @@ def by_kafka_python(address: str, thread: int, rounds: int) -> None:
     from kafka import errors
 
     options: dict[str, Any] = {"bootstrap_servers": address, "client_id": f"python-{thread}"}
-    topics = [f"k{thread}-{step}" for step in range(rounds)]
+    topics = [f"{sys.argv[5]}{thread}-{step}" for step in range(rounds)]
     with contextlib.closing(kafka.KafkaAdminClient(**options)) as admin:
         admin.create_topics([kafka.admin.NewTopic(name, 2, 1) for name in topics])
     producer = kafka.KafkaProducer(**options, linger_ms=20, max_request_size=1 << 20, retries=0)
@@ -62,7 +62,7 @@ def by_librdkafka(address: str, thread: int, rounds: int) -> None:
     from confluent_kafka import admin
 
     options: dict[str, Any] = {"bootstrap.servers": address, "client.id": f"librd-{thread}"}
-    topics = [f"r{thread}-{step}" for step in range(rounds)]
+    topics = [f"{sys.argv[5]}{thread}-{step}" for step in range(rounds)]
     client = admin.AdminClient(options)
     for each in client.create_topics([admin.NewTopic(name, 2, 1) for name in topics]).values():
         each.result(20)
@@ -87,7 +87,7 @@ def by_librdkafka(address: str, thread: int, rounds: int) -> None:
 
 def wait(use: Any) -> None:
     """Until the others are here too."""
-    if sys.argv[5:]:
+    if sys.argv[6:]:
         use()
     READY.wait()
     GATE.wait()
@@ -102,7 +102,7 @@ def main() -> None:
     for each in workers:
         each.start()
     READY.wait()
-    if sys.argv[5:]:
+    if sys.argv[6:]:
         print("waiting", flush=True)
         sys.stdin.readline()
     GATE.set()
