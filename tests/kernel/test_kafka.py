@@ -46,7 +46,7 @@ def client(library: str, port: int, name: str, *options: str) -> list[str | Path
     """What runs one, whose topics begin with the name."""
     arguments = [str(port), str(THREADS), str(ROUNDS), name, *options]
     if library == "java":
-        return kafkas.java(str(runs.PROGRAMS / "KafkaClient.java"), *arguments)
+        return kafkas.java("KafkaClient", *arguments)
     return [kafkas.python(), runs.PROGRAMS / "kafka_client.py", library, *arguments]
 
 

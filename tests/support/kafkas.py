@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support import databases, venvs
+from tests.support import databases, javas, venvs
 from tests.support.ports import PortReservation
 from tests.support.require import require
 
@@ -82,10 +82,21 @@ def jars() -> Path:
     return found
 
 
+@functools.cache
+def classes() -> Path:
+    """The folder of the client that is written in Java."""
+    source = Path(__file__).with_name("programs") / "KafkaClient.java"
+    digest = hashlib.sha256(source.read_bytes() + _SUMS.read_bytes()).hexdigest()[:16]
+    found = _cache_folder() / f"kafka-client-{digest}"
+    if not found.exists():
+        javas.compile_java([source], found, "-cp", f"{jars()}/*", release=11)
+    return found
+
+
 def java(main: str, *arguments: str | Path, options: tuple[str, ...] = ()) -> list[str | Path]:
-    """What runs a class, or a source file, with the broker's jars."""
+    """What runs a class of the broker's jars, or the client's."""
     jvm = ("-Xmx400m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-D{_LOGGER}.defaultLogLevel=error")
-    return [_tool("java"), *jvm, *options, "-cp", f"{jars()}/*", main, *arguments]
+    return [_tool("java"), *jvm, *options, "-cp", f"{classes()}:{jars()}/*", main, *arguments]
 
 
 @contextlib.contextmanager
