@@ -27,7 +27,9 @@ def by_kafka_python(address: str, thread: int, rounds: int) -> None:
     topics = [f"{sys.argv[5]}{thread}-{step}" for step in range(rounds)]
     with contextlib.closing(kafka.KafkaAdminClient(**options)) as admin:
         admin.create_topics([kafka.admin.NewTopic(name, 2, 1) for name in topics])
-    producer = kafka.KafkaProducer(**options, linger_ms=20, max_request_size=1 << 20)
+    producer = kafka.KafkaProducer(
+        **options, linger_ms=20, max_request_size=1 << 20, enable_idempotence=False, retries=5
+    )
     careless = kafka.KafkaProducer(**options, acks=0)
     consumer = kafka.KafkaConsumer(
         **options, group_id=f"group-{thread}", auto_offset_reset="earliest", enable_auto_commit=False
