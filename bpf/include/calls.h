@@ -176,6 +176,8 @@ static __always_inline int ks_enter(u32 tid, s32 nr, struct ks_args *args, struc
 	struct ks_call *call = ks_calls.lookup(&tid);
 	u32 nested = 0;
 
+	if (call && op == KS_OP_Receive) /* whatever becomes of it: what follows is not for the one before */
+		call->received = 0;
 	if (c && ks_thrown_away(c, p, call))
 		return 0;
 	call = ks_place(tid, call);
@@ -211,6 +213,8 @@ static __always_inline int ks_enter(u32 tid, s32 nr, struct ks_args *args, struc
 	call->cls = p->cls;
 	call->dns = dns;
 	call->nested = nested;
+	if (op == KS_OP_Receive)
+		call->received = call->start;
 	return 1;
 }
 

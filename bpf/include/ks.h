@@ -150,6 +150,7 @@ struct ks_call {
 	u16 cls;
 	u16 dns; /* may be half of a name resolution, whose duration is another */
 	u32 nested; /* made by a signal's handler while another call of the thread waits in ks_aside */
+	u64 received; /* when the thread's last receive began; 0: none, or that one was not remembered */
 };
 
 _Static_assert(__builtin_offsetof(struct ks_call, op) == KS_CALL_OP_AT, "the agent counts calls by it");

@@ -96,11 +96,23 @@ static __always_inline void ks_js_left(struct ks_walk *w, u64 entry_fp, u64 fast
 	}
 }
 
+/* The operation's generation: when the thread has received last. The event loop calls what that brought at once. */
+static __always_inline void ks_js_received(struct ks_scratch *s)
+{
+	u32 tid = KS_THREAD(s->op.tid);
+	struct ks_call *call = ks_calls.lookup(&tid);
+
+	KS_OPAQUE(call);
+	if (call)
+		s->op.generation = call->received;
+}
+
 static __always_inline void ks_js_begin(struct ks_scratch *s, struct ks_js_layout *l, u64 base)
 {
 	struct ks_walk *w = &s->walk;
 	u64 isolate, fast;
 
+	ks_js_received(s);
 	ks_user_begin(s);
 	isolate = ks_js_isolate(s, l, base);
 	if (!isolate) {

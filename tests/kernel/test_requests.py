@@ -49,11 +49,11 @@ class Asked:
     bodies: dict[int, int] = field(default_factory=dict)
 
 
-def ask(port: int, numbers: list[int], asked: Asked, *, keep: bool) -> None:
-    """One client after another request."""
+def ask(port: int, numbers: list[int], asked: Asked, *, keep: bool, bodies: bool = True) -> None:
+    """One client after another request; most with a body if there are to be `bodies`."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     for number in numbers:
-        body = b"x" * (number % 5 * 700)
+        body = b"x" * (number % 5 * 700 if bodies else 0)
         headers = {} if keep else {"Connection": "close"}
         connection.request("POST" if body else "GET", f"/job/{number}/{TOUCHES}?token=s3cret", body or None, headers)
         response = connection.getresponse()
@@ -65,13 +65,15 @@ def ask(port: int, numbers: list[int], asked: Asked, *, keep: bool) -> None:
     connection.close()
 
 
-def ask_all(port: int, *, clients: int, each: int, first: int = 1) -> Asked:
+def ask_all(port: int, *, clients: int, each: int, first: int = 1, bodies: bool = True) -> Asked:
     """Many side by side, half of them on connections they keep; then as many one after another."""
     asked = Asked()
     numbers = iter(range(first, 10**6))
     threads = [
         threading.Thread(
-            target=ask, args=(port, [next(numbers) for _ in range(each)], asked), kwargs={"keep": client % 2 == 0}
+            target=ask,
+            args=(port, [next(numbers) for _ in range(each)], asked),
+            kwargs={"keep": client % 2 == 0, "bodies": bodies},
         )
         for client in range(clients)
     ]
@@ -80,7 +82,7 @@ def ask_all(port: int, *, clients: int, each: int, first: int = 1) -> Asked:
     for thread in threads:
         thread.join()
     for keep in (True, False):
-        ask(port, [next(numbers) for _ in range(each)], asked, keep=keep)
+        ask(port, [next(numbers) for _ in range(each)], asked, keep=keep, bodies=bodies)
     return asked
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import re
 import shutil
 import signal
 import socket
@@ -20,15 +19,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.kernel import test_requests
-from tests.support import pythons, runs, venvs
-from tests.support.otlp_json import ReceivedSpan, spans_of
+from tests.support import pythons, runs, venvs, whose
 from tests.support.ports import PortReservation
 from tests.support.require import require
 
@@ -51,17 +49,15 @@ WAYS = [
 _AIOHTTP = ("aiohappyeyeballs", "aiohttp", "aiosignal", "attr", "frozenlist", "idna", "multidict", "propcache", "yarl")
 PER_SERVER = 10_000  # numbers
 NUMBERS = {"clients": 8, "each": 10}
-_TOUCHED = re.compile(r"/kernelspan-request/(\d+)/([a-z]*)\d+")
 WARM = 900_000
 
 
 @dataclass
 class Outcome:
-    """What clients were answered by each server; owners[number][name of what it did][number of the request it is below]."""
+    """What clients were answered by each server in each way, and what the spans say."""
 
     asked: dict[tuple[str, int], test_requests.Asked]
-    requests: dict[int, ReceivedSpan] = field(default_factory=dict)
-    owners: dict[int, dict[str, Counter[int | None]]] = field(default_factory=dict)
+    found: whose.Found
 
 
 def ask_adverse(port: int, numbers: Iterable[int], asked: test_requests.Asked, *, leaves: bool) -> None:
@@ -119,7 +115,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         launcher = (sys.executable, runs.PROGRAMS / "joins_app.py", "all", *commands)
         with runs.agent(folder, profile, *launcher, cwd=runs.PROGRAMS) as started:
             started.wait_until(started.output.exists, "there")
-            told = Told(started.output)
+            told = whose.Told(started.output)
             for kind, port in zip(SERVERS, reserved.ports, strict=True):
                 way = PLAIN if kind.startswith("aiohttp") else THREADS
                 started.wait_until(partial(_is_warm, told, port, way), f"{kind} answers, and it is known for whom")
@@ -131,7 +127,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
             for thread in threads:
                 thread.join()
             ran = started.stop(signal.SIGTERM)
-    return _read(Outcome(asked), ran.spans)
+    return Outcome(asked, whose.read(ran.spans))
 
 
 def aiohttp_in(python: pythons.Interpreter) -> list[str]:
@@ -166,40 +162,7 @@ def command_of(kind: str) -> list[str]:
         raise
 
 
-@dataclass
-class Told:
-    """What the agent has told so far, read once: at which ports an operation was found to be a request's."""
-
-    output: Path
-    position: int = 0
-    by_id: dict[str, ReceivedSpan] = field(default_factory=dict)
-    touched: list[ReceivedSpan] = field(default_factory=list)
-
-    def has(self, port: int) -> bool:
-        """Whether one was, at this port."""
-        with self.output.open("rb") as file:
-            file.seek(self.position)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self.position += len(line)
-                for span in spans_of(json.loads(line)):
-                    if _TOUCHED.fullmatch(str(span.attributes.get("file.path", ""))):
-                        self.touched.append(span)
-                    else:
-                        self.by_id[span.span_id] = span
-        owners = (_request_above(span, self.by_id) for span in self.touched)
-        return any(owner is not None and owner.attributes["server.port"] == port for owner in owners)
-
-
-def _request_above(span: ReceivedSpan, by_id: dict[str, ReceivedSpan]) -> ReceivedSpan | None:
-    above: ReceivedSpan | None = span
-    while above is not None and above.kind != "SERVER":
-        above = by_id.get(above.parent_span_id)
-    return above
-
-
-def _is_warm(told: Told, port: int, way: int) -> bool:
+def _is_warm(told: whose.Told, port: int, way: int) -> bool:
     """Asks some: how many tasks there were is found when they were many."""
     with contextlib.suppress(OSError):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -214,45 +177,18 @@ def _first(at: int) -> int:
     return (at + 1) * PER_SERVER
 
 
-def _read(outcome: Outcome, spans: list[ReceivedSpan]) -> Outcome:
-    by_id = {span.span_id: span for span in spans}
-    for span in spans:
-        if span.kind == "SERVER":
-            outcome.requests[_number_of(span)] = span
-        elif (touched := _TOUCHED.fullmatch(str(span.attributes.get("file.path", "")))) is not None:
-            above = _request_above(span, by_id)
-            owners = outcome.owners.setdefault(int(touched[1]), {}).setdefault(touched[2], Counter())
-            owners[_number_of(above) if above is not None else None] += 1
-    return outcome
-
-
-def _number_of(span: ReceivedSpan) -> int:
-    matched = re.match(r"/job/(\d+)/\d+", str(span.attributes["url.path"]))
-    assert matched is not None
-    return int(matched[1])
-
-
-def _of(outcome: Outcome, kind: str, way: int) -> dict[int, dict[str, Counter[int | None]]]:
+def _of(outcome: Outcome, kind: str, way: int) -> whose.Owners:
     """What was done for a server's requests of one way; nothing of it is below another request."""
     first = _first(list(SERVERS).index(kind)) + way * 1000
-    owners = {number: each for number, each in outcome.owners.items() if first <= number < first + 1000}
-    wrong = {n: each for n, each in owners.items() if any(found.keys() - {n, None} for found in each.values())}
-    assert not wrong
-    return owners
-
-
-def _attached(owners: dict[int, dict[str, Counter[int | None]]], name: str = "") -> tuple[int, int]:
-    """How many operations of this name are below their request, and how many there are."""
-    each = [(found[name][number], found[name].total()) for number, found in owners.items() if name in found]
-    return sum(mine for mine, _ in each), sum(total for _, total in each)
+    return outcome.found.between(first, first + 1000)
 
 
 @pytest.mark.parametrize(("kind", "way"), WAYS)
 def test_a_task_begun_for_a_request(kind: str, way: int, outcome: Outcome) -> None:
     """All that it does is below that request, side by side and one after another, on kept and on new connections."""
     owners, asked = _of(outcome, kind, way), outcome.asked[kind, way]
-    said = Counter(outcome.requests[number].attributes["kernelspan.correlation"] for number in asked.answers)
-    attached, total = _attached(owners)
+    said = Counter(outcome.found.requests[number].attributes["kernelspan.correlation"] for number in asked.answers)
+    attached, total = whose.attached(owners)
     print(kind, way, dict(said), attached, total)
     assert total == test_requests.TOUCHES * len(asked.answers)
     assert attached >= 0.99 * total, said
@@ -263,10 +199,10 @@ def test_what_may_be_taken_for_another_requests(kind: str, outcome: Outcome) -> 
     """None is, whatever handlers and clients do; what the task itself does until it has answered is its request's."""
     owners, asked = _of(outcome, kind, ADVERSE), outcome.asked[kind, ADVERSE]
     names = {name for each in owners.values() for name in each}
-    print(kind, {name: _attached(owners, name) for name in names})
+    print(kind, {name: whose.attached(owners, name) for name in names})
     assert names >= {"", "gathered", "later", "thread", "executor"}
     plain = {number: owners[number] for number in asked.answers if number % 10 in (0, 3, 4, 5, 7, 8, 9)}
-    attached, total = _attached(plain)
+    attached, total = whose.attached(plain)
     assert attached >= 0.99 * total
     for name in names - {"", "after"}:
-        assert _attached(owners, name)[0] == 0  # other tasks' and threads': not proved
+        assert whose.attached(owners, name)[0] == 0  # other tasks' and threads': not proved

@@ -61,7 +61,8 @@ class Told:
 
     `open_ended`: those whose response has begun and may end with any byte. `was_asked`: it received bytes of requests.
     `untold`: requests in it of which too little is known to tell them.
-    `unreadable`: messages that are none, or were not seen far enough.
+    `unreadable`: messages that are none, or were not seen far enough. `is_whole`: all that was moved was looked
+    at, and nothing before it was missed, as HTTP/1 says it.
     An Exchange itself may know more already: calls after this one are read before anybody looks at it.
     """
 
@@ -73,6 +74,12 @@ class Told:
     was_asked: bool = False
     untold: int = 0
     unreadable: int = 0
+    is_whole: bool = False
+
+    def is_only(self, exchange: Exchange) -> bool:
+        """Whether the call has brought this request, as far as it has come, and nothing else."""
+        others = self.answered or self.ended or self.untold or self.unreadable
+        return self.is_whole and self.began == [exchange] and self.asked in ([], [exchange]) and not others
 
 
 class Talk(Protocol):

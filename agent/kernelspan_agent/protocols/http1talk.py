@@ -65,6 +65,7 @@ class HttpTalk:
         return told
 
     def _feed_request(self, payload: Payload, when_ns: int, told: Told, *, missed: bool) -> None:
+        told.is_whole = not missed and len(payload.data) + len(payload.tail) == payload.moved
         if not self._requests.is_in_head:
             self._first_ns, self._first_id = when_ns, payload.exchange_id
         elif missed:  # what goes on may be another's

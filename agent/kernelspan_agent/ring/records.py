@@ -89,6 +89,7 @@ class ContextKind(enum.IntEnum):
     """OPERATION["context_kind"]: what OPERATION["context"] identifies inside the thread."""
 
     THREAD = 0  # of Ruby: its execution context, since a thread of the kernel may carry several of Ruby's in turn
+    # of Node.js, the generation is when the thread's last receive began: trace/callbacks.py
     TASK = 1  # address of the outermost coroutine's frame, with a generation: even for the task's, odd for a step of it
     GREENLET = 2  # address of the outermost frame of a process that uses greenlets, with a generation
     FIBER = 3  # address of the frame that a PHP Fiber's stack begins with, or of a Ruby Fiber; it has no generation

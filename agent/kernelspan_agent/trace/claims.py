@@ -4,6 +4,7 @@
 A context works on a request that it has received for as long as the response is on its way, where that is known: a task
 or a greenlet that received it itself, and a thread whose frames prove it (`alone`). What tells against a thread ends that:
 another request, bytes of one, or the answer to one that is not this; an operation outside of the function that received it.
+A thread that is a loop may work on it as long as the callback runs that it was handed to (`callbacks`).
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kernelspan_agent.model import ProcessInfo, ResolvedBatch, Stack
+from kernelspan_agent.model import ProcessInfo, ResolvedBatch, Stack, StackState
 from kernelspan_agent.protocols.exchanges import Exchange, Told
 from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace.alone import Needs, Scope, is_whole, runs_tasks, scope_of
+from kernelspan_agent.trace.callbacks import brought_by, is_of_callbacks, is_servers
 from kernelspan_agent.trace.contexts import Context, Key
 from kernelspan_agent.trace.ends import Ends
 from kernelspan_agent.trace.joins import Asked, Waiting
@@ -42,6 +44,7 @@ class Followed:
     scope: Scope | None = None  # of a thread that works on it
     own: int = 0  # the thread as its runtime has it; 0: it is the kernel's
     seen: Stack | None = None  # the last that was found to be in it
+    callback: int = 0  # that it was handed to, by the generation of its operations; 0: to none
     is_answered: bool = False  # as far as can be told: its response may end with any byte
     asked: Asked | None = None  # what the other end may find
     waiting: Waiting | None = None  # for the other end
@@ -71,8 +74,15 @@ class Claims:
         row: int,
         *,
         is_asked: bool,
+        is_only: bool,
     ) -> None:
-        """A request has come with the operation in this row; `followed`: None if nobody wants it. `is_asked`: all of it."""
+        """A request has come with the operation in this row; `followed`: None if nobody wants it.
+
+        `is_asked`: all of it; `is_only`: and nothing else.
+        """
+        if is_of_callbacks(_runtime_of(context)):
+            self._hand_on(followed if is_only else None, context, batch, row)
+            return
         is_thread = context.key[1] == ContextKind.THREAD
         place = context.process.info, int(batch.ops["fd"][row])
         receiver = self._receivers.received(exchange, context.key, place) if is_thread else None
@@ -124,7 +134,7 @@ class Claims:
                     self._handing.add(followed.process)
                 self._revoke(followed)
         bound = context.request
-        if bound is not None and bound.fd != fd and any(each.is_server for each in told.ended):
+        if bound is not None and bound.fd != fd and not bound.callback and any(each.is_server for each in told.ended):
             self._handing.add(context.process.info)
             self._revoke(bound)
         self._receivers.answered(told.ended)
@@ -139,6 +149,8 @@ class Claims:
     def strays(self, context: Context, stack: Stack, batch: ResolvedBatch, row: int) -> bool:
         """Whether an operation of a watched context is not known to be for its request. One that has left is let go."""
         followed = context.request
+        if followed is not None and followed.callback:
+            return self._strays_from_callback(followed, stack, int(batch.ops["generation"][row]))
         if followed is None or followed.scope is None:  # it was closed
             self.watched.pop(context.key, None)
             return False
@@ -152,6 +164,18 @@ class Claims:
             followed.seen = stack
         else:
             self._revoke(followed)
+        return False
+
+    def _strays_from_callback(self, followed: Followed, stack: Stack, generation: int) -> bool:
+        if stack is followed.seen and generation == followed.callback:
+            return False
+        is_loops = stack.state is StackState.NONE
+        if is_loops or generation != followed.callback or (is_whole(stack) and not is_servers(stack)):
+            self.leave(followed)  # the callback has returned
+            return False
+        if not is_whole(stack):
+            return True
+        followed.seen, followed.correlation = stack, "Connection"
         return False
 
     def leave(self, followed: Followed) -> None:
@@ -196,8 +220,7 @@ class Claims:
         if int(batch.ops["context_kind"][row]) != ContextKind.THREAD:  # something that comes and goes on the thread
             self._receivers.doubt(context.key, now_ns)
             return
-        runtime = str(context.process.info.resource.attributes.get(semconv.PROCESS_RUNTIME_NAME, ""))
-        scope = scope_of(runtime, batch.stacks[row])
+        scope = scope_of(_runtime_of(context), batch.stacks[row])
         if is_asked and scope is None:
             self._hand(exchange, context.process.info)
         if scope is None or receiver.doubt_ns > now_ns:
@@ -220,6 +243,17 @@ class Claims:
         followed.own = int(batch.ops["context"][row])
         self._bind(followed, context, scope)
 
+    def _hand_on(self, followed: Followed | None, context: Context, batch: ResolvedBatch, row: int) -> None:
+        """A loop has received it, and calls what it is to be handed to; nothing else goes on meanwhile."""
+        if context.request is not None:
+            self.leave(context.request)
+        callback = brought_by(batch, row)
+        if followed is None or not followed.exchange.has_head or not callback:
+            return
+        followed.context, followed.callback = context, callback
+        context.bind(followed, followed.root, self._out)
+        self.watched[context.key] = followed
+
     def _hand(self, exchange: Exchange, info: ProcessInfo) -> None:
         """A thread of the pool will take it on: one that has left its own request unanswered looks as if it worked on that."""
         self._receivers.hand(exchange, info)
@@ -241,6 +275,10 @@ class Claims:
         self.ambiguous += 1
         self.leave(followed)
         followed.correlation = "None"
+
+
+def _runtime_of(context: Context) -> str:
+    return str(context.process.info.resource.attributes.get(semconv.PROCESS_RUNTIME_NAME, ""))
 
 
 def _has_what_it_needs(scope: Scope, exchange: Exchange, *, is_asked: bool, is_late: bool) -> bool:

@@ -140,7 +140,8 @@ class Requests:
                 if bound is not None and bound.is_answered:
                     self._close(bound)
                 if SPANS[exchange.protocol].is_owner:
-                    self.claims.received(exchange, followed, context, batch, row, is_asked=exchange in told.asked)
+                    is_asked, is_only = exchange in told.asked, told.is_only(exchange)
+                    self.claims.received(exchange, followed, context, batch, row, is_asked=is_asked, is_only=is_only)
                     if followed is not None and followed.context is None:
                         self.awaited.add(followed)
             elif wanted is not None:

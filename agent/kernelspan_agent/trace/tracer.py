@@ -199,11 +199,13 @@ class Tracer:
             strict=True,
         ):
             context = contexts.get(key)
+            strays = False
+            if watched and key in watched and claims is not None and context is not None:
+                strays = claims.strays(
+                    context, stack, batch, len(places)
+                )  # first: one that is let go may have been idle
             if context is None or end - context.end_ns > idle_ns or end > context.limit_ns:
                 context = self._enter(context, key, start, end, batch, len(places))
-            strays = (
-                watched and key in watched and claims is not None and claims.strays(context, stack, batch, len(places))
-            )
             span = context.span
             if strays:
                 span = context.resumes[0] if context.resumes is not None else span
