@@ -102,7 +102,16 @@ def _line(path: str, lines: dict[str, int]) -> int:
 
 
 WALKED = tuple(
-    each.value for each in (Runtime.PYTHON, Runtime.PHP, Runtime.GO, Runtime.JAVA, Runtime.NODE_JS, Runtime.RUBY)
+    each.value
+    for each in (
+        Runtime.PYTHON,
+        Runtime.PHP,
+        Runtime.GO,
+        Runtime.JAVA,
+        Runtime.NODE_JS,
+        Runtime.RUBY,
+        Runtime.NATIVE,
+    )
 )  # whose frames this version reads
 
 

@@ -18,7 +18,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _ATTR_BYTES = 144
 
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY, PROG_LOAD, PROG_TEST_RUN = 0, 1, 2, 3, 4, 5, 10
-QUERY_INFO, RAW_TRACEPOINT_OPEN, BTF_OPEN, BTF_NEXT, LINK_CREATE, ENABLE_STATS = 15, 17, 19, 23, 28, 32
+QUERY_INFO, RAW_TRACEPOINT_OPEN, BTF_OPEN, BTF_NEXT, MAP_UPDATE_BATCH, LINK_CREATE, ENABLE_STATS = 15, 17, 19, 23, 26, 28, 32
 
 EXIST = 2  # BPF_EXIST
 MAP_TYPES = {"hash": 1, "array": 2, "prog_array": 3, "percpu_array": 6, "lru_hash": 9, "ringbuf": 27}
@@ -86,6 +86,13 @@ def map_update(fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
     """Sets a key's value; with EXIST only of a key that is there, else FileNotFoundError."""
     k, v = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
     _element(MAP_UPDATE, fd, ctypes.addressof(k), ctypes.addressof(v), flags)
+
+
+def map_update_many(fd: int, keys: bytes, values: bytes, count: int) -> None:
+    """Sets many keys' values; both lie one behind the other (Linux 5.6)."""
+    k, v = ctypes.create_string_buffer(keys, len(keys)), ctypes.create_string_buffer(values, len(values))
+    places = (ctypes.addressof(k), ctypes.addressof(v))
+    call(MAP_UPDATE_BATCH, struct.pack("<QQQQIIQQ", 0, 0, *places, count, fd, 0, 0))
 
 
 def map_delete(fd: int, key: bytes) -> bool:

@@ -234,6 +234,8 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_FRAMES_AMBIGUOUS": records.FrameState.AMBIGUOUS,
         "KS_FRAMES_NO_TRUE_WALK": records.FrameState.NO_TRUE_WALK,
         "KS_FRAMES_ELSEWHERE": records.FrameState.TRUNCATED_ELSEWHERE,
+        "KS_FRAMES_NO_RULE": records.FrameState.TRUNCATED_NO_RULE,
+        "KS_FRAMES_UNMAPPED": records.FrameState.TRUNCATED_UNMAPPED,
     }
     for prefix, members in (
         ("KS_KIND", records.RecordKind),

@@ -272,6 +272,15 @@ class Session:
             value = _RUNTIME.pack(start_ns, found.address, layout_id, found.number, flags, *(words or _NO_WORDS))
         bpf.map_update(self._loader.maps["ks_runtimes"], struct.pack("<I", tgid), value)
 
+    def has_table(self, name: str) -> bool:
+        """See registry.Tables."""
+        return name in self._loader.maps
+
+    def fill_table(self, name: str, first: int, values: np.ndarray) -> None:
+        """The same. Raises OSError."""
+        keys = np.arange(first, first + len(values), dtype="<u4")
+        bpf.map_update_many(self._loader.maps[name], keys.tobytes(), values.tobytes(), len(values))
+
     def know_image(self, image: Image, *, number: int, layout: np.ndarray) -> None:
         """Lets the kernel know the runtime of a file by itself: see bpf/include/image.h."""
         layout_id = self.layout_id(layout)

@@ -29,5 +29,11 @@ class Kernel(Protocol):
     def layout_id(self, layout: np.ndarray) -> int | None:
         """The number by which the kernel's records name a layout."""
 
+    def has_table(self, name: str) -> bool:
+        """See registry.Tables."""
+
+    def fill_table(self, name: str, first: int, values: np.ndarray) -> None:
+        """The same."""
+
     def know_image(self, image: Image, *, number: int, layout: np.ndarray) -> None:
         """A file that holds a runtime, to be recognised in the next process."""

@@ -120,6 +120,7 @@ class ProcessTable:
         self._kernel, self._libraries, self._to_epoch, self._proc_root = kernel, libraries, to_epoch, proc_root
         self._by_tgid: dict[int, list[TracedProcess]] = {}
         self._pending: dict[TracedProcess, None] = {}
+        self._waiting: dict[TracedProcess, None] = {}  # for their words: see registry.Watch
         self._ended: list[TracedProcess] = []
         self._glances = glances or (lambda tgid, _start: glance(tgid, proc_root))
         self._files = FileCache() if files is None else files
@@ -257,19 +258,22 @@ class ProcessTable:
         traced.ended_ns = when_ns
         traced.ended_epoch_ns = self._to_epoch(when_ns)
         self._pending.pop(traced, None)
+        self._waiting.pop(traced, None)
         self._ended.append(traced)
         self.finished.append(traced)
 
     @property
     def has_pending(self) -> bool:
-        """Whether some process's runtime is still looked for soon."""
-        return any(traced.tries < len(RETRY_NS) - 2 for traced in self._pending)
+        """Whether some process's runtime, or what it needs, is still looked for soon."""
+        return bool(self._waiting) or any(traced.tries < len(RETRY_NS) - 2 for traced in self._pending)
 
     def detect_pending(self, now_ns: int) -> None:
         """Looks again at processes whose runtime is not known yet, each at its own pace."""
         for traced in list(self._pending):
             if traced.next_try_ns <= now_ns:
                 self._detect(traced, now_ns)
+        for traced in list(self._waiting):
+            self._look_for_flags(traced)
 
     def _detect(self, traced: TracedProcess, now_ns: int) -> None:
         if traced.process is None:
@@ -281,13 +285,23 @@ class ProcessTable:
             self._pending.pop(traced, None)
             return
         if isinstance(found, DetectedRuntime):
-            self._use(traced, found, flags=flags_of(traced, found))
-            self._let_know(traced.process, found)
+            is_last = registry.runtime_of(found).fallback
+            if traced.runtime is None or traced.runtime.runtime != found.runtime:
+                traced.words = ()
+                self._use(traced, found, flags=flags_of(traced, found))
+            if not is_last:
+                self._let_know(traced.process, found)
+                return
+            self._pending[traced] = None
+            self._try_again(traced, now_ns)
             return
         traced.looks += found != traced.unsupported
         traced.unsupported = found
         if found is None or not found.waits:
             self._kernel.set_runtime(traced.tgid, traced.start_ns, None, 0)
+        self._try_again(traced, now_ns)
+
+    def _try_again(self, traced: TracedProcess, now_ns: int) -> None:
         if traced.tries >= len(RETRY_NS):
             self._pending.pop(traced, None)
             return
@@ -313,12 +327,17 @@ class ProcessTable:
     def look_for_flags(self) -> None:
         """Tells the kernel of processes whose flags or words are others by now: see registry.Runtime."""
         for traced in self.alive():
-            if traced.runtime is None:
-                continue
-            flags, words = traced.flags | flags_of(traced, traced.runtime), words_of(traced)
-            if (flags, words) != (traced.flags, traced.words):
-                traced.flags, traced.words = flags, words
-                self._tell(traced, traced.runtime)
+            self._look_for_flags(traced)
+
+    def _look_for_flags(self, traced: TracedProcess) -> None:
+        if traced.runtime is None:
+            return
+        flags, words = traced.flags | flags_of(traced, traced.runtime), words_of(traced)
+        if (flags, words) != (traced.flags, traced.words):
+            traced.flags, traced.words = flags, words
+            self._tell(traced, traced.runtime)
+        if traced.watch is None or not traced.watch.waits:
+            self._waiting.pop(traced, None)
 
     def walker_came(self, number: int) -> None:
         """The processes of a runtime can be walked from now on."""
@@ -342,13 +361,15 @@ class ProcessTable:
         traced.runtime, traced.flags, traced.unsupported = found, flags, None
         traced.symboliser = registry.symboliser(found, memory)
         if traced.process is not None:
-            traced.watch = registry.watch(found, traced.process, memory, traced.symboliser)
+            traced.watch = registry.watch(found, traced.process, memory, traced.symboliser, self._kernel)
+            if traced.watch is not None and traced.watch.waits:
+                self._waiting[traced] = None
         version = tuple(int(part) for part in found.version.split(".")[:2] if part.isdigit())
         cwd = traced.seen.cwd if traced.seen else ""
         traced.context = LibraryContext(found.runtime, traced.context.root, version, cwd, traced.process)
         traced.looks += 1
         self._pending.pop(traced, None)
-        self.runtimes[f"{found.implementation} {found.version}"] += 1
+        self.runtimes[f"{found.implementation} {found.version}".strip()] += 1
         if tell:
             self._tell(traced, found)
 

@@ -36,12 +36,16 @@ _STATES = {
     FrameState.AMBIGUOUS: Stack((), StackState.UNRESOLVED, "AmbiguousInterpreter"),
     FrameState.NO_TRUE_WALK: Stack((), StackState.UNRESOLVED, "OutsideSystemCall"),
     FrameState.TRUNCATED_ELSEWHERE: Stack((), StackState.UNRESOLVED, "NotOnStack"),
+    FrameState.TRUNCATED_NO_RULE: Stack((), StackState.UNRESOLVED, "NoUnwindTable"),
+    FrameState.TRUNCATED_UNMAPPED: Stack((), StackState.UNRESOLVED, "CodeNotMapped"),
 }
 _FORGOTTEN = Stack((), StackState.UNRESOLVED, "StackUnknown")
 _TRUNCATED = {
     FrameState.TRUNCATED_DEPTH: "TruncatedDepth",
     FrameState.TRUNCATED_READ: "NotResident",
     FrameState.TRUNCATED_ELSEWHERE: "NotOnStack",
+    FrameState.TRUNCATED_NO_RULE: "NoUnwindTable",
+    FrameState.TRUNCATED_UNMAPPED: "CodeNotMapped",
 }
 
 Symbolise = Callable[[np.ndarray], "list[RawFrame]"]

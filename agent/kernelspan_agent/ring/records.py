@@ -63,6 +63,8 @@ class FrameState(enum.IntEnum):
     AMBIGUOUS = 9  # several sub-interpreters claim the thread
     NO_TRUE_WALK = 10  # the runtime's own record of its frames does not hold outside a system call
     TRUNCATED_ELSEWHERE = 11  # the outermost frames are not on the thread's stack
+    TRUNCATED_NO_RULE = 12  # a frame's code does not say where its caller's is
+    TRUNCATED_UNMAPPED = 13  # or belongs to no file that is known
 
 
 class BytesFlag(enum.IntFlag):

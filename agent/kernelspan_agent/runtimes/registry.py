@@ -50,7 +50,7 @@ class DetectedRuntime:
     @property
     def attributes(self) -> Mapping[str, str]:
         """Resource attributes of the semantic conventions."""
-        return {"process.runtime.name": self.implementation, "process.runtime.version": self.version}
+        return _told(self.implementation, self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,12 @@ class Unsupported:
     @property
     def attributes(self) -> Mapping[str, str]:
         """What is known of the resource attributes of the semantic conventions."""
-        found = {"process.runtime.name": self.implementation, "process.runtime.version": self.version}
-        return {name: value for name, value in found.items() if value}
+        return _told(self.implementation, self.version)
+
+
+def _told(name: str, version: str) -> Mapping[str, str]:
+    found = {"process.runtime.name": name, "process.runtime.version": version}
+    return {name: value for name, value in found.items() if value}
 
 
 Detection = DetectedRuntime | Unsupported | None
@@ -110,8 +114,22 @@ class Symboliser(Protocol):
 class Watch(Protocol):
     """Looks at one process for what the kernel is to be told besides, as it comes to be known; lives as long as it."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether it is to be asked again at once, and not only from time to time: no stack is known until it has answered."""
+
     def words(self) -> tuple[int, ...]:
         """WORDS of the runtime's own; 0: not known, or not yet."""
+
+
+class Tables(Protocol):
+    """The arrays that a walker has in the kernel besides, by the names that its text gives them."""
+
+    def has_table(self, name: str) -> bool:
+        """Whether it is there: its walker has been loaded."""
+
+    def fill_table(self, name: str, first: int, values: np.ndarray) -> None:
+        """Puts rows into it, of the size that its values have, from place `first` on."""
 
 
 COMPLETE, RUNNING, TRUNCATED, UNREADABLE = "Complete", "Running", "Truncated", "Unreadable"
@@ -146,8 +164,9 @@ class Runtime:
     `usual`: its walker is loaded with the first programs, whoever is traced; else at the first sight of such a process.
     `loaded`: files of the program's code that a process has loaded, as it names them; None: they could not be found.
     `flags`: what the kernel is told of a process that may change while it runs; it is asked again and again.
-    `watch`: makes what finds the words that the kernel is told of a process; given what was detected, process, memory, symboliser.
+    `watch`: makes what finds the words that the kernel is told of a process; given what was detected, process, memory, symboliser, tables.
     `scripts`: a process is known by the script that it runs; else by its executable.
+    `fallback`: asked of processes that no other runtime claims, and given up where one does later.
     `foresee`: what an open file of a program says of whoever will run it, `address` being the file's own.
     """
 
@@ -163,6 +182,7 @@ class Runtime:
     flags: Callable[[Process], int] | None = field(default=None, repr=False)
     watch: Callable[..., Watch] | None = field(default=None, repr=False)
     scripts: bool = True
+    fallback: bool = False
     foresee: Callable[[int, FileCache], DetectedRuntime | None] | None = field(default=None, repr=False)
 
     @property
@@ -173,9 +193,10 @@ class Runtime:
 
 @functools.cache
 def all_runtimes() -> Sequence[Runtime]:
-    """Every runtime there is a folder for, by name."""
+    """Every runtime there is a folder for, by name; fallbacks last."""
     names = sorted(module.name for module in pkgutil.iter_modules(runtimes.__path__) if module.ispkg)
-    return tuple(importlib.import_module(f"{runtimes.__name__}.{name}").RUNTIME for name in names)
+    found = [importlib.import_module(f"{runtimes.__name__}.{name}").RUNTIME for name in names]
+    return tuple(sorted(found, key=lambda runtime: runtime.fallback))
 
 
 def symboliser(found: DetectedRuntime, memory: Memory) -> Symboliser:
@@ -200,10 +221,12 @@ def flags(found: DetectedRuntime, process: Process) -> int:
     return ask(process) if ask is not None else 0
 
 
-def watch(found: DetectedRuntime, process: Process, memory: Memory, symboliser: Symboliser) -> Watch | None:
+def watch(
+    found: DetectedRuntime, process: Process, memory: Memory, symboliser: Symboliser, tables: Tables
+) -> Watch | None:
     """What finds the words that the kernel is told of a process; None: there are none."""
     make = runtime_of(found).watch
-    return make(found, process, memory, symboliser) if make is not None else None
+    return make(found, process, memory, symboliser, tables) if make is not None else None
 
 
 def runtime_of(found: DetectedRuntime) -> Runtime:
@@ -239,7 +262,8 @@ def foresee(fd: int, cache: FileCache) -> DetectedRuntime | None:
 
 def detect(process: Process, cache: FileCache | None = None) -> Detection:
     """The runtime that can be walked: that of the executable before one that it has loaded (Python with a JVM in it), of
-    several the first; else the first that claims the process; None: there is none, though a program may yet load one (dlopen).
+    several the first; else the first that claims the process, a fallback last; None: there is none, though a program may yet load one
+    (dlopen).
     Raises ProcessError where the process cannot be read.
     """
     look = Look(process, FileCache() if cache is None else cache)
@@ -248,6 +272,8 @@ def detect(process: Process, cache: FileCache | None = None) -> Detection:
     loaded: DetectedRuntime | None = None
     refusal: Unsupported | None = None
     for runtime in all_runtimes():
+        if runtime.fallback and (loaded or refusal or look.is_being_linked):
+            continue
         found = runtime.detect(look)
         if isinstance(found, DetectedRuntime):
             found = replace(found, runtime=runtime.name)

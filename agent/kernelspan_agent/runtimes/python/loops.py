@@ -51,7 +51,12 @@ _UNSOUND = (MemoryReadError, CorruptObjectError, ProcessError)
 class Loops:
     """Of one process; asked again and again, as long as it lives."""
 
-    def __init__(self, found: DetectedRuntime, process: Process, memory: Memory, symboliser: PythonSymboliser) -> None:
+    waits = False
+
+    def __init__(
+        self, found: DetectedRuntime, process: Process, memory: Memory, symboliser: PythonSymboliser, tables: object
+    ) -> None:
+        del tables  # its walker has none
         self._found, self._process, self._memory, self._symboliser = found, process, memory, symboliser
         self._offsets: Offsets = found.details.offsets
         self._module = self._running = self._count = self._handing = self._tries = 0

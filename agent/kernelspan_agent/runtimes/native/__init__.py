@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs without a runtime (C, C++, Rust), x86-64.
+
+`ehframe` and `rows` (what a file says of where callers are), `objects` (files), `spaces` (what processes have mapped), `watch`,
+`names` and `symbolise`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kernelspan_agent.runtimes.registry import LiveStack, Runtime, Walker
+
+from .detect import NAME, NUMBER, detect, inspect
+from .layout import CONSTANTS, PART
+from .symbolise import NativeSymboliser
+from .watch import Mapped
+
+if TYPE_CHECKING:
+    from kernelspan_agent.process.memory import Memory
+    from kernelspan_agent.runtimes.registry import DetectedRuntime
+
+
+def _symboliser(found: DetectedRuntime, memory: Memory) -> NativeSymboliser:
+    del found, memory  # all names are in files
+    return NativeSymboliser()
+
+
+def _no_stacks(found: DetectedRuntime, memory: Memory) -> list[LiveStack]:
+    """A thread's registers are not to be had without stopping it."""
+    del found, memory
+    return []
+
+
+WALKER = Walker(("ks_native",), {"ks_native_part": PART}, CONSTANTS)
+RUNTIME = Runtime(
+    NAME, NUMBER, WALKER, detect, _symboliser, _no_stacks, inspect, scripts=False, watch=Mapped, fallback=True
+)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What code processes have mapped where, as the kernel's walk looks it up; processes that were forked share a table.
+
+The tables are the kernel's of one session: they are kept by whom they are filled with (`tables_of`).
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kernelspan_agent.process import files, procfs
+from kernelspan_agent.process.errors import ProcessError
+
+from .layout import PART, PARTS, PARTS_EACH, PARTS_MAP, ROWS, ROWS_MAP
+from .objects import Object, Objects
+from .room import Extent, Room
+
+if TYPE_CHECKING:
+    from array import array
+
+    from kernelspan_agent.process.procfs import Mapping, Process
+    from kernelspan_agent.runtimes.registry import Tables
+
+_COUNT_SHIFT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of code that is mapped."""
+
+    start: int
+    end: int
+    bias: int
+    object: Object
+    checked: bool  # whether the file is to be known by its build id
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Space:
+    """A table of parts in the kernel."""
+
+    parts: tuple[Part, ...]
+    where: Extent
+
+    @property
+    def word(self) -> int:
+        """How the kernel is told of it."""
+        return self.where.first | self.where.count << _COUNT_SHIFT
+
+
+class NativeTables:
+    """Everything that the walks of one session look things up in. For one thread."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = weakref.ref(tables)
+        self._rows, self._parts = Room(ROWS), Room(PARTS)
+        self.objects = Objects(self._take_rows, self._rows.give_back)
+        self._spaces: weakref.WeakValueDictionary[tuple[Part, ...], Space] = weakref.WeakValueDictionary()
+
+    @property
+    def are_there(self) -> bool:
+        """Whether the walker, and so its maps, has been loaded."""
+        tables = self._tables()
+        return tables is not None and tables.has_table(PARTS_MAP)
+
+    def parts_of(self, process: Process) -> tuple[Part, ...]:
+        """The code that a process has mapped now, as far as it can be walked. Raises ProcessError."""
+        found = []
+        executable, _ = procfs.read_executable(process)
+        for mapping in procfs.read_maps(process):
+            if "x" in mapping.permissions and mapping.is_file and (part := self._part(process, mapping, executable)):
+                found.append(part)
+        return tuple(found[:PARTS_EACH])
+
+    def _part(self, process: Process, mapping: Mapping, executable: str) -> Part | None:
+        try:
+            with files.open_mapping(process, mapping) as fd:
+                found = self.objects.of(fd, mapping.path)
+        except ProcessError:
+            return None
+        bias = found.bias(mapping) if found is not None else None
+        if found is None or bias is None or (found.identity is None and mapping.path != executable):
+            return None
+        return Part(mapping.start, mapping.end, bias, found, checked=found.identity is not None)
+
+    def space(self, parts: tuple[Part, ...]) -> Space | None:
+        """The table of these parts, whose objects are ready; None: there is no room."""
+        found = self._spaces.get(parts)
+        if found is None:
+            where = self._parts.take(len(parts)) if parts else None
+            if where is None:
+                return None
+            self._fill(PARTS_MAP, where.first, _rows_of(parts))
+            found = self._spaces[parts] = Space(parts, where)
+            weakref.finalize(found, self._parts.give_back, where)
+        return found
+
+    def _take_rows(self, rows: array[int]) -> Extent | None:
+        where = self._rows.take(len(rows))
+        if where is not None:
+            self._fill(ROWS_MAP, where.first, np.frombuffer(rows, "<u8"))
+        return where
+
+    def _fill(self, name: str, first: int, values: np.ndarray) -> None:
+        tables = self._tables()
+        if tables is not None:
+            tables.fill_table(name, first, values)
+
+
+def _rows_of(parts: tuple[Part, ...]) -> np.ndarray:
+    found = np.zeros(len(parts), PART)
+    for row, part in zip(found, parts, strict=True):
+        row["start"], row["end"], row["bias"], row["object"] = part.start, part.end, part.bias, part.object.number
+        if part.checked and part.object.identity is not None:
+            row["identity_at"] = part.object.identity.address + part.bias
+            row["identity_low"], row["identity_high"] = np.frombuffer(part.object.identity.data, "<u8")
+        if part.object.rows is not None:
+            row["rows"], row["count"] = part.object.rows.first, part.object.rows.count
+    return found
+
+
+_of_sessions: weakref.WeakKeyDictionary[Tables, NativeTables] = weakref.WeakKeyDictionary()
+
+
+def tables_of(tables: Tables) -> NativeTables:
+    """Those of a session."""
+    found = _of_sessions.get(tables)
+    if found is None:
+        found = _of_sessions[tables] = NativeTables(tables)
+    return found
