@@ -219,8 +219,6 @@ static __always_inline int ks_native_step(struct ks_scratch *s)
 		lies = ks_native_lies(s, part, number);
 	if (lies != KS_FRAMES_COMPLETE || !part) {
 		w->state = lies;
-		if (lies == KS_FRAMES_UNMAPPED)
-			ks_native_note(s, 0, 0); /* the agent is to read what is mapped again */
 		return 0;
 	}
 	address -= part->bias;

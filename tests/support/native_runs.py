@@ -62,13 +62,22 @@ def started(program: Path, folder: Path, token: str, *arguments: str) -> Iterato
     """A target, ready; it goes on when a line is written to it."""
     (folder / f"file.{token}.reads").touch()
     command = [str(program), str(folder / f"file.{token}.reads"), str(folder / f"said.{token}"), *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder) as running:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=program.parent) as running:
         assert running.stdout is not None
         try:
             assert running.stdout.readline() == "ready\n"
             yield running
         finally:
             running.kill()
+
+
+def plugins(folder: Path, *flags: str) -> Path:
+    """A target that loads libraries of one layout, which lie where the one before lay, and these libraries beside it."""
+    layouts = {"one": ("64",), "two": ("4000",), "three": ("900", "-DMOVING"), "four": ("900",), "five": ("64",)}
+    for name, (room, *more) in layouts.items():
+        made = ("-O2", "-shared", "-fPIC", f"-DNAME={name}", f"-DROOM={room}", *more, *flags)
+        run("gcc", "-w", "-o", str(folder / f"{name}.so"), str(TARGETS / "plugin.c"), *made)
+    return build(folder, "plugins", "plugins.c", "-O2")
 
 
 def traced(programs: Sequence[Path], *arguments: str) -> tuple[list[Verdict], list[ReceivedSpan], dict[str, Any]]:
@@ -144,7 +153,7 @@ def _compare(shown: list[tuple[str, str]], expected: list[Frame], *, cut: bool) 
 def frame(said: str, program: Path) -> Frame:
     """What may be shown for `file:offset`, an address that a call returns to; without a file it is the program's own."""
     file, _, offset = said.rpartition(":")
-    path = os.path.realpath(file or program)
+    path = os.path.realpath(program.parent / (file or program))
     address = int(offset, 16) + _lowest(path)
     found = _covering(path, address - 1)
     if _covering(path, address) == _RESTORES:  # a signal's handler returns to its first instruction

@@ -339,6 +339,13 @@ class ProcessTable:
         if traced.watch is None or not traced.watch.waits:
             self._waiting.pop(traced, None)
 
+    def met_unmapped(self, traced: TracedProcess) -> None:
+        """A walk has ended at code of this process that the kernel was not told of."""
+        if traced.watch is not None:
+            traced.watch.unmapped()
+            if traced.watch.waits and not traced.ended_ns:
+                self._waiting[traced] = None
+
     def walker_came(self, number: int) -> None:
         """The processes of a runtime can be walked from now on."""
         for traced in self.alive():

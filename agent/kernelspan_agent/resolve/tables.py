@@ -24,6 +24,7 @@ from kernelspan_agent.ring.records import (
     MAX_OWN_PROBES,
     OWN_OPERATION,
     STACK_HEADER,
+    FrameState,
     RecordKind,
 )
 from kernelspan_agent.ring.sound import is_sound, sound_operations
@@ -133,6 +134,9 @@ class Tables:
             operations = operations[sound]
         ops = operations[np.argsort(operations["time"], kind="stable")]
         traced = self._processes_of(ops)
+        for row in np.flatnonzero(ops["frame_state"] == FrameState.TRUNCATED_UNMAPPED).tolist():
+            if (each := traced[row]) is not None:
+                self.processes.met_unmapped(each)
         keep = np.fromiter((each is not None for each in traced), bool, len(ops))
         if not keep.all():
             self._drop("TargetGone", ops[~keep])

@@ -121,6 +121,9 @@ class Watch(Protocol):
     def words(self) -> tuple[int, ...]:
         """WORDS of the runtime's own; 0: not known, or not yet."""
 
+    def unmapped(self) -> None:
+        """A walk has ended at code that the kernel was not told of."""
+
 
 class Tables(Protocol):
     """The arrays that a walker has in the kernel besides, by the names that its text gives them."""

@@ -58,6 +58,27 @@ def test_every_frame_of_cc_is_true(folder: Path) -> None:
         assert_true(verdict, mode)
 
 
+def test_libraries_in_each_others_place(folder: Path) -> None:
+    """Loaded and unloaded all the time, at one address: what the kernel was told of is often not what lies there."""
+    program = native_runs.plugins(folder)
+    (verdict,), _, _ = native_runs.traced([program], "120")
+    print(verdict.said, verdict.whole, verdict.truncated)
+    assert not verdict.wrong, (len(verdict.wrong), verdict.wrong[:5])
+    assert not verdict.missing
+    assert verdict.said == 480
+    assert set(verdict.truncated) <= {"CodeNotMapped"}
+    assert verdict.truncated["CodeNotMapped"] > 20  # else nothing was tried
+    assert verdict.whole > 20
+
+
+def test_libraries_without_an_identity(folder: Path) -> None:
+    """Nothing is said of them."""
+    program = native_runs.plugins(folder, "-Wl,--build-id=none")
+    (verdict,), _, _ = native_runs.traced([program], "50")
+    assert not verdict.wrong, (len(verdict.wrong), verdict.wrong[:5])
+    assert verdict.truncated == {"CodeNotMapped": 200}
+
+
 def assert_true(verdict: native_runs.Verdict, mode: str) -> None:
     """Nothing is wrong, and nothing missing but what begins where no table says that anybody has called."""
     print(mode, verdict.said, verdict.whole, verdict.truncated, verdict.missing, verdict.frames)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the frames of the kernel's walk to functions and files.
 
-A row is a file's number (FRAME["globals"]) and an address in it (FRAME["code"]), one before where a call returns to. Number 0: the walk
-has met code that the kernel was not told of, and ends there.
+A row is a file's number (FRAME["globals"]) and an address in it (FRAME["code"]), one before where a call returns to.
 """
 
 from __future__ import annotations
@@ -32,11 +31,10 @@ _names: weakref.WeakKeyDictionary[Object, Names] = weakref.WeakKeyDictionary()
 
 
 class NativeSymboliser:
-    """Symbols of one process. `objects`: set by who tells the kernel of them. `met_unmapped`: read and cleared there."""
+    """Symbols of one process. `objects`: set by who tells the kernel of them."""
 
     def __init__(self) -> None:
         self.objects: Objects | None = None
-        self.met_unmapped = False
         self.unresolved: Counter[str] = Counter()
 
     def learn(self, record: bytes) -> None:
@@ -45,9 +43,6 @@ class NativeSymboliser:
     def frames(self, rows: np.ndarray) -> list[RawFrame]:
         """Frames of the rows (fields code, globals; shape (n,)). Where a file is not known any more, one that says so."""
         places = list(zip(rows["globals"].tolist(), rows["code"].tolist(), strict=True))
-        if places and not places[-1][0]:
-            self.met_unmapped = True
-            places.pop()
         for number in {number for number, address in places if (number, address) not in _places}:
             found = self.objects.numbered(number) if self.objects is not None else None
             if found is None:

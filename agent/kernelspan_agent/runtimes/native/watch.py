@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .spaces import Part, Space
     from .symbolise import NativeSymboliser
 
-LEAST_SECONDS, MOST_SECONDS = 0.05, 60.0  # between two looks
+LEAST_SECONDS, MOST_SECONDS = 0.05, 10.0  # between two looks
 
 
 class Mapped:
@@ -28,18 +28,26 @@ class Mapped:
         self, found: DetectedRuntime, process: Process, memory: Memory, symboliser: NativeSymboliser, tables: Tables
     ) -> None:
         del found, memory
-        self._process, self._symboliser, self._tables = process, symboliser, tables_of(tables)
+        self._process, self._tables = process, tables_of(tables)
         symboliser.objects = self._tables.objects
         self._parts: tuple[Part, ...] | None = None  # read, and not told yet
         self._space: Space | None = None
         self._before: Space | None = None  # what a walk may have gone by, whose frames are still on their way
         self._pause = LEAST_SECONDS
         self._next = 0.0
+        self._met_unmapped = False
 
     @property
     def waits(self) -> bool:
         """Whether there is something to be told soon."""
-        return self._space is None or self._parts is not None
+        return self._space is None or self._parts is not None or self._is_due(time.monotonic())
+
+    def unmapped(self) -> None:
+        """What is mapped is to be read again, though not all the time: where nothing is new, ever more seldom."""
+        self._met_unmapped = True
+
+    def _is_due(self, now: float) -> bool:
+        return now >= self._next and (self._space is None or self._met_unmapped)
 
     def words(self) -> tuple[int, int, int]:
         """The first: where the process's table is, and how long."""
@@ -52,8 +60,8 @@ class Mapped:
 
     def _look(self) -> None:
         now = time.monotonic()
-        if self._parts is None and now >= self._next and (self._space is None or self._symboliser.met_unmapped):
-            self._symboliser.met_unmapped = False
+        if self._parts is None and self._is_due(now):
+            self._met_unmapped = False
             self._parts = self._tables.parts_of(self._process)
             same = self._space is not None and self._parts == self._space.parts
             self._pause = min(2 * self._pause, MOST_SECONDS) if same else LEAST_SECONDS

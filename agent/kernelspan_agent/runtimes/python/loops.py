@@ -62,6 +62,9 @@ class Loops:
         self._module = self._running = self._count = self._handing = self._tries = 0
         self._candidate: tuple[int, int] | None = None  # that may be the count, and what it was
 
+    def unmapped(self) -> None:
+        """Nothing: its walks do not go by what is mapped."""
+
     def words(self) -> tuple[int, int, int]:
         """As far as they are known by now."""
         if self._symboliser.has_loops:
