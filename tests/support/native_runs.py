@@ -62,7 +62,9 @@ def started(program: Path, folder: Path, token: str, *arguments: str) -> Iterato
     """A target, ready; it goes on when a line is written to it."""
     (folder / f"file.{token}.reads").touch()
     command = [str(program), str(folder / f"file.{token}.reads"), str(folder / f"said.{token}"), *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=program.parent) as running:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=program.parent
+    ) as running:
         assert running.stdout is not None
         try:
             assert running.stdout.readline() == "ready\n"
@@ -165,7 +167,9 @@ def _covering(path: str, address: int) -> frozenset[str]:
     starts, symbols = _symbols(path)
     names: set[str] = set()
     innermost = -1
-    for start, size, name in symbols[max(0, bisect.bisect_right(starts, address) - 64) : bisect.bisect_right(starts, address)]:
+    for start, size, name in symbols[
+        max(0, bisect.bisect_right(starts, address) - 64) : bisect.bisect_right(starts, address)
+    ]:
         if start <= address < start + size and start >= innermost:
             names = {name} if start > innermost else {*names, name}
             innermost = start

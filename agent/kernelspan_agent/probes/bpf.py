@@ -18,7 +18,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _ATTR_BYTES = 144
 
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY, PROG_LOAD, PROG_TEST_RUN = 0, 1, 2, 3, 4, 5, 10
-QUERY_INFO, RAW_TRACEPOINT_OPEN, BTF_OPEN, BTF_NEXT, MAP_UPDATE_BATCH, LINK_CREATE, ENABLE_STATS = 15, 17, 19, 23, 26, 28, 32
+QUERY_INFO, RAW_TRACEPOINT_OPEN, BTF_OPEN, BTF_NEXT, MAP_UPDATE_BATCH, LINK_CREATE, ENABLE_STATS = (
+    15,
+    17,
+    19,
+    23,
+    26,
+    28,
+    32,
+)
 
 EXIST = 2  # BPF_EXIST
 MAP_TYPES = {"hash": 1, "array": 2, "prog_array": 3, "percpu_array": 6, "lru_hash": 9, "ringbuf": 27}

@@ -52,6 +52,17 @@ class KnownImages(OrderedDict[Image, "DetectedRuntime"]):
             if kernel.walks(found.number):
                 kernel.know_image(image, number=found.number, layout=found.layout)
 
+    def learn(self, process: procfs.Process, found: DetectedRuntime, kernel: Kernel) -> None:
+        """Tells the kernel of the file that a process's runtime is in."""
+        with contextlib.suppress(ProcessError, OSError):
+            self.add(image_of(process, found), found, kernel)
+
+    def tell(self, number: int, kernel: Kernel) -> None:
+        """The kernel can walk a runtime from now on."""
+        for image, found in self.items():
+            if found.number == number:
+                kernel.know_image(image, number=number, layout=found.layout)
+
     def foresee(self, program: str, cache: FileCache, kernel: Kernel) -> DetectedRuntime | None:
         """Tells the kernel what a program that nobody may have run yet holds; None: its file alone does not say it."""
         with contextlib.suppress(OSError, ProcessError), open(program, "rb") as file:  # noqa: PTH123

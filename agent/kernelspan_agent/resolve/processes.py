@@ -21,9 +21,9 @@ from kernelspan_agent.model import AttributeValue
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.process.memory import GONE, Memory, ProcessMemory
-from kernelspan_agent.resolve.besides import flags_of, words_of
+from kernelspan_agent.resolve.besides import Besides, flags_of
 from kernelspan_agent.resolve.glance import Glance, glance, glance_at_twin, seen_after_exec
-from kernelspan_agent.resolve.images import KnownImages, image_of
+from kernelspan_agent.resolve.images import KnownImages
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent
 from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.look import FileCache
@@ -92,9 +92,8 @@ class TracedProcess:
             if len(self.threads) > 65536:
                 self.threads.clear()
             try:
-                root = (
-                    self.process.path if self.process and not self.ended_ns else ""
-                )  # its pid may be another's by now
+                # its pid may be another's by now
+                root = self.process.path if self.process and not self.ended_ns else ""
                 with open(f"{root}/task/{tid}/comm", "rb") as file:  # noqa: PTH123 - a hot path
                     name = procfs.printable(file.read(64).rstrip(b"\n").decode(errors="surrogateescape"))
             except OSError:
@@ -120,12 +119,12 @@ class ProcessTable:
         self._kernel, self._libraries, self._to_epoch, self._proc_root = kernel, libraries, to_epoch, proc_root
         self._by_tgid: dict[int, list[TracedProcess]] = {}
         self._pending: dict[TracedProcess, None] = {}
-        self._waiting: dict[TracedProcess, None] = {}  # for their words: see registry.Watch
         self._ended: list[TracedProcess] = []
         self._glances = glances or (lambda tgid, _start: glance(tgid, proc_root))
         self._files = FileCache() if files is None else files
         self._by_layout: dict[int, DetectedRuntime] = {}
         self._known_images = KnownImages()
+        self.besides = Besides(self._tell)
         self._unwalkable: dict[int, Unsupported] = {}  # by the runtime's number
         self.started: list[TracedProcess] = []  # since the caller last emptied it
         self.finished: list[TracedProcess] = []
@@ -226,8 +225,7 @@ class ProcessTable:
             self.end(old or self.add(tgid, start, name=name, from_start=True, wanted_by=frozenset()), when)
 
     def _forget_glance(self, tgid: int, start_ns: int) -> None:
-        seen = self._glances(tgid, start_ns)
-        if seen is not None:
+        if (seen := self._glances(tgid, start_ns)) is not None:
             seen.close()
 
     def recover(self, tgid: int) -> None:
@@ -238,8 +236,9 @@ class ProcessTable:
             wanted_by = before[-1].wanted_by if before else frozenset[str]()
             for old in before:
                 self.end(old, start)
-            name = procfs.read_name(tgid, self._proc_root)
-            found = self.add(tgid, start, name=name, from_start=True, wanted_by=wanted_by)
+            found = self.add(
+                tgid, start, name=procfs.read_name(tgid, self._proc_root), from_start=True, wanted_by=wanted_by
+            )
             if before:
                 found.surroundings = before[0].surroundings
             self.execs.append((tgid, start))  # who wants it is to be looked at again
@@ -258,22 +257,21 @@ class ProcessTable:
         traced.ended_ns = when_ns
         traced.ended_epoch_ns = self._to_epoch(when_ns)
         self._pending.pop(traced, None)
-        self._waiting.pop(traced, None)
+        self.besides.end(traced)
         self._ended.append(traced)
         self.finished.append(traced)
 
     @property
     def has_pending(self) -> bool:
         """Whether some process's runtime, or what it needs, is still looked for soon."""
-        return bool(self._waiting) or any(traced.tries < len(RETRY_NS) - 2 for traced in self._pending)
+        return bool(self.besides) or any(traced.tries < len(RETRY_NS) - 2 for traced in self._pending)
 
     def detect_pending(self, now_ns: int) -> None:
         """Looks again at processes whose runtime is not known yet, each at its own pace."""
         for traced in list(self._pending):
             if traced.next_try_ns <= now_ns:
                 self._detect(traced, now_ns)
-        for traced in list(self._waiting):
-            self._look_for_flags(traced)
+        self.besides.look_at_waiting()
 
     def _detect(self, traced: TracedProcess, now_ns: int) -> None:
         if traced.process is None:
@@ -285,15 +283,14 @@ class ProcessTable:
             self._pending.pop(traced, None)
             return
         if isinstance(found, DetectedRuntime):
-            is_last = registry.runtime_of(found).fallback
             if traced.runtime is None or traced.runtime.runtime != found.runtime:
                 traced.words = ()
                 self._use(traced, found, flags=flags_of(traced, found))
-            if not is_last:
-                self._let_know(traced.process, found)
-                return
-            self._pending[traced] = None
-            self._try_again(traced, now_ns)
+            if registry.runtime_of(found).fallback:
+                self._pending[traced] = None  # another may claim it yet
+                self._try_again(traced, now_ns)
+            else:
+                self._known_images.learn(traced.process, found, self._kernel)
             return
         traced.looks += found != traced.unsupported
         traced.unsupported = found
@@ -307,10 +304,6 @@ class ProcessTable:
             return
         traced.next_try_ns = now_ns + RETRY_NS[traced.tries]
         traced.tries += 1
-
-    def _let_know(self, process: procfs.Process, found: DetectedRuntime) -> None:
-        with contextlib.suppress(ProcessError, OSError):
-            self._known_images.add(image_of(process, found), found, self._kernel)
 
     def foresee(self, program: str) -> None:
         """Lets the kernel know what will run a program, before it has begun, where its file alone says it."""
@@ -327,33 +320,16 @@ class ProcessTable:
     def look_for_flags(self) -> None:
         """Tells the kernel of processes whose flags or words are others by now: see registry.Runtime."""
         for traced in self.alive():
-            self._look_for_flags(traced)
-
-    def _look_for_flags(self, traced: TracedProcess) -> None:
-        if traced.runtime is None:
-            return
-        flags, words = traced.flags | flags_of(traced, traced.runtime), words_of(traced)
-        if (flags, words) != (traced.flags, traced.words):
-            traced.flags, traced.words = flags, words
-            self._tell(traced, traced.runtime)
-        if traced.watch is None or not traced.watch.waits:
-            self._waiting.pop(traced, None)
-
-    def met_unmapped(self, traced: TracedProcess) -> None:
-        """A walk has ended at code of this process that the kernel was not told of."""
-        if traced.watch is not None:
-            traced.watch.unmapped()
-            if traced.watch.waits and not traced.ended_ns:
-                self._waiting[traced] = None
+            self.besides.look(traced)
 
     def walker_came(self, number: int) -> None:
         """The processes of a runtime can be walked from now on."""
         for traced in self.alive():
             if traced.runtime is not None and traced.runtime.number == number:
                 self._tell(traced, traced.runtime)
-        for image, found in self._known_images.items():
-            if found.number == number and number not in self._unwalkable:
-                self._kernel.know_image(image, number=number, layout=found.layout)
+                self.besides.begin(traced)
+        if number not in self._unwalkable:
+            self._known_images.tell(number, self._kernel)
 
     def walker_failed(self, number: int, why: Unsupported) -> None:
         """The processes of a runtime cannot be walked by this session."""
@@ -362,6 +338,8 @@ class ProcessTable:
 
     def _use(self, traced: TracedProcess, found: DetectedRuntime, *, flags: int, tell: bool = True) -> None:
         memory: Memory = GONE
+        if traced.memory is not None:
+            traced.memory.close()  # a fallback's
         if traced.process is not None:
             with contextlib.suppress(ProcessError):  # it has ended: what the kernel sent of it is all there is
                 memory = traced.memory = ProcessMemory(traced.process)
@@ -369,11 +347,9 @@ class ProcessTable:
         traced.symboliser = registry.symboliser(found, memory)
         if traced.process is not None:
             traced.watch = registry.watch(found, traced.process, memory, traced.symboliser, self._kernel)
-            if traced.watch is not None and traced.watch.waits:
-                self._waiting[traced] = None
-        version = tuple(int(part) for part in found.version.split(".")[:2] if part.isdigit())
-        cwd = traced.seen.cwd if traced.seen else ""
-        traced.context = LibraryContext(found.runtime, traced.context.root, version, cwd, traced.process)
+            self.besides.begin(traced)
+        where = (traced.context.root, found.numbers, traced.seen.cwd if traced.seen else "")
+        traced.context = LibraryContext(found.runtime, *where, traced.process)
         traced.looks += 1
         self._pending.pop(traced, None)
         self.runtimes[f"{found.implementation} {found.version}".strip()] += 1

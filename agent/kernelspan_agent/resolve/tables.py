@@ -136,7 +136,7 @@ class Tables:
         traced = self._processes_of(ops)
         for row in np.flatnonzero(ops["frame_state"] == FrameState.TRUNCATED_UNMAPPED).tolist():
             if (each := traced[row]) is not None:
-                self.processes.met_unmapped(each)
+                self.processes.besides.met_unmapped(each)
         keep = np.fromiter((each is not None for each in traced), bool, len(ops))
         if not keep.all():
             self._drop("TargetGone", ops[~keep])

@@ -52,6 +52,11 @@ class DetectedRuntime:
         """Resource attributes of the semantic conventions."""
         return _told(self.implementation, self.version)
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The first two of its version, as far as they are."""
+        return tuple(int(part) for part in self.version.split(".")[:2] if part.isdigit())
+
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
@@ -248,7 +253,7 @@ def of_program(path: str, cache: FileCache) -> str:
         with open(path, "rb") as file:  # noqa: PTH123
             # /proc/PID/exe leads to the file itself, whatever its name leads to here.
             name = os.readlink(f"/proc/self/fd/{file.fileno()}").removesuffix(" (deleted)").rpartition("/")[2]  # noqa: PTH115
-            for runtime in all_runtimes():
+            for runtime in (each for each in all_runtimes() if not each.fallback):
                 found = ask(file.fileno(), name, runtime.name, runtime.inspect, cache)
                 if found is not None and not isinstance(found, Unsupported):
                     return runtime.name

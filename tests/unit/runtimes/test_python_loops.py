@@ -47,7 +47,7 @@ def looked_at(own: Any, *, loops: bool = True) -> Loops:
     process, found, memory = own
     symboliser = PythonSymboliser(memory, found.details.offsets, found.details.types)
     symboliser.has_loops = loops
-    return Loops(found, process, memory, symboliser)
+    return Loops(found, process, memory, symboliser, None)
 
 
 def test_what_this_process_has(own: Any) -> None:
@@ -86,7 +86,7 @@ def test_random_memory_never_does_more_than_fail(
     symboliser = PythonSymboliser(memory, offsets, Types())
     symboliser.has_loops = True
     symboliser.marked[HANDING] = words[1]
-    loops = Loops(found, process, memory, symboliser)
+    loops = Loops(found, process, memory, symboliser, None)
     for module in (0, words[0]):
         loops._module = loops._module or module  # what a hostile list of modules may have led to
         for _ in range(3):

@@ -95,18 +95,19 @@ def test_the_program_of_a_script(tmp_path: Path, text: bytes, program: str | Non
     assert program_of(str(path)) == (program or str(path))
 
 
-def test_another_program_is_none() -> None:
-    """What holds no runtime is nothing, and is not asked again."""
+def test_another_program_is_native() -> None:
+    """What holds no runtime is no other's, and is not asked again."""
     cache = FileCache()
     with subprocess.Popen(["sleep", "60"]) as child:
         try:
             process = open_process(child.pid)
             while isinstance(found := registry.detect(process, cache), registry.Unsupported):
                 assert found.reason == "RuntimePending"
-            assert found is None
+            assert isinstance(found, registry.DetectedRuntime)
+            assert (found.runtime, found.file) == ("native", os.path.realpath("/bin/sleep"))
             known = dict(cache)
             assert None in known.values()
-            assert registry.detect(process, cache) is None
+            assert registry.detect(process, cache) == found
             assert cache == known
         finally:
             child.kill()
@@ -126,7 +127,8 @@ def test_a_program_that_is_being_linked(tmp_path: Path) -> None:
             writer.close()  # no library after all: it goes on without
             while isinstance(found := registry.detect(process), registry.Unsupported):
                 assert found.reason == "RuntimePending"
-            assert found is None
+            assert isinstance(found, registry.DetectedRuntime)
+            assert found.runtime == "native"
         finally:
             child.kill()
 

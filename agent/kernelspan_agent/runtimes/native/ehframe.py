@@ -104,11 +104,10 @@ def _put(rows: array[int], address: int, what: int) -> None:
 
 def _append(rows: array[int], reader: _Reader, fde: _Fde) -> None:
     at = fde.start
+    signal = fde.cie is not None and fde.cie.signal
     try:
-        if fde.cie is None:
-            raise _UnusableError
         for begin, state in reader.states(fde):
-            _put(rows, begin, _rule(state, signal=fde.cie.signal))
+            _put(rows, begin, _rule(state, signal=signal))
             at = begin + 1
     except (_UnusableError, IndexError):
         _put(rows, at, UNKNOWN)
@@ -215,7 +214,8 @@ class _Reader:
 
     def states(self, fde: _Fde) -> list[tuple[int, _State]]:
         """From where which state holds; never two at one place, nor twice the same."""
-        assert fde.cie is not None
+        if fde.cie is None:
+            raise _UnusableError
         return self._interpret(fde.at, fde.until, fde.cie, fde.start, fde.end)
 
     def _interpret(self, at: int, until: int, cie: _Cie, place: int, end: int) -> list[tuple[int, _State]]:  # noqa: C901, PLR0912, PLR0915

@@ -6,6 +6,7 @@ The tables are the kernel's of one session: they are kept by whom they are fille
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -69,12 +70,10 @@ class NativeTables:
 
     def parts_of(self, process: Process) -> tuple[Part, ...]:
         """The code that a process has mapped now, as far as it can be walked. Raises ProcessError."""
-        found = []
         executable, _ = procfs.read_executable(process)
-        for mapping in procfs.read_maps(process):
-            if "x" in mapping.permissions and mapping.is_file and (part := self._part(process, mapping, executable)):
-                found.append(part)
-        return tuple(found[:PARTS_EACH])
+        code = (each for each in procfs.read_maps(process) if each.is_file and "x" in each.permissions)
+        found = (self._part(process, each, executable) for each in code)
+        return tuple(itertools.islice((part for part in found if part is not None), PARTS_EACH))
 
     def _part(self, process: Process, mapping: Mapping, executable: str) -> Part | None:
         try:

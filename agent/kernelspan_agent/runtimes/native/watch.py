@@ -40,7 +40,7 @@ class Mapped:
     @property
     def waits(self) -> bool:
         """Whether there is something to be told soon."""
-        return self._space is None or self._parts is not None or self._is_due(time.monotonic())
+        return self._tables.are_there and (self._parts is not None or self._is_due(time.monotonic()))
 
     def unmapped(self) -> None:
         """What is mapped is to be read again, though not all the time: where nothing is new, ever more seldom."""
@@ -62,13 +62,15 @@ class Mapped:
         now = time.monotonic()
         if self._parts is None and self._is_due(now):
             self._met_unmapped = False
+            self._next = now + MOST_SECONDS
             self._parts = self._tables.parts_of(self._process)
             same = self._space is not None and self._parts == self._space.parts
             self._pause = min(2 * self._pause, MOST_SECONDS) if same else LEAST_SECONDS
-            self._next = now + self._pause
         self._tables.objects.work()
         if self._parts is not None and all(part.object.ready for part in self._parts):
             found = self._tables.space(self._parts)
-            if found is not None and found is not self._space:
-                self._before, self._space = self._space, found
+            if found is not None:
+                self._next = now + self._pause
+                if found is not self._space:
+                    self._before, self._space = self._space, found
             self._parts = None
