@@ -34,8 +34,8 @@ _BREG_RBP, _DEREF = 0x76, 0x06
 _AT_RBP = bytes([_BREG_RBP, 0])
 _HANDLER = bytes([0x77, 0xA0, 0x01, _DEREF])
 
-# How a state says where things are. CFA: a register's number, or one of the first two; %rbp: `kept`, or _LOST; return: the others.
-_NO_CFA, _AT = -1, -2
+# How a state says where things are. CFA: a register's number, or one of the first three; %rbp: `kept`, or _LOST; return: the others.
+_NO_CFA, _AT, _HANDLED = -1, -2, -3
 _LOST = -1
 _KEPT, _NOBODY, _GONE = 0, 1, 2
 _State = tuple[int, int, int, int]  # register of the CFA, its offset, %rbp, return
@@ -115,8 +115,8 @@ def _append(rows: array[int], reader: _Reader, fde: _Fde) -> None:
 
 def _rule(state: _State, *, signal: bool) -> int:
     register, offset, kept, returns = state
-    if register == _AT and signal:
-        return SIGNAL if offset == 0 else UNKNOWN
+    if register == _HANDLED and signal:
+        return SIGNAL
     if returns == _NOBODY:
         return OUTERMOST
     if returns == _GONE or kept == _LOST or signal:
@@ -261,7 +261,7 @@ class _Reader:
                     returns = first[3]
             elif op == 0x0E:  # def_cfa_offset
                 offset, at = self._unsigned(at)
-                register = _NO_CFA if register == _AT else register
+                register = max(register, _NO_CFA)
             elif op == 0x0D:  # def_cfa_register
                 register, at = self._unsigned(at)
             elif op in {0x0C, 0x12}:  # def_cfa
@@ -271,7 +271,7 @@ class _Reader:
             elif op == 0x13:
                 offset, at = self._signed(at)
                 offset *= align
-                register = _NO_CFA if register == _AT else register
+                register = max(register, _NO_CFA)
             elif op == 0x0A:  # remember
                 if len(remembered) >= _MAX_DEPTH:
                     raise _UnusableError
@@ -315,7 +315,7 @@ class _Reader:
 
     def _cfa(self, block: bytes) -> tuple[int, int]:
         if block == _HANDLER:
-            return _AT, 0
+            return _HANDLED, 0
         if len(block) == 3 and block[0] == _BREG_RBP and block[2] == _DEREF and 0x40 < block[1] < 0x80:
             return _AT, block[1] - 0x80
         return _NO_CFA, 0
