@@ -156,7 +156,8 @@ static __always_inline u32 ks_native_lies(struct ks_scratch *s, struct ks_native
 static __always_inline int ks_native_leave(struct ks_scratch *s, u32 rule)
 {
 	struct ks_walk *w = &s->walk;
-	u64 *v = s->words, sp = KS_LOAD(w->at), bp = KS_LOAD(w->mnt), frame, offset = rule >> KS_NATIVE_OFFSET_SHIFT << 3;
+	u64 *v = s->words, sp = KS_LOAD(w->at), bp = KS_LOAD(w->mnt), frame,
+	    offset = rule >> KS_NATIVE_OFFSET_SHIFT << 3;
 	u32 kind = rule & 7, kept = rule >> KS_NATIVE_RBP_SHIFT & 255;
 
 	if (kind == KS_NATIVE_OUTERMOST)
