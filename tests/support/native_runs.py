@@ -12,6 +12,7 @@ import contextlib
 import functools
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections import Counter
@@ -22,12 +23,13 @@ from typing import Any
 
 import pycxxfilt
 
-from kernelspan_agent.process.symbols.demangling import qualified
+from kernelspan_agent.process.symbols.demangling import qualified, readable
 from kernelspan_agent.runtimes.native.detect import NUMBER
 from kernelspan_api import semconv
 from tests.support import truth
 from tests.support.compiled import run
 from tests.support.otlp_json import ReceivedSpan
+from tests.support.require import require
 
 TARGETS = truth.TARGETS / "native"
 _SYMBOL = re.compile(r"\s*\d+: ([0-9a-f]+)\s+(\d+|0x[0-9a-f]+) (?:FUNC|IFUNC)\s+\S+\s+\S+\s+\d+ (\S+)")
@@ -71,6 +73,23 @@ def started(program: Path, folder: Path, token: str, *arguments: str) -> Iterato
             yield running
         finally:
             running.kill()
+
+
+def build_rust(folder: Path, name: str, *flags: str) -> Path:
+    """The target in Rust; the test is left out where there is no compiler of it."""
+    compiler = shutil.which("rustc")
+    require("kernel", compiler, "rustc is not installed")
+    run("gcc", "-w", "-O2", "-c", "-o", str(folder / "said.o"), str(TARGETS / "said_rust.c"))
+    run(
+        str(compiler),
+        *flags,
+        "-C",
+        f"link-arg={folder / 'said.o'}",
+        "-o",
+        str(folder / name),
+        str(TARGETS / "truth.rs"),
+    )
+    return folder / name
 
 
 def plugins(folder: Path, *flags: str) -> Path:
@@ -192,7 +211,8 @@ def _symbols(path: str) -> tuple[list[int], list[tuple[int, int, str]]]:
 
 def _demangled(name: str) -> str:
     try:
-        return qualified(pycxxfilt.demangle(name)) if name.startswith("_Z") else name
+        found = readable(name.encode(), pycxxfilt.demangle(name)) if name.startswith(("_Z", "_R")) else ""
+        return qualified(found) or found or name
     except ValueError:
         return name
 

@@ -135,7 +135,7 @@ def page(shown: dict[str, Any], paint: Painter) -> list[str]:
         ]
     lines.append(_line("threads", str(len(shown["threads"]))))
     for thread in shown["threads"]:
-        lines += ["", *_thread_lines(thread, paint, with_stacks=bool(shown["runtime"]))]
+        lines += ["", *_thread_lines(thread, paint, with_stacks=_is_walked(shown["runtime"]))]
     return lines
 
 
@@ -158,10 +158,13 @@ def _runtime_lines(shown: dict[str, Any], paint: Painter) -> list[str]:
         return [_line("runtime", "none that kernelspan knows: its operations are traced without frames")]
     layout = " ".join(f"{name}={value}" for name, value in runtime["layout"].items())
     wrapped = textwrap.wrap(layout, 100, initial_indent=_line("layout", ""), subsequent_indent=" " * (_KEY_WIDTH + 1))
-    return [
-        _line("runtime", f"{runtime['name']} {runtime['version']}, at {runtime['address']} of {runtime['file']}"),
-        *wrapped,
-    ]
+    where = f"at {runtime['address']} of {runtime['file']}" if _is_walked(runtime) else f"in {runtime['file']}"
+    return [_line("runtime", f"{runtime['name']} {runtime['version']}".rstrip() + f", {where}"), *wrapped]
+
+
+def _is_walked(runtime: dict[str, Any] | None) -> bool:
+    """Whether stacks can be read from outside: they begin at an address then."""
+    return runtime is not None and int(runtime["address"], 16) != 0
 
 
 def _thread_lines(thread: dict[str, Any], paint: Painter, *, with_stacks: bool) -> list[str]:

@@ -58,6 +58,18 @@ def test_every_frame_of_cc_is_true(folder: Path) -> None:
         assert_true(verdict, mode)
 
 
+def test_every_frame_of_rust_is_true(folder: Path) -> None:
+    """Panics on their way, too; optimised or not, by names of either scheme."""
+    modes = {
+        "plain": ("-O",),
+        "not optimised": ("-C", "opt-level=0"),
+        "new names": ("-O", "-C", "symbol-mangling-version=v0"),
+    }
+    programs = [native_runs.build_rust(folder, f"rs{i}", *flags) for i, flags in enumerate(modes.values())]
+    for verdict, mode in zip(native_runs.traced(programs, "400")[0], modes, strict=True):
+        assert_true(verdict, mode)
+
+
 def test_libraries_in_each_others_place(folder: Path) -> None:
     """Loaded and unloaded all the time, at one address: what the kernel was told of is often not what lies there."""
     program = native_runs.plugins(folder)

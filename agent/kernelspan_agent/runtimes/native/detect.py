@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kernelspan_agent.runtimes.look import Look
 
 NAME, NUMBER = "native", 7
-_ROW = np.zeros(1, np.dtype([("native", "<u8")]))  # there is one layout: the processor's
+_ROW = np.zeros(1, np.dtype([("reserved", "<u8")]))  # there is one layout: the processor's
 
 
 def detect(look: Look) -> Detection:
