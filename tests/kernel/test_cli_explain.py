@@ -194,8 +194,8 @@ def test_the_page_says_the_same() -> None:
     assert "\x1b" not in run.stdout
 
 
-def test_a_program_without_a_runtime() -> None:
-    """Said, and no failure: its operations can be traced."""
+def test_a_native_program() -> None:
+    """Said, and no failure: its operations are traced with frames, though none are shown."""
     with subprocess.Popen(["sleep", "60"]) as process:
         try:
             wait_for_exec(process.pid, "sleep")
@@ -203,7 +203,8 @@ def test_a_program_without_a_runtime() -> None:
         finally:
             process.kill()
     assert run.returncode == 0
-    assert "none that kernelspan knows" in run.stdout
+    assert "runtime     native, in /" in run.stdout
+    assert "not one of the runtime" not in run.stdout
 
 
 def wait_for_exec(pid: int, name: str) -> None:

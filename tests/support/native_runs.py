@@ -34,7 +34,7 @@ from tests.support.require import require
 TARGETS = truth.TARGETS / "native"
 _SYMBOL = re.compile(r"\s*\d+: ([0-9a-f]+)\s+(\d+|0x[0-9a-f]+) (?:FUNC|IFUNC)\s+\S+\s+\S+\s+\d+ (\S+)")
 _LOAD = re.compile(r"\s*LOAD\s+0x([0-9a-f]+) 0x([0-9a-f]+)")
-_COPY = re.compile(r"\.(?:cold|constprop|isra|part|lto_priv)\b.*")
+_COPY = re.compile(r"\.(?:cold|constprop|isra|part|lto_priv|llvm)\b.*")
 _RESTORES = frozenset({"__restore_rt"})
 _READS = {"read", "__read", "__libc_read", "__GI___libc_read"}
 Frame = tuple[frozenset[str], str]  # names that it may have, real path of its file

@@ -53,6 +53,7 @@ def test_packages(tmp_path: Path) -> None:
         assert found == (Origin.LIBRARY, Library(unknown, "", f"pkg:generic/{unknown}"))
     for name in ("libc.so.6", "libc-2.31.so", "ld-linux-x86-64.so.2", "libstdc++.so.6.0.30", "ld-musl-x86_64.so.1"):
         assert libraries.classify(f"/opt/{name}", context) == (Origin.RUNTIME, None)
+    assert libraries.classify("/usr/lib/locale/C.utf8/LC_CTYPE", context) == (Origin.UNKNOWN, None)
     assert libraries.classify("", context) == (Origin.UNKNOWN, None)
     assert libraries.sites(["/usr/lib/libtwo.so"], [], context) == {}
 

@@ -26,6 +26,7 @@ MAX_FILES = 1024  # remembered for one process
 _RUNTIME = re.compile(
     r"(?:ld-linux[^/]*|ld-musl[^/]*|ld-[\d.]+|lib(?:c|m|dl|rt|pthread|resolv|gcc_s|stdc\+\+|c\+\+|c\+\+abi)(?:-[\d.]+)?)\.so[.\d]*\Z"
 )
+_SHARED = re.compile(r"\.so(?:\.|\Z)")
 _FILES, _PROGRAM = "deb files", "deb program"
 
 
@@ -61,8 +62,9 @@ class DebManager:
         name = file.rpartition("/")[2]
         if _RUNTIME.match(name):
             return Origin.RUNTIME, None
-        found = self._library(file, context)
-        return Origin.LIBRARY, found or _by_name(name)
+        if not _SHARED.search(name):
+            return Origin.UNKNOWN, None
+        return Origin.LIBRARY, self._library(file, context) or _by_name(name)
 
     def _library(self, file: str, context: LibraryContext) -> Library | None:
         try:
