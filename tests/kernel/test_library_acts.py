@@ -382,7 +382,7 @@ def test_what_php_has_included() -> None:
 
 
 def test_what_cannot_be_looked_at() -> None:
-    """No such process: 2. A program without a runtime: it is traced all the same, as nobody's."""
+    """No such process: 2. A native program: its operations are its own or the C library's."""
     gone = subprocess.Popen(["/bin/true"])
     gone.wait()
     ran = libraries("--pid", str(gone.pid))
@@ -395,6 +395,6 @@ def test_what_cannot_be_looked_at() -> None:
             program.kill()
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
-    assert found["processes"][0]["runtime"] is None
+    assert found["processes"][0]["runtime"] == "native"
     assert found["noLibrary"]["byKind"]["file.open"] > 0
     assert found["libraries"] == []

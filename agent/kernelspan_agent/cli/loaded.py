@@ -91,7 +91,7 @@ def _process(found: Living) -> dict[str, Any]:
     return {
         "pid": found.process.pid,
         "executable": printable(found.executable),
-        "runtime": f"{detection.implementation} {detection.version}"
+        "runtime": f"{detection.implementation} {detection.version}".rstrip()
         if isinstance(detection, DetectedRuntime)
         else None,
         "unsupported": detection.reason if isinstance(detection, Unsupported) else None,
