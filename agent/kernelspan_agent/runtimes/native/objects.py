@@ -3,7 +3,7 @@
 
 Its rows are made in a thread, since a large file takes tenths of a second, and lie in the kernel's table from then on. A file is
 known by what the file system says of it, and in a process by a part of its build id: of a library that has none nothing is claimed,
-since another could lie in its place by the time that a thread is seen in it. What a program itself is never changes.
+since another could lie in its place by the time that a thread is seen in it. What a program is linked with never changes (`linked`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from kernelspan_agent.process.elf import (
 from kernelspan_agent.process.errors import ElfError, ProcessError
 
 from .ehframe import read_rows
+from .linked import linked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +61,7 @@ class Identity:
 class Object:
     """A file's code. `rows`: where its rows are in the kernel; None: it has none, or there is no room."""
 
-    __slots__ = ("__weakref__", "code", "fd", "identity", "is_program", "number", "path", "ready", "rows")
+    __slots__ = ("__weakref__", "code", "fd", "identity", "is_program", "linked", "number", "path", "ready", "rows")
 
     def __init__(self, fd: int, path: str, number: int) -> None:
         """`fd`: a copy is kept. Raises ElfError: it has no code of this machine's."""
@@ -70,10 +71,16 @@ class Object:
         self.code = [each for each in elf.segments if each.is_code]
         self.identity, self.path, self.number = identity_of(elf), path, number
         self.is_program = elf.kind == ET_EXEC
+        self.linked = linked(elf)
         self.rows: Extent | None = None
         self.ready = False
         self.fd = os.dup(fd)
         weakref.finalize(self, os.close, self.fd)
+
+    @property
+    def name(self) -> str:
+        """By which others need it."""
+        return self.linked.name or self.path.rpartition("/")[2]
 
     def bias(self, mapping: Mapping) -> int | None:
         """What to add to the file's addresses in a piece of code that is mapped; None: it is none of its code."""

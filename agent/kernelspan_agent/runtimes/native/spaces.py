@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from kernelspan_agent.process import files, procfs
 from kernelspan_agent.process.errors import ProcessError
 
 from .layout import PART, PARTS, PARTS_EACH, PARTS_MAP, ROWS, ROWS_MAP
+from .linked import held
 from .objects import Object, Objects
 from .room import Extent, Room
 
@@ -37,7 +39,7 @@ class Part:
     end: int
     bias: int
     object: Object
-    checked: bool  # whether the file is to be known by its build id
+    checked: bool = True  # whether the file is to be known by its build id
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -72,19 +74,20 @@ class NativeTables:
         """The code that a process has mapped now, as far as it can be walked. Raises ProcessError."""
         executable, _ = procfs.read_executable(process)
         code = (each for each in procfs.read_maps(process) if each.is_file and "x" in each.permissions)
-        found = (self._part(process, each, executable) for each in code)
-        return tuple(itertools.islice((part for part in found if part is not None), PARTS_EACH))
+        parts = [part for each in code if (part := self._part(process, each)) is not None]
+        stay = _staying(parts, executable)
+        found = (replace(part, checked=part.object not in stay) for part in parts)
+        walked = (part for part in found if part.object.identity is not None or not part.checked)
+        return tuple(itertools.islice(walked, PARTS_EACH))
 
-    def _part(self, process: Process, mapping: Mapping, executable: str) -> Part | None:
+    def _part(self, process: Process, mapping: Mapping) -> Part | None:
         try:
             with files.open_mapping(process, mapping) as fd:
                 found = self.objects.of(fd, mapping.path)
         except ProcessError:
             return None
         bias = found.bias(mapping) if found is not None else None
-        if found is None or bias is None or (found.identity is None and mapping.path != executable):
-            return None
-        return Part(mapping.start, mapping.end, bias, found, checked=found.identity is not None)
+        return Part(mapping.start, mapping.end, bias, found) if found is not None and bias is not None else None
 
     def space(self, parts: tuple[Part, ...]) -> Space | None:
         """The table of these parts, whose objects are ready; None: there is no room."""
@@ -108,6 +111,21 @@ class NativeTables:
         tables = self._tables()
         if tables is not None:
             tables.fill_table(name, first, values)
+
+
+def _staying(parts: list[Part], executable: str) -> set[Object]:
+    """The files that cannot be unloaded: the program, and what it is linked with; not what lies there twice."""
+    program = next((part.object for part in parts if part.object.path == executable), None)
+    if program is None:
+        return set()
+    places: dict[Object, set[int]] = {}
+    for part in parts:
+        places.setdefault(part.object, set()).add(part.bias)
+    once = {each for each, biases in places.items() if len(biases) == 1}
+    names = Counter(each.name for each in places)
+    others = {each.name: each.linked for each in once if names[each.name] == 1}
+    names_held = held(program.linked, others)
+    return {each for each in once if each is program or (each.name in names_held and names[each.name] == 1)}
 
 
 def _rows_of(parts: tuple[Part, ...]) -> np.ndarray:
