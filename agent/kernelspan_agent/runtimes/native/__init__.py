@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def _symboliser(found: DetectedRuntime, memory: Memory) -> NativeSymboliser:
-    del found, memory  # all names are in files
-    return NativeSymboliser()
+    del memory  # all names are in files
+    return NativeSymboliser(found.file)
 
 
 def _no_stacks(found: DetectedRuntime, memory: Memory) -> list[LiveStack]:
