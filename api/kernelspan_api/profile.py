@@ -16,7 +16,6 @@ import msgspec
 from .handling import Stacks
 from .problems import MISSING, UNREADABLE, Findings, Problem, ProfileError, shorten
 from .resource import API_VERSION, KINDS, ClusterSpec, ClusterTraceProfile, Spec, TraceProfile
-from .selectors import Runtime
 from .subjects import RequestTLS
 from .validation import check
 from .yamltext import read
@@ -101,20 +100,6 @@ def _line(path: str, lines: dict[str, int]) -> int:
     return lines.get(path, 0)
 
 
-WALKED = tuple(
-    each.value
-    for each in (
-        Runtime.PYTHON,
-        Runtime.PHP,
-        Runtime.GO,
-        Runtime.JAVA,
-        Runtime.NODE_JS,
-        Runtime.RUBY,
-        Runtime.NATIVE,
-    )
-)  # whose frames this version reads
-
-
 def unavailable(profile: TraceProfile) -> list[Problem]:
     """What the profile asks for by name and this version cannot do. Empty: it can be run."""
     spec = profile.spec
@@ -124,11 +109,6 @@ def unavailable(profile: TraceProfile) -> list[Problem]:
         (f"spec.requests[{index}].tls", request.tls.value, "")
         for index, request in enumerate(spec.requests)
         if request.tls is not RequestTLS.NONE
-    )
-    found.extend(
-        (f"spec.processSelector.runtimes[{index}]", runtime.value, f"the runtimes are {', '.join(WALKED)}")
-        for index, runtime in enumerate(spec.process_selector.runtimes)
-        if runtime.value not in WALKED
     )
     settings = (
         ("spec.code.stacks", spec.code.stacks.value, spec.code.stacks is Stacks.NATIVE, "allowed are Managed, None"),
