@@ -6,6 +6,7 @@ A batch that does not fit as a whole is taken as far as it fits: its first rows,
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from kernelspan_agent.errors import UsageError
+
+SETTLE_S = 0.02  # what comes together goes together
 
 T = TypeVar("T")
 
@@ -27,7 +30,7 @@ class QueueLimits:
     max_batch_spans: int = 8192
     # About 2 MiB of request, half of what a gRPC server takes by default.
     schedule_delay_s: float = 0.2
-    # Of the 5 s of an SDK a user would wait in front of an empty page; 5 requests a second cost nothing.
+    # Between two requests. Of the 5 s of an SDK a user would wait in front of an empty page; 5 a second cost nothing.
     export_timeout_s: float = 30.0
     # The specification's: how long one request is tried, retries included.
 
@@ -71,6 +74,7 @@ class SpanQueue(Generic[T]):
         self._items: deque[tuple[T, int, float]] = deque()
         self._spans = 0
         self._closed = False
+        self._taken_s = -math.inf
         self._changed = threading.Condition()
 
     def room(self) -> int:
@@ -89,7 +93,8 @@ class SpanQueue(Generic[T]):
             return True
 
     def take(self, max_spans: int, delay_s: float) -> list[T]:
-        """Waits for `max_spans` or until the oldest item has waited `delay_s`; [] once closed and empty.
+        """Waits for `max_spans`, or until `delay_s` after the last time and a moment after the oldest item came, which waits no
+        longer than `delay_s`; [] once closed and empty.
 
         Whole items, together at most `max_spans` unless the first alone has more.
         """
@@ -98,10 +103,13 @@ class SpanQueue(Generic[T]):
                 if not self._items:
                     self._changed.wait()
                     continue
-                left = self._items[0][2] + delay_s - time.monotonic()
+                came_s = self._items[0][2]
+                due_s = min(max(came_s + SETTLE_S, self._taken_s + delay_s), came_s + delay_s)
+                left = due_s - time.monotonic()
                 if left <= 0:
                     break
                 self._changed.wait(left)
+            self._taken_s = time.monotonic()
             return self._pop(max_spans)
 
     def close(self) -> None:

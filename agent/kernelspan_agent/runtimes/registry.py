@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which runtime runs a process, and what a runtime must offer.
 
-A runtime is one folder beside this file whose package has a `RUNTIME`; nothing else names it. What its walker in the
-kernel is compiled of, its constants, structs and programs, is declared there too (`Walker`); the text is
+A runtime is one folder beside this file whose package has a `RUNTIME`; nothing else names it. What names its frames is
+imported with the first process that has it. What its walker in the kernel is compiled of, its constants, structs and programs, is declared there too (`Walker`); the text is
 bpf/<name>.bpf.c. What is learnt from a file is cached by the file's identity in a mapping that the caller keeps, so the
 second process of a program costs a look at its mappings.
 """

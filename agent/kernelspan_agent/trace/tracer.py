@@ -11,6 +11,7 @@ All times given to the tracer are on one scale, that of ResolvedBatch.end_ns (Un
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,10 +25,12 @@ from kernelspan_agent.trace.joins import Party
 from kernelspan_agent.trace.keep import Keep
 from kernelspan_agent.trace.paths import PathCache
 from kernelspan_agent.trace.processes import Process, ProcessTable
-from kernelspan_agent.trace.requests import Marks, Requests
 from kernelspan_agent.trace.segments import SegmentCache
 from kernelspan_agent.trace.settings import Orphans, TraceSettings
 from kernelspan_agent.trace.spans import Closed, OpenSpan, Trace, only_closed
+
+if TYPE_CHECKING:
+    from kernelspan_agent.trace.requests import Marks, Requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +80,13 @@ class Tracer:
         self._contexts = ContextTable(
             self._processes, self._settings.max_contexts, self._settings.idle_ns, self._closed
         )
-        self._requests = (
-            Requests(self._settings, self._new_trace, self._ids, self._closed, party, keep, self._contexts)
-            if self._settings.requests
-            else None
-        )
+        self._requests: Requests | None = None
+        if self._settings.requests:
+            from kernelspan_agent.trace.requests import Requests  # noqa: PLC0415 - with all protocols, 2.5 MB resident
+
+            self._requests = Requests(
+                self._settings, self._new_trace, self._ids, self._closed, party, keep, self._contexts
+            )
         self._ending: dict[Process, None] = {}  # to be closed when the batch at hand is done
         self._batch = 0
         self._sampled_out = self._dropped = self._functions = self._activities = 0

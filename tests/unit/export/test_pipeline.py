@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.export.counters import ExportCounters, Fate
 from kernelspan_agent.export.pipeline import Pipeline
-from kernelspan_agent.export.queue import QueueLimits, SpanQueue, limits_from
+from kernelspan_agent.export.queue import SETTLE_S, QueueLimits, SpanQueue, limits_from
 from kernelspan_agent.model import SpanBatch
 from tests.unit.export.servers import outcome
 from tests.unit.export.spans import batch_of
@@ -226,6 +227,44 @@ def test_queue_keeps_order_and_bound(sizes: list[int], most: int) -> None:
     assert [number for group in groups for number in group] == taken
     assert all(len(group) == 1 or sum(sizes[number] for number in group) <= most for group in groups)
     assert not queue.put(0, 1)
+
+
+def test_the_first_after_a_pause_is_not_waited_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes long after the last request goes out in a moment; what comes soon after it waits for the rest of the delay."""
+    waited: list[float] = []
+    now = [1000.0]
+    queue: SpanQueue[str] = SpanQueue(100)
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(queue, "_changed", _Waiting(wait))
+    for item in ("first", "soon after"):
+        assert queue.put(item, 1)
+        assert queue.take(10, 5.0) == [item]
+    assert waited == pytest.approx([SETTLE_S, 5.0])
+    now[0] = 2000.0
+    assert queue.put("long after", 1)
+    assert queue.take(10, 5.0) == ["long after"]
+    assert waited[2:] == pytest.approx([SETTLE_S])
+
+
+class _Waiting:
+    """A condition whose clock goes on while somebody waits."""
+
+    def __init__(self, wait: Callable[[float], None]) -> None:
+        self.wait = wait
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def notify(self) -> None:
+        pass
 
 
 def test_limits_from_environment() -> None:

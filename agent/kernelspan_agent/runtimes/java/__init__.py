@@ -5,19 +5,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime, Walker
+from kernelspan_agent.runtimes.registry import DetectedRuntime, LiveStack, Runtime, Walker
 
 from .detect import NAME, NUMBER, detect, inspect
 from .layout import COMPILED, CUT, INTERPRETED, JAVA_CODE, JAVA_LAYOUT, LINE_BYTES, UNREAD, WRAPPER
-from .symbolise import JavaSymboliser
-from .walk import read_stacks
 
 if TYPE_CHECKING:
     from kernelspan_agent.process.memory import Memory
 
+    from .symbolise import JavaSymboliser
+
 
 def _symboliser(found: DetectedRuntime, memory: Memory) -> JavaSymboliser:
+    from .symbolise import JavaSymboliser
+
     return JavaSymboliser(memory, found.details)
+
+
+def _walk(found: DetectedRuntime, memory: Memory) -> list[LiveStack]:
+    from .walk import read_stacks
+
+    return read_stacks(found, memory)
 
 
 WALKER = Walker(
@@ -33,4 +41,4 @@ WALKER = Walker(
         "KS_JAVA_THREAD_SCAN": 1024,
     },
 )
-RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, read_stacks, inspect)
+RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, _walk, inspect)

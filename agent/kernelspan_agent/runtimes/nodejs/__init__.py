@@ -21,13 +21,16 @@ from .layout import (
     MISSING,
     OUTSIDE,
 )
-from .symbolise import NodeSymboliser
 
 if TYPE_CHECKING:
     from kernelspan_agent.process.memory import Memory
 
+    from .symbolise import NodeSymboliser
+
 
 def _symboliser(found: DetectedRuntime, memory: Memory) -> NodeSymboliser:
+    from .symbolise import NodeSymboliser
+
     return NodeSymboliser(memory, found.details)
 
 

@@ -5,20 +5,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime, Walker
+from kernelspan_agent.runtimes.registry import DetectedRuntime, LiveStack, Runtime, Walker
 
 from .detect import NAME, NUMBER, detect, inspect
-from .included import read_files
 from .layout import CUT_CLASS, CUT_FILE, CUT_NAME, MAIN, MISSING, PHP_CODE, PHP_LAYOUT, UNREAD
-from .symbolise import PhpSymboliser
-from .walk import read_stacks
 
 if TYPE_CHECKING:
     from kernelspan_agent.process.memory import Memory
 
+    from .symbolise import PhpSymboliser
+
 
 def _symboliser(found: DetectedRuntime, memory: Memory) -> PhpSymboliser:
+    from .symbolise import PhpSymboliser
+
     return PhpSymboliser(memory, found.details)
+
+
+def _walk(found: DetectedRuntime, memory: Memory) -> list[LiveStack]:
+    from .walk import read_stacks
+
+    return read_stacks(found, memory)
+
+
+def _loaded(found: DetectedRuntime, memory: Memory) -> list[str] | None:
+    from .included import read_files
+
+    return read_files(found, memory)
 
 
 WALKER = Walker(
@@ -33,4 +46,4 @@ WALKER = Walker(
         "KS_PHP_CUT_FILE": CUT_FILE,
     },
 )
-RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, read_stacks, inspect, read_files)
+RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, _walk, inspect, _loaded)

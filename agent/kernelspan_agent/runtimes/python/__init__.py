@@ -5,21 +5,43 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime, Walker
+from kernelspan_agent.runtimes.registry import DetectedRuntime, LiveStack, Runtime, Walker
 
 from .detect import GREENLETS, NAME, NUMBER, detect, flags, inspect
 from .layout import PY_CODE, PY_LAYOUT
-from .loops import Loops
-from .modules import read_files
-from .symbolise import PythonSymboliser
-from .walk import read_stacks
 
 if TYPE_CHECKING:
     from kernelspan_agent.process.memory import Memory
+    from kernelspan_agent.process.procfs import Process
+    from kernelspan_agent.runtimes.registry import Tables, Watch
+
+    from .symbolise import PythonSymboliser
 
 
 def _symboliser(found: DetectedRuntime, memory: Memory) -> PythonSymboliser:
+    from .symbolise import PythonSymboliser
+
     return PythonSymboliser(memory, found.details.offsets, found.details.types)
+
+
+def _walk(found: DetectedRuntime, memory: Memory) -> list[LiveStack]:
+    from .walk import read_stacks
+
+    return read_stacks(found, memory)
+
+
+def _loaded(found: DetectedRuntime, memory: Memory) -> list[str] | None:
+    from .modules import read_files
+
+    return read_files(found, memory)
+
+
+def _watch(
+    found: DetectedRuntime, process: Process, memory: Memory, symboliser: PythonSymboliser, tables: Tables
+) -> Watch:
+    from .loops import Loops
+
+    return Loops(found, process, memory, symboliser, tables)
 
 
 WALKER = Walker(
@@ -28,5 +50,5 @@ WALKER = Walker(
     {"KS_RUNTIME_GREENLETS": GREENLETS, "KS_PY_THREAD_SCAN": 512, "KS_CODE_CUT": 1},
 )
 RUNTIME = Runtime(
-    NAME, NUMBER, WALKER, detect, _symboliser, read_stacks, inspect, read_files, usual=True, flags=flags, watch=Loops
+    NAME, NUMBER, WALKER, detect, _symboliser, _walk, inspect, _loaded, usual=True, flags=flags, watch=_watch
 )

@@ -5,19 +5,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kernelspan_agent.runtimes.registry import DetectedRuntime, Runtime, Walker
+from kernelspan_agent.runtimes.registry import DetectedRuntime, LiveStack, Runtime, Walker
 
 from . import layout
 from .detect import NAME, NUMBER, detect, inspect
-from .symbolise import RubySymboliser
-from .walk import read_stacks
 
 if TYPE_CHECKING:
     from kernelspan_agent.process.memory import Memory
 
+    from .symbolise import RubySymboliser
+
 
 def _symboliser(found: DetectedRuntime, memory: Memory) -> RubySymboliser:
+    from .symbolise import RubySymboliser
+
     return RubySymboliser(memory, found.details)
+
+
+def _walk(found: DetectedRuntime, memory: Memory) -> list[LiveStack]:
+    from .walk import read_stacks
+
+    return read_stacks(found, memory)
 
 
 WALKER = Walker(
@@ -37,4 +45,4 @@ WALKER = Walker(
         "KS_RUBY_TLS_FIXED": layout.TLS_FIXED,
     },
 )
-RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, read_stacks, inspect)
+RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, _walk, inspect)
