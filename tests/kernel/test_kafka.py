@@ -228,7 +228,13 @@ def test_broker(tmp_path: Path) -> None:
     assert {(span.kind, span.parent_span_id, span.attributes["kernelspan.correlation"]) for span in found} == {
         ("SERVER", "", "None")
     }
-    assert said(found, broker.port) == expected(log, topics(log), sees_records=False)  # they are sent from its files
+    told = said(found, broker.port)
+    wanted = expected(log, topics(log), sees_records=False)  # they are sent from its files
+    # A topic that is called by its id has a name once an answer that names it was seen; of one that was just made it may not have been.
+    nameless = told - wanted
+    assert {(error, topic) for _, _, topic, _, _, error in nameless} <= {("UNKNOWN_LEADER_EPOCH", "")}
+    unnamed = Counter((what, who, "", "", group, error) for what, who, _, _, group, error in (wanted - told).elements())
+    assert nameless == unnamed
 
 
 def test_the_example(broker: kafkas.Broker, tmp_path: Path) -> None:
