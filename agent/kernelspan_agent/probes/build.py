@@ -33,8 +33,6 @@ from kernelspan_agent.probes.source import bpf_directory, generated_text, module
 COMPILER_PYTHON = "/usr/bin/python3"  # Debian's bcc belongs to Debian's Python
 COMPILE_TIMEOUT_SECONDS = 300  # 2 s of a CPU; an agent may be allowed a tenth of one, or run on an emulated one
 CHILDREN = 2  # at once, and no more than CPUs: one with the walker, which takes as long as all the rest; 2 x 120 MB for a second
-# bcc optimises what clang gives it; clang itself would besides, for a third of the time
-ONCE = ("-Xclang", "-disable-llvm-passes")
 CHILDREN_VARIABLE = "KERNELSPAN_COMPILERS"  # 1 where memory is bounded: an agent's pod has 256 MiB
 _turns = threading.Lock()  # of threads that compile, where it is 1
 
@@ -93,7 +91,7 @@ def request(modules: Sequence[Module], defines: Mapping[str, int], environ: Mapp
         "reads": environ.get("KERNELSPAN_READS", "Auto"),
         "offsets": {**constants.OFFSETS, **of_own},
         "defines": dict(defines),
-        "flags": ["-w", "-I/usr/include", f"-I/usr/include/{_multiarch()}", *ONCE],
+        "flags": ["-w", "-I/usr/include", f"-I/usr/include/{_multiarch()}"],
         "tokens": {str(constants.RING_TOKEN): "ks_ring"},
         "modules": {module.name: {"text": texts[module.name], "programs": module.programs} for module in modules},
     }
