@@ -36,13 +36,12 @@ _names: weakref.WeakKeyDictionary[Object, Names] = weakref.WeakKeyDictionary()
 
 
 class NativeSymboliser:
-    """Symbols of one process. `objects`, and `root`, where debug files lie: set by who tells the kernel of them."""
+    """Symbols of one process. `objects`: set by who tells the kernel of them."""
 
     def __init__(self, program: str) -> None:
         """`program`: the path of the process's own."""
         self._program = program
         self.objects: Objects | None = None
-        self.root = ""
         self.unresolved: Counter[str] = Counter()
 
     def learn(self, record: bytes) -> None:
@@ -61,10 +60,7 @@ class NativeSymboliser:
         ]
         for number in {place[0] for place in places if place not in _places}:
             if (found := objects[number]) is not None:
-                names = _names.get(found)
-                if names is None:
-                    names = _names[found] = Names(found.fd, found.path, self.root)
-                _learn(found, names, [address for each, address, _ in places if each == number], own=own[number])
+                _learn(found, [address for each, address, _ in places if each == number], own=own[number])
         frames = [_places[place] for place in places]
         for place in places:
             _places.move_to_end(place)
@@ -73,7 +69,10 @@ class NativeSymboliser:
         return frames
 
 
-def _learn(found: Object, names: Names, addresses: list[int], *, own: bool) -> None:
+def _learn(found: Object, addresses: list[int], *, own: bool) -> None:
+    names = _names.get(found)
+    if names is None:
+        names = _names[found] = Names(found.fd, found.path, "")
     named = names.of(addresses)
     for address in addresses:
         _places[found.number, address, own] = _frame(found, address, named.get(address), _APP if own else None)

@@ -29,7 +29,7 @@ class Mapped:
     ) -> None:
         del found, memory
         self._process, self._tables = process, tables_of(tables)
-        symboliser.objects, symboliser.root = self._tables.objects, f"{process.path}/root"
+        symboliser.objects = self._tables.objects
         self._parts: tuple[Part, ...] | None = None  # read, and not told yet
         self._space: Space | None = None
         self._before: Space | None = None  # what a walk may have gone by, whose frames are still on their way
