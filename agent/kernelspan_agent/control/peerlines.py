@@ -56,14 +56,24 @@ class Asking:
     counts: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass(slots=True)
+class _Open:
+    """A query that has no answer yet. `asked_ns`: when it was asked last, 0: it waits. `is_again`: on a second connection."""
+
+    number: int
+    query: Query
+    asked_ns: int = 0
+    is_again: bool = False
+
+
 class Line:
     """To one agent. In the loop's thread."""
 
     def __init__(self, neighbour: Neighbour, asking: Asking) -> None:
         self.node, self.endpoint = neighbour.node, neighbour.endpoint
         self._asking = asking
-        self._queued: deque[Query] = deque()
-        self._unanswered: OrderedDict[int, tuple[int, int]] = OrderedDict()  # key, and when it was asked, by our own id
+        self._queued: deque[_Open] = deque()
+        self._unanswered: OrderedDict[int, _Open] = OrderedDict()  # by their numbers
         self._next_id = 1
         self._wake = asyncio.Event()
         self._retry_at = self.used = time.monotonic()
@@ -79,7 +89,8 @@ class Line:
             counts["Full"] += 1
             self._forget_old()
         else:
-            self._queued.append(query)
+            self._queued.append(_Open(self._next_id, query))
+            self._next_id += 1
             self._wake.set()
             if self._task is None:
                 self._task = asyncio.ensure_future(self._run())
@@ -97,7 +108,7 @@ class Line:
 
     async def _run(self) -> None:
         """One connection, until it ends or nothing was asked for a while."""
-        answered, failed = False, True
+        answered = False
         try:
             identity = self._asking.identity
             if identity is None:
@@ -118,21 +129,28 @@ class Line:
                         self._take(answer, self._asking.now_ns())
                 finally:
                     writer.cancel()
-            failed = not answered
+        except asyncio.CancelledError:
+            answered = False  # nothing is asked any more
+            raise
         except (grpc.RpcError, OSError, ValueError) as error:
             _log.info("peer.lost node=%s endpoint=%s message=%s", self.node, self.endpoint, _words(error))
         finally:
-            self._end(answered=answered, failed=failed)
+            self._end(answered=answered)
 
-    def _end(self, *, answered: bool, failed: bool) -> None:
-        self._asking.counts["Unreachable"] += len(self._unanswered)
+    def _end(self, *, answered: bool) -> None:
+        # What was asked on one that was just ending is asked once more on the next.
+        again = [one for one in self._unanswered.values() if answered and not one.is_again]
+        self._asking.counts["Unreachable"] += len(self._unanswered) - len(again)
         self._unanswered.clear()
+        for one in reversed(again):
+            one.is_again = True
+            self._queued.appendleft(one)
         self._task = None
         self._failures = 0 if answered else self._failures + 1
-        if not failed and self._queued:  # as it was ended for having nothing to ask
+        if answered and self._queued:  # it had ended for having nothing to ask, or broke
             self._wake.set()
             self._task = asyncio.ensure_future(self._run())
-        elif failed:
+        elif not answered:
             self._asking.counts["Unreachable"] += len(self._queued)
             self._queued.clear()
             lowest, highest = BACKOFF_SECONDS
@@ -158,16 +176,16 @@ class Line:
         self._forget_old()
         while self._queued and len(query.questions) < QUESTIONS_AT_ONCE:
             one = self._queued.popleft()
-            number, self._next_id = self._next_id, self._next_id + 1
-            self._unanswered[number] = one.key, asked_ns
+            self._unanswered[one.number], one.asked_ns = one, asked_ns
+            what = one.query
             query.questions.append(
-                Question(id=number, exchange=one.exchange_id, said=one.said, profile_uid=one.profile_uid)
+                Question(id=one.number, exchange=what.exchange_id, said=what.said, profile_uid=what.profile_uid)
             )
         return query
 
     def _forget_old(self) -> None:
         oldest = self._asking.now_ns() - UNANSWERED_NS
-        while self._unanswered and next(iter(self._unanswered.values()))[1] < oldest:
+        while self._unanswered and next(iter(self._unanswered.values())).asked_ns < oldest:
             self._unanswered.popitem(last=False)
             self._asking.counts["Unanswered"] += 1
 
@@ -177,13 +195,15 @@ class Line:
                 outcome = Outcome(verdict.outcome)
             except ValueError:  # of a newer agent
                 outcome = Outcome.NOBODY
+            one = self._unanswered.get(verdict.id)
             if outcome is Outcome.PENDING:
-                self._asking.heard(self._unanswered.get(verdict.id, (0, 0))[0], outcome, None)
+                if one is not None:
+                    self._asking.heard(one.query.key, outcome, None)
                 continue
-            key, asked_ns = self._unanswered.pop(verdict.id, (0, 0))
-            if not asked_ns:  # it was not asked of this agent, or is answered already
+            if one is None:  # it was not asked of this agent, or is answered already
                 self._asking.counts["Unasked"] += 1
                 continue
+            del self._unanswered[verdict.id]
             origin = None
             if outcome is Outcome.FOUND:
                 sent = Sent(
@@ -191,10 +211,10 @@ class Line:
                     verdict.start_ns, verdict.end_ns,
                 )  # fmt: skip
                 # It came after it was asked, and was sent before it was heard: by these the other clock's place is known.
-                ahead_ns = answer.sent_ns - heard_ns, verdict.arrived_ns - asked_ns
+                ahead_ns = answer.sent_ns - heard_ns, verdict.arrived_ns - one.asked_ns
                 origin = Origin(sent, ahead_ns) if ahead_ns[0] <= ahead_ns[1] else None
             self._asking.counts[outcome.name.capitalize() if origin or outcome is not Outcome.FOUND else "Unsound"] += 1
-            self._asking.heard(key, outcome, origin)
+            self._asking.heard(one.query.key, outcome, origin)
 
 
 class Lines:
