@@ -21,6 +21,7 @@ class Exchange:
     """
 
     protocol: ClassVar[WireProtocol]
+    ends_when_closed: ClassVar[bool] = False  # without an answer, with what it was asked on
     is_server: bool
     start_ns: int
     end_ns: int = field(default=0, kw_only=True)
@@ -34,6 +35,8 @@ class Exchange:
 
     def closed(self, when_ns: int) -> None:
         """No answer to it has come until what it was asked on was closed."""
+        if self.ends_when_closed and not self.end_ns:
+            self.end_ns = max(self.start_ns, when_ns)
 
     @property
     def subjects(self) -> tuple[str, ...]:

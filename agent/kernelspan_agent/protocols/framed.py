@@ -18,6 +18,24 @@ class Message:
     first: int
 
 
+class Asking:
+    """Since when messages that ask something are on their way, and by what number each is known at the other end."""
+
+    def __init__(self) -> None:
+        self._begun = 0, 0
+
+    def of(
+        self, stream: Framed, messages: list[Message], payload: Payload, start_ns: int, end_ns: int
+    ) -> list[tuple[Message, int, int]]:
+        """What a call has completed, each with its time (Unix epoch, ns) and exchange_id (0: none that is its own)."""
+        # what is sent goes out from the call's begin, what is received is there at its end
+        now = start_ns if payload.sends else end_ns, payload.exchange_id if len(messages) < 2 else 0
+        found = [(each, *(now if each.first == stream.calls else self._begun)) for each in messages]
+        if stream.first == stream.calls:
+            self._begun = now[0], 0 if messages else payload.exchange_id
+        return found
+
+
 class Framed:
     """One direction. `prefix`: bytes that say a message's length; `length_of`: all of its bytes, by these; 0: they are none.
 

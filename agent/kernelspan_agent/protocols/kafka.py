@@ -16,7 +16,7 @@ from typing import ClassVar
 from kernelspan_agent.model import Payload, WireProtocol
 from kernelspan_agent.protocols import kafkawire
 from kernelspan_agent.protocols.exchanges import Exchange, Told
-from kernelspan_agent.protocols.framed import Framed, Message
+from kernelspan_agent.protocols.framed import Asking, Framed, Message
 from kernelspan_agent.protocols.kafkaerrors import error_name
 from kernelspan_agent.protocols.kafkawire import FETCH, LENGTH, METADATA, OFFSET_COMMIT, PRODUCE, Part, Parts, Topic
 
@@ -36,6 +36,7 @@ class Messaging(Exchange):
     """
 
     protocol: ClassVar[WireProtocol] = WireProtocol.KAFKA
+    ends_when_closed: ClassVar[bool] = True
     operation: str
     client_id: str
     number: int
@@ -46,11 +47,6 @@ class Messaging(Exchange):
     offset: int | None = None
     error: str = ""
     returned: bool = False
-
-    def closed(self, when_ns: int) -> None:
-        """See Exchange."""
-        if not self.end_ns:
-            self.end_ns = max(self.start_ns, when_ns)
 
     @property
     def said(self) -> tuple[str, ...]:
@@ -118,7 +114,7 @@ class KafkaTalk:
         self._requests_sent, self._topics = requests_sent, topics
         self._asking = Framed(kafkawire.REQUEST_BYTES, kafkawire.length_of_request, _begins_request)
         self._answering = Framed(kafkawire.ANSWER_BYTES, kafkawire.length_of_answer, self._begins_answer)
-        self._begun = 0, 0  # when what is on its way began, and with what exchange_id
+        self._begun = Asking()
         self._open: OrderedDict[int, _Request] = OrderedDict()  # by their numbers
         self._early: OrderedDict[int, tuple[bytes, int]] = OrderedDict()  # answers whose request has yet to come
 
@@ -133,14 +129,9 @@ class KafkaTalk:
             for message in self._answering.feed(payload, missed=missed):
                 self._answer(message.head, end_ns, told)
             return told
-        stream = self._asking
-        messages = stream.feed(payload, missed=missed)
-        # what is sent goes out from the call's begin, what is received is there at its end
-        now = start_ns if payload.sends else end_ns, payload.exchange_id if len(messages) < 2 else 0
-        for message in messages:
-            self._ask(message, *(now if message.first == stream.calls else self._begun), told)
-        if stream.first == stream.calls:
-            self._begun = now[0], 0 if messages else payload.exchange_id
+        messages = self._asking.feed(payload, missed=missed)
+        for message, when_ns, exchange_id in self._begun.of(self._asking, messages, payload, start_ns, end_ns):
+            self._ask(message, when_ns, exchange_id, told)
         return told
 
     def _ask(self, message: Message, when_ns: int, exchange_id: int, told: Told) -> None:

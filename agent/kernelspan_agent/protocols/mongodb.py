@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 from kernelspan_agent.model import Payload, WireProtocol
 from kernelspan_agent.protocols.databases import Query
 from kernelspan_agent.protocols.exchanges import Told
-from kernelspan_agent.protocols.framed import Framed, Message
+from kernelspan_agent.protocols.framed import Asking, Framed, Message
 from kernelspan_agent.protocols.mongowire import HEADER_BYTES, asked, error, header
 
 MAX_OPEN = 1024  # commands of a connection that are not answered; the oldest is then told without an answer
@@ -27,11 +27,7 @@ class Command(Query):
     """A command of MongoDB."""
 
     protocol: ClassVar[WireProtocol] = WireProtocol.MONGODB
-
-    def closed(self, when_ns: int) -> None:
-        """See Exchange."""
-        if not self.end_ns:
-            self.end_ns = max(self.start_ns, when_ns)
+    ends_when_closed: ClassVar[bool] = True
 
     @property
     def said(self) -> tuple[str, ...]:
@@ -51,7 +47,7 @@ class MongoTalk:
     def __init__(self, requests_sent: bool) -> None:
         self._requests_sent = requests_sent
         self._streams = {each: Framed(HEADER_BYTES, _length, _is_one) for each in (True, False)}  # sent, received
-        self._begun = 0, 0  # when what is on its way began, and with what exchange_id
+        self._begun = Asking()
         self._open: OrderedDict[int, Command] = OrderedDict()  # by their numbers
         self._early: OrderedDict[int, tuple[str, int]] = OrderedDict()  # answers whose command has yet to come
 
@@ -64,12 +60,8 @@ class MongoTalk:
             for message in messages:
                 self._answer(message, end_ns, told)
             return told
-        # what is sent goes out from the call's begin, what is received is there at its end
-        now = start_ns if payload.sends else end_ns, payload.exchange_id if len(messages) < 2 else 0
-        for message in messages:
-            self._ask(message, *(now if message.first == stream.calls else self._begun), told)
-        if stream.first == stream.calls:
-            self._begun = now[0], 0 if messages else payload.exchange_id
+        for message, when_ns, exchange_id in self._begun.of(stream, messages, payload, start_ns, end_ns):
+            self._ask(message, when_ns, exchange_id, told)
         return told
 
     def _ask(self, message: Message, when_ns: int, exchange_id: int, told: Told) -> None:

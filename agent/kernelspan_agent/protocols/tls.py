@@ -26,14 +26,10 @@ class Handshake(Exchange):
     """A client's hello, and what answered it. `answer` None: nothing that was seen. `alert`: why the server refused."""
 
     protocol: ClassVar[WireProtocol] = WireProtocol.TLS
+    ends_when_closed: ClassVar[bool] = True
     hello: ClientHello
     answer: ServerHello | None = None
     alert: str = ""
-
-    def closed(self, when_ns: int) -> None:
-        """See Exchange."""
-        if not self.end_ns:
-            self.end_ns = max(self.start_ns, when_ns)
 
     @property
     def said(self) -> tuple[str, ...]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which function of a file an address is in, by the file's own tables, its debug file's, or MiniDebugInfo.
+"""Which function of a file an address is in, by the file's own tables, or MiniDebugInfo.
 
 A function is named only where the address lies in it: tables say how long functions are, and what none of them covers has no name,
 whatever stands before it. Tables are read as arrays when they are asked, and not kept.
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import weakref
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from kernelspan_agent.process.elf import SHT_DYNSYM, SHT_SYMTAB, read_at, read_elf
 from kernelspan_agent.process.errors import ElfError
-from kernelspan_agent.process.symbols.debugfiles import debug_file, mini_debug_info
+from kernelspan_agent.process.symbols.debugfiles import mini_debug_info
 from kernelspan_agent.process.symbols.demangling import qualified, readable
 from kernelspan_agent.process.symbols.reading import demangled, is_mangled
 from kernelspan_agent.process.symbols.tables import elf_table
@@ -44,9 +43,8 @@ class Named:
 class Names:
     """Those of one file. `fd` belongs to the caller."""
 
-    def __init__(self, fd: int, path: str, root: str) -> None:
-        """`root`: where debug files of the tree it is in are looked for."""
-        self._fd, self._path, self._root = fd, path, root
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
         self._tables: list[Table] | None = None
 
     def of(self, addresses: Sequence[int]) -> dict[int, Named]:
@@ -71,14 +69,11 @@ class Names:
         if whole is not None:
             return [whole]
         found = [elf_table(elf, SHT_DYNSYM, "dynsym")]
-        with ExitStack() as stack:
-            for source in (debug_file(elf, self._path, self._root), mini_debug_info(elf)):
-                other = stack.enter_context(source)
-                if other is not None:
-                    fd = os.dup(other.fd)
-                    weakref.finalize(self, os.close, fd)
-                    found.append(elf_table(read_elf(fd), SHT_SYMTAB, "debug file"))
-                    break
+        with mini_debug_info(elf) as other:
+            if other is not None:
+                fd = os.dup(other.fd)
+                weakref.finalize(self, os.close, fd)
+                found.append(elf_table(read_elf(fd), SHT_SYMTAB, ".gnu_debugdata"))
         return [each for each in found if each is not None]
 
 

@@ -72,7 +72,7 @@ class NativeSymboliser:
 def _learn(found: Object, addresses: list[int], *, own: bool) -> None:
     names = _names.get(found)
     if names is None:
-        names = _names[found] = Names(found.fd, found.path, "")
+        names = _names[found] = Names(found.fd)
     named = names.of(addresses)
     for address in addresses:
         _places[found.number, address, own] = _frame(found, address, named.get(address), _APP if own else None)
