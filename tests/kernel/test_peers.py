@@ -24,7 +24,7 @@ from kernelspan_agent.resolve.resource import ResourceSettings
 from kernelspan_agent.trace import joins, peers
 from kernelspan_api.control.control_pb2 import Neighbour
 from kernelspan_operator.services.authority import advanced
-from tests.kernel.test_joins import APP, SPEC, Found, go, proxy, python, read
+from tests.kernel.test_joins import APP, SPEC, Found, begun, go, proxy, python, read
 from tests.support import runs
 from tests.support.collector import Collector
 from tests.support.engines import Made, engines, profile
@@ -92,16 +92,6 @@ def settle(found: list[Node]) -> None:
     """Until nothing waits, nor comes to."""
     end = time.monotonic() + 1.0
     step(found, lambda: time.monotonic() > end and not any(each.made.engine.joins.waiting for each in found), "settled")
-
-
-@contextlib.contextmanager
-def begun(*command: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, cwd=runs.PROGRAMS)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def inside(namespace: str, *command: str) -> list[str]:

@@ -152,6 +152,16 @@ class Service:
         (one,) = [span for span in self.found if is_request(span, kind) and path_of(span) == path]
         return one
 
+    def owner(self, number: int) -> str:
+        """The path of the request that it is below; empty: of none."""
+        by_id: dict[int, Span] = {span.span: span for span in self.found}
+        (span,) = [span for span in self.found if span.number == number]
+        while (above := by_id.get(span.parent)) is not None:
+            span = above
+            if is_request(span, "SERVER"):
+                return str(span.attributes["url.path"])
+        return ""
+
 
 def head(target: str, headers: str = "") -> bytes:
     return f"GET {target} HTTP/1.1\r\nHost: shop\r\n{headers}\r\n".encode()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.runtimes.python.tasks import generation_of
-from tests.unit.trace.builders import Op, Span, batch
+from tests.unit.trace.builders import Op, batch
 from tests.unit.trace.services import ANSWER, Service, World, head, is_request, payload
 from tests.unit.trace.test_adopt import LOOP, OTHER, TASK
 
@@ -47,16 +47,6 @@ class Loop:
         self.service._take(batch(op))
         return op.number
 
-    def owner(self, number: int) -> str:
-        """The path of the request that it is below; empty: of none."""
-        by_id: dict[int, Span] = {span.span: span for span in self.service.found}
-        (span,) = [span for span in self.service.found if span.number == number]
-        while (above := by_id.get(span.parent)) is not None:
-            span = above
-            if is_request(span, "SERVER"):
-                return str(span.attributes["url.path"])
-        return ""
-
 
 def test_the_next_task_is_the_requests() -> None:
     """From its first operation to the answer, whoever sends that; side by side with others."""
@@ -70,8 +60,8 @@ def test_the_next_task_is_the_requests() -> None:
     after = loop.do(301)
     loop.answers(2)
     world.end()
-    assert {number: loop.owner(number) for number in inside} == inside
-    assert loop.owner(after) == ""
+    assert {number: loop.service.owner(number) for number in inside} == inside
+    assert loop.service.owner(after) == ""
     assert {each.attributes["kernelspan.correlation"] for each in loop.service.found if is_request(each, "SERVER")} == {
         "Connection"
     }
@@ -92,7 +82,7 @@ def test_other_tasks_are_not() -> None:
     loop.answers(1)
     loop.answers(2)
     world.end()
-    assert [loop.owner(number) for number in numbers] == [""] * 4
+    assert [loop.service.owner(number) for number in numbers] == [""] * 4
 
 
 def test_a_request_for_which_no_task_was_begun() -> None:
@@ -105,7 +95,7 @@ def test_a_request_for_which_no_task_was_begun() -> None:
     loop.answers(2)
     loop.answers(1)
     world.end()
-    assert loop.owner(inside) == "/2"
+    assert loop.service.owner(inside) == "/2"
 
 
 def test_more_bytes_without_a_task() -> None:
@@ -118,7 +108,7 @@ def test_more_bytes_without_a_task() -> None:
     inside = loop.do(301)
     loop.answers(1)
     world.end()
-    assert loop.owner(inside) == ""
+    assert loop.service.owner(inside) == ""
 
 
 def test_pipelined() -> None:
@@ -135,7 +125,7 @@ def test_pipelined() -> None:
     third = loop.do(311)
     loop.answers(3)
     world.end()
-    assert [loop.owner(number) for number in (first, second, third)] == ["/1", "", ""]
+    assert [loop.service.owner(number) for number in (first, second, third)] == ["/1", "", ""]
 
 
 def test_several_threads_that_receive() -> None:
@@ -150,7 +140,7 @@ def test_several_threads_that_receive() -> None:
     loop.receives(3, 320, tid=8)
     own = loop.do(321, tid=8)
     world.end()
-    assert [loop.owner(number) for number in (in_pool, taken, own)] == ["/1", "", "/3"]
+    assert [loop.service.owner(number) for number in (in_pool, taken, own)] == ["/1", "", "/3"]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["request", "odd", "task", "do", "answer"]), st.integers(0, 5)), max_size=60))
@@ -188,5 +178,5 @@ def test_never_below_another(steps: list[tuple[str, int]]) -> None:
             loop.answers(path)
     world.end()
     for number, path in owners.items():
-        assert loop.owner(number) in {"", path}
+        assert loop.service.owner(number) in {"", path}
     assert sorted(loop.service.shown()) == sorted(owners)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kernelspan_agent.model import Frame, Origin, Resource, Stack, StackState
 from kernelspan_agent.ring.records import ContextKind
-from tests.unit.trace.builders import BOOT_NS, MS, Op, Span, batch
+from tests.unit.trace.builders import BOOT_NS, MS, Op, batch
 from tests.unit.trace.services import ANSWER, Service, World, head, is_request, payload
 
 PARSER = (("parserOnHeadersComplete", "node:_http_common"), ("parserOnIncoming", "node:_http_server"))
@@ -69,19 +69,9 @@ class Loop:
         self.service._take(batch(op))
         return op.number
 
-    def owner(self, number: int) -> str:
-        """The path of the request that it is below; empty: of none."""
-        by_id: dict[int, Span] = {span.span: span for span in self.service.found}
-        (span,) = [span for span in self.service.found if span.number == number]
-        while (above := by_id.get(span.parent)) is not None:
-            span = above
-            if is_request(span, "SERVER"):
-                return str(span.attributes["url.path"])
-        return ""
-
     def owners(self, numbers: list[int]) -> list[str]:
         self.world.end()
-        return [self.owner(each) for each in numbers]
+        return [self.service.owner(each) for each in numbers]
 
     def correlations(self) -> dict[str, str]:
         found = [each.attributes for each in self.service.found if is_request(each, "SERVER")]

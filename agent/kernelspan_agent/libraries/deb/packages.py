@@ -14,15 +14,13 @@ from urllib.parse import quote
 
 from kernelspan_agent.model import Library
 
+from .lists import file_lists
+
 if TYPE_CHECKING:
     from kernelspan_agent.process.rootfs import Root
 
 STATUS = "/var/lib/dpkg/status"
-INFO = "/var/lib/dpkg/info"
 RELEASE = ("/etc/os-release", "/usr/lib/os-release")
-_MAX_NAMES = 200_000  # about five a package
-_MAX_LISTS = 8192
-_MAX_LIST_BYTES = 4 << 20
 _MAX_STATUS_BYTES = 64 << 20
 _MAX_FILES = 65536
 _LIBRARY = re.compile(rb"^(/[^\n]*/[^/\n]*\.so(?:\.[^/\n]*)?)$", re.MULTILINE)
@@ -49,10 +47,8 @@ class Packages:
 def read_packages(root: Root) -> Packages:
     """Those of a tree. Reads a file for each package: some tenths of a second."""
     names: dict[str, str] = {}
-    lists = [name for name in root.names(INFO, _MAX_NAMES) if name.endswith(".list")]
-    for name in lists[:_MAX_LISTS]:
-        package = name.removesuffix(".list")
-        for path in _LIBRARY.findall(root.read(f"{INFO}/{name}", _MAX_LIST_BYTES) or b""):
+    for package, files in file_lists(root):
+        for path in _LIBRARY.findall(files):
             if len(names) < _MAX_FILES:
                 names[path.decode("utf-8", "surrogateescape")] = package
     return Packages(names, _libraries(root, set(names.values())))

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.libraries.composer.installed import Packages
+from kernelspan_agent.libraries.deb.lists import file_lists
 
 from .specs import MAX_SPECIFICATION_BYTES, library_of
 
@@ -17,11 +18,7 @@ if TYPE_CHECKING:
     from kernelspan_agent.model import Library
     from kernelspan_agent.process.rootfs import Root
 
-INFO = "/var/lib/dpkg/info"
 VENDOR = "/ruby/vendor_ruby"
-_MAX_NAMES = 200_000  # about five a package
-_MAX_LISTS = 4096
-_MAX_LIST_BYTES = 4 << 20
 _MAX_FILES = 50_000
 _SPECIFICATION = re.compile(
     rb"^(/usr/[^\n]*/rubygems-integration/[^/\n]+/specifications/[^/\n]+\.gemspec)$", re.MULTILINE
@@ -31,9 +28,7 @@ _SPECIFICATION = re.compile(
 def read_lists(root: Root, folder: str) -> Packages:
     """The gems that have files below `folder`, a vendor_ruby, by these files."""
     found: dict[str, Library] = {}
-    lists = [name for name in root.names(INFO, _MAX_NAMES) if name.endswith(".list")]
-    for name in lists[:_MAX_LISTS]:
-        data = root.read(f"{INFO}/{name}", _MAX_LIST_BYTES) or b""
+    for _, data in file_lists(root):
         if VENDOR.encode() not in data:
             continue
         specifications = _SPECIFICATION.findall(data)

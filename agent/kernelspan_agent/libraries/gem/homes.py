@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.libraries.composer.installed import Packages
+from kernelspan_agent.libraries.deb.lists import INFO
 
-from .debian import INFO, read_lists
+from .debian import read_lists
 from .specs import BUNDLED, DEFAULT, SPECIFICATIONS, read_defaults, read_home
 
 if TYPE_CHECKING:
