@@ -15,6 +15,7 @@ from kernelspan_api.resource import API_VERSION
 from tests.support.cluster import Cluster
 from tests.support.helm import CHART, DEFINITIONS, NAMESPACE, RELEASE, Helm, served
 from tests.support.operators import eventually
+from tests.support.server import ServerError
 
 IN = f"--namespace={NAMESPACE}"
 PROFILE = {
@@ -36,7 +37,12 @@ def empty(releases: Helm, plane: Cluster) -> Iterator[Helm]:
 
 def _clear(releases: Helm, plane: Cluster) -> None:
     releases.run("uninstall", RELEASE, IN, "--ignore-not-found", "--wait")
-    plane.kubectl("delete", "crd", "--ignore-not-found", "--timeout=60s", *DEFINITIONS)
+    try:
+        plane.kubectl("delete", "crd", "--ignore-not-found", "--timeout=110s", *DEFINITIONS)
+    except ServerError as error:
+        conditions = plane.kubectl("get", "crd", "-o", "jsonpath={.items[*].status.conditions}", check=False).stdout
+        error.add_note(f"the definitions that are left: {conditions}")
+        raise
 
 
 def test_first_install_brings_everything(empty: Helm, plane: Cluster) -> None:

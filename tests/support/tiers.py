@@ -37,6 +37,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "house")
 _seconds: Counter[str] = Counter()
 _counts: Counter[str] = Counter()
 _left_out: dict[str, str] = {}
+_failed: list[str] = []
 
 
 def kernel_lacks() -> str:
@@ -120,11 +121,27 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if report.failed:
         said = str(getattr(report.longrepr, "reprcrash", None) or report.longrepr)[:_MOST_SAID]
-        terminal = item.config.pluginmanager.get_plugin("terminalreporter")
-        assert terminal is not None
+        terminal = _terminal(item.config)
         terminal.ensure_newline()
-        terminal.write_line(f"{item.nodeid} ({report.when}): {said}")
+        _failed.append(f"{item.nodeid} ({report.when}): {said}")
+        terminal.write_line(_failed[-1])
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """All failures once more in a few words each, before pytest tells each with all that its servers wrote."""
+    if _failed:
+        _terminal(session.config).ensure_newline()
+        _terminal(session.config).section("failures in short")
+        for line in _failed:
+            _terminal(session.config).write_line(line)
+
+
+def _terminal(config: pytest.Config) -> pytest.TerminalReporter:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    assert isinstance(terminal, pytest.TerminalReporter)
+    return terminal
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

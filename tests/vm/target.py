@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: PTH102, PTH104, PTH106, PTH116, PTH123, PTH208, SIM105 - the plain calls are what is traced
-"""What the tests trace on every kernel: the same system calls from the same functions and lines, each time it runs."""
+# ruff: noqa: PTH102, PTH104, PTH106, PTH110, PTH116, PTH123, PTH208, SIM105 - the plain calls are what is traced
+"""What the tests trace on every kernel: the same system calls from the same functions and lines, each time it runs. It begins and ends
+when it is told: an emulated agent needs its time to find out what a process runs, and to read of it what it runs.
+"""
 
 import os
 import socket
@@ -9,7 +11,16 @@ import sys
 import threading
 import time
 
-SETTLE_SECONDS = 3.0  # an emulated agent needs so long to find out what a process runs, and whose code that is
+
+def wait_to_begin(sign: str) -> None:
+    """By calls that whoever gives the sign looks for."""
+    while not os.path.exists(sign):
+        time.sleep(0.1)
+
+
+def wait_to_end(sign: str) -> None:
+    while not os.path.exists(sign):
+        time.sleep(0.1)
 
 
 def write_and_rename(folder: str, characters: int) -> str:
@@ -71,6 +82,6 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    time.sleep(SETTLE_SECONDS)
+    wait_to_begin(os.path.join(sys.argv[1], "wait_to_begin"))
     main(sys.argv[1])
-    time.sleep(SETTLE_SECONDS)
+    wait_to_end(os.path.join(sys.argv[1], "wait_to_end"))

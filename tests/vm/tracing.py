@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ PROFILES = {
     "Tracepoint": FOLDER / "few.yaml",
 }
 _KINDS = ("file.", "tcp.", "unix.", "process.", "wait.sleep")
+_WAITING = ("wait_to_begin", "wait_to_end")  # the target's functions
 # Numbers of one run.
 _OF_ONE_RUN = ("thread.", "process.pid", "kernelspan.child.pid")
 
@@ -43,29 +45,49 @@ def start(mechanism: str, results: Path) -> None:
     work.mkdir(parents=True)
     command = [str(Path(sys.executable).with_name("kernelspan")), "run", "-q", "-f", str(PROFILES[mechanism])]
     command += ["--output", str(folder / "spans"), "--report", str(folder / "report")]
-    done = subprocess.run(
-        [*command, "--", "/usr/bin/python3", str(FOLDER / "target.py"), str(work)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=SECONDS,
-    )
-    (folder / "status").write_text(f"{done.returncode}\n{done.stdout}")
+    with (
+        (folder / "words").open("wb") as words,
+        subprocess.Popen(
+            [*command, "--", "/usr/bin/python3", str(FOLDER / "target.py"), str(work)], stdout=words, stderr=words
+        ) as started,
+    ):
+        try:
+            for function in _WAITING:
+                _await(started, folder / "spans", work / function)
+            started.wait(SECONDS)
+        finally:
+            started.kill()
+    (folder / "status").write_text(str(started.returncode))
     shutil.rmtree(work)
+
+
+def _await(started: subprocess.Popen[bytes], output: Path, sign: Path) -> None:
+    """Gives the target a sign, named as its function that waits for it, when that was seen to wait, or after too long a time."""
+    end = time.monotonic() + SECONDS
+    while started.poll() is None and time.monotonic() < end and not _waits(output, f"__main__.{sign.name}"):
+        time.sleep(0.5)
+    sign.touch()
+
+
+def _waits(output: Path, function: str) -> bool:
+    lines = output.read_text().splitlines() if output.exists() else []
+    spans = (span for line in lines if function in line for span in spans_of(json.loads(line)))
+    return any(span.name == "wait.sleep" and span.attributes.get("code.function.name") == function for span in spans)
 
 
 def read(mechanism: str, results: Path) -> Traced:
     """What `start` left there."""
     folder = results / mechanism
-    status, _, words = (folder / "status").read_text().partition("\n")
+    status, words = ((folder / name).read_text() for name in ("status", "words"))
     lines = (folder / "spans").read_text().splitlines() if (folder / "spans").exists() else []
     report = json.loads((folder / "report").read_text()) if (folder / "report").exists() else {}
     operations: Counter[tuple[str, str, str]] = Counter()
     for line in lines:
         for span in spans_of(json.loads(line)):
             function = str(span.attributes.get("code.function.name", ""))
-            if function.startswith("__main__.") and not function.endswith(">") and span.name.startswith(_KINDS):
+            module, _, name = function.rpartition(".")
+            ours = module == "__main__" and not name.endswith(">") and name not in _WAITING
+            if ours and span.name.startswith(_KINDS):
                 told = {k: v for k, v in span.attributes.items() if not k.startswith(_OF_ONE_RUN)}
                 text = json.dumps(told, sort_keys=True).replace(str(folder), "FOLDER")
                 operations[span.name, span.status, text] += 1
