@@ -9,6 +9,9 @@ machine share.
     {"pod": UID, "count": 1}                        once so many agents hold a plan with that pod
     {"plan": true, "count": M}                      once M agents hold a plan with pods
     {"forget": true}                                every agent ends its stream and holds no plan any more
+    {"met": true, "count": M}                       once M agents have been told who they are to others: when
+    {"ask": A, "nodes": N, "pods": P}               once each agent was told of A addresses of pods whose they are: when the
+                                                    last was, how many it was told of, how many wrongly
     {"state": true}                                 streams, plans, bytes and failures so far
 """
 
@@ -27,6 +30,8 @@ from typing import Any
 
 import grpc
 
+from bench.scale.neighbours import Neighbours
+from bench.scale.sizes import Sizes, node_name, pod_address
 from kernelspan_agent.control.stream import BACKOFF_SECONDS
 from kernelspan_api.control import HEARTBEAT_SECONDS, MAX_PLAN_BYTES, REVISION, SYNC
 from kernelspan_api.control.control_pb2 import Heartbeat, Hello, NodePlan, NodeReport, ProbeState, ProfileState, State
@@ -38,7 +43,7 @@ _OPTIONS = (
     ("grpc.enable_retries", 0),
     ("grpc.use_local_subchannel_pool", 1),  # else all agents would share one connection
 )
-_SAY_SECONDS = 10.0
+_SAY_SECONDS, _LOOK_SECONDS = 10.0, 0.02
 _PROBES = [ProbeState(name="files", state="Attached", mechanism="Fentry")]
 Holds = Callable[[NodePlan], bool]
 
@@ -53,6 +58,7 @@ class Agent:
     at: float = 0.0
     call: Any = None
     said: float = 0.0
+    neighbours: Neighbours = field(default_factory=Neighbours)
     speaking: asyncio.Lock = field(default_factory=asyncio.Lock)  # gRPC takes one message at a time
 
     @property
@@ -124,6 +130,10 @@ class Fleet:
                 if agent.call is not None:
                     agent.call.cancel()
             return {}
+        if "met" in command:
+            return await self._met(command["count"], command["seconds"])
+        if "ask" in command:
+            return await self._ask(command["ask"], Sizes(command["nodes"], command["pods"], 3), command["seconds"])
         wanted = wish(command)
         self._wishes.append(wanted)
         for agent in self.agents:
@@ -136,6 +146,29 @@ class Fleet:
         finally:
             self._wishes.remove(wanted)
         return {"times": sorted(wanted.times.values())}
+
+    async def _met(self, count: int, seconds: float) -> dict[str, Any]:
+        deadline, there = time.monotonic() + seconds, 0
+        while there < count and time.monotonic() < deadline:
+            await asyncio.sleep(_LOOK_SECONDS)
+            there = sum(one.neighbours.identified for one in self.agents)
+        return {"times": [time.monotonic()] * there}
+
+    async def _ask(self, addresses: int, sizes: Sizes, seconds: float) -> dict[str, Any]:
+        """Each agent about others, of the whole cluster; the same at each run."""
+        known = {pod_address(index): node_name(sizes.node(index)) for index in range(sizes.pods)}
+        chosen = random.Random(self.agents[0].node)
+        asked = [(one, chosen.sample(list(known), addresses)) for one in self.agents]
+        try:
+            async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+                for one, some in asked:
+                    group.create_task(one.neighbours.ask(some))
+        except TimeoutError:
+            pass
+        ended = time.monotonic()
+        told = [(address, node) for one in self.agents for address, node in one.neighbours.nodes.items()]
+        wrong = sum(node not in ("", known[address]) for address, node in told)
+        return {"ended": ended, "told": sum(bool(node) for _, node in told), "wrong": wrong}
 
     # --- one agent ----------------------------------------------------------------------------------------------------
 
@@ -175,13 +208,25 @@ class Fleet:
             )
             await agent.say(NodeReport(hello=hello))
             self._counts["connections"] += 1
-            async for plan in agent.call:
-                agent.plan, agent.at = plan, time.monotonic()
-                self._counts["plans"] += 1
-                self._counts["bytes"] += plan.ByteSize()
-                for one in self._wishes:
-                    one.look(agent)
-                await agent.say(NodeReport(state=state_of(plan)))
+            meeting = asyncio.ensure_future(self._meet(agent, channel))
+            try:
+                async for plan in agent.call:
+                    agent.plan, agent.at = plan, time.monotonic()
+                    self._counts["plans"] += 1
+                    self._counts["bytes"] += plan.ByteSize()
+                    for one in self._wishes:
+                        one.look(agent)
+                    await agent.say(NodeReport(state=state_of(plan)))
+            finally:
+                meeting.cancel()
+
+    async def _meet(self, agent: Agent, channel: grpc.aio.Channel) -> None:
+        try:
+            await agent.neighbours.hold(channel, agent.token)
+        except grpc.RpcError as error:
+            self._failed[f"Meet: {error.code().name}: {error.details()}"[:120]] += 1
+        except asyncio.InvalidStateError:
+            self._failed["Meet: ended"] += 1
 
     async def _beat(self) -> None:
         while True:

@@ -61,6 +61,23 @@ class Fleets:
             if sum(len(one["times"]) for one in answers) >= count or asyncio.get_running_loop().time() > deadline:
                 return answers
 
+    async def met(self, seconds: float) -> float:
+        """When all agents had been told who they are to others. Raises BenchError."""
+        parts = self._parts()
+        answers = await self._ask_all([{"met": True, "count": len(part), "seconds": seconds} for part in parts])
+        times = [time for answer in answers for time in answer["times"]]
+        if len(times) < len(self._tokens):
+            raise BenchError(
+                f"after {seconds:g} s {len(times):,} of {len(self._tokens):,} have met: {await self.state()}"
+            )
+        return max(times)
+
+    async def ask(self, addresses: int, nodes: int, pods: int, seconds: float) -> tuple[float, int, int]:
+        """Each agent about so many addresses: when the last was told, how many all were told of, how many wrongly."""
+        command = {"ask": addresses, "nodes": nodes, "pods": pods, "seconds": seconds}
+        answers = await self._ask_all([command] * len(self._processes))
+        return max(one["ended"] for one in answers), *(sum(one[key] for one in answers) for key in ("told", "wrong"))
+
     async def forget(self) -> None:
         """Every agent ends its stream and holds no plan any more."""
         await self._ask_all([{"forget": True}] * len(self._processes))

@@ -29,6 +29,7 @@ from tests.support.operators import Operator, profile_path
 _WAIT_SECONDS = 300.0
 _QUIET_SECONDS = 4.0  # statuses are written at most once a second; a write that failed comes again after two
 _NODE_BEAT_SECONDS = 300.0  # kubelet: nodeStatusReportFrequency
+ADDRESSES = 30  # that an agent asks about, as many as pods are on a node
 Figures = dict[str, Any]
 
 
@@ -57,6 +58,7 @@ class Measurement:
         await self._phase("first", self._first)
         await self._phase("started again, agents without plans", self._anew)
         await self._phase("started again, agents with their plans", self._again)
+        await self._phase("agents ask about addresses", self._asked)
         await self._phase("idle", self._idle)
         await self._phase("change on all nodes", lambda: self._changes(EVERYWHERE, self._sizes.nodes))
         await self._phase("change on one node", lambda: self._changes(ONE_NODE, 1))
@@ -112,7 +114,8 @@ class Measurement:
         """Agents dial an operator that has been there for a while: a DaemonSet is installed."""
         began = time.monotonic()
         times = await self._fleets.until(self._sizes.nodes, _WAIT_SECONDS, plan=True)
-        return {"all plans after": round(times[-1] - began, 3)}
+        met = await self._fleets.met(_WAIT_SECONDS)
+        return {"all plans after": round(times[-1] - began, 3), "all met after": round(met - began, 3)}
 
     async def _restart(self, *, forget: bool) -> tuple[float, Figures]:
         """Stops it and starts it anew: when that began. It is ready (plans are given) on return."""
@@ -128,7 +131,8 @@ class Measurement:
     async def _anew(self) -> Figures:
         began, found = await self._restart(forget=True)
         times = await self._fleets.until(self._sizes.nodes, _WAIT_SECONDS, plan=True)
-        return found | {"all plans after": round(times[-1] - began, 3)}
+        met = await self._fleets.met(_WAIT_SECONDS)
+        return found | {"all plans after": round(times[-1] - began, 3), "all met after": round(met - began, 3)}
 
     async def _again(self) -> Figures:
         """Agents come back with the hash of what they hold; nobody is sent what he has."""
@@ -140,7 +144,18 @@ class Measurement:
             await asyncio.sleep(0.1)
         streams = time.monotonic() - began
         sent = (await self._fleets.state())["counts"]["plans"] - held
-        return found | {"all streams after": round(streams, 3), "plans": sent}
+        met = await self._fleets.met(_WAIT_SECONDS)
+        return found | {"all streams after": round(streams, 3), "all met after": round(met - began, 3), "plans": sent}
+
+    async def _asked(self) -> Figures:
+        """Every agent at once, about pods anywhere: whose requests they have just seen."""
+        began = time.monotonic()
+        sizes = self._sizes
+        each = min(ADDRESSES, sizes.pods)
+        ended, told, wrong = await self._fleets.ask(each, sizes.nodes, sizes.pods, _WAIT_SECONDS)
+        if wrong or told < sizes.nodes * each:
+            raise BenchError(f"of {sizes.nodes * each:,} addresses the node of {told:,} was told, of {wrong:,} wrongly")
+        return {"all told after": round(ended - began, 3), "addresses": told}
 
     async def _idle(self) -> Figures:
         """Nothing happens, but for what always does: heartbeats of the agents, and kubelets that write their node."""

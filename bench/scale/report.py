@@ -15,6 +15,7 @@ from bench.report import figure
 LINE_NODES = 1000  # the lines are of a cluster of this size
 EVERYWHERE, ONE, BOUND = "change on all nodes", "change on one node", "pod bound"
 ANEW, AGAIN = "started again, agents without plans", "started again, agents with their plans"
+ASKED = "agents ask about addresses"
 Run = dict[str, Any]
 
 
@@ -76,7 +77,9 @@ def page(runs: Sequence[Run]) -> str:
         "nodes and pods the first are made by calls, the others are copies of them put into etcd, which the API server reads as",
         "its own; what changes while it is measured is changed by calls. One profile selects every pod, one those of a node, the",
         "others one application each, by labels or by Deployment. All of it shares the same cores. Counters of events stand still.",
-        "Times run from just before the request to the moment at which the last agent concerned has its plan.",
+        "Times run from just before the request to the moment at which the last agent concerned has its plan. Each agent also",
+        "makes the call by which agents get to know one another: it is given a certificate, and whose the addresses are that it",
+        "asks about.",
         "",
         "| what | " + " | ".join(heads) + " |",
         "| --- |" + " ---: |" * len(runs),
@@ -131,6 +134,14 @@ def _rows(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
         each("operator begins, to all agents that have plans being back", AGAIN, "all streams after", unit="s"),
         each("plans sent to them", AGAIN, "plans"),
         each("CPU of the operator for it", AGAIN, "operator_cpu_seconds", unit="s"),
+        each("to all agents having been told who they are to others", AGAIN, "all met after", unit="s"),
+        each(
+            "every agent asks about 30 pods' addresses, all at once: to the last answer",
+            ASKED,
+            "all told after",
+            unit="s",
+        ),
+        each("CPU of the operator for it", ASKED, "operator_cpu_seconds", unit="s"),
         ("resident memory of the operator, most", most),
         each("the same when idle", "idle", "operator_resident_mb", unit="MB"),
         each("CPU of the operator in the idle window", "idle", "operator_cpu_seconds", unit="s"),

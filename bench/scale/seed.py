@@ -106,10 +106,11 @@ def pods_path(where: str, name: str = "") -> str:
     return f"/api/v1/namespaces/{where}/pods" + (f"/{name}" if name else "")
 
 
-async def run_pod(api: Api, made: Body) -> None:
+async def run_pod(api: Api, made: Body, sizes: Sizes, index: int) -> None:
     """What its kubelet says once it runs."""
     meta = made["metadata"]
-    await api.call("PUT", pods_path(meta["namespace"], meta["name"]) + "/status", cluster.running(made))
+    path = pods_path(meta["namespace"], meta["name"]) + "/status"
+    await api.call("PUT", path, cluster.running(made, sizes, index))
 
 
 async def pods(api: Api, store: Store, sizes: Sizes, say: Say) -> None:
@@ -119,7 +120,7 @@ async def pods(api: Api, store: Store, sizes: Sizes, say: Say) -> None:
         if (app := sizes.app(index)) not in firsts:
             body = cluster.pod(sizes, index)
             path = pods_path(body["metadata"]["namespace"])
-            await run_pod(api, await api.call("POST", path, body))
+            await run_pod(api, await api.call("POST", path, body), sizes, index)
             firsts[app] = await api.call("GET", f"{path}/{body['metadata']['name']}")
         if len(firsts) == sizes.apps:
             break

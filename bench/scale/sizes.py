@@ -9,6 +9,7 @@ the nodes and the applications, so that an application runs on many nodes and a 
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ Body = dict[str, Any]
 EVERYWHERE, ONE_NODE = "everywhere", "one-node"
 PIN = "example.com/pinned"  # label of the pods that `one-node` selects
 _APPS_IN_A_NAMESPACE = 10
+_NODES_ADDRESSES, _PODS_ADDRESSES = ipaddress.IPv4Address("172.16.0.1"), ipaddress.IPv4Address("10.0.0.1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,16 @@ class Sizes:
 def node_name(index: int) -> str:
     """A node's name."""
     return f"node-{index:05d}"
+
+
+def node_address(index: int) -> str:
+    """A node's address."""
+    return str(_NODES_ADDRESSES + index)
+
+
+def pod_address(index: int) -> str:
+    """A pod's address, another for each."""
+    return str(_PODS_ADDRESSES + index)
 
 
 def app_name(index: int) -> str:
@@ -135,12 +147,16 @@ def pod(sizes: Sizes, index: int, *, bound: bool = True, name: str = "") -> Body
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
-def running(made: Body) -> Body:
+def running(made: Body, sizes: Sizes, index: int) -> Body:
     """The pod with the status that its kubelet would give it."""
     now = made["metadata"]["creationTimestamp"]
+    own, host = pod_address(index), node_address(sizes.node(index))
     status = {
         "phase": "Running",
-        "podIP": "10.0.0.1",
+        "podIP": own,
+        "podIPs": [{"ip": own}],
+        "hostIP": host,
+        "hostIPs": [{"ip": host}],
         "startTime": now,
         "conditions": [
             {"type": kind, "status": "True", "lastTransitionTime": now}
@@ -168,7 +184,7 @@ def pod_like(first: Body, sizes: Sizes, index: int) -> Body:
     meta = _meta(first, body["metadata"]["name"], labels=body["metadata"]["labels"])
     found = {"apiVersion": "v1", "kind": "Pod"} | first | {"metadata": meta}
     found["spec"] = first["spec"] | {"nodeName": body["spec"]["nodeName"]}
-    return running(found)
+    return running(found, sizes, index)
 
 
 def agent_pod(account: str) -> Body:

@@ -50,6 +50,8 @@ def test_copies_of_a_pod_are_pods_of_their_own() -> None:
         lambda it: it["metadata"]["name"],
         lambda it: it["metadata"]["uid"],
         lambda it: it["spec"]["nodeName"],
+        lambda it: it.get("status", {}).get("podIP"),
+        lambda it: it.get("status", {}).get("hostIP"),
     ):
         assert len({part(first), part(one), part(two)}) == 3
     assert one["status"]["containerStatuses"][0]["containerID"] != two["status"]["containerStatuses"][0]["containerID"]
