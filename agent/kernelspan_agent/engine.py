@@ -255,6 +255,7 @@ class Engine:
 
     def _process(self, drained: Drained) -> None:
         self.tables.learn(drained.others)
+        self._intake.look_ahead(self.tables.learn_ahead)
         self._tell_started()
         execs = list(self.processes.execs)
         self.processes.execs.clear()
@@ -265,6 +266,7 @@ class Engine:
             ops = ops[np.argsort(ops["time"], kind="stable")]
         for begin in range(0, len(ops), MOST_AT_ONCE):
             self.guard.tick(time.monotonic())  # it is wanted most when there is most to do
+            self._intake.look_ahead(self.tables.learn_ahead)
             self._take(ops[begin : begin + MOST_AT_ONCE])
         if len(ops):
             self._intake.done(drained)

@@ -3,13 +3,16 @@
 
 The thread only copies records out, so the kernel never waits for Python's slower half. Operations beyond the queue's
 bound are dropped and counted (QueueFull), records that carry names never are. Of every process that starts the thread
-takes a glance before anything else: it may live for milliseconds only.
+takes a glance before anything else: it may live for milliseconds only. Of pieces that wait for their turn the stages take in
+first what names stacks (`look_ahead`): code is read where it lies, and the program may move or drop it.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +22,16 @@ from kernelspan_agent.resolve.clock import TICK_NS, boot_ahead_ns
 from kernelspan_agent.resolve.glance import Glance, glance
 from kernelspan_agent.ring.reader import Drained, RingReader
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent, RecordKind
+from kernelspan_agent.ring.sound import is_sound
 
 if TYPE_CHECKING:
     from kernelspan_agent.probes.session import Session
 
 MAX_WAITING_OPERATIONS = 65536  # 10 MB of records
 IDLE_WAIT_SECONDS = 0.05
+
+Records = list[tuple[int, bytes]]  # kind and bytes
+LearnAhead = Callable[[Records, frozenset[int]], Records]
 
 
 class Intake:
@@ -34,6 +41,9 @@ class Intake:
         self._session = session
         self._ring = RingReader(session.ring_fd, session.ring_bytes)
         self._queue: queue.SimpleQueue[Drained] = queue.SimpleQueue()
+        self._ahead: deque[tuple[Drained, set[int]]] = (
+            deque()
+        )  # looked at, still to be taken on; its processes' changes
         self._waiting = np.zeros(MAX_CLASSES, np.int64)
         self._lock = threading.Lock()
         self._received = np.zeros(MAX_CLASSES, np.int64)
@@ -46,12 +56,27 @@ class Intake:
 
     def next(self, timeout_seconds: float) -> Drained | None:
         """The next drained piece; None: there was none in that time. To be followed by `done`."""
+        if self._ahead:
+            return self._ahead.popleft()[0]
         try:
             if timeout_seconds > 0:
                 return self._queue.get(timeout=timeout_seconds)
             return self._queue.get_nowait()
         except queue.Empty:
             return None
+
+    def look_ahead(self, learn: LearnAhead) -> None:
+        """Shows `learn` the records of each piece that came since the last look, which gives those that have to wait for their turn.
+
+        With them come the processes (tgid) of which a piece that waits tells that they began, became another program or ended.
+        """
+        changing = set[int]().union(*(changes for _, changes in self._ahead))
+        for _ in range(self._queue.qsize()):  # what comes meanwhile is the next look's
+            drained = self._queue.get_nowait()
+            changes = _processes_in(drained.others)
+            changing |= changes
+            rest = learn(drained.others, frozenset(changing))
+            self._ahead.append((Drained(drained.operations, rest), changes))
 
     def done(self, drained: Drained) -> None:
         """The stages have taken a piece on."""
@@ -104,7 +129,7 @@ class Intake:
         self._queue.put(drained)
         return True
 
-    def _look_at(self, records: list[tuple[int, bytes]]) -> None:
+    def _look_at(self, records: Records) -> None:
         for kind, record in records:
             if kind == RecordKind.PROCESS:
                 row = np.frombuffer(record, PROCESS, 1)[0]
@@ -143,6 +168,14 @@ class Intake:
         for seen in self._glances.values():
             if seen is not None:
                 seen.close()
+
+
+def _processes_in(records: Records) -> set[int]:
+    return {
+        int(np.frombuffer(record, PROCESS, 1)[0]["tgid"])
+        for kind, record in records
+        if kind == RecordKind.PROCESS and is_sound(kind, record)
+    }
 
 
 def _by_class(operations: np.ndarray) -> np.ndarray:

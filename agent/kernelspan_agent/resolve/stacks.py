@@ -66,7 +66,9 @@ class StackTable:
         header = np.frombuffer(record, STACK_HEADER, 1)[0]
         rows = np.frombuffer(record, FRAME, int(header["count"]), STACK_HEADER.itemsize)
         number = int(header["stack"])
-        self._stacks[number] = self._make(rows, FrameState(int(header["state"])), symbolise, classify)
+        made = self._make(rows, FrameState(int(header["state"])), symbolise, classify)
+        if made.state is not StackState.UNRESOLVED or number not in self._stacks:  # what is known stays known
+            self._stacks[number] = made
         self._stacks.move_to_end(number)
         if len(self._stacks) > MAX_STACKS:
             gone, _ = self._stacks.popitem(last=False)

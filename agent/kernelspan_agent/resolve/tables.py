@@ -102,6 +102,21 @@ class Tables:
             elif kind == RecordKind.STACK:
                 self._learn_stack(record)
 
+    def learn_ahead(self, records: Iterable[tuple[int, bytes]], changing: frozenset[int]) -> list[tuple[int, bytes]]:
+        """Takes in what names stacks, ahead of its turn, and gives the other records in their order.
+
+        `changing`: processes of which records that still wait tell what they became; theirs wait behind these.
+        """
+        rest = []
+        for kind, record in records:
+            if kind not in _NAMES_LAYOUT or not is_sound(kind, record) or _tgid_of(record) in changing:
+                rest.append((kind, record))
+            elif kind == RecordKind.CODE:
+                self._learn_code(record)
+            else:
+                self._learn_stack(record)
+        return rest
+
     def _learn_code(self, record: bytes) -> None:
         traced = self._walked(record)
         if traced is not None and traced.symboliser is not None:
@@ -162,6 +177,10 @@ class Tables:
             self.processes.recover(tgid)
         found = self.processes.find(tgid, last)
         return found if found is self.processes.find(tgid, first) else None
+
+
+def _tgid_of(record: bytes) -> int:
+    return int(np.frombuffer(record, HEADER, 1)[0]["tgid"])
 
 
 def _nobody(_file: str) -> Verdict:
