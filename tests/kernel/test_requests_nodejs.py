@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import signal
 import socket
@@ -35,7 +36,8 @@ SERVERS = [
 ]  # fmt: skip
 PLAIN, WAITS, ADVERSE = range(3)  # thousands of a number: how it is answered
 PER_SERVER = 10_000  # numbers
-CLIENTS, EACH = 8, 8
+CLIENTS, EACH, PARTS = 8, 2, 4  # requests of each client in each part
+NUMBERS, ADVERSE_NUMBERS = (CLIENTS + 2) * EACH, 32  # of a part
 WARM = 900_000
 
 
@@ -68,7 +70,7 @@ def ask_adverse(port: int, numbers: Iterable[int]) -> None:
 
 def ask_side_by_side(port: int, first: int) -> None:
     """Eight such clients; each has all ways to be answered in turn."""
-    each = [range(first + 16 * client, first + 16 * client + 16) for client in range(8)]
+    each = [range(first + 4 * client, first + 4 * client + 4) for client in range(8)]
     threads = [threading.Thread(target=ask_adverse, args=(port, numbers)) for numbers in each]
     for thread in threads:
         thread.start()
@@ -76,22 +78,27 @@ def ask_side_by_side(port: int, first: int) -> None:
         thread.join()
 
 
-def ask_server(port: int, at: int, asked: dict[tuple[int, int], test_requests.Asked]) -> None:
-    """All that one server is asked."""
-    adverse = threading.Thread(target=ask_side_by_side, args=(port, _first(at, ADVERSE)))
+def ask_server(port: int, at: int, part: int, asked: dict[tuple[int, int], test_requests.Asked]) -> None:
+    """One part of all that one server is asked."""
+    adverse = threading.Thread(target=ask_side_by_side, args=(port, _first(at, ADVERSE) + part * ADVERSE_NUMBERS))
     adverse.start()
     for way in (WAITS, PLAIN):
-        asked[at, way] = test_requests.ask_all(
-            port, clients=CLIENTS, each=EACH, first=_first(at, way), bodies=False
+        answered = test_requests.ask_all(
+            port, clients=CLIENTS, each=EACH, first=_first(at, way) + part * NUMBERS, bodies=False
         )  # a body that comes behind its answer may hide the next head (docs/design/requests.md)
+        asked[at, way].answers.update(answered.answers)
     adverse.join()
 
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """Of all servers, asked two at a time as soon as their threads are walked."""
+    """Of all servers, asked two at a time as soon as their threads are walked, part by part.
+
+    V8 destroys optimised code that it gives up, and what is not read by then has no stack: an agent that is seconds behind,
+    on a machine with much else to do, would not say what is asked about here.
+    """
     folder = tmp_path_factory.mktemp("nodes")
-    asked: dict[tuple[int, int], test_requests.Asked] = {}
+    asked = {(at, way): test_requests.Asked() for at in range(len(SERVERS)) for way in (WAITS, PLAIN)}
     with PortReservation(len(SERVERS)) as reserved:
         commands = [json.dumps(command_of(*each, port)) for each, port in zip(SERVERS, reserved.ports, strict=True)]
         profile = runs.profile(folder, **test_requests.SPEC)
@@ -102,8 +109,8 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
             for each, port in zip(SERVERS, reserved.ports, strict=True):
                 started.wait_until(partial(_is_warm, told, port), f"{each} answers, and it is known for whom")
             ports = list(enumerate(reserved.ports))
-            for some in zip(ports[::2], ports[1::2], strict=True):
-                threads = [threading.Thread(target=ask_server, args=(port, at, asked)) for at, port in some]
+            for some, part in itertools.product(zip(ports[::2], ports[1::2], strict=True), range(PARTS)):
+                threads = [threading.Thread(target=ask_server, args=(port, at, part, asked)) for at, port in some]
                 for thread in threads:
                     thread.start()
                 for thread in threads:
