@@ -305,9 +305,9 @@ class ProcessTable:
         traced.next_try_ns = now_ns + RETRY_NS[traced.tries]
         traced.tries += 1
 
-    def foresee(self, program: str) -> None:
-        """Lets the kernel know what will run a program, before it has begun, where its file alone says it."""
-        found = self._known_images.foresee(program, self._files, self._kernel)
+    def foresee(self, path: str, *, library: bool = False) -> None:
+        """Lets the kernel know what will run a program, before it has begun, where its file, or that of a library, alone says it."""
+        found = self._known_images.foresee(path, self._files, self._kernel, library=library)
         if found is not None and (layout := self._kernel.layout_id(found.layout)) is not None:
             self._by_layout.setdefault(layout, found)
 
