@@ -7,11 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from kernelspan_agent.resolve.looks import RETRY_NS
 from tests.support import runs, venvs
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.php_runs import needed
@@ -102,3 +104,27 @@ def test_the_agent_stands_still(which: str, tmp_path: Path) -> None:
     missing = Counter(str(span.attributes.get("kernelspan.code.missing", "")) for span in looked)
     assert missing == {"": len(looked)}, (missing, ran.report["stacks"])
     assert all("look (" in str(span.attributes["code.stacktrace"]) for span in looked)
+
+
+SLOW = """import os, select, sys
+def look():
+    os.path.exists("/kernelspan-truth/x")
+while not select.select([sys.stdin], [], [], 0.01)[0]:
+    look()
+"""
+
+
+def test_a_program_that_takes_seconds_to_begin(tmp_path: Path) -> None:
+    """Longer than a program without a runtime is looked at: it is walked all the same. The linker waits for a library that is a pipe."""
+    pipe, script = tmp_path / "pipe.so", tmp_path / "script"
+    os.mkfifo(pipe)
+    script.write_text(SLOW)
+    folder = Path(runs.__file__).parent
+    python = venvs.library_venv(folder / "dns_venv.txt") / "bin" / "python"
+    profile = runs.profile(tmp_path, files={"operations": ["Stat"]}, code={"stackTrace": "Attribute"})
+    command = ["env", f"LD_PRELOAD={pipe}", python, script]
+    with runs.agent(tmp_path, profile, *command, stdin=subprocess.PIPE) as agent:
+        time.sleep(sum(RETRY_NS) / 1e9 + 1)
+        pipe.open("wb").close()  # no library after all: it goes on without
+        agent.wait_for_spans(1, lambda span: looks(span) and "look (" in str(span.attributes.get("code.stacktrace")))
+        agent.finish()
