@@ -11,10 +11,11 @@ from kernelspan_agent.accounting import Accounting
 from kernelspan_agent.engine import Engine
 from kernelspan_agent.probes.modules import walkers_of
 from kernelspan_agent.probes.session import RING_BYTES
+from kernelspan_agent.process.linked import candidates
 from kernelspan_agent.resolve.processes import TracedProcess
 from kernelspan_agent.resolve.resource import ResourceSettings
 from kernelspan_agent.runtimes.look import FileCache
-from kernelspan_agent.runtimes.registry import of_program
+from kernelspan_agent.runtimes.registry import is_library, of_program
 from kernelspan_api.plan import wanted as wanted_by
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class App(Engine):
         """
         wanted = wanted_by(profile.metadata.name, profile.spec)
         files = FileCache()
-        found = {name for program in programs if (name := of_program(program, files))}
+        libraries = [each for program in programs for each in candidates(program, environ, is_library)]
+        found = {name for program in [*programs, *libraries] if (name := of_program(program, files))}
         usual = [runtime.name for runtime in walkers_of(wanted)]
         wanted = replace(wanted, runtimes=tuple(dict.fromkeys([*usual, *sorted(found)])))
         super().__init__(
@@ -60,6 +62,8 @@ class App(Engine):
         self.look_here(uid, executable)
         for program in programs:
             self.processes.foresee(program)
+        for library in libraries:
+            self.processes.foresee(library, library=True)
 
     @property
     def engine(self) -> Engine:

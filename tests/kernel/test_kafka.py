@@ -179,8 +179,15 @@ def test_client(broker: kafkas.Broker, library: str, tmp_path: Path) -> None:
     before = len(broker.log)
     ran = runs.run(tmp_path, profile(tmp_path, "Client"), *client(library, broker.port, f"new-{library}-"))
     assert ran.status == 0, ran.stderr
+    found = spans_of(ran)
+
+    def is_logged() -> bool:
+        log = broker.log[before:]
+        return not said(found, broker.port) - expected(log, topics(log))
+
+    databases.until(is_logged, "Kafka has noted what it has answered")  # which it does after it has sent the answer
     log = broker.log[before:]
-    found, wanted = spans_of(ran), expected(log, topics(log))
+    wanted = expected(log, topics(log))
     assert {span.kind for span in found} == {"CLIENT"}
     assert said(found, broker.port) == wanted
     assert {"", "MESSAGE_TOO_LARGE"} <= {error for *_, error in wanted}

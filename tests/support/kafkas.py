@@ -54,7 +54,8 @@ class Broker:
     @property
     def log(self) -> list[dict[str, Any]]:
         """Its requests, in the order of their answers."""
-        lines = (self.folder / "requests").read_text().splitlines()
+        lines = (self.folder / "requests").read_text().splitlines(keepends=True)
+        lines = [line for line in lines if line.endswith("\n")]  # the last is still being written
         return [json.loads(line.partition("Completed request:")[2]) for line in lines if "Completed request:" in line]
 
 

@@ -167,9 +167,9 @@ def _say_probes(app: App, options: dict[str, Any], *, has_command: bool) -> None
 
 def _programs(child: Command | None, pids: tuple[int, ...]) -> list[str]:
     """What is to be traced, as far as it can be told before."""
-    from kernelspan_agent.targets.command import program_of
+    from kernelspan_agent.targets.command import programs_of
 
-    return [program_of(child.program)] if child is not None else [f"/proc/{pid}/exe" for pid in pids]
+    return programs_of(child.program, child.arguments) if child is not None else [f"/proc/{pid}/exe" for pid in pids]
 
 
 def _trace(app: App, profile: TraceProfile, child: Command | None, options: dict[str, Any]) -> int:

@@ -201,6 +201,14 @@ def first_code(elf: Elf) -> int:
     return min(found)
 
 
+def first_mapped(elf: Elf) -> int:
+    """The address, as the file has it, at which its first byte is mapped. Raises ElfError: it is not."""
+    for segment in elf.segments:
+        if segment.kind == PT_LOAD and segment.offset < PAGE_BYTES:
+            return segment.address - segment.offset
+    raise ElfError("a file whose beginning is not mapped")
+
+
 def load_bias(elf: Elf, mappings: Iterable[Mapping]) -> int:
     """What to add to the file's addresses in the process that has these mappings of it. Raises ElfError."""
     if elf.kind == ET_EXEC:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.process import files, procfs
-from kernelspan_agent.process.elf import first_code, read_elf
+from kernelspan_agent.process.elf import first_code, first_mapped, read_elf
 from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.runtimes import registry
 
@@ -63,16 +63,17 @@ class KnownImages(OrderedDict[Image, "DetectedRuntime"]):
             if found.number == number:
                 kernel.know_image(image, number=number, layout=found.layout)
 
-    def foresee(self, program: str, cache: FileCache, kernel: Kernel) -> DetectedRuntime | None:
-        """Tells the kernel what a program that nobody may have run yet holds; None: its file alone does not say it."""
-        with contextlib.suppress(OSError, ProcessError), open(program, "rb") as file:  # noqa: PTH123
+    def foresee(self, path: str, cache: FileCache, kernel: Kernel, *, library: bool) -> DetectedRuntime | None:
+        """Tells the kernel what a program, or a library, that nobody may have run yet holds; None: its file alone does not say it."""
+        with contextlib.suppress(OSError, ProcessError), open(path, "rb") as file:  # noqa: PTH123
             found = registry.foresee(file.fileno(), cache)
             if found is not None:
                 status = os.fstat(file.fileno())
                 device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
                 where = (status.st_ino, status.st_size, int(status.st_mtime), device)
-                delta = found.address - first_code(read_elf(file.fileno()))
-                self.add(Image(*where, delta, EXECUTABLE), found, kernel)
+                elf = read_elf(file.fileno())
+                origin, offset = (first_mapped(elf), 0) if library else (first_code(elf), EXECUTABLE)
+                self.add(Image(*where, found.address - origin, offset), found, kernel)
                 return found
         return None
 

@@ -24,6 +24,7 @@ from kernelspan_agent.process.memory import GONE, Memory, ProcessMemory
 from kernelspan_agent.resolve.besides import Besides, flags_of
 from kernelspan_agent.resolve.glance import Glance, glance, glance_at_twin, seen_after_exec
 from kernelspan_agent.resolve.images import KnownImages
+from kernelspan_agent.resolve.looks import SOON, pause_ns
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent
 from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.look import FileCache
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from kernelspan_agent.runtimes.registry import RawFrame
 
 LINGER_NS = 5_000_000_000
-# A loader maps a libpython within milliseconds; a program that embeds one may do so at any time later.
-RETRY_NS = (1_000_000, 2_000_000, 5_000_000, 10_000_000, 50_000_000, 200_000_000, 1_000_000_000, 5_000_000_000)
 
 
 @dataclass(slots=True, eq=False)
@@ -264,7 +263,7 @@ class ProcessTable:
     @property
     def has_pending(self) -> bool:
         """Whether some process's runtime, or what it needs, is still looked for soon."""
-        return bool(self.besides) or any(traced.tries < len(RETRY_NS) - 2 for traced in self._pending)
+        return bool(self.besides) or any(traced.tries < SOON for traced in self._pending)
 
     def detect_pending(self, now_ns: int) -> None:
         """Looks again at processes whose runtime is not known yet, each at its own pace."""
@@ -299,15 +298,16 @@ class ProcessTable:
         self._try_again(traced, now_ns)
 
     def _try_again(self, traced: TracedProcess, now_ns: int) -> None:
-        if traced.tries >= len(RETRY_NS):
+        waits = bool(traced.unsupported and traced.unsupported.waits)
+        pause = pause_ns(traced.tries, now_ns - traced.start_ns, waits=waits)
+        if pause is None:
             self._pending.pop(traced, None)
             return
-        traced.next_try_ns = now_ns + RETRY_NS[traced.tries]
-        traced.tries += 1
+        traced.next_try_ns, traced.tries = now_ns + pause, traced.tries + 1
 
-    def foresee(self, program: str) -> None:
-        """Lets the kernel know what will run a program, before it has begun, where its file alone says it."""
-        found = self._known_images.foresee(program, self._files, self._kernel)
+    def foresee(self, path: str, *, library: bool = False) -> None:
+        """Lets the kernel know what will run a program, before it has begun, where its file, or a library's, alone says it."""
+        found = self._known_images.foresee(path, self._files, self._kernel, library=library)
         if found is not None and (layout := self._kernel.layout_id(found.layout)) is not None:
             self._by_layout.setdefault(layout, found)
 

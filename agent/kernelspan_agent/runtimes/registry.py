@@ -13,6 +13,7 @@ import functools
 import importlib
 import os
 import pkgutil
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -175,7 +176,8 @@ class Runtime:
     `watch`: makes what finds the words that the kernel is told of a process; given what was detected, process, memory, symboliser, tables.
     `scripts`: a process is known by the script that it runs; else by its executable.
     `fallback`: asked of processes that no other runtime claims, and given up where one does later.
-    `foresee`: what an open file of a program says of whoever will run it, `address` being the file's own.
+    `library`: the names of libraries that may hold it.
+    `foresee`: what an open file of a program, or of such a library, with this base name, says of whoever will run it, `address` being the file's own.
     """
 
     name: str
@@ -191,7 +193,8 @@ class Runtime:
     watch: Callable[..., Watch] | None = field(default=None, repr=False)
     scripts: bool = True
     fallback: bool = False
-    foresee: Callable[[int, FileCache], DetectedRuntime | None] | None = field(default=None, repr=False)
+    library: re.Pattern[str] | None = field(default=None, repr=False)
+    foresee: Callable[[int, str, FileCache], DetectedRuntime | None] | None = field(default=None, repr=False)
 
     @property
     def places(self) -> Mapping[int, str]:
@@ -251,8 +254,7 @@ def of_program(path: str, cache: FileCache) -> str:
     """The name of the runtime that a program has in itself; empty: none, or none that can be walked."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123
-            # /proc/PID/exe leads to the file itself, whatever its name leads to here.
-            name = os.readlink(f"/proc/self/fd/{file.fileno()}").removesuffix(" (deleted)").rpartition("/")[2]  # noqa: PTH115
+            name = _name_of(file.fileno())
             for runtime in (each for each in all_runtimes() if not each.fallback):
                 found = ask(file.fileno(), name, runtime.name, runtime.inspect, cache)
                 if found is not None and not isinstance(found, Unsupported):
@@ -262,10 +264,21 @@ def of_program(path: str, cache: FileCache) -> str:
     return ""
 
 
+def is_library(name: str) -> bool:
+    """Whether a library of this name may hold a runtime that can be foreseen."""
+    return any(each.foresee and each.library and each.library.match(name) for each in all_runtimes())
+
+
 def foresee(fd: int, cache: FileCache) -> DetectedRuntime | None:
     """What will run the program in an open file; None: that depends on the process. Raises ProcessError."""
-    asked = (runtime.foresee(fd, cache) for runtime in all_runtimes() if runtime.foresee is not None)
+    name = _name_of(fd)
+    asked = (runtime.foresee(fd, name, cache) for runtime in all_runtimes() if runtime.foresee is not None)
     return next((found for found in asked if found is not None), None)
+
+
+def _name_of(fd: int) -> str:
+    """The base name of an open file itself: /proc/PID/exe leads to it, whatever that name leads to here."""
+    return os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)").rpartition("/")[2]  # noqa: PTH115
 
 
 def detect(process: Process, cache: FileCache | None = None) -> Detection:

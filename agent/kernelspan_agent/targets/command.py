@@ -17,6 +17,7 @@ from kernelspan_agent.errors import UsageError
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126  # as shells do
 _MAX_FIRST_LINE_BYTES = 256  # as much as the kernel reads of a script
+_MOST_WORDS = 32  # of a command line that may name a program
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT, signal.SIGWINCH)
 
 
@@ -32,6 +33,14 @@ def program_of(path: str) -> str:
         return path
     names = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
     return (shutil.which(names[0]) or path) if words[0].endswith("/env") and names else words[0]
+
+
+def programs_of(program: str, arguments: Sequence[str]) -> list[str]:
+    """What runs when a program is executed with these arguments, and what they name besides: a wrapper (`env`, `timeout`) runs one of
+    them.
+    """
+    named = (found for word in arguments[1:_MOST_WORDS] if (found := shutil.which(word)) is not None)
+    return list(dict.fromkeys(map(program_of, [program, *named])))
 
 
 class Command:

@@ -8,18 +8,20 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from kernelspan_agent.probes.constants import LAYOUT_BYTES
 from kernelspan_agent.probes.source import module_text
+from kernelspan_agent.process.elf import PAGE_BYTES
 from kernelspan_agent.process.files import FileKey
 from kernelspan_agent.process.procfs import open_process
 from kernelspan_agent.ring.records import CODE_HEADER
 from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.look import MAX_CACHED_FILES, FileCache
-from kernelspan_agent.targets.command import program_of
+from kernelspan_agent.targets.command import program_of, programs_of
 
 
 def test_every_folder_is_a_runtime() -> None:
@@ -93,6 +95,35 @@ def test_the_program_of_a_script(tmp_path: Path, text: bytes, program: str | Non
     path = tmp_path / "script"
     path.write_bytes(text)
     assert program_of(str(path)) == (program or str(path))
+
+
+def test_the_programs_of_a_command_line(tmp_path: Path) -> None:
+    """What a wrapper is given: by its path or its name, of a script its interpreter, each once; nothing that is no program."""
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh -e\n")
+    (tmp_path / "data").write_text("")
+    words = ["timeout", "5", str(script), "no-such-program", str(tmp_path / "data"), str(tmp_path), "-e"]
+    assert programs_of("/usr/bin/timeout", words) == ["/usr/bin/timeout"]
+    script.chmod(0o755)
+    assert programs_of("/usr/bin/timeout", words) == ["/usr/bin/timeout", "/bin/sh"]
+    assert programs_of("/usr/bin/env", ["env", "sh", "sh"]) == ["/usr/bin/env", str(shutil.which("sh"))]
+    assert programs_of("/usr/bin/env", ["env", *["-"] * 31, "sh"]) == ["/usr/bin/env"]
+
+
+def test_what_is_foreseen_is_what_is_found() -> None:
+    """Of the file that this process's runtime is in, before anybody has run it."""
+    found = registry.detect(open_process(os.getpid()))
+    assert isinstance(found, registry.DetectedRuntime)
+    assert registry.is_library(found.file.rpartition("/")[2]) == (found.file != os.path.realpath(sys.executable))
+    with open(found.file, "rb") as file:  # noqa: PTH123
+        foreseen = registry.foresee(file.fileno(), FileCache())
+    assert foreseen is not None
+    assert (foreseen.runtime or "python", foreseen.version) == (found.runtime, found.version)
+    assert foreseen.layout.tobytes() == found.layout.tobytes()
+    assert (found.address - foreseen.address) % PAGE_BYTES == 0
+    with open("/bin/sleep", "rb") as file:  # noqa: PTH123
+        assert registry.foresee(file.fileno(), FileCache()) is None
+    assert not registry.is_library("libc.so.6")
 
 
 def test_another_program_is_native() -> None:

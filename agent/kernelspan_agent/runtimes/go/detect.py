@@ -57,9 +57,9 @@ def inspect(fd: int, name: str) -> GoBuild | Unsupported | None:
         return None
 
 
-def foresee(fd: int, cache: FileCache) -> DetectedRuntime | None:
+def foresee(fd: int, name: str, cache: FileCache) -> DetectedRuntime | None:
     """What an open file says of whoever will run it. Raises ProcessError."""
-    build = ask(fd, "", NAME, inspect, cache)
+    build = ask(fd, name, NAME, inspect, cache)
     return _found("", _file(fd, build), 0) if isinstance(build, GoBuild) else None
 
 

@@ -31,9 +31,9 @@ from kernelspan_agent.process.elf import (
     read_elf,
 )
 from kernelspan_agent.process.errors import ElfError, ProcessError
+from kernelspan_agent.process.linked import linked
 
 from .ehframe import read_rows
-from .linked import linked
 
 if TYPE_CHECKING:
     from collections.abc import Callable

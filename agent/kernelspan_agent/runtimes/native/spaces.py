@@ -16,9 +16,9 @@ import numpy as np
 
 from kernelspan_agent.process import files, procfs
 from kernelspan_agent.process.errors import ProcessError
+from kernelspan_agent.process.linked import held
 
 from .layout import PART, PARTS, PARTS_EACH, PARTS_MAP, ROWS, ROWS_MAP
-from .linked import held
 from .objects import Object, Objects
 from .room import Extent, Room
 

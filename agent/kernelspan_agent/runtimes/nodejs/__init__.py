@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kernelspan_agent.runtimes.registry import DetectedRuntime, LiveStack, Runtime, Walker
 
-from .detect import NAME, NUMBER, detect, inspect
+from .detect import LIBRARY, NAME, NUMBER, detect, foresee, inspect
 from .layout import (
     BUILTIN,
     COMPILED,
@@ -53,4 +53,4 @@ WALKER = Walker(
         "KS_JS_OUTSIDE": OUTSIDE,
     },
 )
-RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, _walk, inspect)
+RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, _walk, inspect, library=LIBRARY, foresee=foresee)

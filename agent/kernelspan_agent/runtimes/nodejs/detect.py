@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ElfError
+from kernelspan_agent.runtimes.look import ask
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Detection, Unsupported
 
 from .build import NodeBuild, inspect_file
 from .layout import Layout, kernel_row
 
 if TYPE_CHECKING:
-    from kernelspan_agent.runtimes.look import Look, MappedFile
+    from kernelspan_agent.runtimes.look import FileCache, Look
 
 NAME, NUMBER = "nodejs", 4
 IMPLEMENTATION = "nodejs"  # process.runtime.name, as OpenTelemetry's own detector has it
-_LIBRARY = re.compile(r"libnode\.so")
+LIBRARY = re.compile(r"libnode\.so")
 _OTHERS = {"deno": "Deno", "bun": "Bun"}
 
 
@@ -39,10 +40,10 @@ class NodeDetails:
 def detect(look: Look) -> Detection:
     """The process's Node.js. Raises ProcessError where the process cannot be read."""
     refusal: Unsupported | None = None
-    for file in [*look.own, *(file for file in look.files if _LIBRARY.match(file.name))]:
+    for file in [*look.own, *(file for file in look.files if LIBRARY.match(file.name))]:
         found = file.ask(NAME, inspect)
         if isinstance(found, NodeBuild):
-            return _detected(file, found)
+            return _found(file.path, found, file.load_bias())
         refusal = refusal or found
     return refusal
 
@@ -60,9 +61,14 @@ def inspect(fd: int, name: str) -> NodeBuild | Unsupported | None:
         return Unsupported("RuntimeUnsupported", message, IMPLEMENTATION) if claims else None
 
 
-def _detected(file: MappedFile, build: NodeBuild) -> DetectedRuntime:
-    bias = file.load_bias()
+def foresee(fd: int, name: str, cache: FileCache) -> DetectedRuntime | None:
+    """What an open file says of whoever will run it. Raises ProcessError."""
+    build = ask(fd, name, NAME, inspect, cache)
+    return _found("", build, 0) if isinstance(build, NodeBuild) else None
+
+
+def _found(path: str, build: NodeBuild, bias: int) -> DetectedRuntime:
     row = kernel_row(build.layout, build.places)
     base = build.places.interpreter + bias
     details = NodeDetails(build, bias)
-    return DetectedRuntime(NAME, NUMBER, IMPLEMENTATION, build.version, file.path, row, base, details)
+    return DetectedRuntime(NAME, NUMBER, IMPLEMENTATION, build.version, path, row, base, details)

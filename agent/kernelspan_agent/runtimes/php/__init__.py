@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kernelspan_agent.runtimes.registry import DetectedRuntime, LiveStack, Runtime, Walker
 
-from .detect import NAME, NUMBER, detect, inspect
+from .detect import LIBRARY, NAME, NUMBER, detect, foresee, inspect
 from .layout import CUT_CLASS, CUT_FILE, CUT_NAME, MAIN, MISSING, PHP_CODE, PHP_LAYOUT, UNREAD
 
 if TYPE_CHECKING:
@@ -46,4 +46,4 @@ WALKER = Walker(
         "KS_PHP_CUT_FILE": CUT_FILE,
     },
 )
-RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, _walk, inspect, _loaded)
+RUNTIME = Runtime(NAME, NUMBER, WALKER, detect, _symboliser, _walk, inspect, _loaded, library=LIBRARY, foresee=foresee)

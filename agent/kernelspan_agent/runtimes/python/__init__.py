@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kernelspan_agent.runtimes.registry import DetectedRuntime, LiveStack, Runtime, Walker
 
-from .detect import GREENLETS, NAME, NUMBER, detect, flags, inspect
+from .detect import GREENLETS, LIBRARY, NAME, NUMBER, detect, flags, foresee, inspect
 from .layout import PY_CODE, PY_LAYOUT
 
 if TYPE_CHECKING:
@@ -50,5 +50,17 @@ WALKER = Walker(
     {"KS_RUNTIME_GREENLETS": GREENLETS, "KS_PY_THREAD_SCAN": 512, "KS_CODE_CUT": 1},
 )
 RUNTIME = Runtime(
-    NAME, NUMBER, WALKER, detect, _symboliser, _walk, inspect, _loaded, usual=True, flags=flags, watch=_watch
+    NAME,
+    NUMBER,
+    WALKER,
+    detect,
+    _symboliser,
+    _walk,
+    inspect,
+    _loaded,
+    usual=True,
+    flags=flags,
+    watch=_watch,
+    library=LIBRARY,
+    foresee=foresee,
 )

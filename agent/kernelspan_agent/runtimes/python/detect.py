@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING
 
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ElfError
+from kernelspan_agent.runtimes.look import ask
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Detection, Unsupported
 
 from .build import PythonBuild, inspect_file, needs_libpython
 from .layout import Offsets, Types, interp_head_address, kernel_row
 
 if TYPE_CHECKING:
-    from kernelspan_agent.runtimes.look import Look, MappedFile
+    from kernelspan_agent.runtimes.look import FileCache, Look, MappedFile
 
 NAME, NUMBER = "python", 1
 GREENLETS = 1  # KS_RUNTIME_GREENLETS
-_LIBRARY = re.compile(r"libpython3\.(\d+)[a-z]*\.so")
+LIBRARY = re.compile(r"libpython3\.(\d+)[a-z]*\.so")
 _OLD = re.compile(r"(?:libpython|python)(2\.\d|3\.[0-6])[a-z]*(?:\.so.*)?")
 _PYPY = re.compile(r"(?:libpypy[\w.]*-c\.so|pypy[\d.]*(?:-c)?)(?:\..*)?")
 _NEEDS_LIBRARY = Unsupported("RuntimePending", "the program's libpython is not mapped yet", "CPython")
@@ -40,12 +41,12 @@ class PythonDetails:
 
 def detect(look: Look) -> Detection:
     """The process's CPython. Raises ProcessError where the process cannot be read."""
-    libraries = [file for file in look.files if _LIBRARY.match(file.name)]
+    libraries = [file for file in look.files if LIBRARY.match(file.name)]
     refusal: Unsupported | None = None
     for file in look.own + libraries:
         found = file.ask(NAME, inspect)
         if isinstance(found, PythonBuild):
-            return _detected(file, found)
+            return _found(file.path, found, file.load_bias())
         if found is not None and (refusal is None or file not in look.own):
             refusal = found
     return _by_name(look.files) or refusal
@@ -67,13 +68,18 @@ def inspect(fd: int, name: str) -> PythonBuild | Unsupported | None:
         return Unsupported("RuntimeUnsupported", message, "CPython") if "python" in name else None
 
 
-def _detected(file: MappedFile, build: PythonBuild) -> DetectedRuntime:
-    bias = file.load_bias()
+def foresee(fd: int, name: str, cache: FileCache) -> DetectedRuntime | None:
+    """What an open file says of whoever will run it. Raises ProcessError."""
+    build = ask(fd, name, NAME, inspect, cache)
+    return _found("", build, 0) if isinstance(build, PythonBuild) else None
+
+
+def _found(path: str, build: PythonBuild, bias: int) -> DetectedRuntime:
     head = interp_head_address(build.runtime_address + bias, build.offsets)
     types = build.types.moved(bias)
     layout = kernel_row(build.offsets, types, head)
     details = PythonDetails(build.offsets, types)
-    return DetectedRuntime(NAME, NUMBER, "CPython", build.version, file.path, layout, head, details)
+    return DetectedRuntime(NAME, NUMBER, "CPython", build.version, path, layout, head, details)
 
 
 def _by_name(found: list[MappedFile]) -> Unsupported | None:
