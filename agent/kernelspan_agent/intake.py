@@ -41,9 +41,7 @@ class Intake:
         self._session = session
         self._ring = RingReader(session.ring_fd, session.ring_bytes)
         self._queue: queue.SimpleQueue[Drained] = queue.SimpleQueue()
-        self._ahead: deque[tuple[Drained, set[int]]] = (
-            deque()
-        )  # looked at, still to be taken on; its processes' changes
+        self._ahead = deque[tuple[Drained, set[int]]]()  # looked at, not yet taken on; whose processes change
         self._waiting = np.zeros(MAX_CLASSES, np.int64)
         self._lock = threading.Lock()
         self._received = np.zeros(MAX_CLASSES, np.int64)
