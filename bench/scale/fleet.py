@@ -32,6 +32,7 @@ import grpc
 
 from bench.scale.neighbours import Neighbours
 from bench.scale.sizes import Sizes, node_name, pod_address
+from kernelspan_agent.control.meeting import BACKOFF_SECONDS as MEETING_BACKOFF_SECONDS
 from kernelspan_agent.control.stream import BACKOFF_SECONDS
 from kernelspan_api.control import HEARTBEAT_SECONDS, MAX_PLAN_BYTES, REVISION, SYNC
 from kernelspan_api.control.control_pb2 import Heartbeat, Hello, NodePlan, NodeReport, ProbeState, ProfileState, State
@@ -221,12 +222,18 @@ class Fleet:
                 meeting.cancel()
 
     async def _meet(self, agent: Agent, channel: grpc.aio.Channel) -> None:
-        try:
-            await agent.neighbours.hold(channel, agent.token)
-        except grpc.RpcError as error:
-            self._failed[f"Meet: {error.code().name}: {error.details()}"[:120]] += 1
-        except asyncio.InvalidStateError:
-            self._failed["Meet: ended"] += 1
+        """As long as the channel is there, as an agent does."""
+        lowest, highest = MEETING_BACKOFF_SECONDS
+        failures = 0
+        while True:
+            try:
+                await agent.neighbours.hold(channel, agent.token)
+            except grpc.RpcError as error:
+                self._failed[f"Meet: {error.code().name}: {error.details()}"[:120]] += 1
+            except asyncio.InvalidStateError:
+                self._failed["Meet: ended"] += 1
+            failures += 1
+            await asyncio.sleep(random.uniform(0.0, min(highest, lowest * 2 ** min(failures, 10))))
 
     async def _beat(self) -> None:
         while True:
