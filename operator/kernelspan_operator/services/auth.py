@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import quote
 
 import msgspec
@@ -53,6 +55,12 @@ class _Claims(msgspec.Struct, frozen=True):
     exp: float = 0.0
 
 
+@dataclass(slots=True, eq=False)
+class _Asked:
+    review: asyncio.Future[Agent]
+    waiting: int = 0
+
+
 class Auth:
     """Reviews tokens. `service_account` is the agents', as namespace:name; `refused` counts by reason."""
 
@@ -61,16 +69,28 @@ class Auth:
         self._username = f"system:serviceaccount:{service_account}"
         self._namespace = service_account.partition(":")[0]
         self._at_once = asyncio.Semaphore(REVIEWS_AT_ONCE)
+        self._reviews: dict[bytes, _Asked] = {}  # under way, by the header's digest
         self.refused: dict[str, int] = {}
 
     async def agent(self, authorization: str) -> Agent:
-        """The agent behind an Authorization header. Raises RefusedError; ApiError where the API server cannot say."""
+        """The agent behind an Authorization header. Raises RefusedError; ApiError where the API server cannot say.
+
+        An agent makes all its calls at once: those that come while its token is reviewed wait for that review.
+        """
+        key = hashlib.sha256(authorization.encode()).digest()
+        if (asked := self._reviews.get(key)) is None:
+            asked = self._reviews[key] = _Asked(asyncio.ensure_future(self._agent(authorization)))
+        asked.waiting += 1
         try:
-            async with self._at_once:
-                return await self._agent(authorization)
+            return await asyncio.shield(asked.review)
         except RefusedError as error:
             self._count(error)
             raise
+        finally:
+            asked.waiting -= 1
+            if not asked.waiting:  # whoever has left wants to know nothing
+                asked.review.cancel()
+                del self._reviews[key]
 
     def check_hello(self, agent: Agent, report: control_pb2.NodeReport) -> None:
         """The first report must be a Hello of the token's own node. Raises RefusedError."""
@@ -91,6 +111,10 @@ class Auth:
         # A blank one the API server would take for no token, which is its anonymous user: authenticated, and nobody.
         if scheme.lower() != "bearer" or not token.strip():
             raise RefusedError("no bearer token", reason="NoToken")
+        async with self._at_once:
+            return await self._reviewed(token)
+
+    async def _reviewed(self, token: str) -> Agent:
         body = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenReview",

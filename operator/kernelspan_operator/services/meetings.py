@@ -74,9 +74,7 @@ class Meetings:
         self.connected += 1
         try:
             async with asyncio.timeout(max(agent.expires - self._now(), 0.0)):
-                pair = self._identify(agent.node)
-                identity = Identity(certificate=pair.certificate, key=pair.key)
-                await context.write(Introduction(identity=identity))
+                await context.write(self._introduce(agent.node))
                 async for enquiry in enquiries:
                     some = list(enquiry.addresses)[:MAX_ADDRESSES]
                     await context.write(Introduction(locations=[self._locate(address) for address in some]))
@@ -98,6 +96,10 @@ class Meetings:
             _log.warning("agent.unreviewed message=%s", error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the API server cannot review the token now")
         raise AssertionError("not reached: abort raises")
+
+    def _introduce(self, node: str) -> Introduction:
+        pair = self._identify(node)
+        return Introduction(identity=Identity(certificate=pair.certificate, key=pair.key))
 
     def _locate(self, address: str) -> Location:
         node = self._addresses.node(address)

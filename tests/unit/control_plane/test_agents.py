@@ -219,6 +219,32 @@ def test_a_token_of_another_audience_is_none() -> None:
     run(test)
 
 
+def test_calls_of_one_token_share_a_review_that_is_under_way() -> None:
+    """Those that come later have one of their own, and another token's are never shared; who leaves takes nothing from the others."""
+
+    async def test(cluster: Cluster) -> None:
+        auth, path = cluster.system.auth, "/apis/authentication.k8s.io/v1/tokenreviews"
+        before = cluster.server.count("POST", path)
+        one, other = f"Bearer {token('n1')}", f"Bearer {token('n2')}"
+        calls = [asyncio.ensure_future(auth.agent(each)) for each in (one, one, other, one)]
+        await asyncio.sleep(0)
+        calls[0].cancel()
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert isinstance(found[0], asyncio.CancelledError)
+        assert [each.node for each in found[1:]] == ["n1", "n2", "n1"]  # type: ignore[union-attr]
+        assert cluster.server.count("POST", path) == before + 2
+        assert (await auth.agent(one)).node == "n1"
+        assert cluster.server.count("POST", path) == before + 3
+        left = asyncio.ensure_future(auth.agent(other))
+        await asyncio.sleep(0)
+        left.cancel()
+        refused = await asyncio.gather(auth.agent("Bearer x"), auth.agent("Bearer x"), left, return_exceptions=True)
+        assert [str(each) for each in refused[:2]] == ["the API server does not accept the token"] * 2
+        assert auth.refused == {"BadToken": 2}
+
+    run(test)
+
+
 def test_an_api_server_that_cannot_review_is_no_refusal() -> None:
     """The agent is told to come again."""
 
