@@ -230,8 +230,6 @@ class Fleet:
                 await agent.neighbours.hold(channel, agent.token)
             except grpc.RpcError as error:
                 self._failed[f"Meet: {error.code().name}: {error.details()}"[:120]] += 1
-            except asyncio.InvalidStateError:
-                self._failed["Meet: ended"] += 1
             failures += 1
             await asyncio.sleep(random.uniform(0.0, min(highest, lowest * 2 ** min(failures, 10))))
 

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from kernelspan_agent.control.meeting import CALL_SECONDS
 from kernelspan_api.control import MEET
 from kernelspan_api.control.control_pb2 import Enquiry, Introduction
 
@@ -20,30 +22,24 @@ class Neighbours:
 
     identified: bool = False
     nodes: dict[str, str] = field(default_factory=dict)
-    _call: Any = None
-    _awaited: int = 0
-    _reached: asyncio.Event = field(default_factory=asyncio.Event)
+    _call: Callable[[Enquiry], Awaitable[Introduction]] | None = None
 
     async def hold(self, channel: Any, token: str) -> None:
-        """Until the call ends. Raises grpc.RpcError."""
-        method = channel.stream_stream(
+        """Until cancelled: what is asked goes over this channel. Raises grpc.RpcError where it is not told who it is."""
+        method = channel.unary_unary(
             MEET, request_serializer=Enquiry.SerializeToString, response_deserializer=Introduction.FromString
         )
+        metadata = (("authorization", f"Bearer {token}"),)
+        self._call = partial(method, metadata=metadata, timeout=CALL_SECONDS)
         try:
-            self._call = method(metadata=(("authorization", f"Bearer {token}"),))
-            await self._call.write(Enquiry(endpoint=_ENDPOINT))
-            async for introduction in self._call:
-                self.identified |= introduction.HasField("identity")
-                self.nodes.update((one.address, one.neighbour.node) for one in introduction.locations)
-                if len(self.nodes) >= self._awaited:
-                    self._reached.set()
+            answer = await self._call(Enquiry(endpoint=_ENDPOINT))
+            self.identified = answer.HasField("identity")
+            await asyncio.Event().wait()
         finally:
             self._call, self.identified = None, False
 
     async def ask(self, addresses: Sequence[str]) -> None:
-        """By one enquiry; returns when all are answered. Raises whatever a call that ended raises."""
-        self.nodes.clear()
-        self._reached.clear()
-        self._awaited = len(addresses)
-        await self._call.write(Enquiry(addresses=addresses))
-        await self._reached.wait()
+        """By one enquiry. Raises grpc.RpcError."""
+        assert self._call is not None
+        answer = await self._call(Enquiry(addresses=addresses))
+        self.nodes = {one.address: one.neighbour.node for one in answer.locations}

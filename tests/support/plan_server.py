@@ -45,7 +45,7 @@ class PlanServer:
             None  # what it gives an agent that other agents may ask; None: it knows no such call
         )
         self.neighbours: dict[str, Neighbour] = {}  # by address
-        meet = grpc.stream_stream_rpc_method_handler(
+        meet = grpc.unary_unary_rpc_method_handler(
             self.meet,
             request_deserializer=Enquiry.FromString,
             response_serializer=Introduction.SerializeToString,
@@ -70,15 +70,11 @@ class PlanServer:
                     return
                 yield plan
 
-    def meet(self, enquiries: Iterator[Enquiry], context: Any) -> Iterator[Introduction]:
+    def meet(self, enquiry: Enquiry, context: Any) -> Introduction:
         if self.identity is None:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "as an older operator says")
-        next(enquiries)
-        yield Introduction(identity=self.identity)
-        with contextlib.suppress(grpc.RpcError):
-            for enquiry in enquiries:
-                found = [Location(address=one, neighbour=self.neighbours.get(one)) for one in enquiry.addresses]
-                yield Introduction(locations=found)
+        found = [Location(address=one, neighbour=self.neighbours.get(one)) for one in enquiry.addresses]
+        return Introduction(identity=self.identity if enquiry.endpoint else None, locations=found)
 
     def hear(self, reports: Iterator[NodeReport]) -> None:
         with contextlib.suppress(grpc.RpcError):

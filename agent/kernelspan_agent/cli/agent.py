@@ -161,7 +161,7 @@ def _make(options: dict[str, Any], environ: dict[str, str]) -> tuple[Stream, Fol
     endpoint = options["endpoint_for_peers"]
     peering = Peering(options["node"], check_endpoint(endpoint), ca.read_bytes) if endpoint else None
     operator = Operator(options["operator_address"], ca.read_bytes, token.read_text)
-    stream = Stream(operator, hello, kept, beside=peering.meeting.begin if peering else None)
+    stream = Stream(operator, hello, kept, beside=peering.meeting.on if peering else None)
 
     def resource_of(desired: Desired) -> ResourceSettings:
         assert desired.profile is not None

@@ -74,7 +74,6 @@ class Peering:
 
     def close(self) -> None:
         """Nobody is asked any more, nor asks."""
-        self.meeting.close()
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -183,7 +182,7 @@ class Peering:
             if self._server is None:
                 self._server = False
                 self._begun = asyncio.ensure_future(self._serve())
-        if not introduction.locations:  # what was asked about on a call that has ended
+        if not introduction.locations:  # what was asked about is not answered any more
             for address in list(self._unplaced):
                 self._place(address, self._known.get(address, (None, 0.0))[0], 0.0)
         until = time.monotonic() + KNOWN_SECONDS

@@ -15,6 +15,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +36,7 @@ _OPTIONS = (
 )
 _log = logging.getLogger(__name__)
 
-Beside = Callable[[grpc.Channel, tuple[tuple[str, str], ...]], object]
+Beside = Callable[[grpc.Channel, tuple[tuple[str, str], ...]], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Stream:
     ) -> None:
         """Reads the kept plan: it is in effect from now on. `hello` is what every connection begins with.
 
-        `beside`: told of each connection; may make calls of its own on it, with the same metadata.
+        `beside`: what it makes of each connection is held as long as that is; may make calls of its own on it, with the same metadata.
         """
         self._operator, self._hello, self._kept, self._beside = operator, hello, kept, beside
         self._heartbeat_seconds, self._backoff_seconds = heartbeat_seconds, backoff_seconds
@@ -145,10 +146,9 @@ class Stream:
             try:
                 if self._closing.is_set():
                     call.cancel()
-                elif self._beside is not None:
-                    self._beside(channel, metadata)
-                for plan in call:
-                    self._take(plan)
+                with self._beside(channel, metadata) if self._beside is not None else contextlib.nullcontext():
+                    for plan in call:
+                        self._take(plan)
             finally:
                 outbox.ended = True
                 outbox.wake.put(True)

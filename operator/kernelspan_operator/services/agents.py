@@ -35,7 +35,7 @@ HELLO_SECONDS = 10.0
 # take what it is sent counts for a moment only, so that it holds up no other.
 PLANS_AT_ONCE, STALLED_SECONDS = 48, 1.0
 WAKE_SECONDS = 0.005  # between looks at whether streams that wait for their first plan may have it
-MAX_STREAMS = 20_000  # two of an agent, of twice the nodes that Kubernetes is meant for
+MAX_STREAMS = 20_000  # one of an agent and a call beside it, of twice the nodes that Kubernetes is meant for
 _SERVICE, _METHOD = "kernelspan.v1alpha1.Control", "Sync"
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REPORT_BYTES),
@@ -183,7 +183,11 @@ class Agents:
 
     async def sync(self, reports: Any, context: Any) -> None:
         """The call Sync. Plans are written, not yielded: gRPC keeps what was yielded until the next, 100 KB a stream."""
-        stream, hello = await self._greet(reports, context)
+        stream, hello, bearer = await self._greet(reports, context)
+        with self._auth.presence(bearer, stream.agent):
+            await self._serve(stream, hello, reports, context)
+
+    async def _serve(self, stream: _Stream, hello: control_pb2.Hello, reports: Any, context: Any) -> None:
         node = stream.agent.node
         if (older := self._streams.get(node)) is not None:
             self._end(older, "a newer stream of the node")
@@ -226,11 +230,11 @@ class Agents:
         else:
             stream.expiry = asyncio.get_running_loop().call_later(left, self._watch_token, stream)
 
-    async def _greet(self, reports: Any, context: Any) -> tuple[_Stream, control_pb2.Hello]:
-        """Who calls. Ends the call with a status where that is not sure."""
-        sent = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    async def _greet(self, reports: Any, context: Any) -> tuple[_Stream, control_pb2.Hello, str]:
+        """Who calls, and by which header. Ends the call with a status where that is not sure."""
+        bearer = bearer_of(context)
         try:
-            agent = await self._auth.agent(sent.get("authorization", ""))
+            agent = await self._auth.agent(bearer)
             async with asyncio.timeout(HELLO_SECONDS):
                 first = await anext(aiter(reports))
             self._auth.check_hello(agent, first)
@@ -242,7 +246,7 @@ class Agents:
         except ApiError as error:
             _log.warning("agent.unreviewed message=%s", error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the API server cannot review the token now")
-        return _Stream(agent, first.hello.plan_hash, self._now()), first.hello
+        return _Stream(agent, first.hello.plan_hash, self._now()), first.hello, bearer
 
     async def _read(self, reports: Any, stream: _Stream, found: Reported) -> None:
         """Takes reports until there are no more, or none came for too long."""
@@ -308,6 +312,11 @@ class Agents:
             del self._streams[node]
             found.connected, found.left = False, self._now()
             self._changed(node, None)
+
+
+def bearer_of(context: Any) -> str:
+    """The Authorization header of a call; empty: none."""
+    return next((str(value) for key, value in context.invocation_metadata() or () if key == "authorization"), "")
 
 
 def is_outdated(hello: control_pb2.Hello) -> bool:

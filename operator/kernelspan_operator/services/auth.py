@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -70,6 +71,7 @@ class Auth:
         self._namespace = service_account.partition(":")[0]
         self._at_once = asyncio.Semaphore(REVIEWS_AT_ONCE)
         self._reviews: dict[bytes, _Asked] = {}  # under way, by the header's digest
+        self._present: dict[bytes, Agent] = {}  # likewise
         self.refused: dict[str, int] = {}
 
     async def agent(self, authorization: str) -> Agent:
@@ -77,7 +79,7 @@ class Auth:
 
         An agent makes all its calls at once: those that come while its token is reviewed wait for that review.
         """
-        key = hashlib.sha256(authorization.encode()).digest()
+        key = _digest(authorization)
         if (asked := self._reviews.get(key)) is None:
             asked = self._reviews[key] = _Asked(asyncio.ensure_future(self._agent(authorization)))
         asked.waiting += 1
@@ -91,6 +93,22 @@ class Auth:
             if not asked.waiting:  # whoever has left wants to know nothing
                 asked.review.cancel()
                 del self._reviews[key]
+
+    @contextlib.contextmanager
+    def presence(self, authorization: str, agent: Agent) -> Iterator[None]:
+        """The agent's stream is open as long as the block lasts."""
+        key = _digest(authorization)
+        self._present[key] = agent
+        try:
+            yield
+        finally:
+            if self._present.get(key) is agent:
+                del self._present[key]
+
+    async def beside(self, authorization: str) -> Agent:
+        """The agent of a call beside its stream: with the stream's token, which lets it in as long as that is open. Raises as `agent`."""
+        found = self._present.get(_digest(authorization))
+        return found if found is not None and found.expires > self._now() else await self.agent(authorization)
 
     def check_hello(self, agent: Agent, report: control_pb2.NodeReport) -> None:
         """The first report must be a Hello of the token's own node. Raises RefusedError."""
@@ -148,6 +166,10 @@ class Auth:
         if pod.metadata.uid != uid or not pod.spec.node_name:
             raise RefusedError("the pod of the token is another one by now", reason="NoNode")
         return pod.spec.node_name
+
+
+def _digest(authorization: str) -> bytes:
+    return hashlib.sha256(authorization.encode()).digest()
 
 
 def expiry(token: str) -> float:

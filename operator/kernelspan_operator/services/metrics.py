@@ -113,7 +113,7 @@ def _streams(system: System) -> Iterator[Metric]:
     refused = dict.fromkeys(_REFUSED, 0) | system.auth.refused
     yield _totals("streams_refused", "Streams refused, by reason.", "reason", refused)
     meetings = system.meetings
-    yield _gauge("meetings", "Agents that may be asked by others.", meetings.connected)
+    yield _gauge("meetings", "Agents that may be asked by others.", len(meetings))
     known = {"Located": meetings.located, "Unlocated": meetings.unlocated}
     yield _totals("addresses", "Addresses that agents asked about, by whether they are a node's.", "result", known)
 

@@ -87,7 +87,7 @@ class System:
         )
         names: Sequence[str] = settings.server_names
         self.certificates = Certificates(kube, settings.namespace, settings.authority, names, kube.now)
-        self.meetings = Meetings(self.auth, self.pods.addresses, self.certificates.peer, kube.now)
+        self.meetings = Meetings(self.auth, self.pods.addresses, self.certificates.peer, self.agents.is_unreachable)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -189,6 +189,8 @@ class System:
 
     def _node_gone(self, node: str) -> None:
         self.agents.forget(node)
+        self.meetings.forget(node)
+        self.meetings.forget(node)
         self.plans.touch([node])
 
     def _plan_changed(self, node: str, uids: frozenset[str]) -> None:

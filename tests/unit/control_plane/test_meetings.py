@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -18,13 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelspan_agent.control.meeting import Meeting
-from kernelspan_api.control import MEET, control_pb2, peer_name
+from kernelspan_api.control import MAX_ADDRESSES, MEET, control_pb2, peer_name
 from kernelspan_operator.models.addresses import Addresses
+from kernelspan_operator.services import agents, meetings
 from kernelspan_operator.services.meetings import is_endpoint
 from tests.support.apiserver import until
-from tests.unit.control_plane.cluster import PODS, Cluster, pod, profile, run, token
+from tests.unit.control_plane.cluster import PODS, Agent, Cluster, pod, profile, run, token
 
 SHOP = PODS.format("shop")
+Meet = Callable[[control_pb2.Enquiry], Awaitable[control_pb2.Introduction]]
 
 
 def placed(name: str, node: str, *addresses: str, host: str, **more: Any) -> dict[str, Any]:
@@ -34,37 +36,29 @@ def placed(name: str, node: str, *addresses: str, host: str, **more: Any) -> dic
 
 
 @asynccontextmanager
-async def meeting(cluster: Cluster, bearer: str) -> AsyncIterator[Any]:
-    """A call Meet."""
+async def meeting(cluster: Cluster, bearer: str) -> AsyncIterator[Meet]:
+    """The call Meet, as often as one likes."""
     bundle = cluster.server.objects["/api/v1/namespaces/kernelspan/configmaps"]["kernelspan-ca"]["data"]["ca.crt"]
     credentials = grpc.ssl_channel_credentials(bundle.encode())
     async with grpc.aio.secure_channel(f"localhost:{cluster.system.port}", credentials) as channel:
-        method = channel.stream_stream(
+        method = channel.unary_unary(
             MEET,
             request_serializer=control_pb2.Enquiry.SerializeToString,
             response_deserializer=control_pb2.Introduction.FromString,
         )
-        yield method(metadata=(("authorization", f"Bearer {bearer}"),))
+        yield partial(method, metadata=(("authorization", f"Bearer {bearer}"),), timeout=10)
 
 
-async def met(call: Any, endpoint: str) -> control_pb2.Identity:
-    await call.write(control_pb2.Enquiry(endpoint=endpoint))
-    return (await read(call)).identity
+async def met(call: Meet, endpoint: str) -> control_pb2.Identity:
+    return (await call(control_pb2.Enquiry(endpoint=endpoint))).identity
 
 
-async def read(call: Any) -> control_pb2.Introduction:
-    async with asyncio.timeout(10):
-        found = await call.read()
-    assert isinstance(found, control_pb2.Introduction)
-    return found
-
-
-async def whose(call: Any, *addresses: str) -> list[tuple[str, str]]:
+async def whose(call: Meet, *addresses: str) -> list[tuple[str, str]]:
     """Node and endpoint for each; empty: none."""
-    await call.write(control_pb2.Enquiry(addresses=addresses))
-    found = (await read(call)).locations
-    assert [one.address for one in found] == list(addresses)
-    return [(one.neighbour.node, one.neighbour.endpoint) for one in found]
+    answer = await call(control_pb2.Enquiry(addresses=addresses))
+    assert not answer.HasField("identity")
+    assert [one.address for one in answer.locations] == list(addresses)
+    return [(one.neighbour.node, one.neighbour.endpoint) for one in answer.locations]
 
 
 def test_each_is_told_who_it_is_and_whose_addresses_are() -> None:
@@ -95,35 +89,96 @@ def test_each_is_told_who_it_is_and_whose_addresses_are() -> None:
             cluster.server.delete(SHOP, "b")
             await until(lambda: len(cluster.system.pods) == 3)
             assert await whose(other, "10.2.0.1", "192.168.0.2") == [first, nobody]
-        await until(lambda: not cluster.system.meetings.connected)
 
     run(test)
 
 
 def test_who_is_not_sure_is_told_nothing() -> None:
-    """No token, another's word for an endpoint, too long a message; and each call ends with its token."""
+    """No token, another's word for an endpoint, nobody's address to be asked at, too long a message."""
 
     async def test(cluster: Cluster) -> None:
         await until(lambda: cluster.system.plans.is_open)
         refused = [
             ("", "10.0.0.1:1", grpc.StatusCode.UNAUTHENTICATED),
+            (token("n1", time.time() - 1.0), "10.0.0.1:1", grpc.StatusCode.UNAUTHENTICATED),
             (token("n1"), "host:1", grpc.StatusCode.INVALID_ARGUMENT),
-            (token("n1"), "", grpc.StatusCode.INVALID_ARGUMENT),
+            (token("n1"), "", grpc.StatusCode.FAILED_PRECONDITION),
         ]
         for bearer, endpoint, code in refused:
             async with meeting(cluster, bearer) as call:
-                with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
-                    await call.write(control_pb2.Enquiry(endpoint=endpoint))
-                assert await call.code() is code
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call(control_pb2.Enquiry(endpoint=endpoint))
+                assert caught.value.code() is code
         async with meeting(cluster, token("n1")) as call:
             await met(call, "10.0.0.1:1")
-            await call.write(control_pb2.Enquiry(addresses=["1" * 1000] * 100))
-            assert await call.code() is not grpc.StatusCode.OK
-        async with meeting(cluster, token("n1", time.time() + 1.0)) as call:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call(control_pb2.Enquiry(addresses=["1" * 1000] * 100))
+
+    run(test)
+
+
+def test_an_agent_is_let_in_by_its_stream() -> None:
+    """Its token is reviewed once; and when the stream has ended again."""
+
+    async def test(cluster: Cluster) -> None:
+        path, bearer = "/apis/authentication.k8s.io/v1/tokenreviews", token("n1")
+        await until(lambda: cluster.system.plans.is_open)
+        async with meeting(cluster, bearer) as call:
+            async with Agent(cluster, bearer) as agent:
+                await agent.hello("n1")
+                await until(lambda: cluster.system.agents.connected)
+                await met(call, "10.0.0.1:1")
+                await whose(call, "10.1.0.1")
+                assert cluster.server.count("POST", path) == 1
+                async with meeting(cluster, token("n2")) as other:
+                    await met(other, "10.0.0.2:1")
+                assert cluster.server.count("POST", path) == 2
+            await until(lambda: not cluster.system.agents.connected)
+            await whose(call, "10.1.0.1")
+            assert cluster.server.count("POST", path) == 3
+
+    run(test)
+
+
+def test_an_agent_that_is_away_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the time of a restart it is; a node that is gone has none."""
+
+    async def test(cluster: Cluster) -> None:
+        cluster.server.put(SHOP, placed("a", "n1", "10.1.0.1", host="192.168.0.1"))
+        cluster.apply(profile())
+        await until(lambda: cluster.system.plans.is_open and len(cluster.system.pods) == 1)
+        async with meeting(cluster, token("n1")) as call:
+            async with Agent(cluster, token("n1")) as agent:
+                await agent.hello("n1")
+                await until(lambda: cluster.system.agents.connected)
+                await met(call, "10.0.0.1:1")
+                monkeypatch.setattr(agents, "GRACE_SECONDS", -1.0)
+                assert await whose(call, "10.1.0.1") == [("n1", "10.0.0.1:1")]
+            await until(lambda: not cluster.system.agents.connected)
+            assert await whose(call, "10.1.0.1") == [("", "")]
+            assert len(cluster.system.meetings) == 0
+            monkeypatch.undo()
+            assert await whose(call, "10.1.0.1") == [("n1", "10.0.0.1:1")]
+            assert len(cluster.system.meetings) == 1
+            cluster.system.meetings.forget("n1")
+            with pytest.raises(grpc.aio.AioRpcError, match="NoEndpoint"):
+                await whose(call, "10.1.0.1")
+
+    run(test)
+
+
+def test_one_that_asks_too_much_waits_and_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it asks is told so many a second; what would be told too late is not."""
+    monkeypatch.setattr(meetings, "MOST_BEHIND_SECONDS", 0.3)
+
+    async def test(cluster: Cluster) -> None:
+        await until(lambda: cluster.system.plans.is_open)
+        async with meeting(cluster, token("n1")) as call:
             await met(call, "10.0.0.1:1")
-            async with asyncio.timeout(10):
-                assert await call.code() is grpc.StatusCode.OK
-        await until(lambda: not cluster.system.meetings.connected)
+            many = control_pb2.Enquiry(addresses=["10.1.0.1"] * MAX_ADDRESSES)
+            answers = await asyncio.gather(*(call(many) for _ in range(4)), return_exceptions=True)
+            codes = {answer.code() if isinstance(answer, grpc.aio.AioRpcError) else None for answer in answers}
+            assert codes == {None, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
     run(test)
 
@@ -141,15 +196,15 @@ def test_an_agents_own_call() -> None:
         assert not mine.enquire(["10.1.0.1"])
         credentials = grpc.ssl_channel_credentials(bundle.encode())
         with grpc.secure_channel(f"localhost:{cluster.system.port}", credentials) as channel:
-            mine.begin(channel, (("authorization", f"Bearer {token('n1')}"),))
-            await until(lambda: len(told) == 1)
-            assert told[0].identity.certificate
-            await until(lambda: mine.enquire(["10.1.0.1"]))
-            await until(lambda: len(told) == 2)
-            (location,) = told[1].locations
-            assert (location.address, location.neighbour.endpoint) == ("10.1.0.1", "10.9.9.9:1")
-        await until(lambda: not mine.enquire(["10.1.0.1"]))
-        mine.close()
+            with mine.on(channel, (("authorization", f"Bearer {token('n1')}"),)):
+                await until(lambda: len(told) == 1)
+                assert told[0].identity.certificate
+                await until(lambda: mine.enquire(["10.1.0.1"]))
+                await until(lambda: len(told) == 2)
+                (location,) = told[1].locations
+                assert (location.address, location.neighbour.endpoint) == ("10.1.0.1", "10.9.9.9:1")
+            await until(lambda: not mine.enquire(["10.1.0.1"]))
+            assert told[2:] == [control_pb2.Introduction()]
 
     run(test)
 
