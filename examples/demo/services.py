@@ -83,7 +83,7 @@ def started(programs: Programs, folder: Path) -> Iterator[Services]:
         )
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         line = [programs.python, "-m", "gunicorn", "--bind", f"fd://{listener.fileno()}", "--threads", "4"]
-        line += ["--keep-alive", "10", "--log-level", "warning", "--chdir", str(APP), "shop:app"]
+        line += ["--keep-alive", "75", "--log-level", "warning", "--chdir", str(APP), "shop:app"]
         environ = os.environ | {"SHOP_DATA": str(folder), "SHOP_PRICES": f"127.0.0.1:{prices_port}"}
         shop = stack.enter_context(running(line, env=environ, pass_fds=[listener.fileno()]))
         pids = {"shop": shop.pid, "prices": prices.pid, "stock": stock.pid}

@@ -9,12 +9,16 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.collector import Collector
+from tests.support.fixtures import StartCollector
+from tests.support.jaeger import Jaeger
 from tests.support.otlp_json import ReceivedSpan, spans_of
 from tools import postgresql
 
@@ -42,10 +46,8 @@ def venv_python() -> str:
 
 
 @pytest.fixture(scope="module")
-def demo(
-    venv_python: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, list[ReceivedSpan], dict[str, object]]:
-    """What the demo printed, its spans, its accounting."""
+def ran(venv_python: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What the demo printed, and the folder of what it kept."""
     assert venv_python
     keep = tmp_path_factory.mktemp("demo")
     done = subprocess.run(
@@ -57,8 +59,15 @@ def demo(
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, keep
+
+
+@pytest.fixture(scope="module")
+def demo(ran: tuple[str, Path]) -> tuple[str, list[ReceivedSpan], dict[str, object]]:
+    """What the demo printed, its spans, its accounting."""
+    printed, keep = ran
     spans = [span for line in (keep / "spans.jsonl").read_text().splitlines() for span in spans_of(json.loads(line))]
-    return done.stdout, spans, json.loads((keep / "report.json").read_text())
+    return printed, spans, json.loads((keep / "report.json").read_text())
 
 
 def of_service(spans: list[ReceivedSpan], name: str) -> list[ReceivedSpan]:
@@ -182,6 +191,48 @@ def test_one_trace_through_all_services(demo: tuple[str, list[ReceivedSpan], dic
     assert len(shown) == 1
     served = [span for name in ("prices", "stock") for span in of_service(spans, name) if span.kind == "SERVER"]
     assert len(served) == 8
+
+
+def test_what_others_draw_and_count_of_it(
+    ran: tuple[str, Path], start_collector: StartCollector, jaeger: Jaeger
+) -> None:
+    """The collector's connectors and Jaeger, of the same spans: who asks whom, and each route's requests, with its own status."""
+    shop, prices, stock = SERVICES.values()
+    collector = start_collector(counts=True, forward_to=jaeger.grpc_endpoint)
+    for message in (ran[1] / "spans.jsonl").read_text().splitlines():
+        collector.send(message)
+    edges = {
+        ("user", shop): 6, (shop, prices): 4, (prices, stock): 4, (stock, "postgresql"): 4,
+    }  # fmt: skip
+    end = time.monotonic() + TIMEOUT_SECONDS
+    while (drawn := _counted(collector, "traces_service_graph_request_total", "client", "server")) != edges:
+        assert time.monotonic() < end, drawn
+        time.sleep(0.2)
+    kinds = _counted(collector, "traces_service_graph_request_total", "server", "connection_type", "failed")
+    assert kinds == {
+        (shop, "virtual_node", False): 6, (prices, "", False): 4, (stock, "", False): 4, ("postgresql", "database", False): 4,
+    }  # fmt: skip
+    counted = _counted(
+        collector, "traces.span.metrics.calls", "span.kind", "service.name", "span.name", "http.response.status_code"
+    )
+    assert {key[1:]: count for key, count in counted.items() if key[0] == "SPAN_KIND_SERVER"} == {
+        (shop, "POST /orders/{number}", 200): 1,
+        (shop, "GET /orders/{number}", 200): 2,
+        (shop, "POST /report", 200): 1,
+        (shop, "GET /compare", 200): 1,
+        (shop, "GET /invoices/{number}", 404): 1,
+        (prices, "GET /price/{name}", 200): 4,
+        (stock, "GET /stock/{name}", 200): 4,
+    }
+    assert jaeger.dependencies() == {(shop, prices): 4, (prices, stock): 4}
+
+
+def _counted(collector: Collector, metric: str, *labels: str) -> dict[tuple[object, ...], float]:
+    """A metric by some of its labels."""
+    found: dict[tuple[object, ...], float] = defaultdict(float)
+    for each, value in collector.metrics().get(metric, {}).items():
+        found[tuple(dict(each).get(label) for label in labels)] += value
+    return dict(found)
 
 
 def above_of(span: ReceivedSpan, by_id: dict[str, ReceivedSpan]) -> Iterator[ReceivedSpan]:

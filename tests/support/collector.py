@@ -7,17 +7,20 @@ receiver's own call. So nothing acknowledged is missing after `kill`, and a test
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import yaml
 
-from tests.support.otlp_json import ReceivedSpan, spans_of
+from tests.support.otlp_json import Labels, ReceivedSpan, metrics_of, spans_of
 from tests.support.ports import PortReservation
 from tests.support.server import ServerError, ServerProcess, answers_ok, http_get
 from tests.support.tls import TlsFiles
@@ -36,6 +39,7 @@ class CollectorOptions:
     `keep_percent`: of traces, into the file; 0 writes nothing (for load: `accepted_spans` counts).
     `forward_to`: host:port of an OTLP/gRPC server that gets the same, before the sender's answer.
     `debug`: every span in full in the log.
+    `counts`: its connectors count requests and draw who asks whom (`metrics`).
     """
 
     tls: TlsFiles | None = None
@@ -43,6 +47,7 @@ class CollectorOptions:
     keep_percent: float = 100.0
     forward_to: str = ""
     debug: bool = False
+    counts: bool = False
 
 
 class Collector:
@@ -75,6 +80,8 @@ class Collector:
         # A new file each time: what a kill cut off stays the end of its own file.
         output = self._folder / f"spans-{self._starts:04}.jsonl"
         config = _config(self.options, self._ports.ports, output)
+        if self.options.counts:
+            _add_counts(config, self._folder / f"metrics-{self._starts:04}.jsonl")
         self._config.write_text(yaml.safe_dump(config), "utf-8")
         self._server.start()
 
@@ -96,6 +103,16 @@ class Collector:
         self._server.stop()
         self._ports.close()
 
+    def send(self, message: str) -> None:
+        """One ExportTraceServiceRequest, as the file exporter writes it. Raises OSError: it was not taken."""
+        host, _, port = self.http_endpoint.partition("//")[2].partition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=WAIT_SECONDS)
+        with contextlib.closing(connection):
+            connection.request("POST", "/v1/traces", message, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            if answer.status != HTTPStatus.OK:
+                raise OSError(f"{answer.status}: {answer.read()[:1000]!r}")
+
     def requests(self) -> list[dict[str, Any]]:
         """Every request kept so far, over all starts, as parsed OTLP/JSON."""
         return self._received.read()
@@ -103,6 +120,15 @@ class Collector:
     def spans(self) -> list[ReceivedSpan]:
         """Every span kept so far, over all starts, in the order of arrival."""
         return [span for request in self._received.read() for span in spans_of(request)]
+
+    def metrics(self) -> dict[str, dict[Labels, float]]:
+        """What its connectors have counted since this start, as last told: metric, attributes, sum or number of observations."""
+        found: dict[str, dict[Labels, float]] = {}
+        told = self._folder / f"metrics-{self._starts:04}.jsonl"
+        for line in told.read_text().splitlines() if told.exists() else ():
+            for metric in metrics_of(json.loads(line)):
+                found.setdefault(metric.name, {})[metric.labels] = metric.value
+        return found
 
     def wait_for_spans(
         self,
@@ -218,6 +244,28 @@ def _config(options: CollectorOptions, ports: tuple[int, ...], output: Path) -> 
             "telemetry": {"metrics": _own_metrics(metrics)},
         },
     }
+
+
+def _add_counts(config: dict[str, Any], output: Path) -> None:
+    """As a user would have them for OpenTelemetry's stable names; told each second."""
+    connectors = {
+        "span_metrics": {
+            "metrics_flush_interval": "1s",
+            "dimensions": [{"name": "http.route"}, {"name": "http.response.status_code"}, {"name": "db.system.name"}],
+        },
+        "service_graph": {
+            "metrics_flush_interval": "1s",
+            "store": {"ttl": "2s", "max_items": 10_000},
+            "store_expiration_loop": "1s",
+            "database_name_attributes": ["db.system.name"],
+            "virtual_node_peer_attributes": ["messaging.system", "server.address"],
+        },
+    }
+    config["connectors"] = connectors
+    config["exporters"]["file/metrics"] = {"path": str(output), "flush_interval": "100ms"}
+    pipelines = config["service"]["pipelines"]
+    pipelines["traces"]["exporters"] += list(connectors)
+    pipelines["metrics"] = {"receivers": list(connectors), "exporters": ["file/metrics"]}
 
 
 def _server_tls(options: CollectorOptions) -> dict[str, Any]:

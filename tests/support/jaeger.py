@@ -77,6 +77,12 @@ class JaegerApi:
                 )
             time.sleep(_POLL_SECONDS)
 
+    def dependencies(self) -> dict[tuple[str, str], int]:
+        """Who called whom how often, as it draws it, of all that it has."""
+        year_2200 = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp() * 1000)
+        answer = self._get("/api/dependencies", {"endTs": str(year_2200), "lookback": str(year_2200)})
+        return {(one["parent"], one["child"]): one["callCount"] for one in answer["data"]}
+
     def log_tail(self) -> str:
         """What is known of why an answer is not as it should be."""
         return ""

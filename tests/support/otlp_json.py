@@ -59,6 +59,30 @@ class ReceivedSpan:
     flags: int = 0
 
 
+Labels = frozenset[tuple[str, Value]]
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedPoint:
+    """A point of a metric: of a sum its value, of a histogram how many observations; the resource's attributes are among its labels."""
+
+    name: str
+    labels: Labels
+    value: float
+
+
+def metrics_of(message: Mapping[str, Any]) -> Iterator[ReceivedPoint]:
+    """Every point of one ExportMetricsServiceRequest that is a sum's or a histogram's. Raises KeyError, TypeError, ValueError."""
+    for resource_metrics in message.get("resourceMetrics", []):
+        resource = _attributes(resource_metrics.get("resource", {}))
+        for scope_metrics in resource_metrics.get("scopeMetrics", []):
+            for metric in scope_metrics.get("metrics", []):
+                for point in metric.get("sum", metric.get("histogram", {})).get("dataPoints", []):
+                    labels = frozenset({**resource, **_attributes(point)}.items())
+                    value = point.get("asInt", point.get("asDouble", point.get("count", 0)))
+                    yield ReceivedPoint(metric["name"], labels, float(value))
+
+
 def spans_of(message: Mapping[str, Any]) -> Iterator[ReceivedSpan]:
     """Every span of one ExportTraceServiceRequest or TracesData, in its order. Raises KeyError, TypeError, ValueError."""
     for resource_spans in message.get("resourceSpans", []):
