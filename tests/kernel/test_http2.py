@@ -182,7 +182,7 @@ def test_http(kind: str, tmp_path: Path) -> None:
             command: list[str | Path] = [compiled_go("http2_go"), f"127.0.0.1:{port}", "300", "60000", "100"]
         else:
             python = venvs.library_venv(HTTP2_VENV) / "bin" / "python"
-            command = [python, runs.PROGRAMS / "http2_app.py", str(port), "6", "30", "60000"]
+            command = [python, runs.PROGRAMS / "http2_app.py", str(port), "6", "30", "30000"]
         ran = runs.run(tmp_path, profile(tmp_path, "HTTP", "Client", "Server"), *command)
     assert ran.status == 0, ran.stderr
     asked = [tuple(each.values()) if isinstance(each, dict) else tuple(each) for each in json.loads(ran.stdout)]
