@@ -36,7 +36,7 @@ def agent(operator: Operator, node: str, folder: Path, port: int) -> Iterator[Pe
     peering = Peering(node, f"127.0.0.1:{port}", lambda: authority)
     dialled = Dialled(f"localhost:{operator.port}", lambda: authority, lambda: token)
     kept = KeptPlan(folder / node / "state", folder / node / "secrets")
-    stream = Stream(dialled, Hello(node=node), kept, beside=peering.meeting.begin)
+    stream = Stream(dialled, Hello(node=node), kept, beside=peering.meeting.on)
     peering.start()
     peering.attach(time.time_ns)
     stream.start()
