@@ -190,7 +190,6 @@ class System:
     def _node_gone(self, node: str) -> None:
         self.agents.forget(node)
         self.meetings.forget(node)
-        self.meetings.forget(node)
         self.plans.touch([node])
 
     def _plan_changed(self, node: str, uids: frozenset[str]) -> None:
