@@ -31,7 +31,7 @@ MAX_WAITING_OPERATIONS = 65536  # 10 MB of records
 IDLE_WAIT_SECONDS = 0.05
 
 Records = list[tuple[int, bytes]]  # kind and bytes
-LearnAhead = Callable[[Records, frozenset[int]], Records]
+LearnAhead = Callable[[Records, frozenset[int]], tuple[Records, set[int]]]
 
 
 class Intake:
@@ -41,7 +41,7 @@ class Intake:
         self._session = session
         self._ring = RingReader(session.ring_fd, session.ring_bytes)
         self._queue: queue.SimpleQueue[Drained] = queue.SimpleQueue()
-        self._ahead = deque[tuple[Drained, set[int]]]()  # looked at, not yet taken on; whose processes change
+        self._ahead = deque[tuple[Drained, set[int]]]()  # looked at, not yet taken on; processes whose records wait there
         self._waiting = np.zeros(MAX_CLASSES, np.int64)
         self._lock = threading.Lock()
         self._received = np.zeros(MAX_CLASSES, np.int64)
@@ -64,17 +64,18 @@ class Intake:
             return None
 
     def look_ahead(self, learn: LearnAhead) -> None:
-        """Shows `learn` the records of each piece that came since the last look, which gives those that have to wait for their turn.
+        """Shows `learn` the records of each piece that came since the last look.
 
-        With them come the processes (tgid) of which a piece that waits tells that they began, became another program or ended.
+        With them come the processes (tgid) of which a piece that waits tells that they began, became another program or ended,
+        or holds names that had to wait for that: a stack is read with the names of code that were sent before it. `learn` gives
+        the records that have to wait for their turn, and the processes whose names are among them.
         """
-        changing = set[int]().union(*(changes for _, changes in self._ahead))
+        held = set[int]().union(*(processes for _, processes in self._ahead))
         for _ in range(self._queue.qsize()):  # what comes meanwhile is the next look's
             drained = self._queue.get_nowait()
-            changes = _processes_in(drained.others)
-            changing |= changes
-            rest = learn(drained.others, frozenset(changing))
-            self._ahead.append((Drained(drained.operations, rest), changes))
+            held |= (changing := _processes_in(drained.others))
+            rest, waiting = learn(drained.others, frozenset(held))
+            self._ahead.append((Drained(drained.operations, rest), changing | waiting))
 
     def done(self, drained: Drained) -> None:
         """The stages have taken a piece on."""

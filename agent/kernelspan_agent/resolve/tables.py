@@ -102,20 +102,25 @@ class Tables:
             elif kind == RecordKind.STACK:
                 self._learn_stack(record)
 
-    def learn_ahead(self, records: Iterable[tuple[int, bytes]], changing: frozenset[int]) -> list[tuple[int, bytes]]:
-        """Takes in what names stacks, ahead of its turn, and gives the other records in their order.
+    def learn_ahead(
+        self, records: Iterable[tuple[int, bytes]], held: frozenset[int]
+    ) -> tuple[list[tuple[int, bytes]], set[int]]:
+        """Takes in what names stacks, ahead of its turn; gives the other records in their order, and whose names are among them.
 
-        `changing`: processes of which records that still wait tell what they became; theirs wait behind these.
+        `held`: processes of which records that still wait tell what they became, or have names: theirs wait behind these.
         """
-        rest = []
+        rest, waiting = [], set()
         for kind, record in records:
-            if kind not in _NAMES_LAYOUT or not is_sound(kind, record) or _tgid_of(record) in changing:
+            if kind not in _NAMES_LAYOUT or not is_sound(kind, record):
                 rest.append((kind, record))
+            elif (tgid := _tgid_of(record)) in held:
+                rest.append((kind, record))
+                waiting.add(tgid)
             elif kind == RecordKind.CODE:
                 self._learn_code(record)
             else:
                 self._learn_stack(record)
-        return rest
+        return rest, waiting
 
     def _learn_code(self, record: bytes) -> None:
         traced = self._walked(record)

@@ -89,6 +89,22 @@ def test_names_of_a_process_that_changes_wait_behind_that() -> None:
     assert rest_of(intake) == [[]]
 
 
+def test_names_wait_behind_the_names_before_them() -> None:
+    """A process that had its turn may still have names in a piece that waits: a stack is not read before these."""
+    order: list[str] = []
+    symbolise = Mock(side_effect=lambda *_: order.append("stack") or named())
+    made, intake = tables(symbolise), waiting([exec_of(TGID)], [code()])
+    made.processes.find.return_value.symboliser.learn.side_effect = lambda _: order.append("code")  # type: ignore[attr-defined]
+    intake.look_ahead(made.learn_ahead)
+    assert (first := intake.next(0.0)) is not None
+    assert first.others == [exec_of(TGID)]
+    intake._queue.put(Drained(NO_OPERATIONS, [STACK]))
+    intake.look_ahead(made.learn_ahead)
+    for others in rest_of(intake):
+        made.learn(others)
+    assert order == ["code", "stack"]
+
+
 def test_what_is_known_of_a_stack_stays_known() -> None:
     """A stack of the same id that can no longer be read takes nothing from operations that wait."""
     symbolise = Mock(side_effect=[named(), [RawFrame("", "", "", "", 0, 1, 1, "CompiledCode")]])
