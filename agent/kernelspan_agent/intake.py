@@ -41,7 +41,8 @@ class Intake:
         self._session = session
         self._ring = RingReader(session.ring_fd, session.ring_bytes)
         self._queue: queue.SimpleQueue[Drained] = queue.SimpleQueue()
-        self._ahead = deque[tuple[Drained, set[int]]]()  # looked at, not yet taken on; processes whose records wait there
+        # looked at, not yet taken on; with the processes whose records wait there
+        self._ahead = deque[tuple[Drained, set[int]]]()
         self._waiting = np.zeros(MAX_CLASSES, np.int64)
         self._lock = threading.Lock()
         self._received = np.zeros(MAX_CLASSES, np.int64)

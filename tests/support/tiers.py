@@ -123,9 +123,18 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         said = str(getattr(report.longrepr, "reprcrash", None) or report.longrepr)[:_MOST_SAID]
         terminal = _terminal(item.config)
         terminal.ensure_newline()
-        _failed.append(f"{item.nodeid} ({report.when}): {said}")
+        _failed.append(f"{item.nodeid} ({report.when}; {_machine()}): {said}")
         terminal.write_line(_failed[-1])
     return report
+
+
+def _machine() -> str:
+    """How busy the machine is: a failure may come of that."""
+    pressure = Path("/proc/pressure/cpu")
+    waiting = pressure.read_text().split()[2] if pressure.exists() else "unknown"
+    stolen = int(Path("/proc/stat").read_text().split()[8]) // os.sysconf("SC_CLK_TCK")
+    load = os.getloadavg()[0]
+    return f"load {load:.1f} of {os.cpu_count()} CPUs, waiting for one {waiting}, stolen {stolen} s"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -241,18 +241,17 @@ class Ran:
 def run_command(
     command: Sequence[str], out: Path, *, profile: str = PROFILE, environ: dict[str, str] | None = None
 ) -> Ran:
-    """`kernelspan run -- COMMAND`, traced from its first system call; `out`: where its targets say what they did."""
+    """`kernelspan run -- COMMAND`, which finds its spans where SPANS says; `out`: where its targets say what they did."""
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
+        spans, report = folder / "spans.jsonl", folder / "report.json"
         (folder / "profile.yaml").write_text(profile)
         own = [sys.executable, "-c", CLI, "run", "-f", str(folder / "profile.yaml"), "-q"]
-        own += ["--output", str(folder / "spans.jsonl"), "--report", str(folder / "report.json"), "--", *command]
-        done = subprocess.run(
-            own, env={**os.environ, **(environ or {})}, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
-        assert (folder / "report.json").exists(), done.stderr
-        report = json.loads((folder / "report.json").read_text())
-        return Ran(done.returncode, report, read_spans(folder / "spans.jsonl"), read_said(out), done.stderr)
+        own += ["--output", str(spans), "--report", str(report), "--", *command]
+        env = {**os.environ, **(environ or {}), "SPANS": str(spans)}
+        done = subprocess.run(own, env=env, capture_output=True, text=True, timeout=SECONDS, check=False)
+        assert report.exists(), done.stderr
+        return Ran(done.returncode, json.loads(report.read_text()), read_spans(spans), read_said(out), done.stderr)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

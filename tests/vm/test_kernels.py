@@ -16,7 +16,7 @@ import pytest
 from tests.support import kernels
 from tests.vm import reference
 from tests.vm.guests import Visits, run, visited
-from tests.vm.tracing import PROFILES, Traced, read, start
+from tests.vm.tracing import PROFILES, Traced, differences, read, start
 
 MOST_INSTRUCTIONS = 400_000  # the verifier gives up at a million; other compilers and kernels need room
 MECHANISMS = tuple(PROFILES)
@@ -104,7 +104,8 @@ def test_the_same_spans_as_here(guest: Guest, here: dict[str, Traced], mechanism
     """
     there, ours = guest.traced(mechanism), here[mechanism]
     missing, more = ours.operations - there.operations, there.operations - ours.operations
-    assert missing.total() <= there.report["skipped"], f"missing: {missing}, instead: {more}"
+    told = differences(missing, more)
+    assert missing.total() <= there.report["skipped"], f"{missing.total()} are missing: {told}; {there.report}"
     assert more.total() <= ours.report["skipped"], more
 
 

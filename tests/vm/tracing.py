@@ -62,9 +62,14 @@ def start(mechanism: str, results: Path) -> None:
 
 
 def _await(started: subprocess.Popen[bytes], output: Path, sign: Path) -> None:
-    """Gives the target a sign, named as its function that waits for it, when that was seen to wait, or after too long a time."""
+    """Gives the target a sign, named as its function that waits for it, when that was seen to wait.
+
+    Raises TimeoutError where it is not for too long: what would be compared then is of a program that nobody knew yet.
+    """
     end = time.monotonic() + SECONDS
-    while started.poll() is None and time.monotonic() < end and not _waits(output, f"__main__.{sign.name}"):
+    while started.poll() is None and not _waits(output, f"__main__.{sign.name}"):
+        if time.monotonic() > end:
+            raise TimeoutError(f"the target's {sign.name} was not seen in {SECONDS:g} s")
         time.sleep(0.5)
     sign.touch()
 
@@ -73,6 +78,23 @@ def _waits(output: Path, function: str) -> bool:
     lines = output.read_text().splitlines() if output.exists() else []
     spans = (span for line in lines if function in line for span in spans_of(json.loads(line)))
     return any(span.name == "wait.sleep" and span.attributes.get("code.function.name") == function for span in spans)
+
+
+def differences(missing: Counter[tuple[str, str, str]], more: Counter[tuple[str, str, str]]) -> Counter[str]:
+    """What is there in place of each missing operation: the one of its name that differs least, and in what; or nothing."""
+    found, rest = Counter[str](), list(more.elements())
+    for name, _, text in missing.elements():
+        changes = {each: _changes(json.loads(text), json.loads(each[2])) for each in rest if each[0] == name}
+        if changes:
+            nearest = min(changes, key=lambda each: len(changes[each]))
+            rest.remove(nearest)
+        found[f"{name}: {changes[nearest] if changes else 'nothing'}"] += 1
+    return found
+
+
+def _changes(here: dict[str, Any], there: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    names = here.keys() | there.keys()
+    return {name: (here.get(name), there.get(name)) for name in sorted(names) if here.get(name) != there.get(name)}
 
 
 def read(mechanism: str, results: Path) -> Traced:

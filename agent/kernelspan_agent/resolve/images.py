@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,15 @@ class Image:
 
 
 class KnownImages(OrderedDict[Image, "DetectedRuntime"]):
-    """What was found in files, the first going first: a node that builds programs has new ones all the time."""
+    """What was found in files, the first going first: a node that builds programs has new ones all the time.
+
+    `by_layout`: runtimes by the number that records of stacks give to their layout: of a process that ended before anybody
+    looked at it, that is all there is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_layout: dict[int, DetectedRuntime] = {}
 
     def __setitem__(self, image: Image, found: DetectedRuntime) -> None:
         super().__setitem__(image, found)
@@ -50,7 +59,17 @@ class KnownImages(OrderedDict[Image, "DetectedRuntime"]):
         if image is not None and image not in self:
             self[image] = found
             if kernel.walks(found.number):
-                kernel.know_image(image, number=found.number, layout=found.layout)
+                self._tell_of(image, found, kernel)
+
+    def _tell_of(self, image: Image, found: DetectedRuntime, kernel: Kernel) -> None:
+        kernel.know_image(image, number=found.number, layout=found.layout)
+        self.keep_layout(found, kernel)
+
+    def keep_layout(self, found: DetectedRuntime, kernel: Kernel) -> None:
+        """The kernel was given a runtime's layout. Where builds share one, only what their versions share is known of it."""
+        if (layout := kernel.layout_id(found.layout)) is not None:
+            before = self.by_layout.get(layout, found)
+            self.by_layout[layout] = replace(found, version=_shared(before.version, found.version))
 
     def learn(self, process: procfs.Process, found: DetectedRuntime, kernel: Kernel) -> None:
         """Tells the kernel of the file that a process's runtime is in."""
@@ -61,10 +80,10 @@ class KnownImages(OrderedDict[Image, "DetectedRuntime"]):
         """The kernel can walk a runtime from now on."""
         for image, found in self.items():
             if found.number == number:
-                kernel.know_image(image, number=number, layout=found.layout)
+                self._tell_of(image, found, kernel)
 
-    def foresee(self, path: str, cache: FileCache, kernel: Kernel, *, library: bool) -> DetectedRuntime | None:
-        """Tells the kernel what a program, or a library, that nobody may have run yet holds; None: its file alone does not say it."""
+    def foresee(self, path: str, cache: FileCache, kernel: Kernel, *, library: bool) -> None:
+        """Tells the kernel what a program, or a library, that nobody may have run yet holds, where its file alone says it."""
         with contextlib.suppress(OSError, ProcessError), open(path, "rb") as file:  # noqa: PTH123
             found = registry.foresee(file.fileno(), cache)
             if found is not None:
@@ -74,8 +93,6 @@ class KnownImages(OrderedDict[Image, "DetectedRuntime"]):
                 elf = read_elf(file.fileno())
                 origin, offset = (first_mapped(elf), 0) if library else (first_code(elf), EXECUTABLE)
                 self.add(Image(*where, found.address - origin, offset), found, kernel)
-                return found
-        return None
 
 
 def image_of(process: procfs.Process, found: DetectedRuntime) -> Image | None:
@@ -102,6 +119,12 @@ def image_of(process: procfs.Process, found: DetectedRuntime) -> Image | None:
         found.address - origin,
         EXECUTABLE if is_program else 0,
     )
+
+
+def _shared(version: str, other: str) -> str:
+    """What two versions begin with: "8.2" of "8.2.1" and "8.2.7"."""
+    parts = zip(version.split("."), other.split("."), strict=False)
+    return ".".join(part for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], parts))
 
 
 def _start_code(process: procfs.Process) -> int:

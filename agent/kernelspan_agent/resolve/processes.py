@@ -121,7 +121,6 @@ class ProcessTable:
         self._ended: list[TracedProcess] = []
         self._glances = glances or (lambda tgid, _start: glance(tgid, proc_root))
         self._files = FileCache() if files is None else files
-        self._by_layout: dict[int, DetectedRuntime] = {}
         self._known_images = KnownImages()
         self.besides = Besides(self._tell)
         self._unwalkable: dict[int, Unsupported] = {}  # by the runtime's number
@@ -307,9 +306,7 @@ class ProcessTable:
 
     def foresee(self, path: str, *, library: bool = False) -> None:
         """Lets the kernel know what will run a program, before it has begun, where its file, or a library's, alone says it."""
-        found = self._known_images.foresee(path, self._files, self._kernel, library=library)
-        if found is not None and (layout := self._kernel.layout_id(found.layout)) is not None:
-            self._by_layout.setdefault(layout, found)
+        self._known_images.foresee(path, self._files, self._kernel, library=library)
 
     def detect_now(self, traced: TracedProcess) -> None:
         """Looks at a process at once: the kernel has walked it, so its runtime is there."""
@@ -359,7 +356,7 @@ class ProcessTable:
     def walked(self, traced: TracedProcess, layout: int) -> None:
         """The kernel has walked a process that nobody has looked at yet: its runtime is the one of that layout."""
         self.detect_now(traced)
-        if traced.runtime is None and (found := self._by_layout.get(layout)) is not None:
+        if traced.runtime is None and (found := self._known_images.by_layout.get(layout)) is not None:
             self._use(traced, found, flags=0, tell=False)
 
     def _tell(self, traced: TracedProcess, found: DetectedRuntime) -> None:
@@ -369,8 +366,7 @@ class ProcessTable:
         if found.number in self._unwalkable or not self._kernel.walks(found.number):
             return
         self._kernel.set_runtime(traced.tgid, traced.start_ns, found, traced.flags, traced.words)
-        if (layout := self._kernel.layout_id(found.layout)) is not None:
-            self._by_layout[layout] = found
+        self._known_images.keep_layout(found, self._kernel)
 
     def classify(self, traced: TracedProcess, file: str) -> Verdict:
         """Whose code a file of this process is."""
