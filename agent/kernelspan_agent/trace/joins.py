@@ -56,6 +56,7 @@ class Waiting:
     """A request that was received, whose trace and parent are not known yet. `key`: what its trace is called meanwhile.
 
     `peer`: the address that it came from; `origin`: what another node's agent told; `told`: what its span says of that.
+    `begun`: traces that requests below it name: one that nobody asked for belongs to the one trace that was begun in it.
     """
 
     party: Party
@@ -71,6 +72,9 @@ class Waiting:
     origin: Origin | None = None
     is_pending: bool = False  # another node's agent will tell
     told: Segment | None = None
+    begun: dict[tuple[int, int], bool] = field(
+        default_factory=dict
+    )  # by high and low: whether they say that it is sampled
 
 
 @dataclass(slots=True, eq=False)
@@ -269,7 +273,10 @@ class Joins:
             is_ambiguous = self._is_ambiguous(waiting)
             self.ambiguous += is_ambiguous
             self.expired += not is_ambiguous
-            trace.sampled = trace.low < party.bound
+            is_sampled = False
+            if len(waiting.begun) == 1:
+                (((trace.high, trace.low), is_sampled),) = waiting.begun.items()
+            trace.sampled = (is_sampled and party.parent_based) or trace.low < party.bound
             self._decide(waiting)
             return
         self.joined += 1

@@ -17,6 +17,7 @@ from kernelspan_agent.trace.begun import Begun
 from kernelspan_agent.trace.claims import Claims, Followed
 from kernelspan_agent.trace.contexts import Context, ContextTable
 from kernelspan_agent.trace.ends import Ends, ends_of
+from kernelspan_agent.trace.httpspans import Parent
 from kernelspan_agent.trace.ids import IdSource, ratio_bound
 from kernelspan_agent.trace.joins import Party
 from kernelspan_agent.trace.keep import Keep
@@ -145,17 +146,42 @@ class Requests:
                     if followed is not None and followed.context is None:
                         self.awaited.add(followed)
             elif wanted is not None:
-                self.seen += 1
-                info, fd = context.process.info, int(batch.ops["fd"][row])
-                trace, parent_id = self._new_trace(info), 0
-                if exchange.is_askers(context.key):
-                    span.asked = True
-                    trace, parent_id = span.trace, span.span_id
-                root = OpenSpan(trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
-                followed = Followed(exchange, wanted, root, parent_id, info, ends, fd)
-                if self._party is not None:
-                    followed.asked = self._party.asked(exchange, root.trace, root.span_id)
-                self._follow(followed)
+                self._ask(exchange, wanted, ends, context, span, int(batch.ops["fd"][row]))
+
+    def _ask(
+        self, exchange: Exchange, wanted: Request, ends: Ends, context: Context, span: OpenSpan, descriptor: int
+    ) -> None:
+        """A request that a program makes: below who made it, or, where it names a span of the program's own, below that."""
+        self.seen += 1
+        info = context.process.info
+        trace, parent_id = self._new_trace(info), 0
+        serves = context.request if exchange.is_askers(context.key) else None
+        named = self._named(exchange)
+        if named is not None and (serves is None or named != self._named(serves.exchange)):  # else it is passed on
+            trace, parent_id = self._named_trace(named, serves, info), named.span_id
+        elif exchange.is_askers(context.key):
+            span.asked = True
+            trace, parent_id = span.trace, span.span_id
+        root = OpenSpan(trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
+        followed = Followed(exchange, wanted, root, parent_id, info, ends, descriptor)
+        if self._party is not None:
+            followed.asked = self._party.asked(exchange, root.trace, root.span_id)
+        self._follow(followed)
+
+    def _named(self, exchange: Exchange) -> Parent | None:
+        """The span that a request names as its parent; None: none, or nobody wants to know."""
+        return SPANS[exchange.protocol].parent_of(exchange) if self._settings.traceparent else None
+
+    def _named_trace(self, named: Parent, serves: Followed | None, info: ProcessInfo) -> Trace:
+        """The trace that the program's own request names; the one that it works on may turn out to be of the same."""
+        if serves is not None:
+            served = serves.root.trace
+            if (served.high, served.low) == (named.high, named.low):
+                return served
+            if serves.waiting is not None:
+                serves.waiting.begun[named.high, named.low] = named.sampled
+        sampled = (named.sampled and self._settings.parent_based) or named.low < self._bound_of_ids
+        return Trace(named.high, named.low, sampled, info)
 
     def _serve(
         self,
@@ -168,8 +194,7 @@ class Requests:
     ) -> Followed:
         self.seen += 1
         info = context.process.info
-        spans = SPANS[exchange.protocol]
-        parent = spans.parent_of(exchange) if self._settings.traceparent else None
+        parent = self._named(exchange)
         if parent is None:
             fresh, parent_id = self._new_trace(info), 0
             trace = Trace(fresh.high, fresh.low, fresh.sampled, info, is_request=True)
