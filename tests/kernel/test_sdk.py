@@ -50,7 +50,7 @@ def test_our_spans_are_in_the_traces_of_the_sdk(tmp_path: Path) -> None:
     with PortReservation(3) as reserved:
         front, middle, back = reserved.ports
         services = [gunicorn(front, SDK, *THREADS), gunicorn(middle, SDK, *SYNC), gunicorn(back, BARE, *SYNC)]
-        command = [python(), APP, "all", *map(json.dumps, services)]
+        command: list[str | Path] = [python(), APP, "all", *map(json.dumps, services)]
         with runs.agent(
             tmp_path, spec, *command, cwd=runs.PROGRAMS, env={**os.environ, "SDK_SPANS": str(log)}
         ) as started:
