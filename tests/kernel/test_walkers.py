@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelspan_agent.probes import build, constants
+from kernelspan_agent.probes import build, children, constants
 from kernelspan_agent.probes.modules import EVERYTHING, modules_of
 from kernelspan_agent.probes.session import RING_BYTES
 from kernelspan_agent.probes.source import walkers
@@ -41,7 +41,7 @@ def test_what_several_profiles_want() -> None:
 @pytest.mark.parametrize(("compilers", "at_once"), [("1", 1), ("2", 2)])
 def test_compilers_take_turns_where_memory_is_bounded(compilers: str, at_once: int, tmp_path: Path) -> None:
     """Whoever compiles, in whatever thread: a pod's memory has room for one compiler."""
-    environ = {**os.environ, build.CHILDREN_VARIABLE: compilers, "KERNELSPAN_CACHE": str(tmp_path)}
+    environ = {**os.environ, children.AT_ONCE_VARIABLE: compilers, "KERNELSPAN_CACHE": str(tmp_path)}
     defines = constants.defines(ring_bytes=RING_BYTES, watch_exec=False, raw=True)
     modules = [build.Module(runtime.name, runtime.walker.programs) for runtime in walkers().values()]
     threads = [threading.Thread(target=build.build, args=([module], defines, environ)) for module in modules[:2]]
@@ -49,7 +49,7 @@ def test_compilers_take_turns_where_memory_is_bounded(compilers: str, at_once: i
         thread.start()
     most = 0
     while any(thread.is_alive() for thread in threads):
-        most = max(most, len(build._children))
+        most = max(most, len(children.running))
         time.sleep(0.001)
     assert most == at_once
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("*.json"))) == 2

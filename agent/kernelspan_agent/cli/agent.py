@@ -16,7 +16,7 @@ import click
 
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.guard import capabilities
-from kernelspan_agent.probes.build import CHILDREN_VARIABLE
+from kernelspan_agent.probes.children import AT_ONCE_VARIABLE
 
 if TYPE_CHECKING:
     from kernelspan_agent.control.peering import Peering
@@ -109,7 +109,7 @@ def command(**options: Any) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # some for each profile, some for each process that starts
     environ = {**os.environ}
     environ.setdefault("KERNELSPAN_CACHE", str(Path(options["state"]) / "objects"))
-    environ.setdefault(CHILDREN_VARIABLE, "1")
+    environ.setdefault(AT_ONCE_VARIABLE, "1")
     with ExitStack() as stack:
         if options["self_traces"]:
             from kernelspan_agent.cli.outputs import trace_self

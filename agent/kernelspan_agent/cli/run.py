@@ -19,6 +19,7 @@ from kernelspan_agent.cli.files import check_writable, write_text
 from kernelspan_agent.cli.profiles import read_profile
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.guard import capabilities
+from kernelspan_agent.probes import children
 from kernelspan_agent.selftrace import span
 
 if TYPE_CHECKING:
@@ -117,11 +118,13 @@ def _fork(command_line: tuple[str, ...]) -> Command | None:
 
 
 def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) -> int:
+    children.expect(os.environ)
     from kernelspan_agent.app import App
     from kernelspan_agent.cli.outputs import open_exporter, resource_settings, trace_self, watch_health
     from kernelspan_agent.resolve.touched import Touched
 
     with ExitStack() as stack:
+        stack.callback(children.dismiss)
         if options["self_traces"]:
             stop = trace_self(options, os.environ)
             stack.callback(lambda: stop(EXPORT_TIMEOUT_SECONDS))

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from kernelspan_agent.guard import capabilities
-from kernelspan_agent.probes import pidns
+from kernelspan_agent.probes import children, pidns
 from kernelspan_agent.probes.btf import Btf, BtfError
-from kernelspan_agent.probes.build import COMPILER_PYTHON, INSTALL
+from kernelspan_agent.probes.build import INSTALL
 from kernelspan_agent.probes.tracefs import TRACEFS, Tracefs
 
 _SYS_IO_URING_SETUP = 425  # on every architecture since Linux 5.1
@@ -68,7 +68,7 @@ class Places:
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
     include: Path = Path("/usr/include")
-    compiler_python: str = COMPILER_PYTHON
+    compiler_python: str = children.PYTHON
     tracefs: tuple[Path, ...] = TRACEFS
 
 

@@ -31,7 +31,7 @@ from kernelspan_agent.node.trouble import Trouble
 from kernelspan_agent.node.unobserved import Unobserved
 from kernelspan_agent.node.warm import Warm
 from kernelspan_agent.node.whom import Whom
-from kernelspan_agent.probes.build import abandon
+from kernelspan_agent.probes import children
 from kernelspan_agent.probes.ready import Ready
 from kernelspan_agent.probes.session import Session
 from kernelspan_agent.resolve.resource import ResourceSettings
@@ -106,7 +106,7 @@ class Follower:
         if self.engine is not None:
             self._end_engine()
         self._compiler.shutdown(wait=False, cancel_futures=True)
-        abandon()  # a compiler may take minutes, and Python would wait for it
+        children.abandon()  # a compiler may take minutes, and Python would wait for it
         self._exports.wait()
 
     def step(self) -> None:

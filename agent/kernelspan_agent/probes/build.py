@@ -16,7 +16,6 @@ import platform
 import re
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,15 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from kernelspan_agent.errors import MachineError
-from kernelspan_agent.probes import compiler, constants, pidns
+from kernelspan_agent.probes import cache, children, compiler, constants, pidns
 from kernelspan_agent.probes.refusals import not_permitted
-from kernelspan_agent.probes.source import bpf_directory, generated_text, module_text, walkers
+from kernelspan_agent.probes.source import bpf_directory, generated_text, module_text
 
-COMPILER_PYTHON = "/usr/bin/python3"  # Debian's bcc belongs to Debian's Python
-COMPILE_TIMEOUT_SECONDS = 300  # 2 s of a CPU; an agent may be allowed a tenth of one, or run on an emulated one
-CHILDREN = 2  # at once, and no more than CPUs: one with the walker, which takes as long as all the rest; 2 x 120 MB for a second
-CHILDREN_VARIABLE = "KERNELSPAN_COMPILERS"  # 1 where memory is bounded: an agent's pod has 256 MiB
-_turns = threading.Lock()  # of threads that compile, where it is 1
+_turns = threading.Lock()  # of threads that compile, where one child may run at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +62,6 @@ def kernel_version_code(release: str) -> int:
     return (major << 16) + (minor << 8) + min(patch, 255)
 
 
-def cache_directory(environ: Mapping[str, str]) -> Path:
-    """Where compiled objects are kept: KERNELSPAN_CACHE, XDG_CACHE_HOME or ~/.cache."""
-    if own := environ.get("KERNELSPAN_CACHE"):
-        return Path(own)
-    return (
-        Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/var/cache")) / ".cache")
-        / "kernelspan"
-        / "objects"
-    )
-
-
 def request(modules: Sequence[Module], defines: Mapping[str, int], environ: Mapping[str, str]) -> dict[str, Any]:
     """What the compiling child reads. KERNELSPAN_READS=Helpers: no plain loads, even where the kernel takes them."""
     bpf = bpf_directory()
@@ -104,7 +88,7 @@ def _multiarch() -> str:
 def _key(wanted: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode())
     digest.update(" ".join(os.uname()).encode())
-    digest.update(Path("/proc/sys/kernel/random/boot_id").read_bytes())
+    digest.update(cache.boot_id())
     digest.update(str(pidns.own_number()).encode())
     for library in ("/usr/lib/python3/dist-packages/bcc/__init__.py", "/usr/lib/python3/dist-packages/bcc/version.py"):
         try:
@@ -120,27 +104,36 @@ def build(modules: Sequence[Module], defines: Mapping[str, int], environ: Mappin
     Raises MachineError: bcc or its Python is missing, the kernel has no BTF, or clang refuses (CompileFailed).
     """
     wanted = request(modules, defines, environ)
-    kept = {name: cache_directory(environ) / f"{_key(_only(wanted, [name]))}.json" for name in wanted["modules"]}
-    found = {name: answer for name, path in kept.items() if (answer := _kept(path, name))}
-    missing = sorted((name for name in kept if name not in found), key=lambda name: name not in walkers())
+    kept = {name: cache.directory(environ) / f"{_key(_only(wanted, [name]))}.json" for name in wanted["modules"]}
+    found = {name: answer for name, path in kept.items() if (answer := cache.read(path, name))}
+    missing = [name for name in kept if name not in found]
     seconds = 0.0
     if missing:
         started = time.monotonic()
-        children_at_once = int(environ.get(CHILDREN_VARIABLE, CHILDREN))
-        count = min(children_at_once, len(os.sched_getaffinity(0)), len(missing))
-        children = [missing] if count == 1 else [missing[:1], missing[1:]]
-        turn = _turns if children_at_once == 1 else contextlib.nullcontext()
-        with turn, ThreadPoolExecutor(len(children)) as pool:
-            for names, answer in zip(
-                children, pool.map(lambda names: compile_now(_only(wanted, names)), children), strict=True
-            ):
+        at_once = children.at_once(environ)
+        shares = _shares({name: wanted["modules"][name]["text"] for name in missing}, min(at_once, len(missing)))
+        turn = _turns if at_once == 1 else contextlib.nullcontext()
+        with turn, ThreadPoolExecutor(len(shares)) as pool:
+            answers = pool.map(lambda names: compile_now(_only(wanted, names)), shares)
+            for names, answer in zip(shares, answers, strict=True):
                 for name in names:
                     found[name] = _only(answer, [name])
-                    _keep(kept[name], found[name])
+                    cache.keep(kept[name], found[name])
         seconds = time.monotonic() - started
     in_order = {name: found[name]["modules"][name] for name in kept}
     offsets = next(iter(found.values()))["defines"] if found else dict(defines)
     return Built(in_order, offsets, not missing, seconds)
+
+
+def _shares(texts: Mapping[str, str], count: int) -> list[list[str]]:
+    """Modules by the children that compile them, so that these take as long: by the lines that not all modules have."""
+    lines = {name: text.splitlines() for name, text in texts.items()}
+    common = set.intersection(*map(set, lines.values()))
+    own = {name: sum(len(line) for line in text if line not in common) for name, text in lines.items()}
+    shares: list[list[str]] = [[] for _ in range(count)]
+    for name in sorted(own, key=lambda name: -own[name]):
+        min(shares, key=lambda share: sum(own[each] for each in share)).append(name)
+    return shares
 
 
 def _only(wanted: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -148,44 +141,18 @@ def _only(wanted: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {**wanted, "modules": {name: wanted["modules"][name] for name in names}}
 
 
-def _kept(path: Path, name: str) -> dict[str, Any] | None:
-    try:
-        answer: dict[str, Any] = json.loads(path.read_bytes())
-        return answer if answer["modules"][name]["programs"] and answer["defines"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-_children: dict[subprocess.Popen[bytes], frozenset[str]] = {}
-
-
-def abandon(*modules: str) -> None:
-    """What is being compiled, in whatever thread, fails at once: these modules alone, or whatever it is."""
-    for child, names in list(_children.items()):
-        if not modules or names <= set(modules):
-            child.kill()
-
-
 def compile_now(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Runs the compiling child on a request; raises MachineError with the first line that says what is wrong."""
-    script = Path(__file__).with_name("compiler.py")
-    pipe = subprocess.PIPE
     try:
-        with subprocess.Popen([COMPILER_PYTHON, "-I", str(script)], stdin=pipe, stdout=pipe, stderr=pipe) as child:
-            _children[child] = frozenset(wanted["modules"])
-            try:
-                output, said = child.communicate(json.dumps(wanted).encode(), COMPILE_TIMEOUT_SECONDS)
-            finally:
-                child.kill()
-                _children.pop(child, None)
+        output, said, status = children.answer(wanted)
         answer: dict[str, Any] = json.loads(output)
     except FileNotFoundError as error:
-        raise MachineError(f"{COMPILER_PYTHON} is not there", hint=INSTALL) from error
+        raise MachineError(f"{children.PYTHON} is not there", hint=INSTALL) from error
     except subprocess.TimeoutExpired as error:
-        raise MachineError(f"compiling took more than {COMPILE_TIMEOUT_SECONDS} s", reason="CompileFailed") from error
+        raise MachineError(f"compiling took more than {children.TIMEOUT_SECONDS} s", reason="CompileFailed") from error
     except ValueError as error:
-        words = said.decode(errors="replace").strip().splitlines() or [f"exit status {child.returncode}"]
-        if child.returncode == -signal.SIGXCPU:
+        words = said.decode(errors="replace").strip().splitlines() or [f"exit status {status}"]
+        if status == -signal.SIGXCPU:
             words = [f"it took more than {compiler.CPU_SECONDS} s of CPU a module"]
         raise MachineError(f"the compiling process failed: {words[-1]}", reason="CompileFailed") from error
     if "error" in answer:
@@ -214,18 +181,3 @@ def _refusal(answer: Mapping[str, str], words: str) -> MachineError:
     failure = MachineError(f"{answer['module']}: {errors[0]}", reason="CompileFailed", hint=INSTALL)
     failure.details = words
     return failure
-
-
-def _keep(path: Path, answer: Mapping[str, Any]) -> None:
-    """Best effort: an agent that cannot write its cache compiles again next time."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            try:
-                json.dump(answer, file)
-                file.flush()
-                Path(file.name).replace(path)
-            except OSError:  # a full disk: nothing is left of it
-                Path(file.name).unlink()
-    except OSError:
-        return

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import resource
@@ -40,9 +41,9 @@ def _constants(wanted: dict[str, list[str]], reads: str) -> tuple[dict[str, int]
     """Offsets by name and how memory can be read; the cast (direct.Cast) by which it can, None where it is by helpers."""
     import direct  # beside this file, as btf and pidns
     import pidns
-    from btf import Btf, BtfError
+    from btf import BtfError
 
-    btf, found = Btf.of_kernel(), {}
+    btf, found = _kernel_types(), {}
     for name, paths in wanted.items():
         for path in paths:
             try:
@@ -57,6 +58,21 @@ def _constants(wanted: dict[str, list[str]], reads: str) -> tuple[dict[str, int]
     found |= pidns.constants(found)
     found |= {"KS_DIRECT": int(cast is not None), "KS_CAST_TYPE": cast.type if cast else 0}
     return {**found, "KS_USER_PAGES": int(pages > 0), "KS_DIRECT_MAP": pages}, cast
+
+
+def _read_ahead() -> None:
+    """What every request takes, before there is one. What is not there will be missed then."""
+    with contextlib.suppress(Exception):
+        import bcc  # noqa: F401
+
+        _kernel_types()
+
+
+@functools.cache
+def _kernel_types() -> Any:
+    from btf import Btf  # beside this file
+
+    return Btf.of_kernel()
 
 
 def _hide_symbols() -> None:
@@ -130,6 +146,8 @@ def _compile(
 
 def main() -> int:
     """One request: {shim, kernel_version, reads, offsets, defines, flags, tokens, modules: {name: {text, programs}}}."""
+    if sys.argv[1:] == ["ahead"]:
+        _read_ahead()
     request = json.load(sys.stdin)
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # bcc prints warnings on standard output

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from kernelspan_agent.errors import KernelspanError, MachineError
-from kernelspan_agent.probes.build import abandon
+from kernelspan_agent.probes import children
 from kernelspan_agent.runtimes.registry import Runtime, Unsupported, all_runtimes
 
 if TYPE_CHECKING:
@@ -80,5 +80,5 @@ class Walkers:
     def close(self) -> None:
         """What is being compiled is not waited for."""
         if self._thread is not None and self._runtime is not None:
-            abandon(self._runtime.name)
+            children.abandon([self._runtime.name])
             self._thread.join(1.0)

@@ -205,7 +205,7 @@ def test_a_walker_that_cannot_be_had(tmp_path: Path) -> None:
         with (
             mock.patch.dict(os.environ, environ),
             truth.open_app(tmp_path / "spans.jsonl") as app,
-            mock.patch("kernelspan_agent.probes.build.COMPILER_PYTHON", "/bin/false"),
+            mock.patch("kernelspan_agent.probes.children.PYTHON", "/bin/false"),
         ):
             traced = app.select(program.pid, "php")
             app.select(other.pid, "python")
