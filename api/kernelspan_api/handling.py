@@ -95,9 +95,13 @@ class Code(Part, frozen=True, kw_only=True):
 class Correlation(Part, frozen=True, kw_only=True):
     """Which spans belong together."""
 
-    traceparent: Annotated[Traceparent, Meta(description="What a traceparent header seen on the wire does.")] = (
-        Traceparent.READ
-    )
+    traceparent: Annotated[
+        Traceparent,
+        Meta(
+            description="What a traceparent header seen on the wire does. Read: a request that is received or sent is below the"
+            " span that it names. Ignore: nothing, where the spans that headers name are kept elsewhere."
+        ),
+    ] = Traceparent.READ
     across_services: Annotated[
         bool | None,
         Meta(
