@@ -7,6 +7,7 @@ The annotations of the types are the only source; `msgspec.inspect` reads them, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from msgspec import inspect
@@ -43,8 +44,9 @@ def unwrap(type_: inspect.Type) -> Kind:
             return Kind(type_, extra, description)
 
 
+@cache
 def struct_type(cls: type[msgspec.Struct]) -> inspect.StructType:
-    """What msgspec knows of `cls`."""
+    """What msgspec knows of `cls`. Of a profile that takes 20 ms, once."""
     info = inspect.type_info(cls)
     assert isinstance(info, inspect.StructType)
     return info

@@ -15,14 +15,11 @@ from msgspec import inspect
 
 from .formats import FORMATS
 from .problems import MISSING, UNREADABLE, Findings, item, member
-from .resource import ClusterSpec, ClusterTraceProfile, TraceProfile
+from .resource import ClusterSpec, TraceProfile
 from .rules import RULES, Rule
 from .schema import Kind, allowed, members, struct_type, unwrap
 
 _NAMES_SHOWN = 24
-
-
-_ROOTS = {cls: struct_type(cls) for cls in (TraceProfile, ClusterTraceProfile)}
 
 
 def check(document: object, cls: type[TraceProfile], findings: Findings, *, standalone: bool) -> None:
@@ -33,7 +30,7 @@ def check(document: object, cls: type[TraceProfile], findings: Findings, *, stan
             rules.setdefault(rule.on, []).append(rule)
             if rule.on in ClusterSpec.__mro__:
                 rules.setdefault(ClusterSpec, []).append(rule)
-    _Check(findings, rules).value(document, _ROOTS[cls], "")
+    _Check(findings, rules).value(document, struct_type(cls), "")
 
 
 @dataclass(slots=True)

@@ -31,6 +31,7 @@ CLOSE = BY_NAME[Group.NETWORK, "Close"].number
 MAX_OPEN = 16384
 IDLE_NS = 1_000_000_000  # without a byte, after which a response whose length was not told has ended
 MAX_LENGTH_NS = 3600_000_000_000
+SEVERAL = 2  # traces that a program begins for one request: none of them is known to be its own
 
 
 @dataclass(slots=True)
@@ -178,7 +179,7 @@ class Requests:
             served = serves.root.trace
             if (served.high, served.low) == (named.high, named.low):
                 return served
-            if serves.waiting is not None:
+            if serves.waiting is not None and len(serves.waiting.begun) < SEVERAL:
                 serves.waiting.begun[named.high, named.low] = named.sampled
         sampled = (named.sampled and self._settings.parent_based) or named.low < self._bound_of_ids
         return Trace(named.high, named.low, sampled, info)
