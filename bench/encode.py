@@ -25,9 +25,10 @@ import numpy as np
 
 from kernelspan_agent.export.encode import encode
 from kernelspan_agent.export.jsontext import lines
-from kernelspan_agent.export.otlp import open_output, settings_from
+from kernelspan_agent.export.otlp import open_output
 from kernelspan_agent.export.pipeline import Pipeline
 from kernelspan_agent.export.queue import QueueLimits
+from kernelspan_agent.export.settings import settings_from
 from kernelspan_agent.model import SPAN, VALUE_KEYS, Kind, Resource, Segment, SpanBatch
 from tests.support.collector import Collector, CollectorOptions
 from tools.build import build

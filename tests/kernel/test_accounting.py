@@ -18,9 +18,10 @@ import pytest
 
 from kernelspan_agent.app import App
 from kernelspan_agent.export.jsonfile import JsonFileExporter
-from kernelspan_agent.export.otlp import open_output, settings_from
+from kernelspan_agent.export.otlp import open_output
 from kernelspan_agent.export.pipeline import Pipeline
 from kernelspan_agent.export.queue import QueueLimits
+from kernelspan_agent.export.settings import settings_from
 from kernelspan_agent.intake import IDLE_WAIT_SECONDS, MAX_WAITING_OPERATIONS
 from kernelspan_agent.probes import mechanisms
 from kernelspan_agent.ring.records import SLOT

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from kernelspan_agent.export.jsonfile import JsonFileExporter
-from kernelspan_agent.export.otlp import open_output, settings_from
+from kernelspan_agent.export.otlp import open_output
 from kernelspan_agent.export.pipeline import Pipeline
 from kernelspan_agent.export.queue import QueueLimits
+from kernelspan_agent.export.settings import settings_from
 from kernelspan_agent.model import SPAN, VALUE_KEYS, Kind, Resource, Segment, SpanBatch
 from tests.support.collector import Collector
 from tests.support.fixtures import StartCollector

@@ -35,7 +35,8 @@ def open_exporter(profile: TraceProfile, options: Mapping[str, Any], environ: Ma
     outputs: list[Any] = []
     endpoint, environ = _destination(profile, options["endpoint"] or "", environ)
     if endpoint or names_endpoint(environ):
-        from kernelspan_agent.export.otlp import open_output, settings_from
+        from kernelspan_agent.export.otlp import open_output
+        from kernelspan_agent.export.settings import settings_from
 
         outputs.append(open_output(settings_from(environ, endpoint), limits))
     if options["output_path"]:
@@ -65,7 +66,7 @@ def _destination(profile: TraceProfile, endpoint: str, environ: Mapping[str, str
 def trace_self(options: Mapping[str, Any], environ: Mapping[str, str]) -> Callable[[float], None]:
     """Makes the agent's own traces; gives what sends the rest and ends it. Raises UsageError."""
     from kernelspan_agent.export.environment import names_endpoint
-    from kernelspan_agent.export.otlp import settings_from
+    from kernelspan_agent.export.settings import settings_from
 
     endpoint = options["endpoint"] or ""
     if not endpoint and not names_endpoint(environ):

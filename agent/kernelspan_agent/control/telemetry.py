@@ -23,7 +23,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import StatusCode
 
 from kernelspan_agent import selftrace
-from kernelspan_agent.export.otlp import OtlpSettings, open_output
+from kernelspan_agent.export.otlp import open_output
+from kernelspan_agent.export.settings import OtlpSettings
 from kernelspan_agent.model import SPAN, AttributeValue, Kind, Resource, Segment, SpanBatch
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ import grpc
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.export.answers import MAX_ANSWER_BYTES, printable, retry_info_s, taken
 from kernelspan_agent.export.encode import scope_version
-from kernelspan_agent.export.otlp import OtlpSettings
 from kernelspan_agent.export.pem import read_pem
 from kernelspan_agent.export.sender import Answer, Outcome
+from kernelspan_agent.export.settings import OtlpSettings
 
 METHOD = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 _RETRIED = {

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.export.answers import MAX_ANSWER_BYTES, printable, status_message, taken
 from kernelspan_agent.export.encode import scope_version
-from kernelspan_agent.export.otlp import OtlpSettings
 from kernelspan_agent.export.sender import Answer, Outcome
+from kernelspan_agent.export.settings import OtlpSettings
 
 if TYPE_CHECKING:
     import ssl

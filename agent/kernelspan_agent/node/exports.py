@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.export.base import Exporter
 from kernelspan_agent.export.environment import names_endpoint
-from kernelspan_agent.export.otlp import open_output, settings_from
+from kernelspan_agent.export.otlp import open_output
 from kernelspan_agent.export.pipeline import Pipeline
 from kernelspan_agent.export.queue import limits_from
+from kernelspan_agent.export.settings import settings_from
 
 if TYPE_CHECKING:
     from kernelspan_api.control.control_pb2 import ExportSecret

@@ -26,7 +26,7 @@ from kernelspan_agent.probes.modules import REQUESTS_MODULE, module_of, modules_
 from kernelspan_agent.probes.own.attached import SCRATCH_ENTRIES, SCRATCHES, OwnProbes
 from kernelspan_agent.probes.ready import Ready, with_own
 from kernelspan_agent.probes.source import CORE_PROGRAMS, REQUESTS, REQUESTS_PROGRAM, walkers
-from kernelspan_agent.resolve.images import Image
+from kernelspan_agent.resolve.kernel import Image
 from kernelspan_agent.ring.records import OP_SIZE, OPERATION
 from kernelspan_agent.runtimes.registry import WORDS, DetectedRuntime, Runtime
 from kernelspan_agent.selftrace import span

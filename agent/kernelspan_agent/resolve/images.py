@@ -7,13 +7,14 @@ import contextlib
 import itertools
 import os
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.process import files, procfs
 from kernelspan_agent.process.elf import first_code, first_mapped, read_elf
 from kernelspan_agent.process.errors import ProcessError
+from kernelspan_agent.resolve.kernel import EXECUTABLE, Image
 from kernelspan_agent.runtimes import registry
 
 if TYPE_CHECKING:
@@ -21,21 +22,8 @@ if TYPE_CHECKING:
     from kernelspan_agent.runtimes.look import FileCache
     from kernelspan_agent.runtimes.registry import DetectedRuntime
 
-EXECUTABLE = (1 << 64) - 1
 MAX_IMAGES = 256
 _START_CODE = 26 - 3  # proc(5): field 26 of stat, counted from the state, field 3
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """A file that holds a runtime. `delta`: from the program's first code, or the mapping at `offset`, to the runtime."""
-
-    inode: int
-    size_bytes: int
-    mtime: int
-    device: int  # as the kernel counts: major << 20 | minor
-    delta: int
-    offset: int
 
 
 class KnownImages(OrderedDict[Image, "DetectedRuntime"]):

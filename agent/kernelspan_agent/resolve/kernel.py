@@ -3,13 +3,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from kernelspan_agent.resolve.images import Image
     from kernelspan_agent.runtimes.registry import DetectedRuntime
+
+EXECUTABLE = (1 << 64) - 1  # in place of an offset
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A file that holds a runtime. `delta`: from the program's first code, or the mapping at `offset`, to the runtime."""
+
+    inode: int
+    size_bytes: int
+    mtime: int
+    device: int  # as the kernel counts: major << 20 | minor
+    delta: int
+    offset: int
 
 
 class Kernel(Protocol):

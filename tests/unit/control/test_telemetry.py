@@ -16,7 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from kernelspan_agent import selftrace
 from kernelspan_agent.control import telemetry
-from kernelspan_agent.export.otlp import settings_from
+from kernelspan_agent.export.settings import settings_from
 
 
 class Receiver(http.server.ThreadingHTTPServer):

@@ -13,11 +13,11 @@ import pytest
 
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.export.encode import Bounds, scope_version
-from kernelspan_agent.export.otlp import settings_from
 from kernelspan_agent.export.otlp_grpc import GrpcTransport
 from kernelspan_agent.export.pipeline import Pipeline
 from kernelspan_agent.export.queue import QueueLimits
 from kernelspan_agent.export.sender import OtlpOutput
+from kernelspan_agent.export.settings import settings_from
 from tests.support.ports import PortReservation
 from tests.support.tls import TlsFiles
 from tests.unit.export.servers import QUICK, fail, grpc_server, outcome, partial_success, relay, retry_info

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernelspan_agent.errors import UsageError
-from kernelspan_agent.export.otlp import GRPC, HTTP, OtlpSettings, settings_from
+from kernelspan_agent.export.settings import GRPC, HTTP, OtlpSettings, settings_from
 from tests.support.tls import TlsFiles
 
 P = "OTEL_EXPORTER_OTLP_"

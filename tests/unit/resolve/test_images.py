@@ -7,7 +7,8 @@ from unittest.mock import Mock
 
 import numpy as np
 
-from kernelspan_agent.resolve.images import MAX_IMAGES, Image, KnownImages
+from kernelspan_agent.resolve.images import MAX_IMAGES, KnownImages
+from kernelspan_agent.resolve.kernel import Image
 from kernelspan_agent.runtimes.registry import DetectedRuntime
 
 
