@@ -85,3 +85,12 @@ def test_each_compiles_as_much() -> None:
     assert build._shares(texts, 2) == [["a", "d"], ["b", "c"]]
     assert build._shares(texts, 1) == [["a", "b", "c", "d"]]
     assert build._shares({"a": texts["a"]}, 1) == [["a"]]
+
+
+def test_a_folder_that_is_none(environ: dict[str, str], tmp_path: Path) -> None:
+    """What cannot be kept is compiled again."""
+    (tmp_path / "file").touch()
+    nowhere = {**environ, "KERNELSPAN_CACHE": str(tmp_path / "file" / "objects")}
+    for _ in range(2):
+        assert not cache.has_any(nowhere)
+        assert not compiled(nowhere).cached

@@ -30,7 +30,10 @@ def boot_id() -> bytes:
 
 def has_any(environ: Mapping[str, str]) -> bool:
     """Whether something was kept since the kernel started: what is older is of no use."""
-    return (directory(environ) / _mark()).exists()
+    try:
+        return (directory(environ) / _mark()).exists()
+    except OSError:  # nobody may look there
+        return False
 
 
 def _mark() -> str:

@@ -27,7 +27,7 @@ running: dict[subprocess.Popen[bytes], frozenset[str]] = {}
 
 def at_once(environ: Mapping[str, str]) -> int:
     """How many may run side by side."""
-    return min(int(environ.get(AT_ONCE_VARIABLE, AT_ONCE)), len(os.sched_getaffinity(0)))
+    return max(1, min(int(environ.get(AT_ONCE_VARIABLE, AT_ONCE)), len(os.sched_getaffinity(0))))
 
 
 def expect(environ: Mapping[str, str]) -> None:
