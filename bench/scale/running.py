@@ -16,7 +16,7 @@ from bench.scale.seed import Say
 from bench.scale.sizes import Sizes
 from bench.scale.store import Store
 from bench.scale.watched import USERNAME, calls, usage, writes
-from tests.support.cluster import Cluster
+from tests.support.cluster import DEFINITIONS, Cluster
 from tests.support.operators import Kubernetes, Operator
 
 _START_SECONDS = 600.0  # it is ready once it has read every pod, of a machine that serves all of the benchmark
@@ -27,7 +27,7 @@ def run(binaries: Mapping[str, Path], folder: Path, sizes: Sizes, effort: Effort
     """The figures. Everything is ended and gone on return. Raises BenchError, and ServerError with a server's log."""
     with Cluster(binaries, folder / "plane", audit_of=[USERNAME], controllers=False) as cluster:
         cluster.kubectl("create", "-f", str(CRDS))
-        cluster.kubectl("wait", "--for=condition=Established", "--all", "crd", "--timeout=60s")
+        cluster.establish(*DEFINITIONS)
         return asyncio.run(_measured(cluster, folder, sizes, effort, say))
 
 

@@ -35,7 +35,7 @@ def foreign(plane: Cluster) -> None:
         plane.kubectl("apply", "--server-side", "-f", str(path))
     names = ("podmonitors.monitoring.coreos.com", "prometheusrules.monitoring.coreos.com")
     names += ("securitycontextconstraints.security.openshift.io",)
-    plane.kubectl("wait", "--for=condition=Established", *[f"crd/{name}" for name in names], "--timeout=60s")
+    plane.establish(*names)
 
 
 @pytest.mark.usefixtures("foreign")

@@ -12,6 +12,7 @@ import json
 import os
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,11 @@ _KUBECTL_TIMEOUT_SECONDS = 120.0
 _BODY_LIMIT_BYTES = 256 << 20
 _QUOTA_BYTES = 4 << 30  # etcd's default of 2 GiB is less than a test of scale writes
 _ISSUER = "https://kubernetes.default.svc"
+
+
+DEFINITIONS = tuple(f"{kind.lower()}s.{GROUP}" for kind in KINDS)
+_DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+_ESTABLISH_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,18 @@ class Cluster:
             connection.request(method, path, text, {"Content-Type": content_type})
             answer = connection.getresponse()
             return Answer(answer.status, json.loads(answer.read(_BODY_LIMIT_BYTES)))
+
+    def establish(self, *definitions: str) -> None:
+        """Waits until objects of these definitions can be made. `kubectl wait` fails where one has no conditions yet.
+
+        Raises ServerError with what the last has said of itself.
+        """
+        deadline = time.monotonic() + _ESTABLISH_SECONDS
+        for name in definitions:
+            while not _is_established(found := self.request("GET", f"{_DEFINITIONS}/{name}")):
+                if time.monotonic() > deadline:
+                    raise ServerError(f"{name} is not established: {found.body.get('status')}")
+                time.sleep(0.05)
 
     def kubectl(self, *arguments: str, document: object = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs kubectl as administrator; `document` goes to its standard input as JSON (name it by `-f -`).
@@ -231,13 +249,17 @@ class Cluster:
         ]
 
 
+def _is_established(definition: Answer) -> bool:
+    conditions = definition.body.get("status", {}).get("conditions") or [] if definition.status == 200 else []
+    return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
+
+
 @contextlib.contextmanager
 def with_definitions(binaries: Mapping[str, Path], folder: Path, *namespaces: str) -> Iterator[Cluster]:
     """A control plane with our definitions established, and these namespaces."""
     with Cluster(binaries, folder) as plane:
         plane.kubectl("create", "-f", str(CRDS))
-        names = [f"crd/{kind.lower()}s.{GROUP}" for kind in KINDS]
-        plane.kubectl("wait", "--for=condition=Established", *names, "--timeout=60s")
+        plane.establish(*DEFINITIONS)
         for name in namespaces:
             plane.kubectl("create", "namespace", name)
         yield plane

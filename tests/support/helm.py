@@ -11,15 +11,14 @@ from typing import Any
 
 import yaml
 
-from kernelspan_api.resource import API_VERSION, GROUP, KINDS
-from tests.support.cluster import Cluster
+from kernelspan_api.resource import API_VERSION, KINDS
+from tests.support.cluster import DEFINITIONS, Cluster
 from tests.support.operators import eventually
 from tests.support.server import ServerError
 
 CHART = Path(__file__).resolve().parents[2] / "charts/kernelspan"
 VALUE_SETS = sorted((CHART / "ci").glob("*-values.yaml"))
 NAMESPACE, RELEASE = "kernelspan", "kernelspan"
-DEFINITIONS = tuple(f"{kind.lower()}s.{GROUP}" for kind in KINDS)
 _TIMEOUT_SECONDS = 120.0
 
 Object = dict[str, Any]
@@ -95,7 +94,7 @@ def pod_of(obj: Object) -> Object | None:
 
 def served(plane: Cluster) -> None:
     """Waits until profiles can be made: an API server calls a definition established a little before."""
-    plane.kubectl("wait", "--for=condition=Established", *[f"crd/{name}" for name in DEFINITIONS], "--timeout=60s")
+    plane.establish(*DEFINITIONS)
     for kind in KINDS:
         path = f"/apis/{API_VERSION}/{kind.lower()}s"
         eventually(lambda path=path: plane.request("GET", path).status == 200)  # type: ignore[misc]

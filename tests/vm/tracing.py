@@ -19,7 +19,7 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 SECONDS = 600.0  # emulated, and it compiles
 PROFILES = {
-    "RawTracepoint": ROOT / "examples" / "05-everything.yaml",
+    "RawTracepoint": FOLDER / "everything.yaml",
     "Tracepoint": FOLDER / "few.yaml",
 }
 _KINDS = ("file.", "tcp.", "unix.", "process.", "wait.sleep")
