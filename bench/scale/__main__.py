@@ -43,6 +43,11 @@ def main() -> int:
     sizes = Sizes(options.nodes, options.pods or options.nodes * 30, options.profiles)
     if sizes.profiles < 3 or sizes.pods < sizes.nodes:
         parser.error("at least 3 profiles, and a pod a node")
+    if options.output is not None:
+        try:
+            options.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # before minutes are spent
+            parser.error(f"--output: {error}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     say = say_to(sys.stderr)
     facts = machine.describe()
