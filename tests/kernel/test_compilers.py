@@ -12,6 +12,7 @@ import pytest
 from kernelspan_agent.probes import build, cache, children, constants
 from kernelspan_agent.probes.build import Module
 from kernelspan_agent.probes.session import RING_BYTES
+from tests.support import runs
 
 pytestmark = pytest.mark.root
 CORE = Module("core", ("ks_fork", "ks_exec", "ks_gone"))
@@ -94,3 +95,16 @@ def test_a_folder_that_is_none(environ: dict[str, str], tmp_path: Path) -> None:
     for _ in range(2):
         assert not cache.has_any(nowhere)
         assert not compiled(nowhere).cached
+
+
+def test_none_stays_beside_what_is_traced(environ: dict[str, str], tmp_path: Path) -> None:
+    """All is kept, but nothing says that it was since the kernel started: some are expected, and gone before the command begins."""
+    profile = runs.profile(tmp_path, files={"operations": ["Stat"]})
+    listed = "for child in $(cat /proc/$PPID/task/*/children); do tr '\\0' ' ' < /proc/$child/cmdline; echo; done"
+    for _ in range(2):
+        for mark in tmp_path.glob("boot-*"):
+            mark.unlink()
+        ran = runs.run(tmp_path, profile, "sh", "-c", listed, env=environ)
+        assert ran.status == 0, ran.stderr
+        assert b"sh -c" in ran.stdout
+        assert b"compiler.py" not in ran.stdout

@@ -118,13 +118,13 @@ def _fork(command_line: tuple[str, ...]) -> Command | None:
 
 
 def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) -> int:
-    children.expect(os.environ)
-    from kernelspan_agent.app import App
-    from kernelspan_agent.cli.outputs import open_exporter, resource_settings, trace_self, watch_health
-    from kernelspan_agent.resolve.touched import Touched
-
     with ExitStack() as stack:
         stack.callback(children.dismiss)
+        children.expect(os.environ)
+        from kernelspan_agent.app import App
+        from kernelspan_agent.cli.outputs import open_exporter, resource_settings, trace_self, watch_health
+        from kernelspan_agent.resolve.touched import Touched
+
         if options["self_traces"]:
             stop = trace_self(options, os.environ)
             stack.callback(lambda: stop(EXPORT_TIMEOUT_SECONDS))
@@ -142,6 +142,7 @@ def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) 
                 executable=os.path.realpath(child.program) if child is not None else "",
                 programs=_programs(child, options["pids"]),
             )
+        children.dismiss()  # 80 MB resident each
         stack.callback(app.close)
         app.only.touched = Touched()
         _say_probes(app, options, has_command=child is not None)

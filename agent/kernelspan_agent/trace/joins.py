@@ -72,9 +72,7 @@ class Waiting:
     origin: Origin | None = None
     is_pending: bool = False  # another node's agent will tell
     told: Segment | None = None
-    begun: dict[tuple[int, int], bool] = field(
-        default_factory=dict
-    )  # by high and low: whether they say that it is sampled
+    begun: dict[tuple[int, int], bool] = field(default_factory=dict)  # high and low: whether it is said to be sampled
 
 
 @dataclass(slots=True, eq=False)

@@ -156,11 +156,11 @@ class Requests:
         self.seen += 1
         info = context.process.info
         trace, parent_id = self._new_trace(info), 0
-        serves = context.request if exchange.is_askers(context.key) else None
-        named = self._named(exchange)
+        is_own, named = exchange.is_askers(context.key), self._named(exchange)
+        serves = context.request if is_own else None
         if named is not None and (serves is None or named != self._named(serves.exchange)):  # else it is passed on
             trace, parent_id = self._named_trace(named, serves, info), named.span_id
-        elif exchange.is_askers(context.key):
+        elif is_own:
             span.asked = True
             trace, parent_id = span.trace, span.span_id
         root = OpenSpan(trace, self._ids.one(), exchange.start_ns, exchange.start_ns)
