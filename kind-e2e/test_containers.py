@@ -16,7 +16,7 @@ from tools.errors import ToolError
 
 _SPACE = "containers"
 # Opens a file of its container's name again and again, in a function, until somebody makes the file that ends it. Seldom:
-# each is a trace of its own, and Jaeger forgets the first of many.
+# Jaeger is asked for all of them each time that one looks.
 _PROGRAM = """
 import os, sys, time
 def mark():
