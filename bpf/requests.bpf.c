@@ -219,7 +219,9 @@ static __always_inline void tell(struct ks_scratch *s, u64 sk, u64 id, u32 proto
 	struct ks_bytes_rec *r = &s->bytes.header;
 	struct http2_side *side = 0;
 
-	r->position = r->other = r->reserved = 0;
+	r->position = r->other = 0;
+	r->away = s->call.away;
+	r->untimed = ks_switches() - s->call.timed;
 	flags |= place(r, s, sk, is_sent);
 	if (is_datagram(s))
 		flags |= KS_BYTES_DATAGRAM;

@@ -101,6 +101,7 @@ struct ks_sched_switch {
 static __always_inline void comes_back(u32 tid)
 {
 	struct ks_op *kept = ks_stash.lookup(&tid);
+	struct ks_call *call;
 	struct ks_scratch *s;
 	struct ks_class *c;
 	u32 cls;
@@ -113,6 +114,11 @@ static __always_inline void comes_back(u32 tid)
 	s->op = *kept;
 	ks_stash.delete(&tid);
 	s->op.time = bpf_ktime_get_ns();
+	call = ks_calls.lookup(&tid);
+	if (call) {
+		call->away += s->op.time - s->op.start;
+		call->timed++;
+	}
 	cls = s->op.cls;
 	c = ks_classes.lookup(&cls);
 	if (!c || s->op.time - s->op.start < c->min_duration_ns[KS_GROUP_WAITS]) {

@@ -183,6 +183,27 @@ Peer = tuple[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadTime:
+    """How long a thread was off the CPU, up to the moment `when_ns` (CLOCK_MONOTONIC).
+
+    `away_ns`: since it began, but for switches that were not timed. `untimed`: how many these are, modulo 2^32: between two
+    moments at which they are as many, each was timed.
+    """
+
+    tid: int
+    when_ns: int
+    away_ns: int
+    untimed: int
+
+    def since(self, begin: ThreadTime) -> tuple[int, int] | None:
+        """Times on and off the CPU since an earlier moment, ns; None: another thread's, or not all of it is known."""
+        if (self.tid, self.untimed) != (begin.tid, begin.untimed):
+            return None
+        away_ns = self.away_ns - begin.away_ns
+        return self.when_ns - begin.when_ns - away_ns, away_ns
+
+
+@dataclass(frozen=True, slots=True)
 class Payload:
     """What one call sent or received on a connection. `data`: the first of `moved` bytes, `tail`: the last, if others.
 
@@ -190,7 +211,7 @@ class Payload:
     direction, of the last byte, modulo 2^32; `other`: in the other direction, of the last that was moved; None: not known.
     `is_framed`: `data` is all that was moved but for the bodies in frames of HTTP/2; `at_frame`: and begins with a frame.
     `peer`: of a datagram, whom it was sent to or came from. `is_many`: they were several, and `data` is a length of each, how
-    much of it was copied (16 bits, little-endian), and that much of it.
+    much of it was copied (16 bits, little-endian), and that much of it. `thread`: that made the call, at its end.
     """
 
     connection: int
@@ -207,6 +228,7 @@ class Payload:
     is_datagram: bool = False
     is_many: bool = False
     peer: Peer | None = None
+    thread: ThreadTime | None = None
 
     @property
     def exchange_id(self) -> int:

@@ -21,6 +21,7 @@ from kernelspan_agent.trace.ids import ratio_bound
 from kernelspan_agent.trace.keep import Keep
 from kernelspan_agent.trace.settings import Orphans
 from kernelspan_api.handling import Traceparent
+from kernelspan_api.operations import BY_NAME, Group
 from kernelspan_api.plan import Wanted
 from kernelspan_api.plan import wanted as wanted_by
 from kernelspan_api.subjects import Role
@@ -117,6 +118,7 @@ class ProfileRun:
                 traceparent=spec.correlation.traceparent is Traceparent.READ,
                 parent_based=spec.sampling.parent_based,
                 hidden_headers=tuple(spec.redaction.headers),
+                times=BY_NAME[Group.WAITS, "OffCPU"].number in self.wanted.operations,
             ),
             party=self._party,
             keep=self._keep,

@@ -221,6 +221,15 @@ CORRELATION = _add(
     "None",
 )
 JOINED = _add("kernelspan.joined", _O, _TEXT, "Peer: the agent of another node told whose request it is.", "Peer")
+TIME_ON_CPU = _add(
+    "kernelspan.time.on_cpu",
+    _O,
+    _INT,
+    "Nanoseconds for which the thread that served the request was on a CPU meanwhile.",
+)
+TIME_OFF_CPU = _add(
+    "kernelspan.time.off_cpu", _O, _INT, "Nanoseconds for which it was not: it waited, or others had the CPU."
+)
 CLOCK_AHEAD = _add(
     "kernelspan.clock.ahead",
     _O,

@@ -46,3 +46,11 @@ static __always_inline u64 ks_ids(void)
 
 #define KS_THREAD(id) ((u32)(id)) /* the kernel's number of the current thread, whose ids are `id` */
 #endif
+
+/* How often the thread has left the CPU so far. */
+static __always_inline u64 ks_switches(void)
+{
+	u64 task = bpf_get_current_task();
+
+	return KS_KREAD(u64, task + KS_TASK_SWITCHES) + KS_KREAD(u64, task + KS_TASK_PREEMPTIONS);
+}

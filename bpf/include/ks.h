@@ -85,7 +85,8 @@ struct ks_bytes_rec {
 	u16 flags, protocol;
 	u32 position; /* on the connection, in this direction, of the last byte */
 	u32 other; /* in the other direction, of the last that was moved so far */
-	u32 reserved;
+	u32 untimed; /* the thread's switches that ks_call.away lacks */
+	u64 away;
 	u8 bytes[];
 };
 
@@ -151,6 +152,8 @@ struct ks_call {
 	u16 dns; /* may be half of a name resolution, whose duration is another */
 	u32 nested; /* made by a signal's handler while another call of the thread waits in ks_aside */
 	u64 received; /* when the thread's last receive began; 0: none, or that one was not remembered */
+	u64 away; /* how long the thread was off the CPU, ns, in so many of its switches */
+	u64 timed;
 };
 
 _Static_assert(__builtin_offsetof(struct ks_call, op) == KS_CALL_OP_AT, "the agent counts calls by it");

@@ -76,6 +76,8 @@ OFFSETS: dict[str, list[str]] = {
     "KS_UPID_NS": ["upid.ns"],
     "KS_PIDNS_INUM": ["pid_namespace.ns.inum"],
     "KS_TASK_FLAGS": ["task_struct.flags"],
+    "KS_TASK_SWITCHES": ["task_struct.nvcsw"],
+    "KS_TASK_PREEMPTIONS": ["task_struct.nivcsw"],
     "KS_TASK_STATUS": ["task_struct.thread_info.status"],
     "KS_TASK_SIGNAL": ["task_struct.signal"],
     "KS_TASK_STACK": ["task_struct.stack"],
@@ -198,7 +200,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_MAX_PROCS": 16384,
         "KS_MAX_CALLS": 16384,  # operations at once that wait for their end by another way than their call's return
         "KS_MAX_ASIDE": 1024,  # threads in the handler of a signal that stopped a call
-        "KS_MAX_THREADS": 65536,  # that have made a wanted call and live: 11 MB of the kernel's
+        "KS_MAX_THREADS": 65536,  # that have made a wanted call and live: 12 MB of the kernel's
         "KS_MAX_STACKS": 16384,
         "KS_MAX_PATHS": 16384,
         "KS_MAX_CODES": 16384,

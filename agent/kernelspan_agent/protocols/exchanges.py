@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, TypeVar
 
-from kernelspan_agent.model import Payload, WireProtocol
+from kernelspan_agent.model import Payload, ThreadTime, WireProtocol
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class Told:
     `open_ended`: those whose response has begun and may end with any byte. `was_asked`: it received bytes of requests.
     `untold`: requests in it of which too little is known to tell them.
     `unreadable`: messages that are none, or were not seen far enough. `is_whole`: all that was moved was looked
-    at, and nothing before it was missed, as HTTP/1 says it.
+    at, and nothing before it was missed, as HTTP/1 says it. `thread`: that made the call, at its end.
     An Exchange itself may know more already: calls after this one are read before anybody looks at it.
     """
 
@@ -78,6 +78,7 @@ class Told:
     untold: int = 0
     unreadable: int = 0
     is_whole: bool = False
+    thread: ThreadTime | None = None
 
     def is_only(self, exchange: Exchange) -> bool:
         """Whether the call has brought this request, as far as it has come, and nothing else."""

@@ -8,7 +8,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from kernelspan_agent.model import Payload, Peer, WireProtocol
+from kernelspan_agent.model import Payload, Peer, ThreadTime, WireProtocol
 from kernelspan_agent.ring.records import BYTES, BytesFlag
 
 MAX_BYTES = 8 << 20
@@ -67,7 +67,9 @@ class PayloadTable:
 
 
 def _payload(record: bytes, ops: np.ndarray, row: int) -> Payload:
-    *_, connection, moved, length, tail, flags, protocol, position, other, _ = BYTES.unpack_from(record)
+    _, _, _, when, _, tid, connection, moved, length, tail, flags, protocol, position, other, untimed, away = (
+        BYTES.unpack_from(record)
+    )
     middle = BYTES.size + length
     return Payload(
         connection,
@@ -84,6 +86,7 @@ def _payload(record: bytes, ops: np.ndarray, row: int) -> Payload:
         is_datagram=bool(flags & _DATAGRAM),
         is_many=bool(flags & _MANY),
         peer=_peer(ops, row) if flags & _DATAGRAM else None,
+        thread=ThreadTime(tid, when, away, untimed),
     )
 
 

@@ -202,11 +202,12 @@ BYTES_HEADER = np.dtype(
         ("protocol", "<u2"),  # WireProtocol
         ("position", "<u4"),  # on the connection, in this direction, of the last byte
         ("other", "<u4"),  # in the other direction, of the last that was moved so far
-        ("reserved", "<u4"),
+        ("untimed", "<u4"),  # the thread's switches that `away` lacks: see ThreadTime
+        ("away", "<u8"),
     ]
 )
 
-BYTES = Struct("<HHIQIIQIHHHHIII")  # the same for one record at a time, in which numpy is twenty times as slow
+BYTES = Struct("<HHIQIIQIHHHHIIIQ")  # the same for one record at a time, in which numpy is twenty times as slow
 
 ARGUMENTS_HEADER = np.dtype(
     [

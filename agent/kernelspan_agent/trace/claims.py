@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kernelspan_agent.model import ProcessInfo, ResolvedBatch, Stack, StackState
+from kernelspan_agent.model import ProcessInfo, ResolvedBatch, Stack, StackState, ThreadTime
 from kernelspan_agent.protocols.exchanges import Exchange, Told
 from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace.alone import Needs, Scope, is_whole, runs_tasks, scope_of
@@ -46,6 +46,8 @@ class Followed:
     seen: Stack | None = None  # the last that was found to be in it
     callback: int = 0  # that it was handed to, by the generation of its operations; 0: to none
     is_answered: bool = False  # as far as can be told: its response may end with any byte
+    first: ThreadTime | None = None  # of the call that its first byte came with, where that is known
+    last: ThreadTime | None = None  # and of the one that the response's last byte went with
     asked: Asked | None = None  # what the other end may find
     waiting: Waiting | None = None  # for the other end
 

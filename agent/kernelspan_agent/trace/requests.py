@@ -24,6 +24,7 @@ from kernelspan_agent.trace.keep import Keep
 from kernelspan_agent.trace.protocolspans import SPANS
 from kernelspan_agent.trace.settings import TraceSettings
 from kernelspan_agent.trace.spans import Closed, OpenSpan, Trace
+from kernelspan_agent.trace.times import with_times
 from kernelspan_api.operations import BY_NAME, Group
 from kernelspan_api.subjects import Request, Role
 
@@ -77,6 +78,7 @@ class Requests:
             self.unreadable += told.unreadable
             self.untold += told.untold
             if told.began or told.answered or told.ended or told.open_ended or told.was_asked:
+                told.thread = payload.thread
                 marks.told[row] = told
         closes = np.flatnonzero(batch.ops["op"] == CLOSE).tolist()
         marks.closed = set(closes)
@@ -102,12 +104,13 @@ class Requests:
         if told.answered:
             self.awaited.answered(told.answered, context, self._open)
         if told.ended:
-            self._ended(told, context, fd)
+            self.claims.answered(told, context, fd, self._open)
+            self._close_ended(told, int(batch.end_ns[row]))
         if told.open_ended:
             self.claims.answering(told.open_ended, self._open)
         if told.began:
             self._began(told, context, span, batch, row)
-            self._close_ended(told)  # what has begun and ended here
+            self._close_ended(told, int(batch.end_ns[row]))  # what has begun and ended here
         if told.was_asked:
             self.claims.completed(told, context, self._open, batch, row)
             if context.key[1] == ContextKind.THREAD:
@@ -138,6 +141,8 @@ class Requests:
             wanted = self._wants(exchange, ends)
             if exchange.is_server:
                 followed = None if wanted is None else self._serve(exchange, wanted, ends, context, batch, row)
+                if followed is not None and exchange.start_ns == int(batch.end_ns[row]):
+                    followed.first = told.thread
                 bound = context.request
                 if bound is not None and bound.is_answered:
                     self._close(bound)
@@ -211,15 +216,13 @@ class Requests:
         self._follow(followed)
         return followed
 
-    def _ended(self, told: Told, context: Context, fd: int) -> None:
-        """Responses are complete."""
-        self.claims.answered(told, context, fd, self._open)
-        self._close_ended(told)
-
-    def _close_ended(self, told: Told) -> None:
+    def _close_ended(self, told: Told, when_ns: int) -> None:
+        """Responses are complete. `when_ns`: at the end of the call that says so."""
         for exchange in told.ended:
             followed = self._open.get(exchange)
             if followed is not None:
+                if exchange.end_ns == when_ns:
+                    followed.last = told.thread
                 self._close(followed)
 
     def _closed(self, info: ProcessInfo, fd: int, when_ns: int) -> None:
@@ -280,6 +283,8 @@ class Requests:
         told = SPANS[exchange.protocol].segment(
             exchange, followed.wanted, followed.ends, followed.correlation, self._settings.hidden_headers
         )
+        if self._settings.times:
+            told = with_times(told, followed)
         end = max(exchange.end_ns, exchange.start_ns)
         self._decide(followed, failed=bool(told.error), took_ns=end - exchange.start_ns)
         parent_id = followed.parent_id if followed.waiting is None else followed.waiting.parent_id

@@ -31,6 +31,7 @@ class TraceSettings:
     traceparent: bool = True  # of a request is its parent
     parent_based: bool = True  # and says whether it is sampled
     hidden_headers: tuple[str, ...] = ()  # globs, besides those that are always
+    times: bool = False  # on and off the CPU, of requests
     idle_ns: int = SECOND_NS
     # Longer than a pause between two statements, shorter than a user's patience for a trace to appear.
     max_length_ns: int = 60 * SECOND_NS

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from kernelspan_agent.model import Payload, ProcessInfo, Resource, Stack, StackState
+from kernelspan_agent.model import Payload, ProcessInfo, Resource, Stack, StackState, ThreadTime
 from kernelspan_agent.ring.records import ContextKind
 from kernelspan_agent.trace import Orphans, Tracer
 from kernelspan_agent.trace.requests import CLOSE, IDLE_NS, MAX_LENGTH_NS
@@ -46,11 +46,20 @@ class Server:
         self.found += spans(self.tracer.process(batch(op)))
         return op.number
 
-    def move(self, data: bytes, *, sends: bool, on: int = 1, place: Stack = PLACE, **where: Any) -> None:
+    def move(
+        self,
+        data: bytes,
+        *,
+        sends: bool,
+        on: int = 1,
+        place: Stack = PLACE,
+        thread: ThreadTime | None = None,
+        **where: Any,
+    ) -> None:
         """Bytes on a connection, by an operation that is not shown."""
         self.clock += 10
         made = batch(Op(self.clock - 1, self.clock, place, self.app, **where))
-        made.payloads, made.hidden = {0: Payload(on, sends, len(data), data)}, np.ones(1, bool)
+        made.payloads, made.hidden = {0: Payload(on, sends, len(data), data, thread=thread)}, np.ones(1, bool)
         made.ops["fd"] = 10 + on
         self.found += spans(self.tracer.process(made))
 
