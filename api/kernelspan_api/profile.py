@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import msgspec
 
-from .handling import Stacks
+from .handling import ExportProtocol, Stacks
 from .problems import MISSING, UNREADABLE, Findings, Problem, ProfileError, shorten
 from .resource import API_VERSION, KINDS, ClusterSpec, ClusterTraceProfile, Spec, TraceProfile
 from .subjects import RequestTLS
@@ -104,7 +104,7 @@ def unavailable(profile: TraceProfile) -> list[Problem]:
     """What the profile asks for by name and this version cannot do. Empty: it can be run."""
     spec = profile.spec
     found: list[tuple[str, object, str]] = []
-    tls = spec.export.otlp.tls if spec.export else None
+    otlp = spec.export.otlp if spec.export else None
     found.extend(
         (f"spec.requests[{index}].tls", request.tls.value, "")
         for index, request in enumerate(spec.requests)
@@ -116,10 +116,9 @@ def unavailable(profile: TraceProfile) -> list[Problem]:
         (
             "spec.export.otlp.tls.insecureSkipVerify",
             True,
-            bool(tls and tls.insecure_skip_verify),
-            "give the collector's CA by OTEL_EXPORTER_OTLP_CERTIFICATE",
+            bool(otlp and otlp.tls and otlp.tls.insecure_skip_verify and otlp.protocol is ExportProtocol.GRPC),
+            "over gRPC; take protocol: HTTP, or give the collector's CA",
         ),
-        ("spec.export.otlp.tls.serverName", tls.server_name if tls else "", bool(tls and tls.server_name), ""),
     )
     found.extend((path, value, hint) for path, value, asked, hint in settings if asked)
     return [Problem(path, shorten(value), NOT_AVAILABLE + (f"; {hint}" if hint else "")) for path, value, hint in found]

@@ -20,13 +20,16 @@ class TlsFiles:
     client_key: Path
 
 
-def make_tls(folder: Path) -> TlsFiles:
-    """Writes a new authority and its certificates below the folder, which is made; two calls trust nothing in common."""
+def make_tls(folder: Path, *names: str) -> TlsFiles:
+    """Writes a new authority and its certificates below the folder, which is made; two calls trust nothing in common.
+
+    `names`: whom the server's certificate is for, if not for 127.0.0.1 and localhost.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     authority = trustme.CA()
     files = TlsFiles(*(folder / f"{name}.pem" for name in ("ca", "server", "server-key", "client", "client-key")))
     authority.cert_pem.write_to_path(files.ca)
-    server = authority.issue_cert("127.0.0.1", "localhost", "::1")
+    server = authority.issue_cert(*(names or ("127.0.0.1", "localhost", "::1")))
     client = authority.issue_cert("client.test")
     for issued, certificate, key in (
         (server, files.server_certificate, files.server_key),

@@ -17,6 +17,7 @@ from kernelspan_agent.resolve.resource import ResourceSettings
 if TYPE_CHECKING:
     from kernelspan_agent.app import App
     from kernelspan_agent.export.base import Exporter
+    from kernelspan_api.handling import ExportTLS
     from kernelspan_api.profile import TraceProfile
 
 
@@ -33,12 +34,12 @@ def open_exporter(profile: TraceProfile, options: Mapping[str, Any], environ: Ma
     if options.get("only_output") is not None:
         return Pipeline([options["only_output"]], limits)
     outputs: list[Any] = []
-    endpoint, environ = _destination(profile, options["endpoint"] or "", environ)
+    endpoint, environ, tls = _destination(profile, options["endpoint"] or "", environ)
     if endpoint or names_endpoint(environ):
         from kernelspan_agent.export.otlp import open_output
         from kernelspan_agent.export.settings import settings_from
 
-        outputs.append(open_output(settings_from(environ, endpoint), limits))
+        outputs.append(open_output(settings_from(environ, endpoint, tls), limits))
     if options["output_path"]:
         from kernelspan_agent.export.jsonfile import JsonFileExporter
 
@@ -52,15 +53,17 @@ def open_exporter(profile: TraceProfile, options: Mapping[str, Any], environ: Ma
     return Pipeline(outputs, limits)
 
 
-def _destination(profile: TraceProfile, endpoint: str, environ: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
-    """The endpoint, and the environment with what the profile says of how to send to it."""
+def _destination(
+    profile: TraceProfile, endpoint: str, environ: Mapping[str, str]
+) -> tuple[str, Mapping[str, str], ExportTLS | None]:
+    """The endpoint, and the environment with what the profile says of how to send to it; and what it says of TLS."""
     otlp = profile.spec.export.otlp if profile.spec.export else None
     if endpoint or otlp is None or not otlp.endpoint:
-        return endpoint, environ
+        return endpoint, environ, None
     protocol = "grpc" if otlp.protocol.value == "GRPC" else "http/protobuf"
     compression = otlp.compression.value.lower()
     said = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": compression}
-    return otlp.endpoint, {**environ, **said}
+    return otlp.endpoint, {**environ, **said}, otlp.tls
 
 
 def trace_self(options: Mapping[str, Any], environ: Mapping[str, str]) -> Callable[[float], None]:

@@ -47,6 +47,8 @@ class GrpcTransport:
     def __init__(self, settings: OtlpSettings) -> None:
         """Raises UsageError for certificates that cannot be read."""
         options = [*_OPTIONS, ("grpc.primary_user_agent", f"kernelspan/{scope_version()}")]
+        if settings.server_name:
+            options.append(("grpc.ssl_target_name_override", settings.server_name))
         compression = grpc.Compression.Gzip if settings.gzip else grpc.Compression.NoCompression
         self._url = settings.url
         self._channel: Any

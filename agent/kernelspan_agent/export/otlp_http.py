@@ -115,17 +115,19 @@ class HttpTransport:
                 raise OSError("given up")
             if self._connection is None:
                 host, port = self._settings.host, self._settings.port
-                self._connection = (
-                    http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._context)
-                    if self._context
-                    else http.client.HTTPConnection(host, port, timeout=timeout_s)
-                )
+                self._connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
             connection = self._connection
         connection.timeout = timeout_s
         if connection.sock is None:
-            connection.connect()
+            self._open(connection)
         connection.sock.settimeout(timeout_s)
         return connection
+
+    def _open(self, connection: http.client.HTTPConnection) -> None:
+        connection.connect()
+        if self._context is not None:
+            name = self._settings.server_name or self._settings.host
+            connection.sock = self._context.wrap_socket(connection.sock, server_hostname=name)
 
     def _drop(self) -> None:
         with self._lock:
@@ -202,6 +204,8 @@ def _tls_context(settings: OtlpSettings) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=settings.certificate or None)
     except (OSError, ValueError) as error:
         raise UsageError(f"OTEL_EXPORTER_OTLP_CERTIFICATE {settings.certificate!r}: {error}") from error
+    if not settings.verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if settings.client_certificate:
         try:
             # Without a password function an encrypted key would be asked for on the terminal.

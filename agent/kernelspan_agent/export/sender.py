@@ -147,18 +147,20 @@ class OtlpOutput:
     def _send(self, payload: bytes) -> Outcome:
         deadline_s = time.monotonic() + self._export_timeout_s
         outcome = Outcome(Answer.REFUSED, "given up before it was sent: the server asked to wait")
-        attempt = 0
+        attempt, told = 0, outcome.message
         while True:
             wait_s = self._not_before_s - time.monotonic()
             if self._pause(min(wait_s, deadline_s - time.monotonic())):
                 return Outcome(Answer.REFUSED, f"given up at shutdown: {outcome.message}")
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
-                return Outcome(Answer.REFUSED, f"given up after {self._export_timeout_s:g} s: {outcome.message}")
+                return Outcome(Answer.REFUSED, f"given up after {self._export_timeout_s:g} s: {told}")
             with span("agent.export", output=self.name, bytes=len(payload), attempt=attempt):
                 outcome = self._transport.send(payload, min(self._timeout_s, left_s))
             if outcome.answer is not Answer.RETRY:
                 return outcome
+            if attempt == 0 or time.monotonic() < deadline_s:  # else it is us who ended it, which says nothing
+                told = outcome.message
             self.counters.retry(outcome.message)
             self._once.warn("export.retry", outcome.message)
             asked_s = outcome.retry_after_s

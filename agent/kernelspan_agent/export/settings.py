@@ -7,7 +7,7 @@ does not, TIMEOUT is in milliseconds and 0 is no limit.
 
 Where the specification leaves a choice:
 * Without OTEL_EXPORTER_OTLP_PROTOCOL an endpoint with a path, or with port 4318, is http/protobuf; any other is grpc.
-* An endpoint without scheme on the command line is plain text unless a certificate is configured or
+* An endpoint without scheme in a profile with `tls` is TLS; on the command line it is plain text unless a certificate is configured or
   OTEL_EXPORTER_OTLP_INSECURE=false; from the environment it is TLS unless OTEL_EXPORTER_OTLP_INSECURE=true.
 No error message repeats a header's value.
 """
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.export.environment import Variables
 from kernelspan_agent.export.pem import read_pem
+from kernelspan_api.handling import ExportTLS
 
 GRPC, HTTP = "grpc", "http/protobuf"
 _PATH = "/v1/traces"
@@ -38,7 +39,10 @@ _RESERVED |= {"te", "transfer-encoding"}  # codespell:ignore te
 
 @dataclass(frozen=True, slots=True)
 class OtlpSettings:
-    """`host`, `port`: the server; `path`: over HTTP. Certificates are paths of PEM files; "" is absent."""
+    """`host`, `port`: the server; `path`: over HTTP. Certificates are paths of PEM files; "" is absent.
+
+    `server_name`: what the certificate must be for, instead of `host`. `verify`: whether it must be one, over HTTP alone.
+    """
 
     protocol: str
     host: str
@@ -51,6 +55,8 @@ class OtlpSettings:
     certificate: str = ""
     client_certificate: str = ""
     client_key: str = ""
+    server_name: str = ""
+    verify: bool = True
 
     @property
     def authority(self) -> str:
@@ -63,8 +69,8 @@ class OtlpSettings:
         return f"{'https' if self.secure else 'http'}://{self.authority}{self.path}"
 
 
-def settings_from(environ: Mapping[str, str], endpoint: str = "") -> OtlpSettings:
-    """Settings for `endpoint`, else for the environment's, else for localhost.
+def settings_from(environ: Mapping[str, str], endpoint: str = "", tls: ExportTLS | None = None) -> OtlpSettings:
+    """Settings for `endpoint`, else for the environment's, else for localhost. `tls`: what a profile says of its own.
 
     Raises UsageError that names the option or variable and what is allowed.
     """
@@ -83,7 +89,9 @@ def settings_from(environ: Mapping[str, str], endpoint: str = "") -> OtlpSetting
     certificate, client_certificate, client_key = _certificates(variables)
     secure = url.scheme == "https"
     if not url.scheme:
-        secure = _secure_by_option(variables, bool(endpoint), bool(certificate or client_certificate))
+        secure = tls is not None or _secure_by_option(
+            variables, bool(endpoint), bool(certificate or client_certificate)
+        )
     return OtlpSettings(
         protocol=protocol,
         host=url.hostname or "",
@@ -96,6 +104,8 @@ def settings_from(environ: Mapping[str, str], endpoint: str = "") -> OtlpSetting
         certificate=certificate if secure else "",
         client_certificate=client_certificate if secure else "",
         client_key=client_key if secure else "",
+        server_name=tls.server_name if tls and secure else "",
+        verify=not (tls and tls.insecure_skip_verify),
     )
 
 

@@ -56,11 +56,9 @@ class Exports:
         said = {name: value for name, value in self.environ.items() if not name.startswith("OTEL_EXPORTER_OTLP")}
         said["OTEL_EXPORTER_OTLP_PROTOCOL"] = "grpc" if otlp.protocol.value == "GRPC" else "http/protobuf"
         said["OTEL_EXPORTER_OTLP_COMPRESSION"] = otlp.compression.value.lower()
-        if otlp.tls is not None and "://" not in otlp.endpoint:
-            said["OTEL_EXPORTER_OTLP_INSECURE"] = "false"
         if secret is not None:
             said |= self._variables(uid, secret)
-        return Pipeline([open_output(settings_from(said, otlp.endpoint), limits)], limits)
+        return Pipeline([open_output(settings_from(said, otlp.endpoint, otlp.tls), limits)], limits)
 
     def _variables(self, uid: str, secret: ExportSecret) -> dict[str, str]:
         quoted = (

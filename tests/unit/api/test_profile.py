@@ -147,10 +147,20 @@ def test_unavailable_names_everything_asked_for() -> None:
         "spec.requests[0].tls": '"UserProbes"',
         "spec.code.stacks": '"Native"',
         "spec.code.kernelStack": "true",
-        "spec.export.otlp.tls.insecureSkipVerify": "true",
-        "spec.export.otlp.tls.serverName": '"otel"',
     }
     assert all(one.message.startswith("not available in this version") for one in found)
+
+
+def test_over_grpc_a_certificate_is_always_verified() -> None:
+    """The library has no way to leave it out; over HTTP it can be."""
+    (found,) = unavailable(
+        load(
+            "apiVersion: kernelspan.io/v1alpha1\nkind: TraceProfile\nmetadata: {name: a}\nspec: {podSelector: {}, files: {},"
+            " export: {otlp: {endpoint: 'https://a:4317', tls: {insecureSkipVerify: true}}}}"
+        )
+    )
+    assert found.path == "spec.export.otlp.tls.insecureSkipVerify"
+    assert "protocol: HTTP" in found.message
 
 
 @pytest.mark.parametrize(

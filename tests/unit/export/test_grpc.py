@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -18,8 +19,9 @@ from kernelspan_agent.export.pipeline import Pipeline
 from kernelspan_agent.export.queue import QueueLimits
 from kernelspan_agent.export.sender import OtlpOutput
 from kernelspan_agent.export.settings import settings_from
+from kernelspan_api.handling import ExportTLS
 from tests.support.ports import PortReservation
-from tests.support.tls import TlsFiles
+from tests.support.tls import TlsFiles, make_tls
 from tests.unit.export.servers import QUICK, fail, grpc_server, outcome, partial_success, relay, retry_info
 from tests.unit.export.spans import batch_of, by_sdk, normalised, parsed, span_ids
 
@@ -29,10 +31,15 @@ Code = grpc.StatusCode
 
 @contextmanager
 def output_to(
-    port: int, environ: Mapping[str, str] | None = None, *, export_timeout_s: float = WAIT_S, spans: int = 100
+    port: int,
+    environ: Mapping[str, str] | None = None,
+    tls: ExportTLS | None = None,
+    *,
+    export_timeout_s: float = WAIT_S,
+    spans: int = 100,
 ) -> Iterator[OtlpOutput]:
     """An output to 127.0.0.1 as the environment says."""
-    transport = GrpcTransport(settings_from(environ or {}, f"127.0.0.1:{port}"))
+    transport = GrpcTransport(settings_from(environ or {}, f"127.0.0.1:{port}", tls))
     output = OtlpOutput("otlp", transport, export_timeout_s=export_timeout_s, bounds=Bounds(spans), backoff=QUICK)
     try:
         yield output
@@ -263,6 +270,19 @@ def test_tls(tls_files: TlsFiles, mutual: bool) -> None:
     ):
         assert output.deliver(batch_of(2)) is None
     assert len(received.payloads) == 1
+
+
+@pytest.mark.parametrize(("asked", "arrives"), [("collector.test", True), ("other.test", False), ("", False)])
+def test_the_name_in_the_certificate(asked: str, arrives: bool, tmp_path: Path) -> None:
+    """The server is who the profile says, not whom the endpoint names; or it gets nothing."""
+    files = make_tls(tmp_path, "collector.test")
+    tls = ExportTLS(server_name=asked)
+    with (
+        grpc_server(tls=files) as (port, received),
+        output_to(port, _tls_environ(files, client=False), tls, export_timeout_s=WAIT_S if arrives else 0.3) as output,
+    ):
+        assert (output.deliver(batch_of(2)) is None) == arrives
+    assert len(received.payloads) == arrives
 
 
 def test_missing_client_certificate(tls_files: TlsFiles) -> None:

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -22,8 +23,9 @@ from kernelspan_agent.export.queue import QueueLimits
 from kernelspan_agent.export.sender import OtlpOutput
 from kernelspan_agent.export.settings import settings_from
 from kernelspan_agent.export.wire import block
+from kernelspan_api.handling import ExportTLS
 from tests.support.ports import PortReservation
-from tests.support.tls import TlsFiles
+from tests.support.tls import TlsFiles, make_tls
 from tests.unit.export.servers import QUICK, Reply, http_server, outcome, partial_success
 from tests.unit.export.spans import batch_of, by_sdk, normalised, parsed, span_ids
 
@@ -36,6 +38,7 @@ JSON = (("content-type", "application/json; charset=utf-8"),)
 def output_to(
     port: int,
     environ: Mapping[str, str] | None = None,
+    tls: ExportTLS | None = None,
     *,
     scheme: str = "http",
     timeout_s: float = WAIT_S,
@@ -44,7 +47,7 @@ def output_to(
 ) -> Iterator[OtlpOutput]:
     """An output to 127.0.0.1 as the environment says."""
     settings = settings_from(
-        {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", **(environ or {})}, f"{scheme}://127.0.0.1:{port}"
+        {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", **(environ or {})}, f"{scheme}://127.0.0.1:{port}", tls
     )
     output = OtlpOutput(
         "otlp",
@@ -298,6 +301,28 @@ def test_tls(tls_files: TlsFiles, mutual: bool) -> None:
         http_server(tls=tls_files, client_ca=mutual) as (port, received),
         output_to(port, environ, scheme="https") as output,
     ):
+        assert output.deliver(batch_of(2)) is None
+    assert len(received.payloads) == 1
+
+
+@pytest.mark.parametrize(("asked", "arrives"), [("collector.test", True), ("other.test", False), ("", False)])
+def test_the_name_in_the_certificate(asked: str, arrives: bool, tmp_path: Path) -> None:
+    """The server is who the profile says, not whom the endpoint names; or it gets nothing."""
+    files = make_tls(tmp_path, "collector.test")
+    environ, tls = {"OTEL_EXPORTER_OTLP_CERTIFICATE": str(files.ca)}, ExportTLS(server_name=asked)
+    patience = WAIT_S if arrives else 1.0
+    with (
+        http_server(tls=files) as (port, received),
+        output_to(port, environ, tls, scheme="https", export_timeout_s=patience) as output,
+    ):
+        assert (output.deliver(batch_of(2)) is None) == arrives
+    assert len(received.payloads) == arrives
+
+
+def test_a_certificate_that_nobody_verifies(tls_files: TlsFiles) -> None:
+    """Where the profile says so: from an authority that is not known, for another name."""
+    tls = ExportTLS(insecure_skip_verify=True, server_name="other.test")
+    with http_server(tls=tls_files) as (port, received), output_to(port, tls=tls, scheme="https") as output:
         assert output.deliver(batch_of(2)) is None
     assert len(received.payloads) == 1
 
