@@ -160,7 +160,9 @@ class Redaction(Part, frozen=True, kw_only=True):
 class ExportTLS(Part, frozen=True, kw_only=True):
     """TLS towards the collector."""
 
-    insecure_skip_verify: Annotated[bool, Meta(description="Do not verify the collector's certificate; with protocol HTTP only.")] = False
+    insecure_skip_verify: Annotated[
+        bool, Meta(description="Do not verify the collector's certificate; with protocol HTTP only.")
+    ] = False
     server_name: Annotated[str, Meta(max_length=253, description="Name in the certificate. Empty: the endpoint's.")] = (
         ""
     )
