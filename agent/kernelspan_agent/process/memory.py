@@ -42,11 +42,11 @@ GONE: Memory = _Gone()
 class ProcessMemory:
     """The memory of one process, open until closed."""
 
-    __slots__ = ("_fd", "pid")
+    __slots__ = ("_fd", "process")
 
     def __init__(self, process: Process) -> None:
         """Raises ProcessEndedError; ProcessError (PermissionDenied) without CAP_SYS_PTRACE."""
-        self.pid = process.pid
+        self.process = process
         self._fd = -1
         try:
             self._fd = os.open(f"{process.path}/mem", os.O_RDONLY | os.O_CLOEXEC)

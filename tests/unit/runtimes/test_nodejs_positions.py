@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelspan_agent.runtimes.nodejs.lines import KnownLines, line_at, line_ends
+from kernelspan_agent.runtimes.nodejs.lines import KnownLines, Lines, line_ends
 from kernelspan_agent.runtimes.nodejs.positions import (
     bytecode_offset,
     inlining_id,
@@ -117,7 +117,7 @@ def test_lines(text: str) -> None:
         if character in "\n\u2028\u2029" or (character == "\r" and text[at + 1 : at + 2] != "\n"):
             line += 1
     ends = line_ends(text.encode("utf-16-le"), 2)
-    assert [line_at(ends, at) for at in range(len(text))] == wanted
+    assert [Lines(ends).line_at(at) for at in range(len(text))] == wanted
     if not {"\u2028", "\u2029"} & set(text):
         one = line_ends(text.encode("latin-1"), 1)
         assert np.array_equal(one, ends)

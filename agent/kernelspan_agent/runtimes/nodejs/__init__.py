@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node.js 18 to 26: `build` and `layout` (what the kernel needs), `heap`, `positions`, `lines`, `symbolise`."""
+"""Node.js 18 to 26: `build` and `layout` (what the kernel needs), `heap`, `positions`, `lines`, `maps`, `symbolise`."""
 
 from __future__ import annotations
 

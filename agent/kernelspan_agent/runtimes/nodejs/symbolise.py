@@ -3,7 +3,8 @@
 
 What a function is shown by comes from the kernel (a CODE record, `learn`), under a number of which no address is a part.
 Lines are counted in the script's source, which V8 keeps: it is read once, where the Script at its last known address is
-still the one of that number, and stays so until it is read. What cannot be had is left out: a line is right, or 0. A
+still the one of that number, and stays so until it is read. Where it has a source map (`maps`), file and line are those of
+what it was compiled from. What cannot be had is left out: a line is right, or 0. A
 frame of compiled code is read from the code (`compiled`), as it may stand for several functions: where that fails it is
 unresolved, and with it the stack.
 """
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from kernelspan_agent.process.errors import MemoryReadError
+from kernelspan_agent.process.memory import ProcessMemory
 from kernelspan_agent.runtimes.mixing import mix
 from kernelspan_agent.runtimes.registry import RawFrame
 
@@ -36,6 +38,7 @@ from .functions import (
 )
 from .heap import CorruptHeapError, decode, read_script, read_source
 from .layout import BUILTIN, COMPILED, CUT_FILE, CUT_NAME, EVALUATED, INTERPRETED, JS_CODE, MISSING, OUTSIDE
+from .maps import map_of
 from .positions import position_of
 
 if TYPE_CHECKING:
@@ -58,11 +61,12 @@ class NodeSymboliser:
 
     def __init__(self, memory: Memory, details: NodeDetails) -> None:
         self._memory, self._layout = memory, details.layout
+        self._process = memory.process if isinstance(memory, ProcessMemory) else None
         self._number = next(_numbers)  # an object's id may be another's later
         self._codes: OrderedDict[int, Function] = OrderedDict()
         self._tables: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._frames: OrderedDict[tuple[int, int, int, int], tuple[RawFrame, ...]] = OrderedDict()
-        self._read_lines: dict[object, np.ndarray] = {}  # until it is proved that they are the script's
+        self._read_lines: dict[object, lines.Lines] = {}  # until it is proved that they are the script's
         self.unresolved: Counter[str] = Counter()  # frames without a name, by reason
 
     def learn(self, record: bytes) -> None:
@@ -168,28 +172,36 @@ class NodeSymboliser:
 
     def _frame(self, function: Function, position: int, pc: int) -> RawFrame:
         code = mix(0, function.script_id, function.number, function.source_length) & (1 << 63) - 1
-        line = self._line(function, position) if position >= 0 else 0
+        known = self._lines(function, position)
+        file, line = function.file, self._line(function, position)
+        if known is not None and not function.line_offset and (origin := known.origin_of(position)) is not None:
+            file, line = origin
         site = position if position >= 0 else pc
-        return RawFrame(function.name, "", function.name, function.file, line, site, code)
+        return RawFrame(function.name, "", function.name, file, line, site, code, unit=function.file)
 
     def _line(self, function: Function, position: int) -> int:
-        if position > function.source_length:
-            return 0
-        key = (self._number, function.file, function.script_id, function.source_length)
-        ends = lines.KNOWN.get(key)
-        if ends is None:
-            ends = self._read_lines.get(key)
-        if ends is None:
-            ends = self._line_ends(function)
-            if ends is None:
-                return 0
-            if function.check == NO_CHECK:
-                self._read_lines[key] = ends
-            else:
-                lines.KNOWN.keep(key, ends)
-        return max(lines.line_at(ends, position) + function.line_offset, 0)
+        known = self._lines(function, position)
+        return max(known.line_at(position) + function.line_offset, 0) if known is not None else 0
 
-    def _line_ends(self, function: Function) -> np.ndarray | None:
+    def _lines(self, function: Function, position: int) -> lines.Lines | None:
+        """Of its script, in which the position must be; None: not known."""
+        if not 0 <= position <= function.source_length:
+            return None
+        key = (self._number, function.file, function.script_id, function.source_length)
+        known = lines.KNOWN.get(key)
+        if known is None:
+            known = self._read_lines.get(key)
+        if known is None:
+            known = self._read(function)
+            if known is None:
+                return None
+            if function.check == NO_CHECK:
+                self._read_lines[key] = known
+            else:
+                lines.KNOWN.keep(key, known)
+        return known
+
+    def _read(self, function: Function) -> lines.Lines | None:
         try:
             words = read_script(self._memory, function.script, self._layout)
             if words.number != function.script_id:
@@ -199,7 +211,10 @@ class NodeSymboliser:
             return None
         if function.check not in (NO_CHECK, OUTSIDE if where.outside else lines.check_of(source)):
             return None
-        return lines.line_ends(source, where.width) if len(source) == function.source_length * where.width else None
+        if len(source) != function.source_length * where.width:
+            return None
+        source_map = map_of(self._process, function.file, source, where.width) if self._process is not None else None
+        return lines.Lines(lines.line_ends(source, where.width), source_map)
 
 
 def _keep(known: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
