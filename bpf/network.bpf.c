@@ -199,6 +199,23 @@ static __always_inline void describe_peer(struct ks_scratch *s, struct ks_call *
 	ks_describe_address(s, address, length);
 }
 
+/* A receive whose entry the kernel kept to itself: what follows is not for what the thread had received before. */
+static __always_inline void unseen_receive(struct ks_sys_exit *ctx, struct ks_call *call)
+{
+#if KS_RAW
+	u32 roles = 0;
+	u64 file;
+
+	if (call->op || !call->received)
+		return;
+	if (!ks_describe(ks_exit_nr(ctx), &roles) || !(roles & RECEIVES))
+		return;
+	file = ks_file(KS_KREAD(u64, ctx->regs + KS_REGS_DI));
+	if (file && ks_sock(file))
+		call->received = 0;
+#endif
+}
+
 int ks_net_exit(struct ks_sys_exit *ctx)
 {
 	u64 id = ks_ids();
@@ -212,9 +229,15 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 
 	if (!p)
 		return 0;
-	own = ks_own_call(KS_THREAD(id), KS_GROUP_NETWORK);
+	own = ks_calls.lookup(&tid);
+	KS_OPAQUE(own);
 	if (!own)
 		return ks_next_exit(ctx, KS_GROUP_NETWORK);
+	if (own->group != KS_GROUP_NETWORK || !own->op) {
+		unseen_receive(ctx, own);
+		return ks_next_exit(ctx, KS_GROUP_NETWORK);
+	}
+	KS_OPAQUE(own);
 	s = ks_exit(ctx, p, id, own, KS_GROUP_NETWORK, &c);
 	if (!s) {
 		early = ks_stash.lookup(&tid);

@@ -388,6 +388,8 @@ int ks_requests(struct ks_sys_exit *ctx)
 	c = ks_classes.lookup(&cls);
 	if (!c)
 		return 0;
+	if (ks_class_wants(c, KS_OP_OffCPU))
+		ks_kept_still(KS_THREAD(s->op.tid)); /* or the time until now would be added to `away` */
 	look(s, c->flags >> KS_CLASS_PROTOCOLS_AT, ctx->ret);
 	ks_walk(ctx, s, c);
 	return 0;

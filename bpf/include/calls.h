@@ -11,6 +11,7 @@
  */
 #pragma once
 #include "op.h"
+#include <asm/unistd.h>
 
 #define KS_EINTR 4
 
@@ -219,6 +220,17 @@ static __always_inline int ks_enter(u32 tid, s32 nr, struct ks_args *args, struc
 }
 
 /*
+ * Whether the return at hand is of another call than `call`, whose own the kernel kept to itself: it may leave a program out
+ * that was interrupted. -1: the return from a signal's handler, and others whose number is gone.
+ */
+static __always_inline int ks_anothers(struct ks_sys_exit *ctx, struct ks_call *call)
+{
+	s32 nr = ks_exit_nr(ctx);
+
+	return !call->restart && nr >= 0 && nr != (s32)call->nr && nr != __NR_restart_syscall;
+}
+
+/*
  * Ends the call `found` and applies the filters that need only its result. Gives 0 where there is nothing more to do; else
  * s->call is the call, and s->op begun.
  */
@@ -235,6 +247,14 @@ static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struc
 		return 0;
 	if (!c)
 		return 0;
+	if (ks_anothers(ctx, found)) {
+		ks_count(wanted_by, KS_C_REPLACED);
+		found->op = found->received = 0;
+		if (found->nested)
+			ks_take_back(found);
+		return 0;
+	}
+	s->call = *found; /* before its time: a switch between the two is one that `away` lacks */
 	now = bpf_ktime_get_ns();
 	if (found->restart) { /* this is the return of another call */
 		if (!ks_handled(ctx))
@@ -245,7 +265,6 @@ static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struc
 		found->end = now;
 		return 0;
 	}
-	s->call = *found;
 	found->op = 0;
 	if (s->call.nested)
 		ks_take_back(found);

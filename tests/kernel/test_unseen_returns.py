@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A call whose return the kernel has kept to itself, as it may on 7.2: the next call's return is not taken for it."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from kernelspan_agent.probes import bpf, mechanisms
+from kernelspan_agent.probes.constants import CALL_OP_AT
+from kernelspan_api.operations import BY_NAME, Group
+from tests.support.engines import engines, programs
+
+pytestmark = pytest.mark.root
+_FSTAT = 5  # its number, on x86-64
+_NUMBER_AT = CALL_OP_AT - 4
+
+
+def test_the_next_calls_result_is_its_own() -> None:
+    """Here the test puts one there, while the program reads its next line: it is counted as left out, and has no span."""
+    spec = {"files": {"operations": ["Stat"]}}
+    with engines(mechanism=mechanisms.RAW_TRACEPOINT) as make, programs() as begin:
+        made = make(spec)
+        made.add("p", spec)
+        program = begin()
+        made.trace(program, "p")
+        program.do("look first")
+        made.until(lambda: made.seen["p"].marks == ["first"], "its first is seen")
+        calls, thread = made.engine.session._loader.maps["ks_calls"], struct.pack("<I", program.pid)
+        size = _value_bytes(calls)
+        kept = bpf.map_lookup(calls, thread, size)
+        assert kept is not None
+        assert struct.unpack_from("<H", kept, CALL_OP_AT) == (0,)
+        call = struct.pack("<IHB", _FSTAT, BY_NAME[Group.FILES, "Stat"].number, list(Group).index(Group.FILES))
+        assert Path(f"/proc/{program.pid}/syscall").read_text().startswith("0 ")  # it is in read(2)
+        bpf.map_update(calls, thread, kept[:_NUMBER_AT] + call + kept[_NUMBER_AT + len(call) :])
+        program.do("look second")
+        made.until(lambda: "second" in made.seen["p"].marks, "the next is seen")
+        made.engine.finish()
+        found = made.engine.accounting_of("p")
+        assert made.seen["p"].spans == [("file.stat", "/mark/first"), ("file.stat", "/mark/second")]
+        assert found.dropped["Skipped"] >= 1
+        assert found.unaccounted == -1
+
+
+def _value_bytes(map_fd: int) -> int:
+    (line,) = (line for line in Path(f"/proc/self/fdinfo/{map_fd}").read_text().splitlines() if "value_size" in line)
+    return int(line.split()[1])
