@@ -88,6 +88,8 @@ class KafkaTalks:
         """See TalkClass."""
         if payload.protocol is not WireProtocol.KAFKA:
             return None
+        if payload.moved == LENGTH and not payload.is_first:
+            return None  # a length alone may be an answer's
         if _begins_request(payload):
             return KafkaTalk(payload.sends, self._topics)
         if kafkawire.header(payload.data, 0) is not None:  # its length was read alone: it is all that follows

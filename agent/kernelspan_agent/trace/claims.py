@@ -277,6 +277,8 @@ class Claims:
         self.ambiguous += 1
         self.leave(followed)
         followed.correlation = "None"
+        if followed.waiting is not None:  # nor what was sent meanwhile
+            followed.waiting.refuted = True
 
 
 def _runtime_of(context: Context) -> str:

@@ -77,7 +77,7 @@ class Hold:
             lows = _lows(batch)
             is_open, gone = _among(lows, still_open), _among(lows, left_out)
             if is_open.any():
-                kept.append(_only(batch, is_open))
+                kept.append(_marked(_only(batch, is_open), told))
             done = _only(batch, ~is_open & ~gone)
             gone = (~is_open & gone)[: batch.operations]
             of_nobody = gone & _among(lows[: batch.operations], orphans)

@@ -73,6 +73,7 @@ class Waiting:
     is_pending: bool = False  # another node's agent will tell
     told: Segment | None = None
     begun: dict[tuple[int, int], bool] = field(default_factory=dict)  # high and low: whether it is said to be sampled
+    refuted: bool = False  # it is not known for whom these were begun
 
 
 @dataclass(slots=True, eq=False)
@@ -272,7 +273,7 @@ class Joins:
             self.ambiguous += is_ambiguous
             self.expired += not is_ambiguous
             is_sampled = False
-            if len(waiting.begun) == 1:
+            if len(waiting.begun) == 1 and not waiting.refuted:
                 (((trace.high, trace.low), is_sampled),) = waiting.begun.items()
             trace.sampled = (is_sampled and party.parent_based) or trace.low < party.bound
             self._decide(waiting)

@@ -181,7 +181,7 @@ class Questions:
 
     def _try(self, question: Question) -> None:
         found = self.find(question)
-        if found is Outcome.NOBODY:
+        if found is Outcome.NOBODY and question not in self._behind:
             self._by_number.setdefault(question.exchange_id, []).append(question)
         elif isinstance(found, Outcome):
             self._reply(question, found)

@@ -93,8 +93,10 @@ class Requests:
         marks.rows = marks.told.keys() | marks.closed
         return batch, marks
 
-    def mark(self, marks: Marks, row: int, context: Context, span: OpenSpan, batch: ResolvedBatch) -> None:
-        """What the operation in this row, of this context and below this span, has brought or sent."""
+    def mark(
+        self, marks: Marks, row: int, context: Context, span: OpenSpan, batch: ResolvedBatch, *, strays: bool
+    ) -> None:
+        """What the operation in this row, of this context and below this span, has brought or sent. `strays`: see Claims."""
         info, fd = batch.processes[row], int(batch.ops["fd"][row])
         if row in marks.closed:
             self._closed(info, fd, int(batch.start_ns[row]))
@@ -109,7 +111,7 @@ class Requests:
         if told.open_ended:
             self.claims.answering(told.open_ended, self._open)
         if told.began:
-            self._began(told, context, span, batch, row)
+            self._began(told, context, span, batch, row, strays=strays)
             self._close_ended(told, int(batch.end_ns[row]))  # what has begun and ended here
         if told.was_asked:
             self.claims.completed(told, context, self._open, batch, row)
@@ -135,8 +137,10 @@ class Requests:
             self.claims.take(followed, context)
             self.awaited.discard(followed)
 
-    def _began(self, told: Told, context: Context, span: OpenSpan, batch: ResolvedBatch, row: int) -> None:
-        ends = ends_of(batch, row)
+    def _began(
+        self, told: Told, context: Context, span: OpenSpan, batch: ResolvedBatch, row: int, *, strays: bool
+    ) -> None:
+        ends, serves = ends_of(batch, row), None if strays else context.request
         for exchange in told.began:
             wanted = self._wants(exchange, ends)
             if exchange.is_server:
@@ -152,17 +156,24 @@ class Requests:
                     if followed is not None and followed.context is None:
                         self.awaited.add(followed)
             elif wanted is not None:
-                self._ask(exchange, wanted, ends, context, span, int(batch.ops["fd"][row]))
+                self._ask(exchange, wanted, ends, context, span, int(batch.ops["fd"][row]), serves)
 
     def _ask(
-        self, exchange: Exchange, wanted: Request, ends: Ends, context: Context, span: OpenSpan, descriptor: int
+        self,
+        exchange: Exchange,
+        wanted: Request,
+        ends: Ends,
+        context: Context,
+        span: OpenSpan,
+        descriptor: int,
+        serves: Followed | None,
     ) -> None:
         """A request that a program makes: below who made it, or, where it names a span of the program's own, below that."""
         self.seen += 1
         info = context.process.info
         trace, parent_id = self._new_trace(info), 0
         is_own, named = exchange.is_askers(context.key), self._named(exchange)
-        serves = context.request if is_own else None
+        serves = serves if is_own else None
         if named is not None and (serves is None or named != self._named(serves.exchange)):  # else it is passed on
             trace, parent_id = self._named_trace(named, serves, info), named.span_id
         elif is_own:
@@ -278,7 +289,10 @@ class Requests:
         root, exchange = followed.root, followed.exchange
         if followed.asked is not None:
             followed.asked.party.joins.answered(followed.asked)
-        if not root.trace.sampled or not exchange.is_told:
+        if not root.trace.sampled:
+            return
+        if not exchange.is_told:
+            self._decide(followed, failed=False, took_ns=0)
             return
         told = SPANS[exchange.protocol].segment(
             exchange, followed.wanted, followed.ends, followed.correlation, self._settings.hidden_headers

@@ -3,7 +3,8 @@
 
 The kernel sums up how long each thread is off the CPU, and counts how often it was. Where one thread has received the request,
 worked on it alone and sent the answer, and none of its switches between these two calls is missing from the sum, the
-difference of both sums is the request's. Of several threads, of tasks and of goroutines nothing is said: others ran between.
+difference of both sums is the request's. Of several threads, of tasks, of goroutines and of threads that a runtime may run in
+turn on one of the kernel's (Ruby's) nothing is said: others ran between.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from kernelspan_api import semconv
 def with_times(told: Segment, followed: Followed) -> Segment:
     """What the request's span says, with its times in ns where they are known."""
     first, last = followed.first, followed.last
-    if first is None or last is None or followed.correlation != CORRELATION[ContextKind.THREAD]:
+    is_thread = followed.correlation == CORRELATION[ContextKind.THREAD] and not followed.own
+    if first is None or last is None or not is_thread:
         return told
     found = last.since(first)
     if found is None:

@@ -236,16 +236,18 @@ class Tracer:
                 parents.add(span)
             places.append(span.row)
             if marks is not None and len(places) - 1 in marks.rows:
-                self._mark(marks, len(places) - 1, context, span, batch)
+                self._mark(marks, len(places) - 1, context, span, batch, strays=strays)
         return places
 
-    def _mark(self, marks: Marks, row: int, context: Context, span: OpenSpan, batch: ResolvedBatch) -> None:
+    def _mark(
+        self, marks: Marks, row: int, context: Context, span: OpenSpan, batch: ResolvedBatch, *, strays: bool
+    ) -> None:
         """Requests begin with the operation in this row, or have been answered by it."""
         requests = self._requests
         assert requests is not None
         if batch.hidden is not None and batch.hidden[row]:
             span.operations -= 1  # it is not shown
-        requests.mark(marks, row, context, span, batch)
+        requests.mark(marks, row, context, span, batch, strays=strays)
 
     def _enter(self, old: Context | None, key: Key, start: int, end: int, batch: ResolvedBatch, row: int) -> Context:
         """Open a context anew for the operation in this row, in its process's activity if that goes on."""
