@@ -20,7 +20,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.wfile.write(os.environ["NODE"].encode())
 http.server.ThreadingHTTPServer(("", 8080), Answer).serve_forever()
 """
-_ASK = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=5).read().decode())"
+_ASK = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=30).read().decode())"
 
 
 def _hello(image: str) -> list[object]:

@@ -78,7 +78,7 @@ def _see(product: Product, since: float, found: _Seen, expected: set[tuple[str, 
         return found.keys() >= expected
 
     try:
-        product.cluster.wait("spans of every container", look, 60.0)
+        product.cluster.wait("spans of every container", look)
     except ToolError as error:
         raise ToolError(f"{error}; without any: {sorted(expected - found.keys())}") from None
 

@@ -74,7 +74,7 @@ def test_a_profile_that_is_deleted_without_an_operator(product: Product, shop: S
     """It goes at once, for nothing holds it; the agents follow when an operator is back."""
     with _no_operator(product):
         _spans_of_both(product, shop)
-        product.cluster.kubectl("-n", "shop", "delete", "tprof", profile["metadata"]["name"], "--timeout=10s")
+        product.cluster.kubectl("-n", "shop", "delete", "tprof", profile["metadata"]["name"], "--timeout=60s")
     product.cluster.wait(
         "agents to trace nothing",
         lambda: all(not product.metrics(pod).get("kernelspan_processes_traced") for pod in product.agents().values()),
@@ -94,7 +94,15 @@ def test_a_container_that_restarts(product: Product, shop: Shop) -> None:
 
     after = product.cluster.wait("another container", restarted)
     assert after
+    new, asked = after["containerID"].rpartition("/")[2], time.time()
+
+    def is_named() -> bool:
+        """Whether its agent has been told which container it is: the kubelet says so before the operator has."""
+        mine = (span.resource for span in product.spans("shop", asked) if span.resource.get("container.id") == new)
+        return any("k8s.container.name" in resource for resource in mine)
+
+    product.cluster.wait("the new container's name", is_named)
     began = time.time()
     spans = product.wait_for_spans("shop", began, 20, k8s_pod_name=name)
-    assert {span.resource["container.id"] for span in spans} == {after["containerID"].rpartition("/")[2]}
+    assert {span.resource["container.id"] for span in spans} == {new}
     assert {span.resource["k8s.container.restart_count"] for span in spans} == {before["restartCount"] + 1}

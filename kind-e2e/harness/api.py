@@ -10,12 +10,15 @@ import http.client
 import json
 import ssl
 import tempfile
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
 
-_TIMEOUT_SECONDS = 30.0
+_TIMEOUT_SECONDS = 120.0
+_AGAIN_SECONDS = 60.0  # for what a busy server did not manage
+_BUSY = {500, 502, 503, 504}
 
 
 class Api:
@@ -34,8 +37,21 @@ class Api:
             self._tls.load_cert_chain(file.name)
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Status and body of a GET. Raises OSError or http.client.HTTPException if none comes."""
-        return self.call("GET", path)
+        """Status and body of a GET, asked again for a while where nothing comes or the server is too busy.
+
+        Raises OSError or http.client.HTTPException if none comes.
+        """
+        end = time.monotonic() + _AGAIN_SECONDS
+        while True:
+            is_last = time.monotonic() > end
+            try:
+                status, body = self.call("GET", path)
+                if is_last or status not in _BUSY:
+                    return status, body
+            except (OSError, http.client.HTTPException):
+                if is_last:
+                    raise
+            time.sleep(0.5)
 
     def call(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
         """The same of any request; `body` is sent as JSON."""

@@ -77,7 +77,7 @@ class Product:
         """Returns when the profile is ready. Raises ToolError with what its status says if it never is."""
         metadata = document["metadata"]
         name = ["-n", metadata["namespace"], f"tprof/{metadata['name']}"]
-        said = self.cluster.kubectl("wait", "--for=condition=Ready", *name, "--timeout=60s", check=False)
+        said = self.cluster.kubectl("wait", "--for=condition=Ready", *name, "--timeout=180s", check=False)
         assert "condition met" in said, self.cluster.get(*name).get("status")
 
     def agents(self) -> dict[str, Object]:
@@ -111,7 +111,7 @@ class Product:
             ]
             return found if len(found) >= wanted else ()
 
-        return list(self.cluster.wait(f"{wanted} spans of {service} with {resource}", look, 60.0))
+        return list(self.cluster.wait(f"{wanted} spans of {service} with {resource}", look))
 
 
 class Shop:

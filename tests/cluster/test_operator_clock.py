@@ -53,11 +53,12 @@ def test_profiles_end_when_they_should(kubernetes: Kubernetes, operator: Operato
     """Neither a day early nor a day late; what the status dates is dated right."""
     kubernetes.pod(SPACE, "a", NODE)
     kubernetes.apply(SPACE, "long", ttlSeconds=3600)
-    kubernetes.apply(SPACE, "short", ttlSeconds=4)
     with Agent(operator, NODE) as agent:
+        agent.until_names({"a": {"long"}})
+        kubernetes.apply(SPACE, "short", ttlSeconds=10)
         agent.until_names({"a": {"long", "short"}})
         agent.until_names({"a": {"long"}})
-        kubernetes.says(SPACE, "short", "False", "Expired", seconds=30)
+        kubernetes.says(SPACE, "short", "False", "Expired")
         kubernetes.says(SPACE, "long", "True", "Ready")
     for one in kubernetes.profile(SPACE, "long")["status"]["conditions"]:
         dated = datetime.fromisoformat(one["lastTransitionTime"])
@@ -69,7 +70,7 @@ def test_tokens_are_good_until_they_expire(kubernetes: Kubernetes, operator: Ope
     with Agent(operator, NODE, kubernetes.agent_token(NODE, seconds=600)) as agent:
         agent.until_names({})
     key = kubernetes.cluster._pki.service_accounts.key
-    token = resigned(kubernetes.agent_token(NODE), key, exp=int(time.time()) + 5)
+    token = resigned(kubernetes.agent_token(NODE), key, exp=int(time.time()) + 15)
     with Agent(operator, NODE, token) as short:
         short.until_names({})
         assert short.end() is None

@@ -75,7 +75,7 @@ def test_deletion_with_the_operator_dead(kubernetes: Kubernetes, operator: Opera
         agent.until_names({"a": {"p", "stays"}})
         kubernetes.says(SPACE, "p", "True", "Ready")
         operator.process.kill()
-        kubernetes.cluster.kubectl("delete", "tprof/p", f"--namespace={SPACE}", "--timeout=10s")
+        kubernetes.cluster.kubectl("delete", "tprof/p", f"--namespace={SPACE}", "--timeout=60s")
     operator.process.start()
     with Agent(operator, "flt-1", plan_hash=agent.plan.hash) as again:
         again.until_names({"a": {"stays"}})

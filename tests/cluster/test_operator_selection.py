@@ -280,7 +280,7 @@ def test_ttl(kubernetes: Kubernetes, agents: tuple[Agent, Agent]) -> None:
     """It ends by itself; a longer one brings it back."""
     first, _ = agents
     kubernetes.pod(SPACE, "a", "sel-1")
-    kubernetes.apply(SPACE, "p", ttlSeconds=2)
+    kubernetes.apply(SPACE, "p", ttlSeconds=10)
     first.until_names({"a": {"p"}})
     first.until_names({})
     assert "ttlSeconds" in kubernetes.says(SPACE, "p", "False", "Expired")

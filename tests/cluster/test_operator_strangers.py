@@ -130,7 +130,7 @@ def test_no_authorization_at_all(operator: Operator) -> None:
 def test_stream_ends_with_its_token(kubernetes: Kubernetes, operator: Operator) -> None:
     """Not later: whoever took it has nothing more of it; the next one begins where it ended."""
     key = kubernetes.cluster._pki.service_accounts.key
-    token = resigned(kubernetes.agent_token("str-3"), key, exp=int(time.time()) + 4)
+    token = resigned(kubernetes.agent_token("str-3"), key, exp=int(time.time()) + 15)
     with Agent(operator, "str-3", token) as short:
         short.until_names({})
         assert short.end() is None

@@ -134,6 +134,7 @@ def test_an_idle_operator_writes_nothing(kubernetes: Kubernetes, operator: Opera
         kubernetes.says(SPACE, "marker", "False", "Paused")
         assert again.plans[-1:] in ([], [plan])
         assert version(kubernetes) == patches
+        eventually(lambda: operator.metric("status_writes", result="Written") >= writes + 1)
         assert operator.metric("status_writes", result="Written") == writes + 1
 
 

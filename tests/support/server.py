@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 START_TIMEOUT_SECONDS = 60.0  # ready in 0.1 s alone; the rest is for machines that do much else
-_STOP_TIMEOUT_SECONDS = 15.0
+_STOP_TIMEOUT_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _HTTP_TIMEOUT_SECONDS = 10.0
 _BODY_LIMIT_BYTES = 256 << 20

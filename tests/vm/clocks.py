@@ -10,7 +10,7 @@ import os
 import time
 
 STEPS_SECONDS = (0, 3600, -86_400)
-SETTLE_SECONDS = 2.0  # emulated: longer than an agent takes to see it
+SETTLE_SECONDS = 8.0  # emulated: longer than an agent takes to see it
 
 
 def main() -> None:
