@@ -7,11 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelspan_agent.trace import hold
+from kernelspan_agent.model import Payload, WireProtocol
+from kernelspan_agent.trace import Tracer, hold
+from kernelspan_agent.trace.ids import IdSource
 from kernelspan_agent.trace.joins import HOLD_NS
 from kernelspan_agent.trace.keep import Keep
-from tests.unit.trace.builders import MS, Span
+from kernelspan_agent.trace.settings import TraceSettings
+from tests.unit.protocols.test_kafka import fetch, fetched
+from tests.unit.trace.builders import MS, Op, Span, batch
 from tests.unit.trace.services import Service, World, is_request, joined
+from tests.unit.trace.test_requests import PLACE, python, wants
 
 LOCAL = {"kernelspan.sampling": "Local"}
 PARENT = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0{}\r\n"
@@ -178,3 +183,19 @@ def test_a_trace_goes_out_whole_or_not_at_all(steps: list[tuple[int, str]]) -> N
     assert sorted(serves.shown()) == sorted(expected)
     left = len(serves.done) - len(expected)
     assert left == serves.hold.sampled_out + serves.tracer.counters.operations_sampled_out
+
+
+def test_a_request_that_is_not_told_holds_no_trace_open() -> None:
+    """A poll of Kafka that brings nothing has no span; its trace is decided all the same, and forgotten."""
+    keep = Keep(errors=True, slower_than_ns=0)
+    made = Tracer(TraceSettings(requests=(wants(protocol="Kafka"),), percent=0), IdSource(b"test"), keep=keep)
+    app, sent = python(), 0
+    for number in range(1, 20):
+        for data, sends in ((fetch(number, ["a"]), False), (fetched(number, {"a": [(0, 0, b"")]}), True)):
+            sent += 10
+            done = batch(Op(sent - 1, sent, PLACE, app))
+            done.payloads = {0: Payload(1, sends, len(data), data, protocol=WireProtocol.KAFKA)}
+            made.process(done)
+        assert len(keep.pending) == 1
+        assert [verdict.keep for verdict in keep.decided().values()] == [False]
+        assert not keep.pending
