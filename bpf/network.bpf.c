@@ -210,7 +210,7 @@ static __always_inline void unseen_receive(struct ks_sys_exit *ctx, struct ks_ca
 		return;
 	if (!ks_describe(ks_exit_nr(ctx), &roles) || !(roles & RECEIVES))
 		return;
-	file = ks_file(KS_KREAD(u64, ctx->regs + KS_REGS_DI));
+	file = ks_file(KS_KREAD(u64, ctx->regs + KS_REGS_R10 + 7 * 8)); /* di: see ks_args */
 	if (file && ks_sock(file))
 		call->received = 0;
 #endif
