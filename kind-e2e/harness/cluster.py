@@ -15,9 +15,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.support.server import ServerError
 from tools.build import build, cache_folder
 from tools.errors import ToolError
 from tools.gotool import Say
@@ -162,13 +164,19 @@ class KindCluster:
             self.kubectl("delete", "namespace", name, "--timeout=120s")
 
     def wait(self, what: str, look: Callable[[], _T], seconds: float = 120.0) -> _T:
-        """What `look` returns as soon as it is true. Raises ToolError with its last answer if it never is."""
+        """What `look` returns as soon as it is true. Raises ToolError with its last answer, or why it had none, if it never is."""
         deadline = time.monotonic() + seconds
-        while not (found := look()):
+        while True:
+            last: object
+            try:
+                if found := look():
+                    return found
+                last = found
+            except (OSError, HTTPException, ServerError, ToolError) as error:  # of a server that is busy
+                last = error
             if time.monotonic() > deadline:
-                raise ToolError(f"{what}: not within {seconds:.0f} s; last {found!r}")
+                raise ToolError(f"{what}: not within {seconds:.0f} s; last {last!r}")
             time.sleep(_POLL_SECONDS)
-        return found
 
     def exec_in_node(self, node: str, *command: str, script: str | None = None) -> str:
         """Runs a command in a node's container; `script` is its input."""
