@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kernelspan_agent.probes.mechanisms import RAW_TRACEPOINT
-from kernelspan_agent.probes.own.attached import OwnProbe, Standing
+from kernelspan_agent.probes.own.probe import OwnProbe, Standing
 from kernelspan_agent.ring.records import MAX_OWN_PROBES
 from tests.support.engines import Begin, Made, Make, engines, programs, wanted_of
 from tests.support.runs import SYSTEM_PYTHON

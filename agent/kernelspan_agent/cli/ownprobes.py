@@ -13,7 +13,7 @@ from kernelspan_agent.probes.own.missed import TOO_MANY
 if TYPE_CHECKING:
     from kernelspan_agent.app import App
     from kernelspan_agent.errors import KernelspanError
-    from kernelspan_agent.probes.own.attached import OwnProbe
+    from kernelspan_agent.probes.own.probe import OwnProbe
 
 BAR = 40  # characters
 _UNITS = (("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1000), ("ns", 1))

@@ -26,7 +26,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from kernelspan_agent.control.library_series import LibrarySeries
 from kernelspan_agent.guard.control import Phase
-from kernelspan_agent.probes.own.attached import Standing
+from kernelspan_agent.probes.own.probe import Standing
 from kernelspan_agent.trace.peers import Outcome
 
 if TYPE_CHECKING:

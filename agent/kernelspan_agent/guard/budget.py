@@ -37,7 +37,7 @@ from kernelspan_api.handling import OnExceed
 
 if TYPE_CHECKING:
     from kernelspan_agent.probes.attach import Attachment
-    from kernelspan_agent.probes.own.attached import OwnProbe
+    from kernelspan_agent.probes.own.probe import OwnProbe
     from kernelspan_agent.probes.session import Session
     from kernelspan_agent.resolve.tables import Taken
 

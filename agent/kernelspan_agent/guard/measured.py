@@ -15,7 +15,7 @@ from kernelspan_agent.probes.own.sources import UserFunction
 from kernelspan_api.reasons import Reason
 
 if TYPE_CHECKING:
-    from kernelspan_agent.probes.own.attached import OwnProbe
+    from kernelspan_agent.probes.own.probe import OwnProbe
     from kernelspan_api.plan import Wanted
     from kernelspan_api.profile import TraceProfile
 

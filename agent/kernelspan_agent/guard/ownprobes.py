@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.probes import functions, proofs
 from kernelspan_agent.probes.kfunctions import KernelFunction
-from kernelspan_agent.probes.own.attached import OwnProbe, Standing
 from kernelspan_agent.probes.own.files import UserFiles
 from kernelspan_agent.probes.own.machine import Machine
+from kernelspan_agent.probes.own.probe import OwnProbe, Standing
 from kernelspan_agent.probes.session import Session
 from kernelspan_agent.probes.syscalls import system_call
 from kernelspan_api.userprobes import Kprobe, Mechanism, Mode, UserProbe

@@ -13,7 +13,7 @@ from kernelspan_agent.guard.measured import OPERATIONS, Told, part_of
 from kernelspan_agent.node.desired import uid_of
 from kernelspan_agent.node.trouble import Trouble
 from kernelspan_agent.node.whom import Whom, counts_of
-from kernelspan_agent.probes.own.attached import Standing
+from kernelspan_agent.probes.own.probe import Standing
 from kernelspan_api.control.control_pb2 import Counters, ProbeState, ProfileState, RuntimeCount
 from kernelspan_api.operations import Group
 from kernelspan_api.reasons import Reason

@@ -8,14 +8,13 @@ in everything, is one.
 from __future__ import annotations
 
 import base64
-import enum
 import logging
 import struct
 import threading
 import time
 from collections import Counter as Sums
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kernelspan_agent.errors import BudgetError, KernelspanError
@@ -24,10 +23,8 @@ from kernelspan_agent.probes.attach import Attachment
 from kernelspan_agent.probes.constants import EVERY_HIT, of_hits
 from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own import limits
-from kernelspan_agent.probes.own.missed import Missed, look
+from kernelspan_agent.probes.own.probe import OwnProbe, Part
 from kernelspan_agent.probes.own.sweep import KEY, Calls, Sweeper, call_of
-from kernelspan_agent.process.symbols.identity import Identity
-from kernelspan_agent.resolve.arguments import Captured
 from kernelspan_agent.ring.records import MAX_OWN_PROBES
 from kernelspan_agent.runtimes.registry import Runtime
 from kernelspan_api.plan import key_of
@@ -51,76 +48,6 @@ _SHARED = {bpf.PROG_KPROBE: ".k", bpf.PROG_TRACEPOINT: ".t", bpf.PROG_RAW_TRACEP
 UNNUMBERED = -1  # of a probe that there was no number left for
 _log = logging.getLogger(__name__)
 _SCOPES = {RateScope.PROCESS: 0, RateScope.POD: 1, RateScope.NODE: 2}
-
-
-@dataclass(slots=True, eq=False)
-class Part:
-    """Programs of one text that are loaded for a probe, and what they are attached to. `suffix`: behind their names.
-
-    A probe of the kernel's has one; a probe on user code one for each way in which files pass its arguments.
-    """
-
-    suffix: str
-    kind: int  # of its programs, one of bpf.PROG_*
-    generated: Generated
-    walkers: str = ""  # behind the names of those it can go on to; empty: it never walks
-    attachments: list[Attachment] = field(default_factory=list)
-    map_bytes: int = 0
-    plans: list[Plan] = field(default_factory=list)  # by which it was attached, and can be again
-
-
-class Standing(enum.Enum):
-    """Where a probe stands, as a profile's status says it."""
-
-    ATTACHED = "Attached"
-    PENDING = "Pending"  # on user code: no process that has the file has come yet
-    FAILED = "Failed"
-
-
-@dataclass(slots=True, eq=False)
-class OwnProbe:
-    """A probe of the user's. `problem`: why it is not attached; `files`: of a probe on user code, where it is.
-
-    `awaits`: of a probe on user code that is attached nowhere yet, what was last found instead.
-    """
-
-    spec: UserProbe
-    number: int
-    mechanism: str = ""
-    captured: tuple[Captured, ...] = ()
-    problem: KernelspanError | None = None
-    parts: list[Part] = field(default_factory=list)
-    files: set[Identity] = field(default_factory=set)
-    waits: bool = False  # for a process that has the file
-    awaits: KernelspanError | None = None
-    was_attached: bool = False  # at some time
-    keep: float = 1.0  # the share of its hits that the guard does not have thrown away
-    off: bool = False  # the guard has taken it off
-    epoch: int = 0  # how often it has
-    missed: Missed = field(default_factory=Missed)
-
-    @property
-    def is_attached(self) -> bool:
-        """Whether something of it can be seen."""
-        return self.off or any(part.attachments for part in self.parts)
-
-    def programs(self) -> tuple[list[str], list[str]]:
-        """Names of its programs: at entries, at returns."""
-        enters = [name + part.suffix for part in self.parts for name in part.generated.enters]
-        exits = [name + part.suffix for part in self.parts for name in part.generated.exits]
-        return enters, exits
-
-    @property
-    def standing(self) -> Standing:
-        """Attached if it is anywhere: what one file of several refuses is logged."""
-        if self.is_attached:
-            return Standing.ATTACHED
-        return Standing.FAILED if self.problem is not None or not self.waits else Standing.PENDING
-
-    @property
-    def trouble(self) -> KernelspanError | None:
-        """Why it is not attached, or not yet; None: it is, or nothing is known."""
-        return None if self.is_attached else self.problem or self.awaits
 
 
 class OwnProbes:
@@ -219,7 +146,7 @@ class OwnProbes:
         own.off = True
         own.epoch = own.epoch + 1 & 0xFFFFFFFF
         self.configure(own)
-        look(own, self._loader.programs)
+        own.look_for_missed(self._loader.programs)
         own.missed.close()
         found = [each for part in own.parts for each in reversed(part.attachments)]  # entries first
         for part in own.parts:
@@ -381,7 +308,7 @@ class OwnProbes:
             self.sweeper.sweep(self._calls(), 1 << 32, 0)
         elif self.sweeper.tick(now, self._calls()):
             for own in self:
-                look(own, self._loader.programs)
+                own.look_for_missed(self._loader.programs)
 
     def detach(self) -> None:
         """Detaches all; what they counted stays."""
@@ -389,7 +316,7 @@ class OwnProbes:
             self._detach(own)
 
     def _detach(self, own: OwnProbe) -> None:
-        look(own, self._loader.programs)
+        own.look_for_missed(self._loader.programs)
         own.missed.close()
         for part in own.parts:
             while part.attachments:  # entries first

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.errors import KernelspanError, MachineError
-from kernelspan_agent.probes.own.attached import OwnProbe, OwnProbes
+from kernelspan_agent.probes.own.attached import OwnProbes
+from kernelspan_agent.probes.own.probe import OwnProbe
 from kernelspan_agent.process.errors import ProcessEndedError
 from kernelspan_agent.process.symbols.where import AUTO
 

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import platform
 from collections import Counter as Sums
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from kernelspan_agent.probes import bpf
+from kernelspan_agent.probes.attach import Attachment
 from kernelspan_agent.probes.build import kernel_version_code
-
-if TYPE_CHECKING:
-    from kernelspan_agent.probes.own.attached import OwnProbe, Part
 
 RECURSION = "Recursion"  # the CPU was in the midst of another program, or of a probe
 TOO_MANY = "TooManyInside"  # returns: more calls under way at once than the kernel keeps room for
@@ -33,11 +30,11 @@ class Missed:
     _before: Sums[str] = field(default_factory=Sums)  # by attachments that are closed
     _links: Sums[str] = field(default_factory=Sums)  # by those that are open, when last looked at
 
-    def look(self, part: Part, programs: Iterable[int]) -> None:
-        """Asks the kernel. `programs`: descriptors of the probe's."""
-        found = [(each.returns, each.missed()) for each in part.attachments]
+    def look(self, kind: int, attachments: Iterable[Attachment], programs: Iterable[int]) -> None:
+        """Asks the kernel. `kind`: of the probe's programs, one of bpf.PROG_*; `programs`: their descriptors."""
+        found = [(each.returns, each.missed()) for each in attachments]
         by_programs = [bpf.prog_missed(fd) for fd in programs]
-        if not found or not _is_counted(part.kind, found, by_programs):
+        if not found or not _is_counted(kind, found, by_programs):
             return
         self._links = Sums[str]()
         for returns, missed in found:
@@ -57,10 +54,3 @@ def _is_counted(kind: int, links: list[tuple[bool, int | None]], programs: list[
     if kind == bpf.PROG_TRACEPOINT:
         return kernel_version_code(platform.release()) >= _TRACEPOINTS_COUNT
     return None not in programs
-
-
-def look(own: OwnProbe, programs: Mapping[str, int]) -> None:
-    """Brings `own.missed` up to date; a probe on user code has no such counts. `programs`: descriptors by name."""
-    for part in own.parts:
-        if len(own.parts) == 1 and not own.files:
-            own.missed.look(part, (programs[name + part.suffix] for name in part.generated.programs))
