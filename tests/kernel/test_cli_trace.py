@@ -20,7 +20,7 @@ from tests.support.ports import PortReservation
 pytestmark = pytest.mark.root
 NUMBERS = [1, 2, 3, 4, 5, 6, 7, 8]  # the seventh fails; each waits for N % 3 ms three times
 LINE = re.compile(
-    r"\d\d:\d\d:\d\d\.\d{3}  (\d{3})  (\S+ \S+)  (/job/(\d+)/\d)  (?:(\S+)  )?gunicorn \[\d+\] +([\d.]+ \S+)"
+    r"\d\d:\d\d:\d\d\.\d{3}  (\d{3})  (\S+ \S+)  (/job/(\d+)/\d)  (?:(\S+)  )?(?:gunicorn [\d.]+  )?gunicorn \[\d+\] +([\d.]+ \S+)"
 )
 
 
@@ -80,6 +80,7 @@ def test_lines_table_and_trees(tmp_path: Path) -> None:
     head = next(at for at, line in enumerate(said) if line.startswith("service "))
     service, method, route, count, failed, *_ = said[head + 1].split()
     assert (service, method, route, failed) == ("gunicorn", "GET", "/job/{id}/{id}", "1")
+    assert (said[head].split()[-2:], said[head + 1][-1]) == (["on", "CPU"], "%")
     assert int(count) == len(NUMBERS) + sum(line.count("/job/0/") for line in said[:head])
     trees = [line for line in said[head:] if line.startswith("GET /job/")]
     assert len(trees) == 2

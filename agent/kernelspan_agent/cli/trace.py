@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kernelspan_api.profile import TraceProfile
 
 SLOWEST = 3
-# What a request is made of, and nothing else. Waits would tell each time that a thread stood still.
+# What a request is made of, and nothing else. Of waits those that one would call long: the others are in the sum.
 PROFILE = """
 apiVersion: kernelspan.io/v1alpha1
 kind: TraceProfile
@@ -30,6 +30,7 @@ spec:
   files: {}
   network: {operations: [Connect, Resolve]}
   processes: {}
+  waits: {operations: [OffCPU], minDurationMicroseconds: 1000}
   correlation: {orphans: Drop}
   limits: {eventsPerSecond: 50000, spansPerSecond: 50000, cpuMillicores: 1000}
 """
@@ -60,7 +61,8 @@ def command(profile_path: str | None, slowest: int, command_line: tuple[str, ...
     """Show the requests that a program answers as they end, then a table by route and the slowest ones whole.
 
     A line has the answer's status, the request, the function that took most of its time (by itself, not what it called) and the
-    library of its longest operation. Programs that answer each other are one trace where both are traced.
+    library of its longest operation. Programs that answer each other are one trace where both are traced. The table says how much
+    of its time a route's requests were on a CPU, where one thread works on each.
 
     Which processes: a command (after --), --pid, or those that the profile's processSelector matches. Ctrl-C ends it with the
     table. `---` stands for an answer that was not seen.

@@ -2,7 +2,8 @@
 """Requests on a terminal: a line for each that was received as it ends, then a table by route, and the slowest as trees.
 
 A line names the function in which most of the request's time passed, itself and not what it called, as far as functions were
-seen; and the library of the longest operation below the request.
+seen; and the library of the longest operation below the request. The table has the share of its time that a route's requests were
+on a CPU, where that is known of any.
 """
 
 from __future__ import annotations
@@ -26,20 +27,25 @@ MAX_ROUTES = 200
 MAX_TIMES = 4096  # of a route, of which the percentiles are: the newest
 MAX_NODES = 2000  # of a trace that is shown whole: one that never ends is cut
 OTHERS = "(others)"
-HEAD = ("service", "request", "count", "failed", "p50", "p95", "longest")
+HEAD = ("service", "request", "count", "failed", "p50", "p95", "longest", "on CPU")
 
 
 @dataclass(slots=True)
 class Route:
-    """Requests that are called alike."""
+    """Requests that are called alike. `timed_ns`: how long those took of which it is known how long they were on a CPU."""
 
+    timed_ns: int = 0
+    on_cpu_ns: int = 0
     count: int = 0
     failed: int = 0
     longest_ns: int = 0
     times_ns: list[int] = field(default_factory=list)
 
-    def add(self, took_ns: int, *, is_failed: bool) -> None:
-        """One more."""
+    def add(self, took_ns: int, *, is_failed: bool, on_cpu_ns: int | None = None) -> None:
+        """One more. `on_cpu_ns` None: not known."""
+        if on_cpu_ns is not None:
+            self.timed_ns += took_ns
+            self.on_cpu_ns += on_cpu_ns
         if len(self.times_ns) < MAX_TIMES:
             self.times_ns.append(took_ns)
         else:
@@ -47,6 +53,11 @@ class Route:
         self.count += 1
         self.failed += is_failed
         self.longest_ns = max(self.longest_ns, took_ns)
+
+    @property
+    def on_cpu(self) -> str:
+        """The share of their time; empty: of none it is known."""
+        return f"{100 * self.on_cpu_ns / self.timed_ns:.0f}%" if self.timed_ns else ""
 
     def percentile(self, share: float) -> int:
         """In ns, by the nearest rank."""
@@ -104,7 +115,10 @@ class RequestLines(DirectOutput):
         name = (service.partition(" [")[0], said.name)
         if name not in self._routes and len(self._routes) >= MAX_ROUTES:
             name = (OTHERS, OTHERS)
-        self._routes.setdefault(name, Route()).add(took_ns, is_failed=bool(said.error))
+        on_cpu_ns = _attribute(node, semconv.TIME_ON_CPU)
+        self._routes.setdefault(name, Route()).add(
+            took_ns, is_failed=bool(said.error), on_cpu_ns=on_cpu_ns if isinstance(on_cpu_ns, int) else None
+        )
         function, library = _blamed(tree, node)
         clock = time.strftime("%H:%M:%S", time.localtime(node.end_ns // 1_000_000_000 % (1 << 40)))
         pieces: list[Piece] = [("trace", f"{clock}.{node.end_ns // 1_000_000 % 1000:03}  ")]
@@ -139,15 +153,18 @@ class RequestLines(DirectOutput):
         rows: list[tuple[str, ...]] = [HEAD]
         for (service, name), route in sorted(self._routes.items(), key=lambda item: -item[1].longest_ns):
             times = (route.percentile(0.5), route.percentile(0.95), route.longest_ns)
-            rows.append((service, name, f"{route.count:,}", f"{route.failed:,}", *map(labels.duration, times)))
+            counts = f"{route.count:,}", f"{route.failed:,}"
+            rows.append((service, name, *counts, *map(labels.duration, times), route.on_cpu))
         if len(rows) == 1:
             yield "no requests"
             return
-        widths = [max(len(row[at]) for row in rows) for at in range(len(HEAD))]
+        if not any(row[-1] for row in rows[1:]):
+            rows = [row[:-1] for row in rows]
+        widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
         for row in rows:
             left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
             right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-            yield "  ".join(left + right)
+            yield "  ".join(left + right).rstrip()
 
 
 def _requests(batch: SpanBatch) -> Iterator[tuple[int, Node, Resource]]:

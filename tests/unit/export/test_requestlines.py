@@ -140,6 +140,20 @@ def test_the_table() -> None:
     assert lines()[1] == "no requests"
 
 
+def test_the_share_on_a_cpu() -> None:
+    """Of those requests of a route of which it is known."""
+    timed = {"kernelspan.time.on_cpu": MS // 4, "kernelspan.time.off_cpu": MS * 3 // 4}
+    both = [request(name="GET /x"), Segment({**request(name="GET /x").attributes, **timed}, "GET /x", Kind.SERVER)]
+    batches = [of_trace(batch([(1, 0, 0, MS, {}, [each])], 0), at) for at, each in enumerate([*both, request()], 1)]
+    said = lines(*batches)
+    head = next(at for at, line in enumerate(said) if line.startswith("service"))
+    assert said[head].endswith("longest  on CPU")
+    assert {line.split()[2]: line.split()[-1] for line in said[head + 1 : head + 3]} == {
+        "/x": "25%",
+        "/orders/{id}": "ms",
+    }
+
+
 def test_routes_and_times_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes after the first has its place together; percentiles are of the newest."""
     monkeypatch.setattr(requestlines, "MAX_ROUTES", 3)
