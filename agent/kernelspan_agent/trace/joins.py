@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from kernelspan_agent.model import Segment
 from kernelspan_agent.protocols.exchanges import Exchange
 from kernelspan_agent.trace.keep import Keep
-from kernelspan_agent.trace.peers import Origin, Outcome, Post, Query, Question, Questions, said_hash
+from kernelspan_agent.trace.peers import End, Origin, Outcome, Post, Query, Question, Questions, said_hash
 from kernelspan_agent.trace.spans import Trace
 
 HOLD_NS = 500_000_000
@@ -311,7 +311,7 @@ class Joins:
         is_long = waiting.is_pending or (asked is not None and asked.trace.low in self._waiting)
         return LONG_HOLD_NS if is_long else HOLD_NS
 
-    def _is_settled(self, end: Asked) -> bool:
+    def _is_settled(self, end: End) -> bool:
         """Whether the trace of its span is known."""
         return not end.trace.unsettled and end.trace.low not in self._waiting
 

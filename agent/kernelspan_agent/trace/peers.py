@@ -17,13 +17,12 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from kernelspan_agent.model import Segment
+from kernelspan_agent.protocols.exchanges import Exchange
+from kernelspan_agent.trace.spans import Trace
 from kernelspan_api import semconv
-
-if TYPE_CHECKING:
-    from kernelspan_agent.trace.joins import Asked
 
 QUESTION_NS = 300_000_000
 # How long one is kept, on the clock of what the stages have taken on: less than the other waits for us (joins.HOLD_NS), which
@@ -42,6 +41,15 @@ class Outcome(enum.Enum):
     AMBIGUOUS = 3
     REFUSED = 4
     PENDING = 5
+
+
+class End(Protocol):
+    """The end of an exchange that asked, as far as others are told of it. `taken_elsewhere`: joins.Asked's."""
+
+    exchange: Exchange
+    trace: Trace
+    span_id: int
+    taken_elsewhere: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +144,8 @@ class Questions:
     `answered` counts by outcome.
     """
 
-    find: Callable[[Question], Asked | Outcome]
-    is_settled: Callable[[Asked], bool]
+    find: Callable[[Question], End | Outcome]
+    is_settled: Callable[[End], bool]
     answered: Counter[Outcome] = field(default_factory=Counter)
     _open: dict[Question, None] = field(default_factory=dict)
     _by_number: dict[int, list[Question]] = field(default_factory=dict)
