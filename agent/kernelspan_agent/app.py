@@ -12,8 +12,8 @@ from kernelspan_agent.engine import Engine
 from kernelspan_agent.probes.modules import walkers_of
 from kernelspan_agent.probes.session import RING_BYTES
 from kernelspan_agent.process.linked import candidates
-from kernelspan_agent.resolve.processes import TracedProcess
 from kernelspan_agent.resolve.resource import ResourceSettings
+from kernelspan_agent.resolve.traced import TracedProcess
 from kernelspan_agent.runtimes.look import FileCache
 from kernelspan_agent.runtimes.registry import is_library, of_program
 from kernelspan_api.plan import wanted as wanted_by

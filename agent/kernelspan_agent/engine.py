@@ -31,8 +31,9 @@ from kernelspan_agent.process import procfs
 from kernelspan_agent.profile_run import ProfileRun, rows_of
 from kernelspan_agent.resolve.acts import Acts
 from kernelspan_agent.resolve.clock import Clock
-from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
+from kernelspan_agent.resolve.processes import ProcessTable
 from kernelspan_agent.resolve.tables import Tables
+from kernelspan_agent.resolve.traced import TracedProcess
 from kernelspan_agent.trace.joins import Joins
 from kernelspan_api import semconv
 from kernelspan_api.plan import Wanted, key_of

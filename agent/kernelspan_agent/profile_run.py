@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from kernelspan_agent.resolve.acts import Acts
     from kernelspan_agent.resolve.clock import Clock
     from kernelspan_agent.resolve.durations import Durations
-    from kernelspan_agent.resolve.processes import TracedProcess
     from kernelspan_agent.resolve.resource import ResourceSettings
     from kernelspan_agent.resolve.tables import Tables, Taken
     from kernelspan_agent.resolve.touched import Touched
+    from kernelspan_agent.resolve.traced import TracedProcess
     from kernelspan_agent.trace.joins import Joins, Party
     from kernelspan_api.profile import TraceProfile
 

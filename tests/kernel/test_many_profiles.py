@@ -21,8 +21,8 @@ from kernelspan_agent import classes
 from kernelspan_agent.errors import BudgetError
 from kernelspan_agent.probes.mechanisms import RAW_TRACEPOINT
 from kernelspan_agent.profile_run import ProfileRun
-from kernelspan_agent.resolve.processes import TracedProcess
 from kernelspan_agent.resolve.tables import Taken
+from kernelspan_agent.resolve.traced import TracedProcess
 from tests.support.engines import Begin, Made, Make, engines, programs
 from tests.support.generators import compiled
 from tests.support.runs import SYSTEM_PYTHON

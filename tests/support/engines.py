@@ -17,8 +17,8 @@ from kernelspan_agent.engine import Engine
 from kernelspan_agent.export.base import DirectOutput
 from kernelspan_agent.model import SpanBatch
 from kernelspan_agent.profile_run import ProfileRun
-from kernelspan_agent.resolve.processes import TracedProcess
 from kernelspan_agent.resolve.resource import ResourceSettings
+from kernelspan_agent.resolve.traced import TracedProcess
 from kernelspan_api.plan import Wanted, together
 from kernelspan_api.plan import wanted as wanted_by
 from kernelspan_api.profile import TraceProfile, load

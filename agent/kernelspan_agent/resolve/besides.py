@@ -11,7 +11,7 @@ from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.runtimes import registry
 
 if TYPE_CHECKING:
-    from kernelspan_agent.resolve.processes import TracedProcess
+    from kernelspan_agent.resolve.traced import TracedProcess
     from kernelspan_agent.runtimes.registry import DetectedRuntime
 
 

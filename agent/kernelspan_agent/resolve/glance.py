@@ -11,13 +11,9 @@ import os
 import re
 import resource
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.errors import ProcessError
-
-if TYPE_CHECKING:
-    from kernelspan_agent.resolve.processes import TracedProcess
 
 SHARE_OF_DESCRIPTORS = 0.5
 _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
@@ -69,14 +65,7 @@ def glance_at_twin(tgid: int, of_parent: Glance) -> Glance:
     return _held_again(replace(of_parent, process=procfs.Process(tgid, 0), namespace_pid=0))
 
 
-def seen_after_exec(tgid: int, before: TracedProcess | None, directories: tuple[int, int]) -> Glance | None:
-    """What is known of a process by what it was before its exec."""
-    if before is None or before.seen is None or not directories[0] or before.directories[0] != directories[0]:
-        return None
-    return _after_exec(tgid, before.seen, same_cwd=before.directories[1] == directories[1])
-
-
-def _after_exec(tgid: int, before: Glance, *, same_cwd: bool) -> Glance:
+def glance_after_exec(tgid: int, before: Glance, *, same_cwd: bool) -> Glance:
     """What is known of a program that had ended before anybody could look, but has the root of what it was before."""
     cwd = before.cwd if same_cwd else ""
     process = procfs.Process(tgid, 0)

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from kernelspan_agent.model import ProcessInfo
-from kernelspan_agent.resolve.processes import TracedProcess
 from kernelspan_agent.resolve.resource import ResourceSettings, resource_of
+from kernelspan_agent.resolve.traced import TracedProcess
 
 
 class Infos:

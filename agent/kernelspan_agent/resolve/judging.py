@@ -16,7 +16,7 @@ from kernelspan_agent.resolve.arguments import PATHS
 from kernelspan_api.conditions import ArgumentCondition, Operator
 
 if TYPE_CHECKING:
-    from kernelspan_agent.resolve.processes import TracedProcess
+    from kernelspan_agent.resolve.traced import TracedProcess
     from kernelspan_api.userprobes import UserProbe
 
 IMAGE = 1 << 31  # in ks_own_question.of, with the process

@@ -29,8 +29,8 @@ from kernelspan_api.userprobes import SpanKind, UserProbe
 if TYPE_CHECKING:
     from kernelspan_agent.errors import KernelspanError
     from kernelspan_agent.resolve.arguments import Arguments, Captured
-    from kernelspan_agent.resolve.processes import TracedProcess
     from kernelspan_agent.resolve.tables import Tables
+    from kernelspan_agent.resolve.traced import TracedProcess
     from kernelspan_api.handling import Redaction
 
 _KINDS = {

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from kernelspan_agent.resolve.clock import Clock
     from kernelspan_agent.resolve.infos import Infos
     from kernelspan_agent.resolve.own import OwnSpans
-    from kernelspan_agent.resolve.processes import TracedProcess
     from kernelspan_agent.resolve.tables import Tables, Taken
+    from kernelspan_agent.resolve.traced import TracedProcess
 
 _NUMBERS = OWN_OPERATION + MAX_OWN_PROBES
 _GROUP = np.zeros(_NUMBERS, np.uint8)

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from kernelspan_agent.model import AttributeValue, Resource
 from kernelspan_agent.process import procfs
 from kernelspan_agent.resolve.glance import Glance
-from kernelspan_agent.resolve.processes import TracedProcess
+from kernelspan_agent.resolve.traced import TracedProcess
 from kernelspan_agent.runtimes.registry import Detection, runs_scripts
 from kernelspan_api import semconv
 

@@ -33,7 +33,8 @@ from kernelspan_api.operations import OPERATIONS
 if TYPE_CHECKING:
     from kernelspan_agent.libraries.base import Verdict
     from kernelspan_agent.resolve.clock import Clock
-    from kernelspan_agent.resolve.processes import ProcessTable, TracedProcess
+    from kernelspan_agent.resolve.processes import ProcessTable
+    from kernelspan_agent.resolve.traced import TracedProcess
 
 _KNOWN = np.zeros(OWN_OPERATION + MAX_OWN_PROBES, bool)
 _KNOWN[[operation.number for operation in OPERATIONS]] = True
