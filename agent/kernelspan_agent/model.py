@@ -46,6 +46,7 @@ class Frame:
     library: Library | None = None
     call_site: int = 0  # the instruction the frame stands at: two calls on one line differ
     code: int = 0  # identity of the code in its process: the same for every line of one function
+    loaded: str = ""  # the file that the runtime has loaded, where that was made of `file`
 
 
 class StackState(enum.Enum):
@@ -199,8 +200,8 @@ class ThreadTime:
         """Times on and off the CPU since an earlier moment, ns; None: another thread's, or not all of it is known."""
         if (self.tid, self.untimed) != (begin.tid, begin.untimed):
             return None
-        away_ns = self.away_ns - begin.away_ns
-        return self.when_ns - begin.when_ns - away_ns, away_ns
+        away_ns, whole_ns = self.away_ns - begin.away_ns, self.when_ns - begin.when_ns
+        return (whole_ns - away_ns, away_ns) if 0 <= away_ns <= whole_ns else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,7 @@ def _frame(raw: RawFrame, classify: Classify) -> Frame:
         library=library,
         call_site=raw.call_site,
         code=raw.code,
+        loaded=printable(raw.unit) if raw.unit.startswith("/") and raw.unit != raw.file else "",
     )
 
 
@@ -130,6 +131,8 @@ def as_seen_by(stack: Stack, max_depth: int, app_paths: tuple[str, ...], library
 def _claimed(frame: Frame, app_paths: tuple[str, ...], library_paths: tuple[str, ...]) -> Frame:
     before = frame.origin, frame.library
     origin, library = claim(before, frame.file, app_paths, library_paths)
+    if frame.loaded and (origin, library) == before:
+        origin, library = claim(before, frame.loaded, app_paths, library_paths)
     return frame if (origin, library) == before else replace(frame, origin=origin, library=library)
 
 

@@ -9,14 +9,24 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelspan_agent.process.procfs import Process, open_process
-from kernelspan_agent.runtimes.nodejs.lines import Lines, line_ends
-from kernelspan_agent.runtimes.nodejs.maps import MAX_MAP_BYTES, SourceMap, map_of, parse
+from kernelspan_agent.runtimes.nodejs import maps
+from kernelspan_agent.runtimes.nodejs.lines import Lines, are_feeds, line_ends
+from kernelspan_agent.runtimes.nodejs.maps import (
+    MAX_MAP_BYTES,
+    MAX_MAPPINGS,
+    MAX_PLACES,
+    MAX_SOURCES,
+    SourceMap,
+    map_of,
+    parse,
+)
 
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
@@ -74,11 +84,12 @@ segments = st.builds(
 )
 
 
-@given(st.lists(st.lists(segments, max_size=6), max_size=6))
-def test_every_place(lines: list[list[Segment]]) -> None:
-    """The nearest segment before a column of its line, or none."""
+@given(st.lists(st.lists(segments, max_size=9), max_size=6), st.sampled_from([40, 64, 1 << 15]))
+def test_every_place(lines: list[list[Segment]], at_once: int) -> None:
+    """The nearest segment before a column of its line, or none; however much is read at once."""
     lines = [sorted(line, key=lambda segment: segment.column) for line in lines]
-    found = made(encoded(lines), ["a.ts", "b.ts", "c.ts"])
+    with mock.patch.object(maps, "_AT_ONCE", at_once):
+        found = made(encoded(lines), ["a.ts", "b.ts", "c.ts"])
     for at, line in enumerate(lines, 1):
         for column in range(0, 310, 7):
             before = [segment for segment in line if segment.column <= column]
@@ -107,10 +118,23 @@ def test_where_sources_are(root: str | None, source: str, path: str) -> None:
     assert made("AAAA", [source], sourceRoot=root).find(1, 5) == (path, 1)
 
 
-@pytest.mark.parametrize("source", ["webpack://app/a.ts", "https://host/a.ts", "//host/a.ts", "", None, "a%00b.ts"])
-def test_sources_that_are_no_files(source: str | None) -> None:
-    """The place stays what it is in the script."""
-    assert made("AAAA", [source]).find(1, 5) is None
+NO_FILES = [
+    "webpack://app/a.ts",
+    "https://host/a.ts",
+    "//host/a.ts",
+    "",
+    None,
+    "a%00b.ts",
+    "file://host/a.ts",
+    "./a.vue?9f3c",
+]
+
+
+@pytest.mark.parametrize("source", [*NO_FILES, "../node_modules/a/a.ts", "a" * 4200, "webpack:///./src/a.ts"])
+@pytest.mark.parametrize("root", ["", "/app", "b" * 200])
+def test_sources_that_are_no_files(source: str | None, root: str) -> None:
+    """Nor the program's own: the place stays what it is in the script."""
+    assert made("AAAA", [source], sourceRoot=root).find(1, 5) is None
 
 
 @pytest.mark.parametrize(
@@ -133,6 +157,12 @@ def test_mappings_that_contradict_themselves(mappings: str) -> None:
         b'{"version": 3, "sources": "a", "mappings": "AAAA"}',
         b'{"version": 3, "sources": ["a"], "mappings": 5}',
         b"\xff" * 100,
+        b'{"version": 3, "sources": ["\xe9"], "mappings": "AAAA"}',
+        b'{"version": 3, "sources": ["a"], "mappings": "AAAA", "x": ' + b"[" * 5000,
+        written("AAAA", ["a"] * (MAX_SOURCES + 1)),
+        written("AAAA", [f"{at}{'a' * 1000}" for at in range(1000)]),
+        written("A" * (MAX_MAPPINGS + 4), ["a"]),
+        written("AAAA," * (MAX_PLACES + 1), ["a"]),
     ],
 )
 def test_what_is_no_map(text: bytes) -> None:
@@ -220,6 +250,7 @@ def test_another_source_than_the_file_has_now(tmp_path: Path) -> None:
     [
         "",
         "// a.js.map\n",
+        "//# sourceMappingURL=data:application/json;base64,\u00e9\n",
         "//# sourceMappingURL=b.js.map\n",
         "//# sourceMappingURL=https://host/a.js.map\n",
         "//# sourceMappingURL=data:application/json;base64,AAAA!\n",
@@ -229,6 +260,21 @@ def test_another_source_than_the_file_has_now(tmp_path: Path) -> None:
 def test_sources_that_name_none(tmp_path: Path, comment: str) -> None:
     """Or one that is not there, or elsewhere; or not in their last line."""
     assert Program(tmp_path, comment).map() is None
+
+
+def test_a_source_that_is_made_to_take_long() -> None:
+    """Of millions of beginnings of a comment the last line alone is looked at."""
+    source = b"//#sourceMappingURL=x" * 60_000 + b" " + b"a" * 1100
+    assert map_of(open_process(os.getpid()), "/a.js", source, 1) is None
+    wide = ("x\u0a00\u000a" * 200_000 + "//# sourceMappingURL=data:" + "a" * 2000).encode("utf-16-le")
+    assert map_of(open_process(os.getpid()), "/a.js", wide, 2) is None
+
+
+def test_lines_that_writers_of_maps_do_not_count() -> None:
+    """They know feeds alone."""
+    for text, expected in (("a\nb\r\nc", True), ("a\rb\n", False), ("a\u2028b\n", False)):
+        wide = text.encode("utf-16-le")
+        assert are_feeds(wide, 2, line_ends(wide, 2)) == expected
 
 
 def test_packages_have_their_own_files(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CHECKED_BYTES = 128
 MAX_LINES = 2 << 20  # of all scripts, with the numbers of their maps: 8 MB
+MOST_OF_ONE = MAX_LINES // 4  # that a script's map may have
 _LINE_FEED, _RETURN, _SEPARATORS = 0x0A, 0x0D, (0x2028, 0x2029)
 
 
@@ -33,6 +34,12 @@ def line_ends(source: bytes, width: int) -> np.ndarray:
     if width > 1:
         ends |= np.isin(text, _SEPARATORS)
     return np.flatnonzero(ends).astype(np.uint32)
+
+
+def are_feeds(source: bytes, width: int, ends: np.ndarray) -> bool:
+    """Whether all that ends a line is a feed."""
+    text = np.frombuffer(source, np.dtype("u1" if width == 1 else "<u2"))
+    return bool((text[ends] == _LINE_FEED).all())
 
 
 def check_of(source: bytes) -> int:

@@ -12,6 +12,7 @@ unresolved, and with it the stack.
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter, OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -38,7 +39,7 @@ from .functions import (
 )
 from .heap import CorruptHeapError, decode, read_script, read_source
 from .layout import BUILTIN, COMPILED, CUT_FILE, CUT_NAME, EVALUATED, INTERPRETED, JS_CODE, MISSING, OUTSIDE
-from .maps import map_of
+from .maps import SourceMap, map_of
 from .positions import position_of
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ MAX_CODES = 8192
 MAX_TABLES = 8192
 MAX_FRAMES = 32768
 ATTEMPTS = 3  # V8 may be moving what is read
+MAP_SECONDS = 2.0  # of one process, for reading source maps: whoever makes scripts without end has none at last
 UNREADABLE, COMPILED_CODE = "MemoryUnreadable", "CompiledCode"
 _numbers = itertools.count()
 _Key = TypeVar("_Key")
@@ -62,6 +64,7 @@ class NodeSymboliser:
     def __init__(self, memory: Memory, details: NodeDetails) -> None:
         self._memory, self._layout = memory, details.layout
         self._process = memory.process if isinstance(memory, ProcessMemory) else None
+        self._map_seconds = 0.0
         self._number = next(_numbers)  # an object's id may be another's later
         self._codes: OrderedDict[int, Function] = OrderedDict()
         self._tables: OrderedDict[tuple[int, int], bytes] = OrderedDict()
@@ -173,15 +176,14 @@ class NodeSymboliser:
     def _frame(self, function: Function, position: int, pc: int) -> RawFrame:
         code = mix(0, function.script_id, function.number, function.source_length) & (1 << 63) - 1
         known = self._lines(function, position)
-        file, line = function.file, self._line(function, position)
+        file, line = function.file, _line_in(known, function, position)
         if known is not None and not function.line_offset and (origin := known.origin_of(position)) is not None:
             file, line = origin
         site = position if position >= 0 else pc
         return RawFrame(function.name, "", function.name, file, line, site, code, unit=function.file)
 
     def _line(self, function: Function, position: int) -> int:
-        known = self._lines(function, position)
-        return max(known.line_at(position) + function.line_offset, 0) if known is not None else 0
+        return _line_in(self._lines(function, position), function, position)
 
     def _lines(self, function: Function, position: int) -> lines.Lines | None:
         """Of its script, in which the position must be; None: not known."""
@@ -213,8 +215,23 @@ class NodeSymboliser:
             return None
         if len(source) != function.source_length * where.width:
             return None
-        source_map = map_of(self._process, function.file, source, where.width) if self._process is not None else None
-        return lines.Lines(lines.line_ends(source, where.width), source_map)
+        ends = lines.line_ends(source, where.width)
+        return lines.Lines(ends, self._map(function.file, source, where.width, ends))
+
+    def _map(self, file: str, source: bytes, width: int, ends: np.ndarray) -> SourceMap | None:
+        """Of a script, as long as the process's maps have not taken too long. Writers of maps know no other ends of lines
+        than feeds.
+        """
+        if self._process is None or file.endswith(ELLIPSIS) or self._map_seconds > MAP_SECONDS:
+            return None
+        begun = time.monotonic()
+        found = map_of(self._process, file, source, width) if lines.are_feeds(source, width, ends) else None
+        self._map_seconds += time.monotonic() - begun
+        return found if found is not None and len(found) <= lines.MOST_OF_ONE else None
+
+
+def _line_in(known: lines.Lines | None, function: Function, position: int) -> int:
+    return max(known.line_at(position) + function.line_offset, 0) if known is not None else 0
 
 
 def _keep(known: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
