@@ -221,13 +221,27 @@ static __always_inline int ks_enter(u32 tid, s32 nr, struct ks_args *args, struc
 
 /*
  * Whether the return at hand is of another call than `call`, whose own the kernel kept to itself: it may leave a program out
- * that was interrupted. -1: the return from a signal's handler, and others whose number is gone.
+ * that was interrupted, since these run with preemption on. Before 6.2 they do not, and reading is dear. A number of -1 is the
+ * return from a signal's handler, or a 32-bit call's: never of what was entered.
  */
 static __always_inline int ks_anothers(struct ks_sys_exit *ctx, struct ks_call *call)
 {
+#if KS_RAW && !KS_DIRECT
+	return 0;
+#else
 	s32 nr = ks_exit_nr(ctx);
 
-	return !call->restart && nr >= 0 && nr != (s32)call->nr && nr != __NR_restart_syscall;
+	if (call->restart || nr == __NR_restart_syscall)
+		return 0;
+	if (nr != (s32)call->nr)
+		return 1;
+#if KS_RAW
+	return KS_KREAD(u64, ctx->regs + KS_REGS_R10 + 7 * 8) != call->args[0] ||
+	       KS_KREAD(u64, ctx->regs + KS_REGS_R10 + 6 * 8) != call->args[1]; /* di, si: see ks_args */
+#else
+	return 0;
+#endif
+#endif
 }
 
 /*

@@ -14,12 +14,16 @@ from kernelspan_api.operations import BY_NAME, Group
 from tests.support.engines import engines, programs
 
 pytestmark = pytest.mark.root
-_FSTAT = 5  # its number, on x86-64
+_READ, _FSTAT = 0, 5  # their numbers, on x86-64
 _NUMBER_AT = CALL_OP_AT - 4
 
 
-def test_the_next_calls_result_is_its_own() -> None:
-    """Here the test puts one there, while the program reads its next line: it is counted as left out, and has no span."""
+@pytest.mark.parametrize("number", [_FSTAT, _READ])
+def test_the_next_calls_result_is_its_own(number: int) -> None:
+    """Here the test puts one there, while the program reads its next line: it is counted as left out, and has no span.
+
+    One of the same number is told by its arguments.
+    """
     spec = {"files": {"operations": ["Stat"]}}
     with engines(mechanism=mechanisms.RAW_TRACEPOINT) as make, programs() as begin:
         made = make(spec)
@@ -33,8 +37,8 @@ def test_the_next_calls_result_is_its_own() -> None:
         kept = bpf.map_lookup(calls, thread, size)
         assert kept is not None
         assert struct.unpack_from("<H", kept, CALL_OP_AT) == (0,)
-        call = struct.pack("<IHB", _FSTAT, BY_NAME[Group.FILES, "Stat"].number, list(Group).index(Group.FILES))
-        assert Path(f"/proc/{program.pid}/syscall").read_text().startswith("0 ")  # it is in read(2)
+        call = struct.pack("<IHB", number, BY_NAME[Group.FILES, "Stat"].number, list(Group).index(Group.FILES))
+        assert Path(f"/proc/{program.pid}/syscall").read_text().startswith(f"{_READ} ")  # it is in read(2)
         bpf.map_update(calls, thread, kept[:_NUMBER_AT] + call + kept[_NUMBER_AT + len(call) :])
         program.do("look second")
         made.until(lambda: "second" in made.seen["p"].marks, "the next is seen")

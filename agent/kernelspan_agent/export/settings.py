@@ -87,6 +87,7 @@ def settings_from(environ: Mapping[str, str], endpoint: str = "", tls: ExportTLS
     if not protocol:
         protocol = HTTP if url.path.strip("/") or port == _DEFAULT_PORTS[HTTP] else GRPC
     certificate, client_certificate, client_key = _certificates(variables)
+    _check_name(tls)
     secure = url.scheme == "https"
     if not url.scheme:
         secure = tls is not None or _secure_by_option(
@@ -107,6 +108,15 @@ def settings_from(environ: Mapping[str, str], endpoint: str = "", tls: ExportTLS
         server_name=tls.server_name if tls and secure else "",
         verify=not (tls and tls.insecure_skip_verify),
     )
+
+
+def _check_name(tls: ExportTLS | None) -> None:
+    try:
+        name = tls.server_name.encode("idna") if tls else b""
+    except UnicodeError as error:
+        raise UsageError(f"export.otlp.tls.serverName: {error}") from error
+    if name.startswith(b"."):
+        raise UsageError("export.otlp.tls.serverName: a name does not begin with a dot")
 
 
 def _protocol(variables: Variables) -> str:
