@@ -127,7 +127,10 @@ class HttpTransport:
         connection.connect()
         if self._context is not None:
             name = self._settings.server_name or self._settings.host
-            connection.sock = self._context.wrap_socket(connection.sock, server_hostname=name)
+            try:
+                connection.sock = self._context.wrap_socket(connection.sock, server_hostname=name)
+            except UnicodeError as error:  # a name that can be none
+                raise OSError(str(error)) from error
 
     def _drop(self) -> None:
         with self._lock:
