@@ -29,14 +29,18 @@ def explain(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 
 
 def asked(pod: str, kubeconfig: Path) -> dict[str, Any]:
     """What it says, as JSON; AssertionError where it says nothing."""
-    run = explain(pod, kubeconfig, "--json")
+    return said(explain(pod, kubeconfig, "--json"))
+
+
+def said(run: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The same of a run."""
     assert (run.returncode, run.stderr) == (0, ""), run
     found: dict[str, Any] = json.loads(run.stdout)
     return found
@@ -47,10 +51,13 @@ def until(pod: str, kubeconfig: Path, condition: Callable[[dict[str, Any]], obje
     last: list[dict[str, Any]] = []
 
     def holds() -> bool:
-        last.append(asked(pod, kubeconfig))
+        run = explain(pod, kubeconfig, "--json")
+        if "ApiServerUnreachable" in run.stderr:  # a busy one: the command waits ten seconds
+            return False
+        last.append(said(run))
         return bool(condition(last[-1]))
 
-    eventually(holds, 40)
+    eventually(holds, 180)
     return last[-1]
 
 
