@@ -88,11 +88,9 @@ class KafkaTalks:
         """See TalkClass."""
         if payload.protocol is not WireProtocol.KAFKA:
             return None
-        if payload.moved == LENGTH and not payload.is_first:
-            return None  # a length alone may be an answer's
         if _begins_request(payload):
             return KafkaTalk(payload.sends, self._topics)
-        if _is_request(payload):  # its length was read alone: it is all that follows
+        if kafkawire.header(payload.data, 0) is not None:  # its length was read alone: it is all that follows
             talk = KafkaTalk(payload.sends, self._topics)
             talk.goes_on(payload.moved)
             return talk
@@ -236,14 +234,6 @@ def _unanswered(request: _Request, told: Told) -> None:
 
 def _number(head: bytes) -> int:
     return int.from_bytes(head[LENGTH : kafkawire.ANSWER_BYTES], "big")
-
-
-def _is_request(payload: Payload) -> bool:
-    """Whether a call moved one without its length. An answer may begin like one, but names no topic where that would."""
-    known = kafkawire.header(payload.data, 0)
-    if known is None or payload.is_first:
-        return known is not None
-    return known.key in _OPERATIONS and bool(kafkawire.asked(payload.data, known).found)
 
 
 def _begins_request(payload: Payload) -> bool:

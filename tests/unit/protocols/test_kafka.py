@@ -269,17 +269,6 @@ def test_a_length_that_was_read_alone() -> None:
     assert line.ended[0].start_ns > 0
 
 
-def test_an_answers_length_says_nobody_asks() -> None:
-    """On a connection whose beginning was not seen a client reads it alone: what follows says who asks."""
-    line = wire()
-    late = produced(1, "a", [(0, 0, 5)])
-    line.move(late[:4], asks=False)
-    line.move(late[4:], asks=False)
-    line.move(produce(2, {"b": {0: batch(1)}}), asks=True)
-    line.move(produced(2, "b", [(0, 0, 5)]), asks=False)
-    assert said(line) == [("send", "b", 0, "")]
-
-
 def test_what_was_missed() -> None:
     """It goes on with the next call that a message begins, or whose length is read alone."""
     line = wire()
