@@ -116,6 +116,8 @@ class HttpTransport:
             if self._connection is None:
                 host, port = self._settings.host, self._settings.port
                 self._connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+                if self._context is not None:  # which the header Host does not name
+                    self._connection.default_port = http.client.HTTPS_PORT
             connection = self._connection
         connection.timeout = timeout_s
         if connection.sock is None:

@@ -112,11 +112,9 @@ def settings_from(environ: Mapping[str, str], endpoint: str = "", tls: ExportTLS
 
 def _check_name(tls: ExportTLS | None) -> None:
     try:
-        name = tls.server_name.encode("idna") if tls else b""
+        (tls.server_name if tls else "").encode("idna")
     except UnicodeError as error:
         raise UsageError(f"export.otlp.tls.serverName: {error}") from error
-    if name.startswith(b"."):
-        raise UsageError("export.otlp.tls.serverName: a name does not begin with a dot")
 
 
 def _protocol(variables: Variables) -> str:

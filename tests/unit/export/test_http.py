@@ -346,3 +346,22 @@ def test_certificates_of_no_use(tls_files: TlsFiles) -> None:
     }
     with pytest.raises(UsageError, match="CLIENT_CERTIFICATE"):
         HttpTransport(settings_from(environ, "https://127.0.0.1:4318"))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "port", "host"), [("https", 443, "a.test"), ("https", 80, "a.test:80"), ("http", 80, "a.test")]
+)
+def test_the_port_that_is_usual_is_not_named(
+    scheme: str, port: int, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the header Host, by which proxies choose (RFC 9110, 7.2)."""
+    near, far = socket.socketpair()
+    far.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    monkeypatch.setattr(HttpTransport, "_open", lambda _, connection: setattr(connection, "sock", near))
+    transport = HttpTransport(
+        settings_from({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, f"{scheme}://a.test:{port}")
+    )
+    transport.send(b"", WAIT_S)
+    transport.close()
+    with far:
+        assert f"\r\nHost: {host}\r\n".encode() in far.recv(4096)

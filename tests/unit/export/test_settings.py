@@ -10,6 +10,7 @@ import pytest
 
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.export.settings import GRPC, HTTP, OtlpSettings, settings_from
+from kernelspan_api.handling import ExportTLS
 from tests.support.tls import TlsFiles
 
 P = "OTEL_EXPORTER_OTLP_"
@@ -143,3 +144,15 @@ def test_lone_client_certificate(tls_files: TlsFiles, tmp_path: Path) -> None:
         settings_from({f"{P}CLIENT_CERTIFICATE": str(tls_files.client_certificate)})
     with pytest.raises(UsageError, match=r"CERTIFICATE: .*cannot be read: Is a directory"):
         settings_from({f"{P}CERTIFICATE": str(tmp_path)})
+
+
+def test_what_a_profile_says_of_tls() -> None:
+    """It makes an endpoint without scheme a secure one, and not one that is said to be plain; names have parts of 1 to 63 characters."""
+    tls = ExportTLS(server_name="collector.test", insecure_skip_verify=True)
+    found = settings_from({}, "10.0.0.1:4318", tls)
+    assert (found.secure, found.server_name, found.verify) == (True, "collector.test", False)
+    plain = settings_from({}, "http://10.0.0.1:4318", tls)
+    assert (plain.secure, plain.server_name) == (False, "")
+    for name in ("a" * 64, ".a", "a..b"):
+        with pytest.raises(UsageError, match="serverName"):
+            settings_from({}, "10.0.0.1:4318", ExportTLS(server_name=name))

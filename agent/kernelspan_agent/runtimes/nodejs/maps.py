@@ -22,6 +22,7 @@ from kernelspan_agent.process.errors import ProcessError
 from kernelspan_agent.process.procfs import read_stat
 from kernelspan_agent.process.rootfs import MAX_PATH_BYTES, Root
 
+from .functions import path_of
 from .heap import decode
 
 if TYPE_CHECKING:
@@ -162,11 +163,10 @@ def _path(folder: str, root: str, source: str) -> str:
     if not source or len(root) + len(source) > MAX_PATH_BYTES:
         return ""
     url = source if source.startswith("/") or _SCHEME.match(source) or not root else f"{root.rstrip('/')}/{source}"
-    if url.startswith("file:///"):
-        url = url.removeprefix("file://")
-    if _SCHEME.match(url) or url.startswith("//") or "?" in url:
+    is_file = url.startswith("file:///")
+    if "?" in url or (not is_file and (_SCHEME.match(url) or url.startswith("//"))):
         return ""
-    path = posixpath.normpath(posixpath.join(folder, urllib.parse.unquote(url)))
+    path = posixpath.normpath(path_of(url) if is_file else posixpath.join(folder, urllib.parse.unquote(url)))
     return path if "\0" not in path and _MODULES not in path else ""
 
 

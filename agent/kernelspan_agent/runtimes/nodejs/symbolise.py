@@ -143,7 +143,7 @@ class NodeSymboliser:
             table = self._tables.get((code, check), b"")
             found = position_of(table, pc, packed=self._layout.version.packed_positions)
             position = -1 if found is None else found
-        if position >= 0 and not self._line(function, position):
+        if position >= 0 and self._lines(function, position) is None:
             function = self._moved(code, shared, function)
         return (self._frame(function, position, pc),)
 
@@ -176,14 +176,12 @@ class NodeSymboliser:
     def _frame(self, function: Function, position: int, pc: int) -> RawFrame:
         code = mix(0, function.script_id, function.number, function.source_length) & (1 << 63) - 1
         known = self._lines(function, position)
-        file, line = function.file, _line_in(known, function, position)
-        if known is not None and not function.line_offset and (origin := known.origin_of(position)) is not None:
-            file, line = origin
+        file, line = function.file, 0
+        if known is not None:
+            origin = known.origin_of(position) if not function.line_offset else None
+            file, line = origin or (file, max(known.line_at(position) + function.line_offset, 0))
         site = position if position >= 0 else pc
         return RawFrame(function.name, "", function.name, file, line, site, code, unit=function.file)
-
-    def _line(self, function: Function, position: int) -> int:
-        return _line_in(self._lines(function, position), function, position)
 
     def _lines(self, function: Function, position: int) -> lines.Lines | None:
         """Of its script, in which the position must be; None: not known."""
@@ -228,10 +226,6 @@ class NodeSymboliser:
         found = map_of(self._process, file, source, width) if lines.are_feeds(source, width, ends) else None
         self._map_seconds += time.monotonic() - begun
         return found if found is not None and len(found) <= lines.MOST_OF_ONE else None
-
-
-def _line_in(known: lines.Lines | None, function: Function, position: int) -> int:
-    return max(known.line_at(position) + function.line_offset, 0) if known is not None else 0
 
 
 def _keep(known: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
