@@ -202,7 +202,7 @@ static __always_inline void describe_peer(struct ks_scratch *s, struct ks_call *
 /* A receive whose entry the kernel kept to itself: what follows is not for what the thread had received before. */
 static __always_inline void unseen_receive(struct ks_sys_exit *ctx, struct ks_call *call)
 {
-#if KS_RAW
+#if KS_REGISTERS
 	u32 roles = 0;
 	u64 file;
 
@@ -302,8 +302,10 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 	}
 	if (c->flags & KS_CLASS_REQUESTS && roles & (SENDS | RECEIVES) && sk && ctx->ret > 0 &&
 	    (s->op.protocol == PROTOCOL_TCP || s->op.family == KS_AF_UNIX ||
-	     (s->op.protocol == PROTOCOL_UDP && c->flags >> KS_CLASS_PROTOCOLS_AT >> KS_PROTOCOL_DNS & 1)))
+	     (s->op.protocol == PROTOCOL_UDP && c->flags >> KS_CLASS_PROTOCOLS_AT >> KS_PROTOCOL_DNS & 1))) {
+		s->walking = tid;
 		ks_continue(ctx, KS_REQUESTS_PLACE); /* requests.bpf.c, which goes on as this does */
+	}
 	ks_walk(ctx, s, c);
 	return 0;
 }

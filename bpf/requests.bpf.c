@@ -378,12 +378,17 @@ static __always_inline void look(struct ks_scratch *s, u32 wanted, u64 messages)
 
 int ks_requests(struct ks_sys_exit *ctx)
 {
+#if KS_FENTRY
+	struct ks_scratch *s = ks_walkers_scratch();
+#else
 	struct ks_scratch *s = ks_scratch(KS_SCRATCH_EXIT(KS_GROUP_NETWORK));
+#endif
 	struct ks_class *c;
 	u32 cls;
 
 	if (!s)
 		return 0;
+	s->walking = 0;
 	cls = s->op.cls;
 	c = ks_classes.lookup(&cls);
 	if (!c)

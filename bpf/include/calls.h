@@ -226,7 +226,7 @@ static __always_inline int ks_enter(u32 tid, s32 nr, struct ks_args *args, struc
  */
 static __always_inline int ks_anothers(struct ks_sys_exit *ctx, struct ks_call *call)
 {
-#if KS_RAW && !KS_DIRECT
+#if KS_REGISTERS && !KS_DIRECT
 	return 0;
 #else
 	s32 nr = ks_exit_nr(ctx);
@@ -235,7 +235,7 @@ static __always_inline int ks_anothers(struct ks_sys_exit *ctx, struct ks_call *
 		return 0;
 	if (nr != (s32)call->nr)
 		return 1;
-#if KS_RAW
+#if KS_REGISTERS
 	return KS_KREAD(u64, ctx->regs + KS_REGS_R10 + 7 * 8) != call->args[0] ||
 	       KS_KREAD(u64, ctx->regs + KS_REGS_R10 + 6 * 8) != call->args[1]; /* di, si: see ks_args */
 #else

@@ -237,23 +237,6 @@ BPF_TABLE("lru_hash", u64, u8, ks_codes, KS_MAX_CODES);
 BPF_TABLE("lru_hash", u64, u8, ks_paths, KS_MAX_PATHS);
 BPF_TABLE("lru_hash", u64, u8, ks_verdicts, KS_MAX_PATHS);
 
-/*
- * On 7.2, not yet on 6.18, the programs of system calls run with preemption on (trace_call_bpf_faultable in the kernel):
- * another thread's may start on the CPU in the middle of one, and so may the switch's. The kernel only keeps a program
- * that it calls itself from being entered twice on a CPU. So each such program has a scratch of its own; those that it
- * goes on to by a tail call share it.
- */
-#if KS_RAW
-#define KS_SCRATCH_ENTER(group) 0
-#define KS_SCRATCH_EXIT(group) 1
-#define KS_SCRATCH_EXEC 2
-#else
-#define KS_SCRATCH_ENTER(group) (group)
-#define KS_SCRATCH_EXIT(group) (KS_GROUPS + (group))
-#define KS_SCRATCH_EXEC (2 * KS_GROUPS)
-#endif
-#define KS_SCRATCH_SWITCH (KS_SCRATCH_EXEC + 1)
-BPF_PERCPU_ARRAY(ks_scratches, struct ks_scratch, KS_SCRATCH_SWITCH + 1);
 BPF_RINGBUF_OUTPUT(ks_ring, KS_RING_PAGES);
 
 struct ks_args {
@@ -261,10 +244,24 @@ struct ks_args {
 };
 
 /*
- * What the programs of a system call's entry and return are given. KS_RAW: one raw tracepoint for all calls; else a
- * tracepoint for each call, whose record is as long as the call has arguments.
+ * What the programs of a system call's entry and return are given. KS_RAW: one raw tracepoint for all calls; KS_FENTRY: the
+ * kernel's function of each call, whose argument is the registers; else a tracepoint for each call, whose record is as long as
+ * the call has arguments.
  */
-#if KS_RAW
+#define KS_REGISTERS (KS_RAW || KS_FENTRY)
+
+#if KS_FENTRY
+struct ks_sys_enter {
+	u64 regs;
+};
+
+struct ks_sys_exit {
+	u64 regs;
+	s64 ret;
+};
+
+BPF_PROG_ARRAY(ks_walkers_fentry, KS_MAX_WALKERS);
+#elif KS_RAW
 struct ks_sys_enter {
 	u64 regs;
 	s64 nr;
@@ -337,6 +334,7 @@ static void *(*ks_cast)(const void *address, u32 type) = (void *)KS_CAST_TOKEN;
 	})
 
 #include "ids.h"
+#include "scratch.h"
 
 static __always_inline void ks_count(u32 cls, u32 counter)
 {
@@ -345,29 +343,6 @@ static __always_inline void ks_count(u32 cls, u32 counter)
 
 	if (count)
 		__sync_fetch_and_add(count, 1);
-}
-
-/* `which`: KS_SCRATCH_* of the program that the kernel called. */
-static __always_inline struct ks_scratch *ks_scratch(u32 which)
-{
-	struct ks_scratch *s = ks_scratches.lookup(&which);
-
-	KS_OPAQUE(s);
-	return s;
-}
-
-/* A walker's: that of the program it was called by. The switch comes first: it may interrupt the others' walk. */
-static __always_inline struct ks_scratch *ks_walkers_scratch(void)
-{
-	u32 tid = bpf_get_current_pid_tgid();
-	struct ks_scratch *s;
-
-	for (u32 i = 0; i <= KS_SCRATCH_SWITCH; i++) {
-		s = ks_scratch(KS_SCRATCH_SWITCH - i);
-		if (s && s->walking == tid)
-			return s;
-	}
-	return 0;
 }
 
 static __always_inline u64 ks_mix(u64 hash, u64 word)

@@ -6,7 +6,18 @@
 #pragma once
 #include "path.h"
 
-#if KS_RAW
+#if KS_REGISTERS
+#if KS_FENTRY /* a 32-bit call has another function */
+static __always_inline s32 ks_nr(struct ks_sys_enter *ctx)
+{
+	return KS_KREAD(s64, ctx->regs + KS_REGS_ORIG_AX);
+}
+
+static __always_inline s32 ks_exit_nr(struct ks_sys_exit *ctx)
+{
+	return KS_KREAD(s64, ctx->regs + KS_REGS_ORIG_AX);
+}
+#else
 #define KS_COMPAT 2 /* TS_COMPAT: a 32-bit call has other numbers */
 
 /* The number of the call that begins; -1 for a 32-bit one. */
@@ -21,6 +32,7 @@ static __always_inline s32 ks_exit_nr(struct ks_sys_exit *ctx)
 		       -1 :
 		       KS_KREAD(s64, ctx->regs + KS_REGS_ORIG_AX);
 }
+#endif
 
 /* The arguments of a call, from its registers: r10 to di lie in a row. */
 static __always_inline void ks_args(struct ks_sys_enter *ctx, struct ks_args *args)
@@ -161,7 +173,9 @@ static __always_inline void ks_argument(struct ks_scratch *s, u64 value)
 /* Goes on in another program; comes back only where that failed. */
 static __always_inline void ks_continue(void *ctx, u32 walker)
 {
-#if KS_RAW
+#if KS_FENTRY
+	ks_walkers_fentry.call(ctx, walker);
+#elif KS_RAW
 	ks_walkers_raw.call(ctx, walker);
 #else
 	ks_walkers.call(ctx, walker);

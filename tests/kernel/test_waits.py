@@ -115,6 +115,6 @@ def test_few_calls(tmp_path: Path) -> None:
     """Calls attached one by one: stopped and begun anew they are one operation as well."""
     spec = {"waits": {"operations": ["Sleep"]}, "network": {"operations": ["Receive"]}}
     done = _run(tmp_path, ["stopped"], **spec)
-    assert done.report["mechanism"] == "Tracepoint"
+    assert done.report["mechanism"] == mechanisms.one_by_one().name
     found = runs.scenarios(done)["stopped"]
     assert found.seen == found.said

@@ -100,12 +100,14 @@ def run(
     log: Path | None = None,
     parameters: str = "",
     network: bool = False,
+    counted: bool = False,
 ) -> Ran:
     """Runs `command` as root in `folder` of a machine that lives for it, at most so long.
 
     `shared` (no blanks in its name) is written through to this machine, everything else is forgotten. `log`: where the
     output is written as it comes. `parameters`: more for the kernel's command line. `network`: servers on 127.0.0.1 here
-    are reached there as HOST, and nothing else is. Raises VmError where no exit status came.
+    are reached there as HOST, and nothing else is. `counted`: the machine's clocks tell instructions, one a nanosecond: the same
+    from run to run, whatever else this machine does. Raises VmError where no exit status came.
     """
     with tempfile.TemporaryDirectory(prefix="vm-") as made:
         work = Path(made)
@@ -115,7 +117,7 @@ def run(
         started = time.monotonic()
         with (
             _files_served(work) as socket,
-            _machine(kernel, work, socket, output, parameters, network) as machine,
+            _machine(kernel, work, socket, output, parameters, network, counted) as machine,
             contextlib.suppress(subprocess.TimeoutExpired),
         ):
             machine.wait(seconds)
@@ -155,7 +157,7 @@ def _files_served(work: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _machine(
-    kernel: Kernel, work: Path, socket: Path, output: Path, parameters: str, network: bool
+    kernel: Kernel, work: Path, socket: Path, output: Path, parameters: str, network: bool, counted: bool
 ) -> Iterator[subprocess.Popen[bytes]]:
     """qemu, with serial lines: the console, the command's output, its status."""
     memory = f"memory-backend-memfd,id=memory,size={_MEMORY_MB}M,share=on"  # shared with virtiofsd
@@ -169,6 +171,8 @@ def _machine(
     for path in (work / "console", output, work / "status"):
         command += ["-serial", f"file:{path}"]
     command += ["-chardev", f"socket,id=files,path={socket}", "-device", "vhost-user-fs-pci,chardev=files,tag=root"]
+    if counted:
+        command += ["-icount", "shift=0,sleep=off"]
     if network:
         command += ["-netdev", "user,id=wire,ipv6=off", "-device", "virtio-net-pci,netdev=wire,romfile="]
     with _running(work, command) as machine:

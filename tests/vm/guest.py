@@ -17,8 +17,9 @@ from typing import Any
 
 from kernelspan_agent.probes import bpf, constants
 from kernelspan_agent.probes.build import build
-from kernelspan_agent.probes.loader import Load, Loader
-from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism
+from kernelspan_agent.probes.loader import Loader
+from kernelspan_agent.probes.loads import Loads
+from kernelspan_agent.probes.mechanisms import ALL, Mechanism
 from kernelspan_agent.probes.modules import EVERYTHING, modules_of
 from kernelspan_agent.probes.session import RING_BYTES, Session
 from kernelspan_api.plan import Wanted, wanted
@@ -28,24 +29,25 @@ from tests.vm.tracing import PROFILES, start
 
 def costs(plan: Wanted, mechanism: Mechanism) -> dict[str, int | str]:
     """Instructions that the verifier follows for each program; its last words where it refuses one."""
-    defines = constants.defines(ring_bytes=RING_BYTES, watch_exec=False, raw=mechanism.raw)
+    defines = constants.defines(ring_bytes=RING_BYTES, watch_exec=False, **mechanism.flags)
     built = build(modules_of(plan), defines, os.environ)
     found: dict[str, int | str] = {}
-    with Loader({"ks_ring": RING_BYTES}) as loader:
-        for name, module in built.modules.items():
-            kind = bpf.PROG_RAW_TRACEPOINT if name == "core" else mechanism.program_kind
-            loader.load(Load({"maps": module["maps"], "programs": {}}, kind))
-            for program, built_program in module["programs"].items():
-                found[program] = _cost(kind, loader.relocated(program, built_program), program)
+    loads = Loads(mechanism, plan)
+    with Loader({"ks_ring": RING_BYTES, **loads.sizes}) as loader:
+        for each in loads.of(built.modules):
+            loader.load(replace(each, module={**each.module, "programs": {}}))
+            for program, built_program in each.module["programs"].items():
+                code = loader.relocated(program, built_program, each)
+                found[program + each.suffix] = _cost(each.kind, code, program, each.target)
     return found
 
 
-def _cost(kind: int, instructions: bytes, program: str) -> int | str:
+def _cost(kind: int, instructions: bytes, program: str, target: bpf.Target) -> int | str:
     try:
-        return bpf.prog_cost(kind, instructions, program)
+        return bpf.prog_cost(kind, instructions, program, target)
     except OSError as refused:
         try:
-            os.close(bpf.prog_load(kind, instructions, program))
+            os.close(bpf.prog_load(kind, instructions, program, target))
         except bpf.VerifierError as error:
             return f"{error}: {error.log[-1500:]}"
         return str(refused)
@@ -79,10 +81,11 @@ def main(folder: Path) -> int:
     plan = replace(plan, runtimes=EVERYTHING.runtimes, requests=EVERYTHING.requests)
     results: dict[str, Any] = {"release": platform.release(), "costs": {}, "attached": {}, "errors": []}
     before = kernel_messages()
-    for mechanism in MECHANISMS:
+    few = wanted("few", load(PROFILES["Fentry"].read_bytes(), standalone=True).spec)
+    for mechanism in ALL:
         for key, function in (("costs", costs), ("attached", attached)):
             try:
-                results[key][mechanism.name] = function(plan, mechanism)
+                results[key][mechanism.name] = function(few if mechanism.fentry else plan, mechanism)
             except Exception:  # noqa: BLE001 - the other parts are to be seen all the same
                 results["errors"].append(traceback.format_exc())
         start(mechanism.name, folder)

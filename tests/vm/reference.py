@@ -15,8 +15,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "kernels.md"
 _HEAD = """# Kernels
 
 Written by `make matrix` from what it saw; do not edit. Each kernel is Debian's, booted by qemu on this machine's files.
-There every program is loaded and attached by both mechanisms, and one Python program is traced: "same spans" says that
-its operations have the names, functions, files, lines, paths, peers and results that they have on the machine that ran
+There programs are loaded and attached by each mechanism (Fentry: those of a profile of eight calls; else all), and one Python
+program is traced: "same spans" says that its operations have the names, functions, files, lines, paths, peers and results that they have on the machine that ran
 the tests ({here}), and as many of each.
 
 "instructions" is what the kernel's verifier follows to accept the program that costs it most; it gives up at 1,000,000.

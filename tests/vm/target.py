@@ -67,6 +67,13 @@ def nap() -> None:
     time.sleep(0.02)
 
 
+def replaced() -> None:
+    child = os.fork()
+    if not child:
+        os.execv("/bin/true", ["true"])
+    os.waitpid(child, 0)
+
+
 def main(folder: str) -> None:
     os.chdir(folder)
     for characters in (1, 20, 300):
@@ -78,6 +85,7 @@ def main(folder: str) -> None:
     thread.start()
     thread.join()
     nap()
+    replaced()
     subprocess.run(["/bin/true"], check=True)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kernelspan_agent.probes.mechanisms import MECHANISMS, VARIABLE
 from tests.support.otlp_json import spans_of
 
 FOLDER = Path(__file__).resolve().parent
@@ -21,6 +23,7 @@ SECONDS = 600.0  # emulated, and it compiles
 PROFILES = {
     "RawTracepoint": FOLDER / "everything.yaml",
     "Tracepoint": FOLDER / "few.yaml",
+    "Fentry": FOLDER / "few.yaml",
 }
 _KINDS = ("file.", "tcp.", "unix.", "process.", "wait.sleep")
 _WAITING = ("wait_to_begin", "wait_to_end")  # the target's functions
@@ -39,17 +42,21 @@ class Traced:
 
 
 def start(mechanism: str, results: Path) -> None:
-    """Traces the target with the profile that this mechanism is chosen for; all that comes of it is below `results`."""
+    """Traces the target by this mechanism, with the profile it is for; all that comes of it is below `results`."""
     folder = results / mechanism
     work = folder / "work"
     work.mkdir(parents=True)
     command = [str(Path(sys.executable).with_name("kernelspan")), "run", "-q", "-f", str(PROFILES[mechanism])]
     command += ["--output", str(folder / "spans"), "--report", str(folder / "report")]
+    environ = {**os.environ, VARIABLE: mechanism} if mechanism in {each.name for each in MECHANISMS} else None
     with (
         (folder / "words").open("wb") as words,
         subprocess.Popen(
-            [*command, "--", "/usr/bin/python3", str(FOLDER / "target.py"), str(work)], stdout=words, stderr=words
-        ) as started,
+            [*command, "--", "/usr/bin/python3", str(FOLDER / "target.py"), str(work)],
+            stdout=words,
+            stderr=words,
+            env=environ,
+        ) as started,  # fmt: skip
     ):
         try:
             for function in _WAITING:

@@ -85,10 +85,10 @@ def _plan(examined: Examined) -> tuple[Any, Plan]:
 
 def _load(found: list[Check], plan: tuple[Any, Plan] | None) -> list[Loaded]:
     from kernelspan_agent.guard import groups
-    from kernelspan_agent.probes.mechanisms import MECHANISMS
+    from kernelspan_agent.probes.mechanisms import ALL, MECHANISMS
 
     needed = plan[0] if plan else None
-    chosen = tuple(each for each in MECHANISMS if plan is None or each.name == plan[1].mechanism)
+    chosen = tuple(each for each in ALL if each.name == plan[1].mechanism) if plan else MECHANISMS
     if missing := _missing(found):
         return groups.untried(f"needs {missing}", chosen, needed)
     return groups.load_all(os.environ, chosen, needed)

@@ -11,7 +11,8 @@ from kernelspan_agent.errors import MachineError
 from kernelspan_agent.guard.checks import Check, State
 from kernelspan_agent.probes import bpf, constants
 from kernelspan_agent.probes.build import Built, Module, build
-from kernelspan_agent.probes.loader import Load, Loader
+from kernelspan_agent.probes.loader import Loader
+from kernelspan_agent.probes.loads import Loads
 from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism, calls_of, has_call
 from kernelspan_agent.probes.modules import EVERYTHING, modules_of
 from kernelspan_agent.probes.session import RING_BYTES
@@ -57,32 +58,32 @@ def load_all(
     environ: Mapping[str, str], mechanisms: tuple[Mechanism, ...] = MECHANISMS, wanted: Wanted | None = None
 ) -> list[Loaded]:
     """Every module (of a plan, where one is given) with every mechanism."""
-    modules = modules_of(wanted) if wanted else every_module()
-    return [found for mechanism in mechanisms for found in _load(modules, mechanism, environ)]
+    return [found for mechanism in mechanisms for found in _load(wanted or EVERYTHING, mechanism, environ)]
 
 
 def untried(why: str, mechanisms: tuple[Mechanism, ...] = MECHANISMS, wanted: Wanted | None = None) -> list[Loaded]:
     """The same rows, where trying makes no sense."""
-    modules = modules_of(wanted) if wanted else every_module()
+    modules = modules_of(wanted or EVERYTHING)
     return [
         Loaded(module.name, mechanism.name, State.UNTRIED, detail=why) for mechanism in mechanisms for module in modules
     ]
 
 
-def _load(modules: list[Module], mechanism: Mechanism, environ: Mapping[str, str]) -> list[Loaded]:
-    found = []
-    with Loader({"ks_ring": RING_BYTES}) as loader:
-        for module, built in _build(modules, mechanism, environ).items():
+def _load(wanted: Wanted, mechanism: Mechanism, environ: Mapping[str, str]) -> list[Loaded]:
+    found, loads = [], Loads(mechanism, wanted)
+    with Loader({"ks_ring": RING_BYTES, **loads.sizes}) as loader:
+        for module, built in _build(modules_of(wanted), mechanism, environ).items():
             if isinstance(built, MachineError):
                 found.append(_failed(module, mechanism, built))
                 continue
-            kind = bpf.PROG_RAW_TRACEPOINT if module.name == CORE else mechanism.program_kind
+            mine = list(loads.of({module.name: built.modules[module.name]}))
             try:
-                loader.load(Load(built.modules[module.name], kind))
+                loader.load(*mine)
             except MachineError as error:
                 found.append(_failed(module, mechanism, error))
                 continue
-            counts = [bpf.prog_info(loader.programs[name])["verified_instructions"] for name in module.programs]
+            programs = [loader.programs[name + load.suffix] for load in mine for name in load.module["programs"]]
+            counts = [bpf.prog_info(program)["verified_instructions"] for program in programs]
             found.append(Loaded(module.name, mechanism.name, State.OK, len(counts), sum(counts) or None))
     return found
 
@@ -91,7 +92,7 @@ def _build(
     modules: list[Module], mechanism: Mechanism, environ: Mapping[str, str]
 ) -> dict[Module, Built | MachineError]:
     """All at once; one by one where that fails, to see which one it is."""
-    defines = constants.defines(ring_bytes=RING_BYTES, watch_exec=False, raw=mechanism.raw)
+    defines = constants.defines(ring_bytes=RING_BYTES, watch_exec=False, **mechanism.flags)
     found: dict[Module, Built | MachineError] = {}
     try:
         return dict.fromkeys(modules, build(modules, defines, environ))

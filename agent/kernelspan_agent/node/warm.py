@@ -16,7 +16,7 @@ from dataclasses import replace
 from kernelspan_agent.errors import KernelspanError
 from kernelspan_agent.probes import constants
 from kernelspan_agent.probes.build import Module, build
-from kernelspan_agent.probes.mechanisms import RAW_TRACEPOINT, TRACEPOINT, Mechanism
+from kernelspan_agent.probes.mechanisms import RAW_TRACEPOINT, Mechanism, one_by_one
 from kernelspan_agent.probes.modules import EVERYTHING, modules_of
 from kernelspan_agent.probes.session import RING_BYTES
 
@@ -50,7 +50,7 @@ class Warm:
             with self._lock:
                 if self._ended:
                     return
-                defines = constants.defines(ring_bytes=RING_BYTES, watch_exec=True, raw=mechanism.raw)
+                defines = constants.defines(ring_bytes=RING_BYTES, watch_exec=True, **mechanism.flags)
                 try:
                     build([module], defines, self._environ)
                 except KernelspanError as error:  # whoever has a profile will be told
@@ -61,6 +61,6 @@ class Warm:
 
 
 def _modules() -> Iterator[tuple[Mechanism, Module]]:
-    for mechanism in (RAW_TRACEPOINT, TRACEPOINT):
+    for mechanism in (RAW_TRACEPOINT, one_by_one()):
         for module in modules_of(replace(EVERYTHING, runtimes=())):  # the usual walkers
             yield mechanism, module

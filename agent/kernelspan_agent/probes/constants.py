@@ -22,6 +22,7 @@ LAYOUT_BYTES = 256  # of a runtime's layout at most
 RING_TOKEN = 0x4B530001  # stands for the ring buffer where bcc has no call for it
 CALL_OP_AT, CALL_CLASS_AT = 84, 88  # offsets in struct ks_call
 CLASS_PROTOCOLS_AT = 8  # in a class's flags: bits of WireProtocol
+MOST_SINGLE_CALLS = 8  # that are armed one by one
 REQUESTS_PLACE = 0  # of ks_requests in the array of walkers, whose places begin at 1
 CAST_TOKEN = 0x4B530002  # stands for the kernel's function in a call of it: see direct.py
 
@@ -180,8 +181,8 @@ OWN_OFFSETS: dict[str, list[str]] = {
 }
 
 
-def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
-    """Name to value of every constant of ours."""
+def defines(*, ring_bytes: int, watch_exec: bool, raw: bool, fentry: bool = False) -> dict[str, int]:
+    """Name to value of every constant of ours. `raw`, `fentry`: by which mechanism calls are seen; neither: tracepoints."""
     found = {
         "KS_VERSION": records.VERSION,
         "KS_SLOT": records.SLOT,
@@ -217,6 +218,8 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool) -> dict[str, int]:
         "KS_WAKE_SPAN": 4096,  # of the fill level; records that come at once from several CPUs do not step over it
         "KS_WATCH_EXEC": int(watch_exec),
         "KS_RAW": int(raw),
+        "KS_FENTRY": int(fentry),
+        "KS_MOST_FUNCTIONS": MOST_SINGLE_CALLS + 1,  # and restart_syscall
         "KS_CLASS_PATHS": 1,
         "KS_CLASS_REQUESTS": 2,
         "KS_CLASS_PROTOCOLS_AT": CLASS_PROTOCOLS_AT,

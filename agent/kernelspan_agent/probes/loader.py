@@ -40,7 +40,7 @@ class Load:
 
     `kind`: bpf.PROG_*. `suffix`: goes behind the names of its programs, which may be loaded several times. `maps`: other names
     of maps, by which it does not share them with every module. `target`: what its programs are loaded for, where their kind does
-    not say it all (functions.Placement); `targets`: of single ones, by name.
+    not say it all (functions.Placement); `targets`: of single ones, by name. `values`: the first values of arrays among its maps.
     """
 
     module: Mapping[str, Any]
@@ -49,6 +49,7 @@ class Load:
     maps: Mapping[str, str] | None = None
     target: bpf.Target = bpf.ANYWHERE
     targets: Mapping[str, bpf.Target] | None = None
+    values: Mapping[str, bytes] | None = None
 
     def map_name(self, name: str) -> str:
         """What a map of the module is called among all."""
@@ -74,6 +75,8 @@ class Loader:
         for load in loads:
             for name, shape in load.module["maps"].items():
                 self.make_map(load.map_name(name), shape)
+            for name, value in (load.values or {}).items():
+                bpf.map_update(self.maps[load.map_name(name)], bytes(4), value)
             for name, program in load.module["programs"].items():
                 target = (load.targets or {}).get(name, load.target)
                 wanted.append((load.kind, self.relocated(name, program, load), name, target, name + load.suffix))

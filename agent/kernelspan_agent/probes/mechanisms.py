@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a group's programs get to see its operations: a row of MECHANISMS, chosen for the whole plan by `choose`.
+"""How a group's programs get to see its operations: a row of ALL, chosen for the whole plan by `choose`.
 
+* Fentry: the kernel's functions of the calls, a program for each end of each (probes/callfunctions.py). Only what is armed
+  pays, and less than by its tracepoints.
 * RawTracepoint: sys_enter and sys_exit, one attachment each for all calls. Every system call of the machine pays for it
   (0.3-0.4 us measured), but an armed call pays less than by its own tracepoint (0.45-0.55 us).
 * Tracepoint: two attachments a call; a call that is not armed pays 0.05 us. The kernel takes some 80 ms to take back
   each (it waits for every task to have left it), 5 s for the calls of the files group.
 
-So few calls are armed one by one, many by the raw pair, and all of them where tracefs is not mounted or this process may
-not use perf_event_open(2), by which tracepoints are attached and raw ones are not;
-docs/design/mechanisms.md has the measurements. Return programs are attached before entry programs and detached after
+So few calls are armed one by one (by their functions where the kernel can, else by their tracepoints), many by the raw pair,
+and all of them where tracefs is not mounted or this process may not use perf_event_open(2), by which tracepoints are attached
+and raw ones are not; docs/design/mechanisms.md has the measurements. Return programs are attached before entry programs and detached after
 them: an entry without its return would stay in flight for ever.
 """
 
@@ -16,19 +18,22 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from kernelspan_agent.probes import bpf, perf
+from kernelspan_agent.errors import MachineError
+from kernelspan_agent.probes import bpf, callfunctions, fentry, perf, proofs
 from kernelspan_agent.probes.attach import Attachment, raw_tracepoint, tracepoint
+from kernelspan_agent.probes.constants import MOST_SINGLE_CALLS
 from kernelspan_agent.probes.source import GROUP_PROGRAMS, MAPS_PROGRAM, syscalls
 from kernelspan_agent.probes.tracefs import CALL_NAMES, Tracefs
 from kernelspan_api.operations import BY_NAME, Group
 from kernelspan_api.plan import Wanted
+from kernelspan_api.userprobes import Mechanism as ByFunction
 
-RESTART = "restart_syscall"
+RESTART = callfunctions.RESTART
 SWITCH_PROGRAM = "ks_switch"
-MOST_SINGLE_CALLS = 8
 _RESOLVE = BY_NAME[Group.NETWORK, "Resolve"].number
 _RESOLVE_PARTS = {BY_NAME[Group.NETWORK, name].number for name in ("Send", "Receive")}
 _OFF_CPU = BY_NAME[Group.WAITS, "OffCPU"].number
@@ -36,6 +41,7 @@ _OFF_CPU = BY_NAME[Group.WAITS, "OffCPU"].number
 Link = Callable[[str, int, str], None]
 """Puts a program, by name, into a program array at an index."""
 Attach = Callable[[Wanted, Mapping[str, int], Link], Iterator[Attachment]]
+VARIABLE = "KERNELSPAN_MECHANISM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,23 @@ class Mechanism:
     raw: bool  # KS_RAW of bpf/include/ks.h
     program_kind: int
     walkers: str  # the program array whose type its programs may call into
-    attach: Attach
+    attach: Attach  # of what is not seated
+    fentry: bool = False  # KS_FENTRY
+
+    @property
+    def flags(self) -> dict[str, bool]:
+        """What its programs are compiled with: options of constants.defines."""
+        return {"raw": self.raw, "fentry": self.fentry}
+
+    def seats(self, wanted: Wanted) -> callfunctions.Seats | None:
+        """Where its programs are loaded for a plan; None: each once. Raises MachineError."""
+        if not self.fentry:
+            return None
+        tracefs = Tracefs.find()  # type information has calls that the kernel was built without, too
+        calls = {
+            group: [call for call in calls_of(group, wanted) if has_call(tracefs, call)] for group in wanted.groups
+        }
+        return callfunctions.Seats.of(calls)
 
 
 def calls_of(group: Group, wanted: Wanted) -> list[str]:
@@ -123,6 +145,10 @@ def extend(
         yield raw_tracepoint("sys_enter", programs[enter])
 
 
+def _nothing(_wanted: Wanted, _programs: Mapping[str, int], _link: Link) -> Iterator[Attachment]:
+    yield from ()
+
+
 def _some(attachment: Attachment | None) -> Iterator[Attachment]:
     if attachment is not None:  # a call that this kernel does not have is not made either
         yield attachment
@@ -130,14 +156,56 @@ def _some(attachment: Attachment | None) -> Iterator[Attachment]:
 
 TRACEPOINT = Mechanism("Tracepoint", False, bpf.PROG_TRACEPOINT, "ks_walkers", _single)
 RAW_TRACEPOINT = Mechanism("RawTracepoint", True, bpf.PROG_RAW_TRACEPOINT, "ks_walkers_raw", _raw)
-MECHANISMS = (TRACEPOINT, RAW_TRACEPOINT)
+FENTRY = Mechanism("Fentry", False, bpf.PROG_TRACING, callfunctions.WALKERS, _nothing, fentry=True)
+MECHANISMS = (TRACEPOINT, RAW_TRACEPOINT)  # that take any plan
+ALL = (FENTRY, *MECHANISMS)
 
 
 def choose(wanted: Wanted) -> Mechanism:
-    """The mechanism for a plan: its calls one by one while they are few, tracefs is there to name them, and we may attach so."""
+    """The mechanism for a plan: its calls one by one while they are few, tracefs is there to name them, and we may attach so.
+
+    KERNELSPAN_MECHANISM, in this process's environment, names one of MECHANISMS, to compare them. Raises MachineError.
+    """
+    if (named := os.environ.get(VARIABLE)) is not None:
+        return _named(named)
     calls = sum(len(calls_of(group, wanted)) for group in wanted.groups)
-    one_by_one = calls <= MOST_SINGLE_CALLS and _has_tracefs() and perf.is_permitted()
-    return TRACEPOINT if one_by_one else RAW_TRACEPOINT
+    if calls > MOST_SINGLE_CALLS or not _has_tracefs():
+        return RAW_TRACEPOINT
+    return FENTRY if by_functions(wanted) else by_tracepoints()
+
+
+def by_tracepoints() -> Mechanism:
+    """For few calls, where not by their functions."""
+    return TRACEPOINT if perf.is_permitted() else RAW_TRACEPOINT
+
+
+def one_by_one() -> Mechanism:
+    """By what this kernel sees calls one by one."""
+    works = all(proofs.prove(ByFunction.FENTRY, returns=each).works for each in (False, True))
+    return FENTRY if works else TRACEPOINT
+
+
+def _named(name: str) -> Mechanism:
+    found = {each.name: each for each in MECHANISMS}
+    if name not in found:
+        raise MachineError(
+            f"{VARIABLE}={name}: there is {', '.join(found)}", hint=f"unset {VARIABLE}: the cheapest is taken"
+        )
+    return found[name]
+
+
+def by_functions(wanted: Wanted) -> bool:
+    """Whether a plan of few calls can be armed by their functions: the kernel has been seen to run programs there, at both
+    ends, it has each call's function where it has its tracepoint, and nothing is wanted that is no call.
+    """
+    if _OFF_CPU in wanted.operations or one_by_one() is not FENTRY:
+        return False
+    calls = {call for group in wanted.groups for call in calls_of(group, wanted)}
+    try:
+        tracefs, found = Tracefs.find(), {each.call for each in callfunctions.call_functions(calls)}
+    except (OSError, MachineError):
+        return False
+    return not any(has_call(tracefs, call) for call in calls - found)
 
 
 def _has_tracefs() -> bool:
@@ -148,11 +216,24 @@ def _has_tracefs() -> bool:
         return False
 
 
-def attach(mechanism: Mechanism, wanted: Wanted, programs: Mapping[str, int], link: Link) -> list[Attachment]:
-    """Attaches a plan's groups, all of them or nothing. Raises MachineError."""
+def _seated(seats: callfunctions.Seats, programs: Mapping[str, int]) -> Iterator[Attachment]:
+    for seat in seats.seats:
+        name = f"{seat.function.name}:return" if seat.returns else seat.function.name
+        yield fentry.attach(programs[seat.program + seat.suffix], name)
+
+
+def attach(
+    mechanism: Mechanism,
+    wanted: Wanted,
+    programs: Mapping[str, int],
+    link: Link,
+    seats: callfunctions.Seats | None = None,
+) -> list[Attachment]:
+    """Attaches a plan's groups, all of them or nothing. `seats`: the mechanism's for the plan. Raises MachineError."""
     done: list[Attachment] = []
     with contextlib.ExitStack() as stack:
-        for attachment in mechanism.attach(wanted, programs, link):
+        found = _seated(seats, programs) if seats is not None else mechanism.attach(wanted, programs, link)
+        for attachment in found:
             stack.callback(attachment.close)
             done.append(attachment)
         stack.pop_all()

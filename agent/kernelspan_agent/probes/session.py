@@ -7,6 +7,7 @@ One session is one set of maps and programs. Only the modules that the plan name
 from __future__ import annotations
 
 import contextlib
+import logging
 import struct
 import threading
 from collections import Counter as Sums
@@ -16,16 +17,18 @@ from typing import Self
 
 import numpy as np
 
+from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import bpf, classvalue, constants, mechanisms
 from kernelspan_agent.probes.attach import raw_tracepoint
 from kernelspan_agent.probes.build import Built, Module, build
 from kernelspan_agent.probes.constants import Counter
 from kernelspan_agent.probes.cpus import possible_cpus
-from kernelspan_agent.probes.loader import Load, Loader
+from kernelspan_agent.probes.loader import Loader
+from kernelspan_agent.probes.loads import Loads
 from kernelspan_agent.probes.modules import REQUESTS_MODULE, module_of, modules_of, walkers_of
 from kernelspan_agent.probes.own.attached import SCRATCH_ENTRIES, SCRATCHES, OwnProbes
 from kernelspan_agent.probes.ready import Ready, with_own
-from kernelspan_agent.probes.source import CORE_PROGRAMS, REQUESTS, REQUESTS_PROGRAM, walkers
+from kernelspan_agent.probes.source import CORE_PROGRAMS, REQUESTS, walkers
 from kernelspan_agent.resolve.kernel import Image
 from kernelspan_agent.ring.records import OP_SIZE, OPERATION
 from kernelspan_agent.runtimes.registry import WORDS, DetectedRuntime, Runtime
@@ -42,16 +45,15 @@ _CALL_OP = slice(constants.CALL_OP_AT, constants.CALL_OP_AT + 2)  # of a struct 
 _CALL_CLASS = slice(constants.CALL_CLASS_AT, constants.CALL_CLASS_AT + 2)
 _CLOSE = BY_NAME[Group.NETWORK, "Close"].number
 _U64 = (1 << 64) - 1
+_log = logging.getLogger(__name__)
 
 
 class Session:
     """Loaded programs with their maps. Threads may share one."""
 
-    def __init__(
-        self, loader: Loader, built: Built, wanted: Wanted, ring_bytes: int, mechanism: mechanisms.Mechanism
-    ) -> None:
-        self._loader = loader
-        self.mechanism = mechanism
+    def __init__(self, loader: Loader, built: Built, wanted: Wanted, ring_bytes: int, loads: Loads) -> None:
+        self._loader, self._loads = loader, loads
+        self.mechanism = loads.mechanism
         self.built = built
         self._defines = {
             name: built.defines[name] for name in constants.defines(ring_bytes=0, watch_exec=False, raw=False)
@@ -70,7 +72,7 @@ class Session:
             ("ks_tat", 8),
         ):  # own probes may come later, or none be loaded
             loader.make_map(name, {**_CLASSES, "value": size})
-        self.own = OwnProbes(loader, mechanism.walkers, self.process_start, self._cpus)
+        self.own = OwnProbes(loader, self.mechanism.walkers, self.process_start, self._cpus)
 
     @classmethod
     def open(
@@ -85,19 +87,29 @@ class Session:
     ) -> Self:
         """Builds, loads and attaches what `wanted` names. Raises MachineError; nothing is left behind then.
 
-        `ready`: what `prepare` has made of the same.
+        `ready`: what `prepare` has made of the same. Where the kernel refuses its own choice, the next one is taken.
         """
-        mechanism = mechanism or mechanisms.choose(wanted)
+        chosen = mechanism or mechanisms.choose(wanted)
         if ready is None:
-            ready = cls.prepare(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=mechanism)
-        built = ready.built
-        loader = Loader({"ks_ring": ring_bytes, SCRATCHES: SCRATCH_ENTRIES})
+            ready = cls.prepare(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=chosen)
+        try:
+            return cls._open(wanted, ready, ring_bytes, chosen)
+        except BaseException as error:
+            ready.close()
+            if mechanism is not None or not chosen.fentry or not isinstance(error, MachineError):
+                raise
+            _log.warning("mechanism.refused name=%s reason=%s message=%s", chosen.name, error.reason, error)
+        next_one = mechanisms.by_tracepoints()
+        return cls.open(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=next_one)
+
+    @classmethod
+    def _open(cls, wanted: Wanted, ready: Ready, ring_bytes: int, mechanism: mechanisms.Mechanism) -> Self:
+        built, loads = ready.built, Loads(mechanism, wanted)
+        loader = Loader({"ks_ring": ring_bytes, SCRATCHES: SCRATCH_ENTRIES, **loads.sizes})
         try:
             with span("agent.load", modules=len(built.modules)):
-                kinds = {"core": bpf.PROG_RAW_TRACEPOINT}
-                modules = built.modules.items()
-                loader.load(*(Load(each, kinds.get(name, mechanism.program_kind)) for name, each in modules))
-            session = cls(loader, built, wanted, ring_bytes, mechanism)
+                loader.load(*loads.of(built.modules))
+            session = cls(loader, built, wanted, ring_bytes, loads)
             with span("agent.attach", mechanism=mechanism.name):
                 session._attach(wanted)
                 for name, module in built.modules.items():
@@ -105,7 +117,6 @@ class Session:
                         session.own.add_walker(walkers()[name], module)
                 session.own.open(ready.own)
         except BaseException:
-            ready.close()
             loader.close()
             raise
         return session
@@ -120,8 +131,8 @@ class Session:
         mechanism: mechanisms.Mechanism | None = None,
     ) -> Ready:
         """Compiles what `open` needs. Takes seconds, and may be done in another thread. Raises MachineError."""
-        raw = (mechanism or mechanisms.choose(wanted)).raw
-        defines = constants.defines(ring_bytes=ring_bytes, watch_exec=watch_exec, raw=raw)
+        chosen = mechanism or mechanisms.choose(wanted)
+        defines = constants.defines(ring_bytes=ring_bytes, watch_exec=watch_exec, **chosen.flags)
         with span("agent.compile"):
             return with_own(build(modules_of(wanted), defines, environ), wanted.probes, defines, environ)
 
@@ -130,24 +141,20 @@ class Session:
             for runtime in walkers_of(wanted):
                 self._link_walker(runtime)
         if wanted.requests:
-            self._link_requests()
+            self._loads.link_requests(self._loader)
         for program, event in CORE_PROGRAMS.items():
             self._loader.keep(raw_tracepoint(event, self._loader.programs[program]))
             self.attached.append(event)
-        link = self._loader.link
-        for attachment in mechanisms.attach(self.mechanism, wanted, self._loader.programs, link):
+        loader, seats = self._loader, self._loads.seats
+        for attachment in mechanisms.attach(self.mechanism, wanted, loader.programs, loader.link, seats):
             self._loader.keep(attachment)
             self.attached.append(attachment.name)
 
     # --- more than at first -------------------------------------------------------------------------------------------
 
     def _link_walker(self, runtime: Runtime) -> None:
-        for place, program in runtime.places.items():
-            self._loader.link(self.mechanism.walkers, place, program)
+        self._loads.link_walker(self._loader, runtime)
         self._walking.add(runtime.number)
-
-    def _link_requests(self) -> None:
-        self._loader.link(self.mechanism.walkers, constants.REQUESTS_PLACE, REQUESTS_PROGRAM)
 
     def walks(self, number: int) -> bool:
         """Whether a runtime's processes can be walked; else its walker is called for."""
@@ -162,7 +169,7 @@ class Session:
 
     def add_walker(self, runtime: Runtime, built: Built) -> None:
         """Loads a runtime's walker: its processes can be walked from now on. Raises MachineError: all is as it was."""
-        self._loader.load(Load(built.modules[runtime.name], self.mechanism.program_kind))
+        self._loader.load(*self._loads.of(built.modules))
         self._link_walker(runtime)
         self.own.add_walker(runtime, built.modules[runtime.name])
 
@@ -191,9 +198,9 @@ class Session:
 
     def extend(self, wanted: Wanted, more: Ready) -> None:
         """Attaches what is wanted and not attached; what is goes on. Raises MachineError: all is as it was."""
-        self._loader.load(*(Load(each, self.mechanism.program_kind) for each in more.built.modules.values()))
+        self._loader.load(*self._loads.of(more.built.modules))
         if REQUESTS in more.built.modules:
-            self._link_requests()
+            self._loads.link_requests(self._loader)
         if self.mechanism.raw:  # else nothing but own probes is new: see can_see
             for each in mechanisms.extend(wanted, self.wanted, self._chain, self._loader.programs, self._loader.link):
                 self._loader.keep(each)

@@ -23,7 +23,7 @@ REGISTERS = {  # members of pt_regs that hold a call's arguments (syscall(2)); `
     "x86_64": ("di", "si", "dx", "r10", "r8", "r9"),
     "aarch64": ("regs[0]", "regs[1]", "regs[2]", "regs[3]", "regs[4]", "regs[5]"),
 }
-_ENTER, _BODY = "sys_enter_", "__do_sys_"
+_ENTER, BODY = "sys_enter_", "__do_sys_"
 _NO_ARGUMENT = "__unused"  # what SYSCALL_DEFINE0 calls the registers
 _MAX_ARGUMENTS = 6
 
@@ -69,7 +69,7 @@ def names(types: KernelTypes, tracefs: Tracefs | None, machine: str = platform.m
     """
     defined = {name.removeprefix(_ENTER) for _, name in (tracefs.events(f"syscalls:{_ENTER}*") if tracefs else ())}
     if not defined:
-        prefixes = (PREFIXES.get(machine, "-"), _BODY)  # of a call without arguments BTF may have the second alone
+        prefixes = (PREFIXES.get(machine, "-"), BODY)  # of a call without arguments BTF may have the second alone
         defined = {name.removeprefix(each) for each in prefixes for name in types.kernel.names(each)} - {"ni_syscall"}
     usual = {kernel: call for call, kernel in CALL_NAMES.items()}
     return sorted({usual.get(each, each) for each in defined})
@@ -78,7 +78,7 @@ def names(types: KernelTypes, tracefs: Tracefs | None, machine: str = platform.m
 def _is_there(event: str, prefix: str, types: KernelTypes, tracefs: Tracefs | None) -> bool:
     if tracefs is not None and tracefs.event_id("syscalls", _ENTER + "read") is not None:  # it has them
         return tracefs.event_id("syscalls", _ENTER + event) is not None
-    return any(types.find(each + event, btf.FUNC, module="") for each in (prefix, _BODY))
+    return any(types.find(each + event, btf.FUNC, module="") for each in (prefix, BODY))
 
 
 def _parameters(event: str, types: KernelTypes, tracefs: Tracefs | None) -> tuple[Parameter, ...] | None:
@@ -89,7 +89,7 @@ def _parameters(event: str, types: KernelTypes, tracefs: Tracefs | None) -> tupl
             Parameter(name, typed(types, text, user=True) or _unknown(text, kind), slot)
             for slot, (name, text, kind) in enumerate(given[:_MAX_ARGUMENTS])
         )
-    described = types.function(_BODY + event, module="")
+    described = types.function(BODY + event, module="")
     if described is None:
         return None
     return tuple(
