@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -91,14 +93,28 @@ def test_a_return_to_the_cpu_that_nobody_told_of() -> None:
         kept = bpf.map_lookup(stash, thread, OP_SIZE)
         assert kept is not None
         os.setpriority(os.PRIO_PROCESS, program.pid, -20)  # else it may be leaving the CPU as this is put there
-        program.say("spin 2")
-        while not keep(stash, thread, kept):
-            assert not program.answered(), "it never ran"
-        program.answer()
+        with apart(program.pid):
+            program.say("spin 2")
+            while not keep(stash, thread, kept):
+                assert not program.answered(), "it never ran"
+            program.answer()
         made.engine.finish()
         found = made.engine.accounting_of("p")
         assert found.dropped["Skipped"] >= 1
         assert found.unaccounted == -1
+
+
+@contextlib.contextmanager
+def apart(pid: int) -> Iterator[None]:
+    """This thread on one CPU, a program on another, where there are several: neither waits for the other."""
+    allowed = os.sched_getaffinity(0)
+    one, *others = sorted(allowed)
+    os.sched_setaffinity(pid, {one})
+    os.sched_setaffinity(0, others or allowed)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def keep(stash: int, thread: bytes, kept: bytes) -> bool:

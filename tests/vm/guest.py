@@ -19,7 +19,7 @@ from kernelspan_agent.probes import bpf, constants
 from kernelspan_agent.probes.build import build
 from kernelspan_agent.probes.loader import Loader
 from kernelspan_agent.probes.loads import Loads
-from kernelspan_agent.probes.mechanisms import ALL, Mechanism
+from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism, choose
 from kernelspan_agent.probes.modules import EVERYTHING, modules_of
 from kernelspan_agent.probes.session import RING_BYTES, Session
 from kernelspan_api.plan import Wanted, wanted
@@ -82,7 +82,9 @@ def main(folder: Path) -> int:
     results: dict[str, Any] = {"release": platform.release(), "costs": {}, "attached": {}, "errors": []}
     before = kernel_messages()
     few = wanted("few", load(PROFILES["Fentry"].read_bytes(), standalone=True).spec)
-    for mechanism in ALL:
+    chosen = choose(few)
+    results["chosen"] = chosen.name
+    for mechanism in dict.fromkeys((*MECHANISMS, chosen)):
         for key, function in (("costs", costs), ("attached", attached)):
             try:
                 results[key][mechanism.name] = function(few if mechanism.fentry else plan, mechanism)

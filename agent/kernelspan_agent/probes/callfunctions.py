@@ -17,7 +17,7 @@ from typing import Any
 
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import bpf, fentry
-from kernelspan_agent.probes.btf import FUNC, Btf, BtfError
+from kernelspan_agent.probes.btf import FUNC, FUNC_PROTO, PTR, STRUCT, Btf, BtfError
 from kernelspan_agent.probes.loader import Load
 from kernelspan_agent.probes.source import GROUP_PROGRAMS
 from kernelspan_agent.probes.syscalls import BODY, PREFIXES, function_of
@@ -126,7 +126,10 @@ def _with_restart(calls: Sequence[str]) -> list[str]:
 
 
 def call_functions(calls: set[str]) -> list[CallFunction]:
-    """The functions of those of these system calls that type information has. Raises MachineError."""
+    """The functions of those of these system calls that type information has whole. Raises MachineError.
+
+    Older kernels have it of some with a type of the registers that is only declared: no program may look at these then.
+    """
     prefix = PREFIXES[platform.machine()]
     found = []
     try:
@@ -135,8 +138,20 @@ def call_functions(calls: set[str]) -> list[CallFunction]:
                 body = BODY + CALL_NAMES.get(call, call)  # of a call without arguments BTF has this alone
                 for name in (function_of(call), body):
                     if (number := btf.find(name, FUNC)) is not None:
-                        found.append(CallFunction(call, name, number, btf.record(number).value))
+                        prototype = btf.record(number).value
+                        found += (
+                            [CallFunction(call, name, number, prototype)] if _takes_registers(btf, prototype) else []
+                        )
                         break
     except BtfError as error:
         raise MachineError(f"{prefix}*: {error}", reason="KernelTooOld") from error
     return found
+
+
+def _takes_registers(btf: Btf, prototype: int) -> bool:
+    """Whether its first parameter points to a struct whose members are known."""
+    record = btf.record(prototype)
+    if record.kind != FUNC_PROTO or not record.count:
+        return False
+    pointer = btf.plain(btf.trailer(record, 0, 2)[1])
+    return pointer.kind == PTR and btf.plain(pointer.value).kind == STRUCT
