@@ -93,6 +93,7 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 	struct ks_class *c;
 	struct ks_scratch *s;
 	struct ks_args args = {};
+	struct ks_op *kept;
 	u64 now;
 
 	if (!p)
@@ -134,8 +135,11 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 	s->roles = roles;
 	describe(s, s->roles, args.v[0], args.v[1], args.v[2], args.v[3], args.v[4]);
 	s->stash = !(roles & FINAL);
-	if (s->stash)
-		ks_kept_still(KS_THREAD(id));
+	if (s->stash) {
+		kept = ks_kept_still(KS_THREAD(id));
+		if (kept && kept->op == KS_OP_Exec)
+			ks_count(kept->cls, KS_C_REPLACED); /* that failed, and its return was never seen */
+	}
 	ks_walk(ctx, s, c);
 	return 0;
 }

@@ -221,12 +221,13 @@ static __always_inline int ks_enter(u32 tid, s32 nr, struct ks_args *args, struc
 
 /*
  * Whether the return at hand is of another call than `call`, whose own the kernel kept to itself: it may leave a program out
- * that was interrupted where these run with preemption on (see KS_SCRATCH_ENTER), as no kernel does in which reading is dear.
+ * that was interrupted where these run with preemption on (see KS_SCRATCH_ENTER), as no kernel does with the raw pair in which
+ * reading is dear. And a function whose programs change, whoever's they are, ends without them where it had begun before.
  * A number of -1 is the return from a signal's handler, or a 32-bit call's: never of what was entered.
  */
 static __always_inline int ks_anothers(struct ks_sys_exit *ctx, struct ks_call *call)
 {
-#if KS_REGISTERS && !KS_DIRECT
+#if KS_RAW && !KS_DIRECT
 	return 0;
 #else
 	s32 nr = ks_exit_nr(ctx);

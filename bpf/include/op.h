@@ -7,23 +7,18 @@
 #include "path.h"
 
 #if KS_REGISTERS
-#if KS_FENTRY /* a 32-bit call has another function */
-static __always_inline s32 ks_nr(struct ks_sys_enter *ctx)
-{
-	return KS_KREAD(s64, ctx->regs + KS_REGS_ORIG_AX);
-}
-
-static __always_inline s32 ks_exit_nr(struct ks_sys_exit *ctx)
-{
-	return KS_KREAD(s64, ctx->regs + KS_REGS_ORIG_AX);
-}
-#else
 #define KS_COMPAT 2 /* TS_COMPAT: a 32-bit call has other numbers */
 
 /* The number of the call that begins; -1 for a 32-bit one. */
 static __always_inline s32 ks_nr(struct ks_sys_enter *ctx)
 {
-	return KS_KREAD(u32, bpf_get_current_task() + KS_TASK_STATUS) & KS_COMPAT ? -1 : ctx->nr;
+#if KS_FENTRY
+	s32 nr = KS_KREAD(s64, ctx->regs + KS_REGS_ORIG_AX);
+#else
+	s32 nr = ctx->nr;
+#endif
+
+	return KS_KREAD(u32, bpf_get_current_task() + KS_TASK_STATUS) & KS_COMPAT ? -1 : nr;
 }
 
 static __always_inline s32 ks_exit_nr(struct ks_sys_exit *ctx)
@@ -32,7 +27,6 @@ static __always_inline s32 ks_exit_nr(struct ks_sys_exit *ctx)
 		       -1 :
 		       KS_KREAD(s64, ctx->regs + KS_REGS_ORIG_AX);
 }
-#endif
 
 /* The arguments of a call, from its registers: r10 to di lie in a row. */
 static __always_inline void ks_args(struct ks_sys_enter *ctx, struct ks_args *args)

@@ -6,10 +6,10 @@
 #pragma once
 
 /*
- * On 7.2, not yet on 6.18, the programs of system calls run with preemption on (trace_call_bpf_faultable in the kernel):
- * another thread's may start on the CPU in the middle of one, and so may the switch's. The kernel only keeps a program
- * that it calls itself from being entered twice on a CPU. So each such program has a scratch of its own; those that it
- * goes on to by a tail call share it.
+ * On 7.2, not yet on 6.18, the programs of system calls run with preemption on (trace_call_bpf_faultable in the kernel), those
+ * of functions wherever the kernel is preemptible: another thread's may start on the CPU in the middle of one, and so may the
+ * switch's. The kernel only keeps a program that it calls itself from being entered twice on a CPU. So each such program has
+ * a scratch of its own; those that it goes on to by a tail call share it.
  */
 #if KS_FENTRY
 #define KS_SCRATCH_EXEC 0

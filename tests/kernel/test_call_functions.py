@@ -45,12 +45,12 @@ def test_seats() -> None:
     assert [(each.program, each.function.call) for each in seats] == [
         ("ks_proc_exit", "execve"),
         ("ks_wait_exit", "nanosleep"),
-        ("ks_wait_exit", "restart_syscall"),
         ("ks_files_exit", "read"),
+        ("ks_wait_exit", "restart_syscall"),
+        ("ks_wait_enter", "restart_syscall"),
         ("ks_proc_enter", "exit_group"),
         ("ks_proc_enter", "execve"),
         ("ks_wait_enter", "nanosleep"),
-        ("ks_wait_enter", "restart_syscall"),
         ("ks_files_enter", "read"),
     ]
     assert [each.place for each in seats] == list(range(1, 10))
@@ -74,12 +74,15 @@ def test_walkers_have_a_home_for_each_prototype_and_end() -> None:
 def test_where_the_kernel_refuses_them_tracepoints_are_taken(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Though it had seemed to have them: a live patch may stand in the way of one function."""
-    monkeypatch.setattr(mechanisms, "choose", lambda _: FENTRY)
+    """Though it seems to have them (a live patch may stand in the way of one function)."""
+    monkeypatch.setattr(mechanisms, "_refusals", [])
+    monkeypatch.setattr(proofs, "prove", lambda *_, **__: proofs.Proof(Mechanism.FENTRY, returns=False, error=None))
+    assert mechanisms.choose(wanted_of(FEW)) is FENTRY
     with caplog.at_level(logging.WARNING), Session.open(wanted_of(FEW), os.environ) as session:
         assert session.mechanism is mechanisms.TRACEPOINT
         assert "syscalls:sys_enter_fsync" in session.attached
     assert "mechanism.refused name=Fentry" in caplog.text
+    assert mechanisms.choose(wanted_of(FEW)) is mechanisms.TRACEPOINT  # it is not tried again
 
 
 def test_a_mechanism_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:

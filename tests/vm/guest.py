@@ -24,6 +24,7 @@ from kernelspan_agent.probes.modules import EVERYTHING, modules_of
 from kernelspan_agent.probes.session import RING_BYTES, Session
 from kernelspan_api.plan import Wanted, wanted
 from kernelspan_api.profile import load
+from tests.vm import dropped
 from tests.vm.tracing import PROFILES, start
 
 
@@ -91,6 +92,8 @@ def main(folder: Path) -> int:
             except Exception:  # noqa: BLE001 - the other parts are to be seen all the same
                 results["errors"].append(traceback.format_exc())
         start(mechanism.name, folder)
+    if chosen.fentry:
+        results["unseen"] = dropped.found()
     results["complaints"] = kernel_messages()[len(before) :]
     (folder / "results.json").write_text(json.dumps(results))
     return bool(results["errors"])

@@ -19,8 +19,6 @@ from kernelspan_agent.probes.session import RING_BYTES
 from kernelspan_agent.probes.tracefs import Tracefs
 from kernelspan_api.plan import Wanted
 
-CORE = "core"
-
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -70,7 +68,11 @@ def untried(why: str, mechanisms: tuple[Mechanism, ...] = MECHANISMS, wanted: Wa
 
 
 def _load(wanted: Wanted, mechanism: Mechanism, environ: Mapping[str, str]) -> list[Loaded]:
-    found, loads = [], Loads(mechanism, wanted)
+    try:
+        loads = Loads(mechanism, wanted)
+    except MachineError as error:
+        return [_failed(module, mechanism, error) for module in modules_of(wanted)]
+    found = []
     with Loader({"ks_ring": RING_BYTES, **loads.sizes}) as loader:
         for module, built in _build(modules_of(wanted), mechanism, environ).items():
             if isinstance(built, MachineError):

@@ -18,6 +18,7 @@ from typing import Any
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes import bpf, fentry
 from kernelspan_agent.probes.btf import FUNC, FUNC_PROTO, PTR, STRUCT, Btf, BtfError
+from kernelspan_agent.probes.constants import MOST_FUNCTIONS
 from kernelspan_agent.probes.loader import Load
 from kernelspan_agent.probes.source import GROUP_PROGRAMS
 from kernelspan_agent.probes.syscalls import BODY, PREFIXES, function_of
@@ -27,11 +28,12 @@ from kernelspan_api.operations import Group
 WALKERS = "ks_walkers_fentry"
 RESTART = "restart_syscall"
 SCRATCHES = "ks_scratches"
-_SEAT = "ks_seats"
+_SEAT = "ks_seats"  # in bpf/include/scratch.h
 _NO_RETURN = frozenset(("exit", "exit_group"))  # whose functions do not come back: the kernel attaches no fexit to them
 # Of what the kernel goes on with after a stop only these begin anew by restart_syscall; others by their own call.
 _RESTARTED = frozenset(("nanosleep", "clock_nanosleep", "poll", "futex"))
 _FIRST_PLACE = 1  # after KS_SCRATCH_EXEC
+MOST_SEATS = 2 * MOST_FUNCTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +91,19 @@ class Seats:
     @classmethod
     def of(cls, calls: Mapping[Group, Sequence[str]]) -> Seats:
         """Those of each group's calls, which this kernel has. Raises MachineError."""
-        wanted = [(group, call) for group, names in calls.items() for call in _with_restart(names)]
-        found = {each.call: each for each in call_functions({call for _, call in wanted})}
-        if missing := {call for _, call in wanted} - found.keys():
+        wanted = [(group, call) for group, names in calls.items() for call in names]
+        restarts = [(group, RESTART) for group, names in calls.items() if _RESTARTED & set(names)]
+        found = {each.call: each for each in call_functions({call for _, call in wanted + restarts})}
+        if missing := {call for _, call in wanted + restarts} - found.keys():
             raise MachineError(f"no type information of {', '.join(sorted(missing))}", reason="MechanismUnsupported")
-        ends = [
-            (GROUP_PROGRAMS[group][1 if returns else 0], found[call], returns)
-            for returns in (True, False)
-            for group, call in wanted
-            if not (returns and call in _NO_RETURN)
+        # What begins anew is there for as long as what it goes on with.
+        returns = [
+            (GROUP_PROGRAMS[group][1], call, True) for group, call in wanted + restarts if call not in _NO_RETURN
         ]
+        entries = [(GROUP_PROGRAMS[group][0], call, False) for group, call in restarts + wanted]
+        ends = [(program, found[call], at_return) for program, call, at_return in returns + entries]
+        if len(ends) > MOST_SEATS:
+            raise MachineError(f"{len(ends)} ends of calls: there is room for {MOST_SEATS}", reason="TooManyProbes")
         return cls(tuple(Seat(*end, place) for place, end in enumerate(ends, _FIRST_PLACE)))
 
     @property
@@ -116,13 +121,9 @@ class Seats:
         for seat in self.seats:
             if seat.program in module["programs"]:
                 only = {**module, "programs": {seat.program: module["programs"][seat.program]}}
-                maps = {**(seat.home.maps or {}), _SEAT: f"{_SEAT}.{seat.place}"}
+                maps = {**(seat.home.maps or {}), _SEAT: f"{_SEAT}.s{seat.place}"}
                 values = {_SEAT: struct.pack("<I", seat.place)}
                 yield Load(only, fentry.KIND, seat.suffix, maps, seat.target, values=values)
-
-
-def _with_restart(calls: Sequence[str]) -> list[str]:
-    return [*calls, RESTART] if _RESTARTED & set(calls) else list(calls)
 
 
 def call_functions(calls: set[str]) -> list[CallFunction]:

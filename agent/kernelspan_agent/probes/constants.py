@@ -23,6 +23,7 @@ RING_TOKEN = 0x4B530001  # stands for the ring buffer where bcc has no call for 
 CALL_OP_AT, CALL_CLASS_AT = 84, 88  # offsets in struct ks_call
 CLASS_PROTOCOLS_AT = 8  # in a class's flags: bits of WireProtocol
 MOST_SINGLE_CALLS = 8  # that are armed one by one
+MOST_FUNCTIONS = MOST_SINGLE_CALLS + 1  # and restart_syscall
 REQUESTS_PLACE = 0  # of ks_requests in the array of walkers, whose places begin at 1
 CAST_TOKEN = 0x4B530002  # stands for the kernel's function in a call of it: see direct.py
 
@@ -219,7 +220,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool, fentry: bool = Fals
         "KS_WATCH_EXEC": int(watch_exec),
         "KS_RAW": int(raw),
         "KS_FENTRY": int(fentry),
-        "KS_MOST_FUNCTIONS": MOST_SINGLE_CALLS + 1,  # and restart_syscall
+        "KS_MOST_FUNCTIONS": MOST_FUNCTIONS,
         "KS_CLASS_PATHS": 1,
         "KS_CLASS_REQUESTS": 2,
         "KS_CLASS_PROTOCOLS_AT": CLASS_PROTOCOLS_AT,

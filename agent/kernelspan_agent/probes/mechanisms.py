@@ -64,11 +64,7 @@ class Mechanism:
         """Where its programs are loaded for a plan; None: each once. Raises MachineError."""
         if not self.fentry:
             return None
-        tracefs = Tracefs.find()  # type information has calls that the kernel was built without, too
-        calls = {
-            group: [call for call in calls_of(group, wanted) if has_call(tracefs, call)] for group in wanted.groups
-        }
-        return callfunctions.Seats.of(calls)
+        return callfunctions.Seats.of(_there(wanted))
 
 
 def calls_of(group: Group, wanted: Wanted) -> list[str]:
@@ -82,6 +78,12 @@ def calls_of(group: Group, wanted: Wanted) -> list[str]:
 def has_call(tracefs: Tracefs, call: str) -> bool:
     """Whether this kernel has a tracepoint of the system call."""
     return tracefs.event_id("syscalls", call_tracepoint("enter", call)) is not None
+
+
+def _there(wanted: Wanted) -> dict[Group, list[str]]:
+    """A plan's calls that this kernel has: its type information has some that it was built without, too."""
+    tracefs = Tracefs.find()
+    return {group: [call for call in calls_of(group, wanted) if has_call(tracefs, call)] for group in wanted.groups}
 
 
 def call_tracepoint(side: str, call: str) -> str:
@@ -180,9 +182,24 @@ def by_tracepoints() -> Mechanism:
 
 
 def one_by_one() -> Mechanism:
-    """By what this kernel sees calls one by one."""
-    works = all(proofs.prove(ByFunction.FENTRY, returns=each).works for each in (False, True))
-    return FENTRY if works else TRACEPOINT
+    """By what this kernel sees calls one by one.
+
+    By functions where it was seen to run programs at both ends, and keeps them from being entered twice (Linux 5.12, which
+    tells how often: before, a call that slept could also return into what had been given back).
+    """
+    works = not _refusals and all(proofs.prove(ByFunction.FENTRY, returns=each).works for each in (False, True))
+    return FENTRY if works and proofs.tells_missed() else TRACEPOINT
+
+
+_refusals: list[MachineError] = []  # of functions, in this process
+
+
+def refused(mechanism: Mechanism, error: MachineError) -> Mechanism:
+    """What to take where the kernel refused what was chosen; it is not chosen again. Raises `error` where there is no other."""
+    if not mechanism.fentry:
+        raise error
+    _refusals.append(error)
+    return by_tracepoints()
 
 
 def _named(name: str) -> Mechanism:
@@ -195,23 +212,24 @@ def _named(name: str) -> Mechanism:
 
 
 def by_functions(wanted: Wanted) -> bool:
-    """Whether a plan of few calls can be armed by their functions: the kernel has been seen to run programs there, at both
-    ends, it has each call's function where it has its tracepoint, and nothing is wanted that is no call.
+    """Whether a plan of few calls can be armed by their functions: this kernel does, it has the type of each function, and
+    nothing is wanted that is no call.
     """
-    if _OFF_CPU in wanted.operations or one_by_one() is not FENTRY:
+    if not wanted.groups or _OFF_CPU in wanted.operations or one_by_one() is not FENTRY:
         return False
-    calls = {call for group in wanted.groups for call in calls_of(group, wanted)}
     try:
-        tracefs, found = Tracefs.find(), {each.call for each in callfunctions.call_functions(calls)}
+        return bool(callfunctions.Seats.of(_there(wanted)).seats)
     except (OSError, MachineError):
         return False
-    return not any(has_call(tracefs, call) for call in calls - found)
 
 
 def _has_tracefs() -> bool:
-    """Whether tracefs can be read. Where it is not mounted, nothing is mounted: the raw pair does not need it."""
+    """Whether tracefs can be read, and has system calls. Where it is not mounted, nothing is mounted: the raw pair does not
+    need it.
+    """
     try:
-        return Tracefs.mounted() is not None
+        tracefs = Tracefs.mounted()
+        return tracefs is not None and has_call(tracefs, "read")
     except OSError:
         return False
 

@@ -139,6 +139,19 @@ def counting() -> Iterator[Counter]:
 
 
 @cache
+def tells_missed() -> bool:
+    """Whether the kernel keeps a program from being entered while it runs on the CPU, and tells how often (Linux 5.12)."""
+    try:
+        fd = with_locked_memory(partial(bpf.prog_load, bpf.PROG_RAW_TRACEPOINT, bpf.NOTHING, "ks_try"))
+    except OSError:
+        return False
+    try:
+        return bpf.prog_missed(fd) is not None
+    finally:
+        os.close(fd)
+
+
+@cache
 def _number() -> int:
     try:
         with Btf.of_kernel() as btf:

@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kernelspan_agent.probes.build import Built
+    from kernelspan_agent.probes.mechanisms import Mechanism
     from kernelspan_agent.probes.own.prepare import Prepared
     from kernelspan_api.userprobes import UserProbe
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The programs of groups and walkers, and the user's own probes. What is not opened is to be closed."""
+    """The programs of groups and walkers, and the user's own probes. What is not opened is to be closed.
+
+    `mechanism`: which they were compiled for; None: that of a session that has one already.
+    """
 
     built: Built
     own: Sequence[Prepared] = ()
+    mechanism: Mechanism | None = None
 
     def close(self) -> None:
         """Gives back what the probes' plans hold."""

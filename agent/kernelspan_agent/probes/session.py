@@ -12,6 +12,7 @@ import struct
 import threading
 from collections import Counter as Sums
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -89,17 +90,17 @@ class Session:
 
         `ready`: what `prepare` has made of the same. Where the kernel refuses its own choice, the next one is taken.
         """
-        chosen = mechanism or mechanisms.choose(wanted)
+        chosen = mechanism or (ready.mechanism if ready else None) or mechanisms.choose(wanted)
         if ready is None:
             ready = cls.prepare(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=chosen)
         try:
             return cls._open(wanted, ready, ring_bytes, chosen)
         except BaseException as error:
             ready.close()
-            if mechanism is not None or not chosen.fentry or not isinstance(error, MachineError):
+            if mechanism is not None or not isinstance(error, MachineError):
                 raise
+            next_one = mechanisms.refused(chosen, error)
             _log.warning("mechanism.refused name=%s reason=%s message=%s", chosen.name, error.reason, error)
-        next_one = mechanisms.by_tracepoints()
         return cls.open(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=next_one)
 
     @classmethod
@@ -134,7 +135,8 @@ class Session:
         chosen = mechanism or mechanisms.choose(wanted)
         defines = constants.defines(ring_bytes=ring_bytes, watch_exec=watch_exec, **chosen.flags)
         with span("agent.compile"):
-            return with_own(build(modules_of(wanted), defines, environ), wanted.probes, defines, environ)
+            ready = with_own(build(modules_of(wanted), defines, environ), wanted.probes, defines, environ)
+        return replace(ready, mechanism=chosen)
 
     def _attach(self, wanted: Wanted) -> None:
         if wanted.max_depth:
