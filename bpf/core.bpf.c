@@ -19,7 +19,8 @@ static __always_inline u64 directory(u64 path)
 	return ks_mix(ks_mix(0, KS_KREAD(u64, path)), KS_KREAD(u64, path + 8));
 }
 
-static __always_inline void send_process(u32 event, u32 tgid, u32 tid, u32 parent, s32 exit_code, u64 start)
+static __always_inline void send_process(u32 event, u32 tgid, u32 tid, u32 parent, s32 exit_code, u64 start,
+					 u64 executable)
 {
 	struct ks_proc_rec r = {};
 	u64 fs;
@@ -34,6 +35,7 @@ static __always_inline void send_process(u32 event, u32 tgid, u32 tid, u32 paren
 	r.parent = parent;
 	r.exit_code = exit_code;
 	r.start = start;
+	r.executable = executable;
 	bpf_get_current_comm(r.comm, sizeof(r.comm));
 	fs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS);
 	if (fs) {
@@ -71,8 +73,26 @@ int ks_fork(struct bpf_raw_tracepoint_args *ctx)
 	call = ks_calls.lookup(&thread);
 	if (call && call->op == KS_OP_Fork)
 		call->inode = child_tgid; /* the call's result is its number in the parent's PID name space */
-	send_process(KS_PROCESS_FORK, child_tgid, id, tgid, 0, child_proc.start);
+	send_process(KS_PROCESS_FORK, child_tgid, id, tgid, 0, child_proc.start, 0);
 	return 0;
+}
+
+/* The path of the new image's file, where it may be asked for: the process may have ended before anybody can look. */
+static __always_inline u64 executable_path(u64 id, u32 cls)
+{
+#if KS_EXECUTABLES
+	u64 mm = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_MM), file = KS_KREAD(u64, mm + KS_MM_EXE_FILE);
+	struct ks_scratch *s = ks_scratch(KS_SCRATCH_EXEC);
+
+	if (!s || !file)
+		return 0;
+	s->op.tgid = id >> 32;
+	s->op.tid = id;
+	s->op.cls = cls;
+	return ks_path_id(s, file + KS_FILE_PATH);
+#else
+	return 0;
+#endif
 }
 
 /* The new image's program may be one whose runtime is known already. */
@@ -110,14 +130,14 @@ int ks_exec(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!p) {
 		if (KS_WATCH_EXEC && tgid)
-			send_process(KS_PROCESS_EXEC, tgid, id, 0, 0, 0);
+			send_process(KS_PROCESS_EXEC, tgid, id, 0, 0, 0, 0);
 		return 0;
 	}
 	next = *p;
 	next.start = bpf_ktime_get_ns();
 	ks_procs.update(&tgid, &next);
 	known_executable(tgid, next.start);
-	send_process(KS_PROCESS_EXEC, tgid, id, 0, 0, next.start);
+	send_process(KS_PROCESS_EXEC, tgid, id, 0, 0, next.start, executable_path(id, next.cls));
 	finish_exec(before);
 	if (before != KS_THREAD(id))
 		ks_calls.delete(&before); /* no thread has this number any more */
@@ -156,7 +176,7 @@ int ks_gone(struct bpf_raw_tracepoint_args *ctx)
 	code = KS_KREAD(u32, signal + KS_SIGNAL_FLAGS) & 4 /* SIGNAL_GROUP_EXIT */ ?
 		       KS_KREAD(s32, signal + KS_SIGNAL_EXIT_CODE) :
 		       KS_KREAD(s32, task + KS_TASK_EXIT_CODE);
-	send_process(KS_PROCESS_EXIT, tgid, id, 0, code, p->start);
+	send_process(KS_PROCESS_EXIT, tgid, id, 0, code, p->start, 0);
 	ks_procs.delete(&tgid);
 	ks_runtimes.delete(&tgid);
 	return 0;

@@ -59,6 +59,11 @@ class Wanted:
         return sum(1 << number for number in self.operations)
 
     @property
+    def by_executable(self) -> bool:
+        """Whether a probe asks whose program it is."""
+        return any(match.binaries for probe in self.probes for match in probe.match)
+
+    @property
     def groups(self) -> tuple[Group, ...]:
         """The groups that have an operation in it, in their order."""
         return tuple(group for group in Group if any(op.group is group for op in self.wanted()))

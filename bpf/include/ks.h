@@ -70,7 +70,8 @@ struct ks_proc_rec {
 	u64 start;
 	char comm[16];
 	u64 root, cwd; /* of the process that forks or execs: which directories, not where they are */
-	u8 unused[KS_OP_SIZE - 80];
+	u64 executable; /* the path's id of the file that was exec'd; 0: not told */
+	u8 unused[KS_OP_SIZE - 88];
 };
 
 /* The first bytes of what one call sent or received. */

@@ -182,8 +182,14 @@ OWN_OFFSETS: dict[str, list[str]] = {
 }
 
 
-def defines(*, ring_bytes: int, watch_exec: bool, raw: bool, fentry: bool = False) -> dict[str, int]:
-    """Name to value of every constant of ours. `raw`, `fentry`: by which mechanism calls are seen; neither: tracepoints."""
+def defines(
+    *, ring_bytes: int, watch_exec: bool, raw: bool, fentry: bool = False, executables: bool = False
+) -> dict[str, int]:
+    """Name to value of every constant of ours.
+
+    `raw`, `fentry`: by which mechanism calls are seen; neither: tracepoints. `executables`: an exec tells the path of its file;
+    with `watch_exec` always, as who asks for it may come later.
+    """
     found = {
         "KS_VERSION": records.VERSION,
         "KS_SLOT": records.SLOT,
@@ -218,6 +224,7 @@ def defines(*, ring_bytes: int, watch_exec: bool, raw: bool, fentry: bool = Fals
         "KS_WAKE_BYTES": ring_bytes // 4,
         "KS_WAKE_SPAN": 4096,  # of the fill level; records that come at once from several CPUs do not step over it
         "KS_WATCH_EXEC": int(watch_exec),
+        "KS_EXECUTABLES": int(watch_exec or executables),
         "KS_RAW": int(raw),
         "KS_FENTRY": int(fentry),
         "KS_MOST_FUNCTIONS": MOST_FUNCTIONS,

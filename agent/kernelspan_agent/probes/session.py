@@ -133,7 +133,9 @@ class Session:
     ) -> Ready:
         """Compiles what `open` needs. Takes seconds, and may be done in another thread. Raises MachineError."""
         chosen = mechanism or mechanisms.choose(wanted)
-        defines = constants.defines(ring_bytes=ring_bytes, watch_exec=watch_exec, **chosen.flags)
+        defines = constants.defines(
+            ring_bytes=ring_bytes, watch_exec=watch_exec, executables=wanted.by_executable, **chosen.flags
+        )
         with span("agent.compile"):
             ready = with_own(build(modules_of(wanted), defines, environ), wanted.probes, defines, environ)
         return replace(ready, mechanism=chosen)

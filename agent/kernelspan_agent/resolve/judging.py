@@ -92,9 +92,11 @@ class Judge:
             self._known[number] = spec, judged(spec)
         return self._known[number][1]
 
-    def image(self, number: int, traced: TracedProcess) -> int:
-        """The entries that hold for a process's executable."""
-        executable = traced.seen.executable if traced.seen else ""
+    def image(self, number: int, traced: TracedProcess, executable: str) -> int:
+        """The entries that hold for a process's executable; of one that is not known (empty) only those that do not ask."""
+        if not executable:
+            match = self._known[number][0].match
+            return sum(1 << at for at, each in enumerate(match) if not each.binaries)
         return self._of_images(number, traced.tgid, traced.start_ns, executable)
 
     def _image(self, number: int, tgid: int, start_ns: int, executable: str) -> int:

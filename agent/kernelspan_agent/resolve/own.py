@@ -104,7 +104,7 @@ class OwnSpans:
                 continue
             mask = int(ops["child"][row])
             if judged.image:
-                mask &= self._judge.image(own.number, traced[row])
+                mask &= self._judge.image(own.number, traced[row], self._executable(traced[row]))
             for at in judged.arguments:
                 mask &= self._path_mask(own, at, ops[row])
             found[row] = bool(mask)
@@ -116,6 +116,10 @@ class OwnSpans:
             return self._judge.path(own.number, at, 0, "")
         number = int(arguments.rows["value"][at])
         return self._judge.path(own.number, at, number, self._path(number))
+
+    def _executable(self, traced: TracedProcess) -> str:
+        """The path of the file that a process runs; empty: not known."""
+        return self._path(traced.executable) or (traced.seen.executable if traced.seen else "")
 
     def _path(self, number: int) -> str:
         """The text of a PATH record's id; empty: there is none, or it is not known."""

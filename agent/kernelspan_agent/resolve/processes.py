@@ -132,7 +132,7 @@ class ProcessTable:
                 directories=directories,
             )
             if parent is not None:
-                child.surroundings = parent.surroundings
+                child.surroundings, child.executable = parent.surroundings, parent.executable
             if parent is not None and parent.runtime is not None:
                 child.words = parent.words
                 self._use(child, parent.runtime, flags=parent.flags)
@@ -149,6 +149,7 @@ class ProcessTable:
                 known=lambda: seen_after_exec(tgid, old, directories),
                 directories=directories,
             )
+            image.executable = int(row["executable"])
             if old is not None:
                 image.surroundings = old.surroundings
             if old is not None and old.start_ns < start:

@@ -35,6 +35,7 @@ class TracedProcess:
     context: LibraryContext
     wanted_by: frozenset[str]  # uids of profiles
     directories: tuple[int, int] = (0, 0)  # root and working directory as PROCESS names them; 0: not known
+    executable: int = 0  # a PATH record's id; 0: not told
     ended_ns: int = 0  # CLOCK_MONOTONIC; 0: alive
     ended_epoch_ns: int = 0
     surroundings: Mapping[str, AttributeValue] = field(default_factory=dict)  # resource attributes of its pod

@@ -232,9 +232,10 @@ PROCESS = np.dtype(
     {
         "names": [name for name, _ in HEADER_FIELDS]
         + ["event", "parent", "exit_code", "start", "comm"]
-        + ["root", "cwd"],  # which directories the process that forks or execs has: equal for the same one
-        "formats": [fmt for _, fmt in HEADER_FIELDS] + ["<u4", "<u4", "<i4", "<u8", "S16", "<u8", "<u8"],
-        "offsets": [0, 2, 4, 8, 16, 20, 24, 28, 32, 40, 48, 64, 72],
+        + ["root", "cwd"]  # which directories the process that forks or execs has: equal for the same one
+        + ["executable"],  # of an exec: a PATH record's id; 0: not told
+        "formats": [fmt for _, fmt in HEADER_FIELDS] + ["<u4", "<u4", "<i4", "<u8", "S16", "<u8", "<u8", "<u8"],
+        "offsets": [0, 2, 4, 8, 16, 20, 24, 28, 32, 40, 48, 64, 72, 80],
         "itemsize": OP_SIZE,
     }
 )
