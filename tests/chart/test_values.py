@@ -112,6 +112,10 @@ def test_every_value_is_used() -> None:
         ("jaeger.maxTraces=0", "at '/jaeger/maxTraces': minimum: got 0, want 1"),
         ("agent.selfTraces=true", "agent.selfTraces needs a place for the traces: set otlp.endpoint or jaeger.enabled"),
         ("operator.selfTraces=true", "operator.selfTraces needs a place"),
+        (
+            "jaeger.enabled=true,otlp.protocol=http/protobuf,operator.selfTraces=true",
+            "operator.selfTraces speaks gRPC alone: set otlp.protocol to grpc",
+        ),
     ],
 )
 def test_bad_value_is_refused_by_name(helm: Helm, option: str, words: str) -> None:

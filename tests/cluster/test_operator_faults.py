@@ -244,6 +244,7 @@ def test_newer_agent(kubernetes: Kubernetes, operator: Operator) -> None:
         kubernetes.says(SPACE, "p", "True", "Ready")
         (probe,) = kubernetes.profile(SPACE, "p")["status"]["nodes"][0]["probes"]
         assert (probe["state"], probe["message"]) == ("Pending", "later")
+    assert f"agent.newer node=flt-1 revision={REVISION + 1} ours={REVISION}" in operator.log()
 
 
 def test_second_stream_of_a_node(kubernetes: Kubernetes, operator: Operator) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from kernelspan_agent.engine import Engine
 from kernelspan_agent.export.base import DirectOutput
-from kernelspan_agent.model import SpanBatch
+from kernelspan_agent.model import VALUE_KEYS, SpanBatch
 from kernelspan_agent.profile_run import ProfileRun
 from kernelspan_agent.resolve.resource import ResourceSettings
 from kernelspan_agent.resolve.traced import TracedProcess
@@ -116,6 +116,7 @@ class Seen(DirectOutput):
     def __init__(self) -> None:
         super().__init__("seen")
         self.spans: list[tuple[str, str]] = []
+        self.attributes: list[dict[str, Any]] = []  # of each
 
     def deliver(self, batch: SpanBatch) -> None:
         for row in range(batch.operations):
@@ -125,6 +126,9 @@ class Seen(DirectOutput):
                 if segment is not None:
                     found.update(segment.attributes)
                     name = segment.name or name
+            keys, values = batch.rows["value_keys"][row], batch.rows["values"][row]
+            found.update({VALUE_KEYS[key]: int(value) for key, value in zip(keys, values, strict=True) if key})
+            self.attributes.append(found)
             self.spans.append((name, str(found.get("file.path") or found.get("network.peer.port") or "")))
 
     @property

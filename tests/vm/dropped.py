@@ -24,7 +24,7 @@ here, there = socket.socketpair()
 file = os.open("/etc/passwd", os.O_RDONLY)
 if not os.fork():
     os.read(0, 1)
-    there.send(b"at last")
+    there.send(b"at last")  # 7 bytes
     os._exit(0)
 print("begins", flush=True)
 os.read(int(sys.argv[1]), 1)
@@ -64,7 +64,7 @@ def found() -> dict[str, Any]:
             counted = made.engine.accounting_of("p")
             return {
                 "mechanism": made.engine.session.mechanism.name,
-                "told": made.seen["p"].spans,
+                "told": [each["kernelspan.io.transferred"] for each in made.seen["p"].attributes],
                 "seen": counted.seen,
                 "dropped": dict(counted.dropped),
                 "unaccounted": counted.unaccounted,

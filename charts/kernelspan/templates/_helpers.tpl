@@ -150,5 +150,8 @@ tolerations: {{- toYaml . | nindent 2 }}
 {{- if not (include "kernelspan.otlpEndpoint" .root) }}
 {{- fail (printf "%s.selfTraces needs a place for the traces: set otlp.endpoint or jaeger.enabled" .who) }}
 {{- end -}}
+{{- if and (eq .who "operator") (ne .root.Values.otlp.protocol "grpc") }}
+{{- fail "operator.selfTraces speaks gRPC alone: set otlp.protocol to grpc, or operator.selfTraces to false" }}
+{{- end -}}
 --self-traces
 {{- end -}}

@@ -198,6 +198,9 @@ class Agents:
         found.hello, found.connected = hello, True
         self._changed(node, None)
         _log.info("agent.connected node=%s version=%s kernel=%s", node, hello.agent_version, hello.kernel)
+        if hello.revision > REVISION:
+            hint = "it goes on with what this operator knows; update the operator"
+            _log.warning("agent.newer node=%s revision=%d ours=%d hint=%s", node, hello.revision, REVISION, hint)
         reader = asyncio.ensure_future(self._read(reports, stream, found))
         reader.add_done_callback(lambda _: self._end(stream, "the agent has left"))
         self._watch_token(stream)
