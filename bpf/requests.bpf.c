@@ -378,11 +378,7 @@ static __always_inline void look(struct ks_scratch *s, u32 wanted, u64 messages)
 
 int ks_requests(struct ks_sys_exit *ctx)
 {
-#if KS_FENTRY
-	struct ks_scratch *s = ks_walkers_scratch();
-#else
-	struct ks_scratch *s = ks_scratch(KS_SCRATCH_EXIT(KS_GROUP_NETWORK));
-#endif
+	struct ks_scratch *s = ks_handed_scratch(KS_GROUP_NETWORK);
 	struct ks_class *c;
 	u32 cls;
 

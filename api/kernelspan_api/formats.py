@@ -167,6 +167,10 @@ _ELEMENT = r"\[[0-9]{1,6}\]"
 FORMATS: dict[str, Format] = {
     "dnsLabel": _pattern(f"a DNS label (RFC 1123: {_DNS})", f"^{_LABEL}$"),
     "dnsSubdomain": _pattern(f"a DNS name (RFC 1123: labels of {_DNS}, joined by dots)", rf"^{_LABEL}(\.{_LABEL})*$"),
+    "serverName": _pattern(
+        "a host's name or address, as a certificate has it",
+        r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]+)?$",
+    ),
     "labelKey": _pattern("a label's key: [DNS name/]name", rf"^({_LABEL}(\.{_LABEL})*/)?{_SHORT_NAME}$"),
     "labelValue": _pattern("a label's value: letters, digits, - _ .", f"^({_NAME})?$"),
     "glob": Format("a glob, each [ closed by a ]", _glob, f"^{_BRACKETS}$"),

@@ -163,9 +163,14 @@ class ExportTLS(Part, frozen=True, kw_only=True):
     insecure_skip_verify: Annotated[
         bool, Meta(description="Do not verify the collector's certificate; with protocol HTTP only.")
     ] = False
-    server_name: Annotated[str, Meta(max_length=253, description="Name in the certificate. Empty: the endpoint's.")] = (
-        ""
-    )
+    server_name: Annotated[
+        str,
+        Meta(
+            max_length=253,
+            extra={"format": "serverName"},
+            description="Name in the certificate. Empty: the endpoint's.",
+        ),
+    ] = ""
     ca_secret_ref: Annotated[
         NameRef | None, Meta(description="Secret with ca.crt. Absent: the system's authorities.")
     ] = None

@@ -71,3 +71,13 @@ static __always_inline struct ks_scratch *ks_walkers_scratch(void)
 	}
 	return 0;
 }
+
+/* The same, of a program that only returns of one group go on to. */
+static __always_inline struct ks_scratch *ks_handed_scratch(u32 group)
+{
+#if KS_FENTRY
+	return ks_walkers_scratch();
+#else
+	return ks_scratch(KS_SCRATCH_EXIT(group));
+#endif
+}

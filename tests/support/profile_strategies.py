@@ -17,6 +17,7 @@ from kernelspan_api.schema import members, struct_type, unwrap
 EXAMPLES = {  # texts of each format, good ones
     "dnsLabel": ["a", "a-1", "x" * 63],
     "dnsSubdomain": ["a", "a.b-c"],
+    "serverName": ["", "collector.example.com", "10.0.0.1", "fd00::1"],
     "labelKey": ["a", "example.com/A_b.c"],
     "labelValue": ["", "A_b.c"],
     "glob": ["*", "a[!x]?", "/a/**"],

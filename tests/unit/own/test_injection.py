@@ -83,7 +83,7 @@ _ELSEWHERE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def _strings(cls: type[msgspec.Struct], path: str = "") -> Iterator[str]:
+def strings(cls: type[msgspec.Struct], path: str = "") -> Iterator[str]:
     """The paths of all free texts below a type."""
     for field in struct_type(cls).fields:
         yield from _strings_of(field.type, f"{path}.{field.encode_name}".lstrip("."))
@@ -104,10 +104,10 @@ def _strings_of(info: inspect.Type, path: str) -> Iterator[str]:
     elif isinstance(bare, inspect.DictType):
         yield from (f"{path}{{key}}", f"{path}{{value}}")
     elif isinstance(bare, inspect.StructType):
-        yield from _strings(bare.cls, path)
+        yield from strings(bare.cls, path)
 
 
-STRINGS = sorted(set(_strings(UserProbe)))
+STRINGS = sorted(set(strings(UserProbe)))
 
 
 def _document(path: str, text: str | None) -> dict[str, Any]:
@@ -120,11 +120,11 @@ def _document(path: str, text: str | None) -> dict[str, Any]:
         probe.pop("errorWhen")
         probe["match"][0].pop("returns")
     if text is not None:
-        _put(probe, re.findall(r"[^.\[\]{}]+|\[\]|\{\w+\}", path), text)
+        put(probe, re.findall(r"[^.\[\]{}]+|\[\]|\{\w+\}", path), text)
     return {key: value for key, value in probe.items() if value != []}
 
 
-def _put(node: Any, steps: list[str], text: str) -> None:
+def put(node: Any, steps: list[str], text: str) -> None:
     at: Any = 0 if steps[0] == "[]" else steps[0]
     if steps[0] == "{key}":
         node[text] = node.pop(next(iter(node)))
@@ -133,9 +133,9 @@ def _put(node: Any, steps: list[str], text: str) -> None:
     elif len(steps) == 1:
         node[at] = text
     elif isinstance(node[at], list) and len(node[at]) > 1 and steps[1] == "[]" and steps[2:] == ["values", "[]"]:
-        _put(node[at][-1], steps[2:], text)  # the condition on a text takes any
+        put(node[at][-1], steps[2:], text)  # the condition on a text takes any
     else:
-        _put(node[at], steps[1:], text)
+        put(node[at], steps[1:], text)
 
 
 def _text(probe: dict[str, Any]) -> str:
