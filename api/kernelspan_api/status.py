@@ -76,6 +76,8 @@ class RuntimeSummary(Part, frozen=True, kw_only=True):
     runtime: Annotated[Runtime, Meta(description="The runtime.")]
     processes: Annotated[Count, Meta(description="Processes traced.")] = 0
     unwinding: Annotated[Count, Meta(description="Of them, those whose stacks are read.")] = 0
+    reason: Annotated[Reason | None, Meta(description="Why those of the others are not, by one of them.")] = None
+    message: Annotated[Text, Meta(description="Which one, and what to do.")] = ""
 
 
 class ProbeStatus(Part, frozen=True, kw_only=True):

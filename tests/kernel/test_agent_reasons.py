@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reasons of a status that an agent itself finds, on this machine's kernel: each is reached here by what it is about.
 
-Those of functions, budgets, runtimes and specs have tests of their own beside what they are about.
+Those of functions, budgets and specs have tests of their own beside what they are about.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,4 +114,25 @@ def test_nobody_is_selected(start: Start) -> None:
         assert "processSelector" in agent.server.states()["p"].message
         pod.run("/usr/bin/sleep", "1000")
         agent.until(lambda: agent.server.states()["p"].reason == "", "somebody")
+        agent.stop()
+
+
+def test_a_runtime_that_is_not_walked(start: Start, tmp_path: Path) -> None:
+    """What is traced is traced, without frames: which runtime that is of, and why, stands with the runtime."""
+    old = tmp_path / "python3.6"
+    shutil.copy("/usr/bin/sleep", old)
+    agent = start()
+    with Pod("web-1") as pod:
+        program(pod)
+        pod.run(str(old), "1000")
+        agent.follow([profile("p", **STATS)], [pod.plan(every_container("p"))])
+
+        def runtimes() -> list[tuple[str, int, int, str, str]]:
+            found = agent.server.states().get("p")
+            each = found.runtimes if found else ()
+            return [(one.runtime, one.processes, one.unwinding, one.reason, one.message) for one in each]
+
+        expected = [("Python", 2, 1, "RuntimeUnsupported", "CPython 3.6 is older than 3.8")]
+        agent.until(lambda: [one for one in runtimes() if one[0] == "Python"] == expected, f"told: {runtimes()}")
+        assert agent.server.states()["p"].reason == ""
         agent.stop()

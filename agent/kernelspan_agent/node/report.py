@@ -12,7 +12,7 @@ from kernelspan_agent.guard.control import Phase
 from kernelspan_agent.guard.measured import OPERATIONS, Told, part_of
 from kernelspan_agent.node.desired import uid_of
 from kernelspan_agent.node.trouble import Trouble
-from kernelspan_agent.node.whom import Whom, counts_of
+from kernelspan_agent.node.whom import OfRuntime, Whom, counts_of
 from kernelspan_agent.probes.own.probe import Standing
 from kernelspan_api.control.control_pb2 import Counters, ProbeState, ProfileState, RuntimeCount
 from kernelspan_api.operations import Group
@@ -73,7 +73,7 @@ class Reports:
         trouble: Trouble | None,
         now: float,
         processes: int,
-        runtimes: Mapping[str, tuple[int, int]],
+        runtimes: Mapping[str, OfRuntime],
     ) -> ProfileState:
         state = ProfileState(uid=one.uid, generation=one.generation, reason=one.reason, message=one.message)
         if one.profile is None:
@@ -89,9 +89,12 @@ class Reports:
         if (told := engine.guard.told(one.key)) is not None:
             _say_limits(state, told)
         state.processes = processes
-        for runtime, (running, unwinding) in sorted(runtimes.items()):
+        for runtime, found in sorted(runtimes.items()):
             name = _RUNTIMES.get(runtime, runtime)
-            state.runtimes.append(RuntimeCount(runtime=name, processes=running, unwinding=unwinding))
+            count = RuntimeCount(runtime=name, processes=found.running, unwinding=found.walked)
+            if found.why is not None:
+                count.reason, count.message = found.why.reason, found.why.message[:MAX_MESSAGE]
+            state.runtimes.append(count)
         if one.uid in self._counters:
             state.counters.CopyFrom(self._counters[one.uid][1])
         state.export_reason = self._export_reason(one, engine)

@@ -11,12 +11,14 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kernelspan_agent.errors import BudgetError
 from kernelspan_agent.node.desired import uid_of
 from kernelspan_agent.node.trouble import Trouble
 from kernelspan_agent.resolve.clock import TICK_NS, boot_ahead_ns
+from kernelspan_agent.runtimes.registry import Unsupported
 from kernelspan_agent.targets.pods import PodTarget, PodTargets
 from kernelspan_agent.targets.select import Selection, all_processes, name_of, process_or_none
 
@@ -25,9 +27,12 @@ if TYPE_CHECKING:
     from kernelspan_agent.node.desired import Desired
     from kernelspan_agent.node.unobserved import Unobserved
     from kernelspan_agent.process.procfs import Process
+    from kernelspan_agent.resolve.traced import TracedProcess
     from kernelspan_api.control.control_pb2 import NodePlan
 
 SCAN_SECONDS = 5.0
+PENDING_NS = 10_000_000_000  # of a runtime that is still being found out: not told before
+_SOON = Unsupported("RuntimePending", "")
 
 
 class Whom:
@@ -122,19 +127,39 @@ def _began_ns(process: Process) -> int:
     return process.start_ticks * TICK_NS
 
 
-def counts_of(engine: Engine) -> Mapping[str, tuple[int, Mapping[str, tuple[int, int]]]]:
-    """By key: processes traced for a profile, and of each runtime how many, and of how many the stacks are read."""
-    sets = Counter(
-        (each.wanted_by, each.runtime.runtime if each.runtime else "", each.unsupported is None)
-        for each in engine.processes.alive()
-    )
+@dataclass(slots=True)
+class OfRuntime:
+    """Processes of one runtime, of how many of them the stacks are read, and why those of one are not."""
+
+    running: int = 0
+    walked: int = 0
+    why: Unsupported | None = None
+
+
+def counts_of(engine: Engine) -> Mapping[str, tuple[int, Mapping[str, OfRuntime]]]:
+    """By key: processes traced for a profile, and what is to say of each runtime."""
+    now_ns = time.monotonic_ns()
+    sets = Counter((each.wanted_by, _runtime_of(each), _why(each, now_ns)) for each in engine.processes.alive())
     counts: dict[str, int] = {}
-    runtimes: dict[str, dict[str, tuple[int, int]]] = {}
-    for (keys, runtime, is_walked), count in sets.items():
+    runtimes: dict[str, dict[str, OfRuntime]] = {}
+    for (keys, runtime, why), count in sets.items():
         for key in keys:
             counts[key] = counts.get(key, 0) + count
             if runtime:
-                of_key = runtimes.setdefault(key, {})
-                running, walked = of_key.get(runtime, (0, 0))
-                of_key[runtime] = (running + count, walked + count * is_walked)
+                found = runtimes.setdefault(key, {}).setdefault(runtime, OfRuntime())
+                found.running += count
+                found.walked += count if why is None else 0
+                found.why = found.why or (why if why is not _SOON else None)
     return {key: (count, runtimes.get(key, {})) for key, count in counts.items()}
+
+
+def _why(traced: TracedProcess, now_ns: int) -> Unsupported | None:
+    """Why its stacks are not read; _SOON where that passes by itself, mostly in milliseconds."""
+    found = traced.unsupported
+    return _SOON if found is not None and found.waits and now_ns - traced.start_ns < PENDING_NS else found
+
+
+def _runtime_of(traced: TracedProcess) -> str:
+    if traced.runtime is not None:
+        return traced.runtime.runtime
+    return traced.unsupported.runtime if traced.unsupported is not None else ""

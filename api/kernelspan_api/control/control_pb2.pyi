@@ -294,14 +294,18 @@ class ProbeState(_message.Message):
     def __init__(self, name: _Optional[str] = ..., state: _Optional[str] = ..., mechanism: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class RuntimeCount(_message.Message):
-    __slots__ = ("runtime", "processes", "unwinding")
+    __slots__ = ("runtime", "processes", "unwinding", "reason", "message")
     RUNTIME_FIELD_NUMBER: _ClassVar[int]
     PROCESSES_FIELD_NUMBER: _ClassVar[int]
     UNWINDING_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     runtime: str
     processes: int
     unwinding: int
-    def __init__(self, runtime: _Optional[str] = ..., processes: _Optional[int] = ..., unwinding: _Optional[int] = ...) -> None: ...
+    reason: str
+    message: str
+    def __init__(self, runtime: _Optional[str] = ..., processes: _Optional[int] = ..., unwinding: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Counters(_message.Message):
     __slots__ = ("seen", "exported", "filtered", "sampled_out", "rate_limited", "in_flight", "dropped")

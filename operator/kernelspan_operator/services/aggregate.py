@@ -126,7 +126,12 @@ def _runtimes(states: Sequence[control_pb2.ProfileState]) -> tuple[RuntimeSummar
         rows = [row for state in states for row in state.runtimes if row.runtime == runtime.value]
         if processes := sum(row.processes for row in rows):
             unwinding = sum(row.unwinding for row in rows)
-            found.append(RuntimeSummary(runtime=runtime, processes=processes, unwinding=unwinding))
+            told = next((row for row in rows if row.reason), None)
+            reason, message = (_reason(told.reason), told.message[:MAX_TEXT]) if told is not None else (None, "")
+            summary = RuntimeSummary(
+                runtime=runtime, processes=processes, unwinding=unwinding, reason=reason, message=message
+            )
+            found.append(summary)
     return tuple(found)
 
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from kernelspan_api.control import control_pb2
+from kernelspan_api.reasons import Reason
 from kernelspan_api.status import Status
 from kernelspan_operator.models.policy import Policy
 from kernelspan_operator.services import agents as agents_module
@@ -92,10 +93,15 @@ def test_sums_and_the_order_of_nodes() -> None:
     counters = control_pb2.Counters(seen=10, exported=7, dropped=3)
     good = [OnNode(f"n{number:03}", state=state(processes=3, runtimes=[python], counters=counters, probes=[ATTACHED]))
             for number in range(60)]  # fmt: skip
+    php = control_pb2.RuntimeCount(runtime="PHP", processes=1, reason="RuntimeUnsupported", message="PHP 8.4 has ZTS")
+    good[7].state.runtimes.append(php)
     found = made([*good, OnNode("z", state=state(reason="PermissionDenied"))], pods=61)
     assert (found.summary.nodes_ready, found.summary.nodes_desired, found.summary.processes) == (60, 61, 180)
     assert (found.summary.probes_attached, found.events.seen, found.events.dropped) == (60, 600, 180)
-    assert (found.runtimes[0].processes, found.runtimes[0].unwinding) == (120, 60)
+    assert (found.runtimes[0].processes, found.runtimes[0].unwinding, found.runtimes[0].reason) == (120, 60, None)
+    told = found.runtimes[1]
+    assert (told.processes, told.unwinding, told.reason) == (1, 0, Reason.RUNTIME_UNSUPPORTED)
+    assert told.message == "PHP 8.4 has ZTS"
     assert (found.nodes[0].node, len(found.nodes)) == ("z", 50)
     assert found.nodes[0].message  # the remedy, where the agent gave no word
 
