@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.collector import Collector
+from tests.support.compiled import compiled
 from tests.support.node_agents import PYTHON, Running, Start, profile, program, starting
 from tests.support.pods import Pod, every_container, line
 from tests.support.tls import TlsFiles
@@ -62,22 +63,25 @@ def states(agent: Running, uid: str) -> dict[str, tuple[str, str, str]]:
     return {one.name: (one.state, one.reason, one.message) for one in found.probes} if found else {}
 
 
-def test_each_probe_says_why(start: Start, collector: Collector) -> None:
-    """Ten that cannot be, each for its own reason, and what can be beside them goes on."""
-    bad = [{"name": name, "mode": "Event", **probe} for name, (probe, _, _) in PROBES.items()]
+def test_each_probe_says_why(start: Start, collector: Collector, tmp_path: Path) -> None:
+    """Eleven that cannot be, each for its own reason, and what can be beside them goes on."""
+    whole = str(compiled(tmp_path, "int main(void) { return 0; }"))
+    missing = {"uprobe": {"path": whole, "symbols": ["no_such_symbol"]}}
+    probes = {**PROBES, "symbol": (missing, "SymbolNotFound", "no_such_symbol")}
+    bad = [{"name": name, "mode": "Event", **probe} for name, (probe, _, _) in probes.items()]
     good = {"name": "good", "mode": "Event", "tracepoint": EXEC}
     agent = start()
     with Pod("web-1") as pod:
         mine = program(pod)
         agent.follow([profile("p", **STATS, probes=[*bad, good])], [pod.plan(every_container("p"))])
-        expected = {name: reason for name, (_, reason, _) in PROBES.items()}
+        expected = {name: reason for name, (_, reason, _) in probes.items()}
 
         def reasons() -> dict[str, str]:
             return {name: reason for name, (state, reason, _) in states(agent, "p").items() if state == "Failed"}
 
         agent.until(lambda: reasons() == expected, f"failed as expected: {reasons()}")
         found = states(agent, "p")
-        assert [name for name, (_, _, word) in PROBES.items() if word not in found[name][2]] == []
+        assert [name for name, (_, _, word) in probes.items() if word not in found[name][2]] == []
         assert found["good"][0] == found["files"][0] == "Attached"
         agent.until_seen(collector, mine, "seen")
         agent.stop()
