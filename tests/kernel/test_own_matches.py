@@ -109,6 +109,42 @@ def test_whose_program(tmp_path: Path) -> None:
         assert found.get(name, Counter()).total() == expected, name
 
 
+def test_rights_and_namespaces_of_others(tmp_path: Path) -> None:
+    """Of three processes of one program: as it is, in a network of its own, and of a user without rights."""
+    path = next(iter(programs(tmp_path)))
+    plain, apart, nobody = 7, 11, 13
+    script = (
+        f"{path} {plain}\nunshare --net {path} {apart}\n"
+        f"setpriv --reuid=65534 --regid=65534 --clear-groups {path} {nobody}\n:"
+    )
+    admin = {"values": ["CAP_SYS_ADMIN"]}
+    net = {"type": "Net", "values": [_namespace("Net")]}
+    conditions: dict[str, tuple[dict[str, Any], int]] = {
+        "here": ({"namespaces": [{"operator": "In", **net}]}, plain + nobody),
+        "elsewhere": ({"namespaces": [{"operator": "NotIn", **net}]}, apart),
+        "may": ({"capabilities": [{"set": "Effective", "operator": "In", **admin}]}, plain + apart),
+        "may-not": ({"capabilities": [{"set": "Effective", "operator": "NotIn", **admin}]}, nobody),
+        "inherits": ({"capabilities": [{"set": "Inheritable", "operator": "In", **admin}]}, 0),
+        **{
+            f"same-{kind.lower()}": (
+                {"namespaces": [{"type": kind, "operator": "Equal", "values": [_namespace(kind)]}]},
+                plain + apart + nobody,
+            )
+            for kind in ("Cgroup", "Ipc", "Time", "Uts")
+        },
+    }
+    call = {"kprobe": {"call": "getpriority", "syscall": True}}
+    probes = [probe(name, call, args=[], match=[match]) for name, (match, _) in conditions.items()]
+    found = seen(run(tmp_path, profile(tmp_path, probes=probes), "/bin/sh", "-c", script))
+    assert {name: found.get(name, Counter()).total() for name in conditions} == {
+        name: count for name, (_, count) in conditions.items()
+    }
+
+
+def _namespace(kind: str) -> str:
+    return str(Path("/proc/self/ns", kind.lower()).stat().st_ino)
+
+
 def test_which_file(tmp_path: Path) -> None:
     """By the path of a descriptor's file, which many files have one after another."""
     (tmp_path / "deeper").mkdir()
