@@ -237,6 +237,7 @@ class ProfileRun:
     def dropped(self) -> Counter[str]:
         """Operations that reached the profile and were lost, by reason."""
         found = Counter(self.exporter.counters.snapshot().operations_dropped)
+        found["TargetGone"] += self.resolver.undecided
         found["Orphan"] += self.tracer.counters.orphans_dropped + (self.hold.orphans if self.hold else 0)
         return found
 

@@ -146,7 +146,7 @@ class ResultCondition(Part, frozen=True, kw_only=True):
 
 
 class BinaryCondition(Part, frozen=True, kw_only=True):
-    """A condition on the path of the process's executable."""
+    """A condition on the path of the process's executable, from the process's root. One that is not known meets none."""
 
     operator: Annotated[TextOperator, Meta(description="How it is compared.")]
     values: Annotated[Values, Meta(description="Paths, or parts of one.")]

@@ -157,6 +157,7 @@ def _regex(text: str) -> str | None:
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
+_HOST_LABEL = "[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?"
 _SHORT_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _DNS = "lower-case letters, digits and -, with a letter or digit at both ends"
 
@@ -168,8 +169,8 @@ FORMATS: dict[str, Format] = {
     "dnsLabel": _pattern(f"a DNS label (RFC 1123: {_DNS})", f"^{_LABEL}$"),
     "dnsSubdomain": _pattern(f"a DNS name (RFC 1123: labels of {_DNS}, joined by dots)", rf"^{_LABEL}(\.{_LABEL})*$"),
     "serverName": _pattern(
-        "a host's name or address, as a certificate has it",
-        r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f:.]+)?$",
+        "a host's name, in ASCII, or address, as a certificate has it",
+        rf"^({_HOST_LABEL}(\.{_HOST_LABEL})*\.?|[0-9A-Fa-f:]*[0-9A-Fa-f]:[0-9A-Fa-f:.]*|::[0-9A-Fa-f:.]+)?$",
     ),
     "labelKey": _pattern("a label's key: [DNS name/]name", rf"^({_LABEL}(\.{_LABEL})*/)?{_SHORT_NAME}$"),
     "labelValue": _pattern("a label's value: letters, digits, - _ .", f"^({_NAME})?$"),

@@ -77,7 +77,7 @@ class RuntimeSummary(Part, frozen=True, kw_only=True):
     processes: Annotated[Count, Meta(description="Processes traced.")] = 0
     unwinding: Annotated[Count, Meta(description="Of them, those whose stacks are read.")] = 0
     reason: Annotated[Reason | None, Meta(description="Why those of the others are not, by one of them.")] = None
-    message: Annotated[Text, Meta(description="Which one, and what to do.")] = ""
+    message: Annotated[Text, Meta(description="Which one that is.")] = ""
 
 
 class ProbeStatus(Part, frozen=True, kw_only=True):

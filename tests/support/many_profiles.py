@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from kernelspan_agent.errors import KernelspanError
-from kernelspan_agent.probes import bpf, constants
+from kernelspan_agent.probes import constants
 from kernelspan_agent.probes.build import Module, compile_now, request
 from kernelspan_agent.probes.own.codegen import Generated
 from kernelspan_agent.probes.own.located import Places
@@ -145,7 +145,7 @@ def looked_at(made: Made, module: Mapping[str, Any], *, load: bool) -> bool:
     for program in module["programs"].values():
         wrong = {number for kind, number in own_generation.calls(program) if kind == "helper"} - own_generation.HELPERS
         assert not wrong, f"calls helpers {sorted(wrong)}"
-    if not load or made.places.enters[0].kind == bpf.PROG_TRACING:
+    if not load or not own_generation.can_be_loaded(made.places):
         return False
     own_generation.load(made.places, made.generated, module)
     return True

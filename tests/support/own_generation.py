@@ -19,7 +19,8 @@ from typing import Any
 import msgspec
 
 from kernelspan_agent.errors import KernelspanError
-from kernelspan_agent.probes import bpf, constants
+from kernelspan_agent.probes import bpf, constants, fentry, proofs
+from kernelspan_agent.probes.btf import Btf
 from kernelspan_agent.probes.build import Module, compile_now, request
 from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own.codegen import Generated, Generator
@@ -37,9 +38,10 @@ from kernelspan_agent.probes.own.sources import (
     Trampoline,
     UserFunction,
 )
+from kernelspan_agent.probes.syscalls import function_of
 from kernelspan_agent.probes.tracefs import Field, FieldKind, Place, Tracepoint
 from kernelspan_api.conditions import ArgumentType, CapabilitySet, NamespaceType, Operator
-from kernelspan_api.userprobes import UserProbe
+from kernelspan_api.userprobes import Mechanism, UserProbe
 
 AT_ONCE = 24  # texts that one child compiles
 RING_BYTES = 4096
@@ -47,6 +49,7 @@ RING_BYTES = 4096
 # 35), the ring (130, 134). None writes to memory of a program or of the kernel, sends a signal or changes what a call returns.
 HELPERS = frozenset({1, 2, 3, 4, 5, 7, 12, 14, 16, 35, 112, 113, 114, 115, 130, 134})
 _CALL = 0x85  # BPF_JMP | BPF_CALL
+_FUNCTIONS = {3: "ksys_read", 4: "ksys_fadvise64_64"}  # of the kernel, by how many arguments they have
 _PSEUDO_KFUNC = 2
 
 _T, _O = ArgumentType, Operator
@@ -285,12 +288,25 @@ def calls(program: Mapping[str, Any]) -> set[tuple[str, int]]:
     return found
 
 
+def can_be_loaded(places: Places) -> bool:
+    """Whether this kernel runs such programs, and has a function that one of a trampoline can be loaded for."""
+    source = places.enters[0]
+    return not isinstance(source, Trampoline) or (
+        proofs.prove(Mechanism.FENTRY).works and (source.is_call or source.count in _FUNCTIONS)
+    )
+
+
 def load(places: Places, made: Generated, module: Mapping[str, Any]) -> None:
     """Loads a module into this kernel and gives it back. Raises MachineError: the verifier refuses it."""
-    kinds = {each.kind for each in (*places.enters, *places.exits)}
-    assert bpf.PROG_TRACING not in kinds, "what a trampoline runs needs its function"
+    (kind,) = {each.kind for each in (*places.enters, *places.exits)}
+    source, ends, targets = places.enters[0], bpf.ANYWHERE, None
+    if isinstance(source, Trampoline):
+        with Btf.of_kernel() as btf:
+            number = btf.function(function_of("read") if source.is_call else _FUNCTIONS[source.count])
+        ends = fentry.target(number, returns=bool(made.exits))
+        targets = dict.fromkeys(made.enters, fentry.target(number))
     with Loader({"ks_ring": RING_BYTES, "ks_scratches": 2}) as loader:
-        loader.load(Load(module, kinds.pop()))
+        loader.load(Load(module, kind, target=ends, targets=targets))
         assert set(loader.programs) == set(made.programs)
 
 
@@ -306,7 +322,7 @@ def main(count: int) -> int:
                 helpers |= calls(program)
             wrong = {number for kind, number in helpers if kind == "helper"} - HELPERS
             assert not wrong, (wrong, msgspec.json.encode(probe))
-            if index % 3 == 0 and places.enters[0].kind != bpf.PROG_TRACING:
+            if index % 3 == 0 and can_be_loaded(places):
                 load(places, made, module)
                 loaded += 1
         print(

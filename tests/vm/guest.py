@@ -30,7 +30,7 @@ from tests.vm.tracing import PROFILES, start
 
 def costs(plan: Wanted, mechanism: Mechanism) -> dict[str, int | str]:
     """Instructions that the verifier follows for each program; its last words where it refuses one."""
-    defines = constants.defines(ring_bytes=RING_BYTES, watch_exec=False, **mechanism.flags)
+    defines = constants.defines(ring_bytes=RING_BYTES, watch_exec=True, **mechanism.flags)
     built = build(modules_of(plan), defines, os.environ)
     found: dict[str, int | str] = {}
     loads = Loads(mechanism, plan)

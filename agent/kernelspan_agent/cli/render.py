@@ -35,7 +35,9 @@ def command(profile_path: str) -> None:
     profile, _ = read_profile(profile_path)
     plan = wanted(profile.metadata.name, profile.spec)
     mechanism = mechanisms.choose(plan)
-    defines = constants.defines(ring_bytes=RING_BYTES, watch_exec=False, **mechanism.flags)
+    defines = constants.defines(
+        ring_bytes=RING_BYTES, watch_exec=False, executables=plan.by_executable, **mechanism.flags
+    )
     click.echo(f"/* profile {profile.metadata.name}: mechanism {mechanism.name}. Each module is compiled by itself. */")
     click.echo("\n".join(["/*", *(f" * -D{name}={value}" for name, value in defines.items())]))
     offsets = constants.OFFSETS.items()

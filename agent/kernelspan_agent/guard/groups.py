@@ -94,7 +94,7 @@ def _build(
     modules: list[Module], mechanism: Mechanism, environ: Mapping[str, str]
 ) -> dict[Module, Built | MachineError]:
     """All at once; one by one where that fails, to see which one it is."""
-    defines = constants.defines(ring_bytes=RING_BYTES, watch_exec=False, **mechanism.flags)
+    defines = constants.defines(ring_bytes=RING_BYTES, watch_exec=True, **mechanism.flags)
     found: dict[Module, Built | MachineError] = {}
     try:
         return dict.fromkeys(modules, build(modules, defines, environ))

@@ -149,8 +149,13 @@ def counts_of(engine: Engine) -> Mapping[str, tuple[int, Mapping[str, OfRuntime]
                 found = runtimes.setdefault(key, {}).setdefault(runtime, OfRuntime())
                 found.running += count
                 found.walked += count if why is None else 0
-                found.why = found.why or (why if why is not _SOON else None)
+                if why is not None and why is not _SOON:
+                    found.why = why if found.why is None else min(found.why, why, key=_by_words)
     return {key: (count, runtimes.get(key, {})) for key, count in counts.items()}
+
+
+def _by_words(why: Unsupported) -> tuple[str, str]:
+    return why.reason, why.message
 
 
 def _why(traced: TracedProcess, now_ns: int) -> Unsupported | None:

@@ -63,7 +63,7 @@ def _is_number(text: str) -> bool:
 
 
 def text_holds(text: str, operator: str, values: Sequence[str]) -> bool:
-    """Whether a text, empty where it is not known, meets a condition; unknown meets only negative ones."""
+    """Whether a text meets a condition; an argument that is no path is empty, and meets only negative ones."""
     positive = operator.removeprefix("Not")
     if positive in ("Equal", "In"):
         found = text in values
@@ -92,8 +92,9 @@ class Judge:
             self._known[number] = spec, judged(spec)
         return self._known[number][1]
 
-    def image(self, number: int, traced: TracedProcess, executable: str) -> int:
-        """The entries that hold for a process's executable; of one that is not known (empty) only those that do not ask."""
+    def image(self, number: int, traced: TracedProcess) -> int:
+        """The entries that hold for a process's executable; of one that is not known only those that do not ask."""
+        executable = traced.executable
         if not executable:
             match = self._known[number][0].match
             return sum(1 << at for at, each in enumerate(match) if not each.binaries)

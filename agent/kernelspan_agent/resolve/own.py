@@ -91,6 +91,7 @@ class OwnSpans:
         )
         self._known: dict[int, OwnProbe] = {}
         self._judge = Judge(specs, probes.tell)
+        self.undecided = 0  # operations of programs that nobody knows, and that are wanted of some
 
     def accepts(self, ops: np.ndarray, traced: Sequence[TracedProcess]) -> np.ndarray:
         """Which operations meet the conditions that the kernel leaves to user space: bool, shape (n,)."""
@@ -104,7 +105,8 @@ class OwnSpans:
                 continue
             mask = int(ops["child"][row])
             if judged.image:
-                mask &= self._judge.image(own.number, traced[row], self._executable(traced[row]))
+                mask &= self._judge.image(own.number, traced[row])
+                self.undecided += not mask and not traced[row].executable
             for at in judged.arguments:
                 mask &= self._path_mask(own, at, ops[row])
             found[row] = bool(mask)
@@ -116,10 +118,6 @@ class OwnSpans:
             return self._judge.path(own.number, at, 0, "")
         number = int(arguments.rows["value"][at])
         return self._judge.path(own.number, at, number, self._path(number))
-
-    def _executable(self, traced: TracedProcess) -> str:
-        """The path of the file that a process runs; empty: not known."""
-        return self._path(traced.executable) or (traced.seen.executable if traced.seen else "")
 
     def _path(self, number: int) -> str:
         """The text of a PATH record's id; empty: there is none, or it is not known."""

@@ -73,6 +73,11 @@ class PathTable:
             return ""
         return f"{base[0].rstrip('/')}/{text.removeprefix('./')}" if text else base[0]
 
+    def rooted(self, file: int) -> str:
+        """The path of a file where it is whole, from the process's root; else empty."""
+        text = self.resolve(file, 0)
+        return text if text.startswith("/") else ""
+
     def raw(self, path: int) -> str:
         """A path exactly as passed; empty: not known."""
         found = self._get(path)

@@ -109,8 +109,8 @@ class ProcessTable:
         self._pending.pop(traced, None)
         self._kernel.set_runtime(traced.tgid, traced.start_ns, None, 0)
 
-    def learn(self, record: bytes) -> None:
-        """Takes in a PROCESS record: a fork, an exec or an end."""
+    def learn(self, record: bytes, path: Callable[[int], str] = lambda _: "") -> None:
+        """Takes in a PROCESS record: a fork, an exec or an end. `path`: the text of a PATH record's id; empty: not known."""
         row = np.frombuffer(record, PROCESS, 1)[0]
         tgid, start, when = int(row["tgid"]), int(row["start"]), int(row["time"])
         event, directories = int(row["event"]), (int(row["root"]), int(row["cwd"]))
@@ -118,6 +118,7 @@ class ProcessTable:
         old = self.find(tgid, when)
         if start and event != ProcessEvent.EXIT and old is not None and old.start_ns == start:
             self._forget_glance(tgid, start)  # it was caught up with
+            old.told = old.told or path(int(row["executable"]))
             return
         if event == ProcessEvent.FORK:
             parent = self.find(int(row["parent"]), when)
@@ -132,7 +133,7 @@ class ProcessTable:
                 directories=directories,
             )
             if parent is not None:
-                child.surroundings, child.executable = parent.surroundings, parent.executable
+                child.surroundings, child.told = parent.surroundings, parent.executable
             if parent is not None and parent.runtime is not None:
                 child.words = parent.words
                 self._use(child, parent.runtime, flags=parent.flags)
@@ -149,7 +150,7 @@ class ProcessTable:
                 known=lambda: seen_after_exec(tgid, old, directories),
                 directories=directories,
             )
-            image.executable = int(row["executable"])
+            image.told = path(int(row["executable"]))
             if old is not None:
                 image.surroundings = old.surroundings
             if old is not None and old.start_ns < start:

@@ -115,11 +115,17 @@ class Resolver:
         self.filtered = 0
         self.frame_states = Counter[str]()
 
+    @property
+    def undecided(self) -> int:
+        """Operations of which nobody knows whether they are wanted: those of programs that had ended before they were known."""
+        return self._own.undecided
+
     def resolve(self, taken: Taken) -> ResolvedBatch | None:
         """A batch of what the profile wants of these, in their order; None: nothing."""
         wanted = self._filter(taken.ops)
+        undecided = self._own.undecided
         wanted &= self._own.accepts(taken.ops, taken.traced)
-        self.filtered += len(wanted) - int(wanted.sum())
+        self.filtered += len(wanted) - int(wanted.sum()) - (self._own.undecided - undecided)
         if not self._settings.wanted.requests:
             taken = taken.of(wanted)
             return self._batch(taken.ops, taken.traced) if len(taken.ops) else None

@@ -79,22 +79,22 @@ class Tables:
     def learn(self, records: Iterable[tuple[int, bytes]]) -> None:
         """Takes in records that are no operations.
 
-        Processes first, since every millisecond until a new program's runtime is known is one without frames; all
-        others name the instant they belong to.
+        Processes first, with the paths of their files, since every millisecond until a new program's runtime is known is one
+        without frames; all others name the instant they belong to.
         """
         rest = []
         for kind, record in records:
             if not is_sound(kind, record):
                 self.unsound += 1
+            elif kind == RecordKind.PATH:
+                self.paths.learn(record)
             elif kind == RecordKind.PROCESS:
-                self.processes.learn(record)
+                self.processes.learn(record, self.paths.rooted)
                 self.processes.detect_pending(self._clock.monotonic_now_ns())
             else:
                 rest.append((kind, record))
         for kind, record in rest:
-            if kind == RecordKind.PATH:
-                self.paths.learn(record)
-            elif kind == RecordKind.ARGUMENTS:
+            if kind == RecordKind.ARGUMENTS:
                 self.arguments.learn(record)
             elif kind == RecordKind.BYTES:
                 self.payloads.learn(record)

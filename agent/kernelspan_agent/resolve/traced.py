@@ -35,7 +35,7 @@ class TracedProcess:
     context: LibraryContext
     wanted_by: frozenset[str]  # uids of profiles
     directories: tuple[int, int] = (0, 0)  # root and working directory as PROCESS names them; 0: not known
-    executable: int = 0  # a PATH record's id; 0: not told
+    told: str = ""  # the path of its file, by its exec or its parent; empty: not told
     ended_ns: int = 0  # CLOCK_MONOTONIC; 0: alive
     ended_epoch_ns: int = 0
     surroundings: Mapping[str, AttributeValue] = field(default_factory=dict)  # resource attributes of its pod
@@ -50,6 +50,11 @@ class TracedProcess:
     words: tuple[int, ...] = ()
     watch: registry.Watch | None = None
     threads: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def executable(self) -> str:
+        """The path of the file that it runs; empty: not known."""
+        return self.told or (self.seen.executable if self.seen else "")
 
     @property
     def process(self) -> procfs.Process | None:

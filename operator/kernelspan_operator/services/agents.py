@@ -100,6 +100,7 @@ class Agents:
         self.plan_bytes = Distribution(*(float(1 << shift) for shift in range(8, 26, 2)))
         self._reported: dict[str, Reported] = {}
         self._streams: dict[str, _Stream] = {}
+        self._newer: dict[str, int] = {}  # revisions of nodes' agents that were told of
         self._under_way: set[_Stream] = set()  # those that have been woken to send a plan and are not done
         self._waiting: deque[_Stream] = deque()  # those to be woken
         self._next: asyncio.TimerHandle | None = None
@@ -198,7 +199,8 @@ class Agents:
         found.hello, found.connected = hello, True
         self._changed(node, None)
         _log.info("agent.connected node=%s version=%s kernel=%s", node, hello.agent_version, hello.kernel)
-        if hello.revision > REVISION:
+        if hello.revision > REVISION and self._newer.get(node) != hello.revision:
+            self._newer[node] = hello.revision
             hint = "it goes on with what this operator knows; update the operator"
             _log.warning("agent.newer node=%s revision=%d ours=%d hint=%s", node, hello.revision, REVISION, hint)
         reader = asyncio.ensure_future(self._read(reports, stream, found))

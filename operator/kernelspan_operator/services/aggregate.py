@@ -126,10 +126,13 @@ def _runtimes(states: Sequence[control_pb2.ProfileState]) -> tuple[RuntimeSummar
         rows = [row for state in states for row in state.runtimes if row.runtime == runtime.value]
         if processes := sum(row.processes for row in rows):
             unwinding = sum(row.unwinding for row in rows)
-            told = next((row for row in rows if row.reason), None)
-            reason, message = (_reason(told.reason), told.message[:MAX_TEXT]) if told is not None else (None, "")
+            reason, message = min(((row.reason, row.message) for row in rows if row.reason), default=("", ""))
             summary = RuntimeSummary(
-                runtime=runtime, processes=processes, unwinding=unwinding, reason=reason, message=message
+                runtime=runtime,
+                processes=processes,
+                unwinding=unwinding,
+                reason=_reason(reason),
+                message=message[:MAX_TEXT],
             )
             found.append(summary)
     return tuple(found)

@@ -35,13 +35,20 @@ def stack_record(number: int, frames: list[tuple[int, ...]], *, count: int | Non
 
 
 def process_record(
-    kind: int, tgid: int, *, parent: int = 0, start: int = 50, time: int = 60, event: int | None = None
+    kind: int,
+    tgid: int,
+    *,
+    parent: int = 0,
+    start: int = 50,
+    time: int = 60,
+    event: int | None = None,
+    executable: int = 0,
 ) -> bytes:
     """A PROCESS record."""
     row = np.zeros(1, PROCESS)[0]
     _head(row, RecordKind.PROCESS, records.OP_SIZE, time, tgid)
     row["event"], row["parent"], row["start"] = kind if event is None else event, parent, start
-    row["comm"] = b"program"
+    row["comm"], row["executable"] = b"program", executable
     return row.tobytes()
 
 
