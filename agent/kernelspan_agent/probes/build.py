@@ -151,13 +151,25 @@ def compile_now(wanted: Mapping[str, Any]) -> dict[str, Any]:
     except subprocess.TimeoutExpired as error:
         raise MachineError(f"compiling took more than {children.TIMEOUT_SECONDS} s", reason="CompileFailed") from error
     except ValueError as error:
-        words = said.decode(errors="replace").strip().splitlines() or [f"exit status {status}"]
-        if status == -signal.SIGXCPU:
-            words = [f"it took more than {compiler.CPU_SECONDS} s of CPU a module"]
-        raise MachineError(f"the compiling process failed: {words[-1]}", reason="CompileFailed") from error
+        raise _without_answer(said.decode(errors="replace"), status) from error
     if "error" in answer:
         raise _refusal(answer, said.decode(errors="replace"))
     return answer
+
+
+def _without_answer(said: str, status: int) -> MachineError:
+    """Of a compiling process that ended without one: what clang had complained of, else its last word."""
+    words = said.strip().splitlines() or [f"exit status {status}"]
+    if status == -signal.SIGXCPU:
+        words = [f"it took more than {compiler.CPU_SECONDS} s of CPU a module"]
+    errors = [line for line in words if "error: " in line]
+    failure = MachineError(
+        f"the compiling process failed: {(errors or words[-1:])[0]}",
+        reason="CompileFailed",
+        hint=INSTALL if errors else "",
+    )
+    failure.details = said
+    return failure
 
 
 _NO_MAP = re.compile(
