@@ -21,11 +21,12 @@ from tests.vm.guests import Visits, run, visited
 CALLS = 101
 CALLED = "ksys_fadvise64_64"  # (int fd, loff_t offset, loff_t len, int advice): nothing calls it but fadvise(2)
 EINVAL, WILLNEED = 22, 3
+_PLACE = ("code.function.name", "code.line.number", "kernelspan.code.missing")
 ADVICES = 9  # of them those beyond 5 are none: EINVAL
 LABELS = kernels.wanted_labels() if os.environ.get("KERNELSPAN_MATRIX") else [kernels.NEWEST]
 HAS_MULTI = ("6.12", "newest")
 PROGRAM = f"""
-import os, sys
+import os, sys, time
 
 def advise(file, number):
     try:
@@ -33,6 +34,7 @@ def advise(file, number):
     except OSError:
         pass
 
+time.sleep(15)  # an emulated agent needs its time to find out what runs this
 with open(sys.argv[0]) as file:
     for number in range({CALLS}):
         advise(file.fileno(), number)
@@ -125,8 +127,9 @@ def test_every_call_by_every_mechanism(left: Left) -> None:
 
 
 def test_where_they_came_from(left: Left) -> None:
-    """All by the function that advised, at its line, in one trace of its thread."""
+    """All by the function that advised, at its line, in one trace of its thread; but for its beginning, of which that is said."""
     spans = [span for each in left.by_probe().values() for span in each]
-    told = {(span.attributes["code.function.name"], span.attributes["code.line.number"]) for span in spans}
-    assert told == {("__main__.advise", 6)}
+    told = Counter(tuple(span.attributes.get(name) for name in _PLACE) for span in spans)
+    assert told.keys() <= {("__main__.advise", 6, None), (None, None, "RuntimePending")}
+    assert told["__main__.advise", 6, None] > len(spans) // 2
     assert len({span.trace_id for span in spans}) == 1
