@@ -22,7 +22,7 @@ CALLS = 101
 CALLED = "ksys_fadvise64_64"  # (int fd, loff_t offset, loff_t len, int advice): nothing calls it but fadvise(2)
 EINVAL, WILLNEED = 22, 3
 _PLACE = ("code.function.name", "code.line.number", "kernelspan.code.missing")
-ADVICES = 9  # of them those beyond 5 are none: EINVAL
+KINDS = 9  # of them those beyond 5 are none: EINVAL
 LABELS = kernels.wanted_labels() if os.environ.get("KERNELSPAN_MATRIX") else [kernels.NEWEST]
 HAS_MULTI = ("6.12", "newest")
 PROGRAM = f"""
@@ -30,7 +30,7 @@ import os, sys, time
 
 def advise(file, number):
     try:
-        os.posix_fadvise(file, number * 4096, number, number % {ADVICES})
+        os.posix_fadvise(file, number * 4096, number, number % {KINDS})
     except OSError:
         pass
 
@@ -107,8 +107,8 @@ def test_every_call_by_every_mechanism(left: Left) -> None:
         (probe["name"] for probe in left.report["probes"]), "Attached"
     ), left.output
     found, calls = left.by_probe(), range(CALLS)
-    results = {number: -EINVAL if number % ADVICES > 5 else 0 for number in calls}
-    every = Counter((number * 4096, number, number % ADVICES, results[number]) for number in calls)
+    results = {number: -EINVAL if number % KINDS > 5 else 0 for number in calls}
+    every = Counter((number * 4096, number, number % KINDS, results[number]) for number in calls)
     assert Counter(own.values(found["call"], "a1")) == Counter(number * 4096 for number in calls)
     for mechanism in mechanisms(left.label):
         name = mechanism.lower()
