@@ -40,6 +40,8 @@ REQUESTS = (
     ("GET", "/compare", "asks for two prices at once, in coroutines"),
     ("GET", "/invoices/7", "looks for a file that is not there"),
 )
+# The shop keeps a price for five seconds: one from before the agent's start is too old after two pauses, one from the request
+# before is not.
 PAUSE_SECONDS = 2.0
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0

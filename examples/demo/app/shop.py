@@ -22,7 +22,7 @@ PRICES = os.environ["SHOP_PRICES"]
 
 app = Flask(__name__)
 app.config["TEMPLATES_AUTO_RELOAD"] = True
-cache = FileSystemCache(str(DATA / "cache"), default_timeout=3)
+cache = FileSystemCache(str(DATA / "cache"), default_timeout=5)
 pool = ThreadPoolExecutor(max_workers=3, thread_name_prefix="report")
 
 
