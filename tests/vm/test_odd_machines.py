@@ -143,7 +143,6 @@ def test_events_are_for_administrators_alone(restricted: Traced) -> None:
     """What perf_event_open(2) refuses bpf(2) attaches."""
     runs.check_balance(restricted.report)
     assert restricted.report["mechanism"] in ("RawTracepoint", "Fentry")
-    found = [span for span in restricted.spans if span.name == "file.list"]
-    assert len(found) == 2  # the second call says that there is no more
-    assert {span.attributes["file.path"] for span in found} == {"/run/nobody/x"}
+    found = [span for span in restricted.spans if span.attributes.get("file.path") == "/run/nobody/x"]
+    assert [span.name for span in found] == ["file.list"] * 2  # the second call says that there is no more
     assert {span.attributes["code.function.name"] for span in found} == {"__main__.look"}
