@@ -70,7 +70,7 @@ def _looks_up(map_fd: int) -> bytes:
 
 def _empty(name: str, code: bytes) -> Iterator[Attachment | None]:
     if name == mechanisms.FENTRY.name:
-        (write,) = call_functions({"write"})
+        (write,) = call_functions(frozenset({"write"}))
         for returns in (True, False):
             program = bpf.prog_load(fentry.KIND, code, "empty", fentry.target(write.number, returns=returns))
             yield fentry.attach(program, write.name)

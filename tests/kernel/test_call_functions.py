@@ -24,7 +24,7 @@ FEW = {"files": {"operations": ["Sync"]}, "waits": {"operations": ["Sleep"]}}
 
 def test_each_call_of_this_kernel_has_its_function() -> None:
     """Those without arguments as well, of which BTF has another name."""
-    calls = {call for group in Group for call in calls_of(group, EVERYTHING)}
+    calls = frozenset(call for group in Group for call in calls_of(group, EVERYTHING))
     there = {call for call in calls if has_call(Tracefs.find(), call)}
     found = {each.call: each for each in call_functions(calls)}
     assert found.keys() >= there
@@ -93,3 +93,13 @@ def test_a_mechanism_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(mechanisms.VARIABLE, "Kprobe")
     with pytest.raises(MachineError, match="KERNELSPAN_MECHANISM=Kprobe: there is Tracepoint, RawTracepoint"):
         mechanisms.choose(wanted_of(FEW))
+
+
+def test_where_tracefs_may_not_be_read_nothing_of_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The raw pair has no name of it."""
+
+    def unreadable(*_: object) -> bool:
+        raise MachineError("may not be read", reason="PermissionDenied")
+
+    monkeypatch.setattr(mechanisms, "has_call", unreadable)
+    assert mechanisms.choose(wanted_of(FEW)) is mechanisms.RAW_TRACEPOINT

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from kernelspan_agent.guard.groups import every_module
 from kernelspan_agent.probes.mechanisms import MECHANISMS, has_call
+from kernelspan_agent.probes.modules import EVERYTHING, modules_of
 from kernelspan_agent.probes.source import syscalls
 from kernelspan_agent.probes.tracefs import Tracefs
 from kernelspan_api.operations import Group
@@ -48,7 +48,7 @@ def test_this_machine() -> None:
     for name in ("bpf-map", "bpf-program", "kernel-reads", "ring-buffer", "raw-tracepoint", "btf", "bcc", "programs"):
         assert state_of(found, name) == "ok"
     seen = {(each["module"], each["mechanism"]) for each in found["programs"] if each["state"] == "ok"}
-    assert seen == {(module.name, mechanism.name) for module in every_module() for mechanism in MECHANISMS}
+    assert seen == {(module.name, mechanism.name) for module in modules_of(EVERYTHING) for mechanism in MECHANISMS}
     assert all(each["programs"] for each in found["programs"])
     assert {each["what"] for each in found["notVisible"]} >= {"memory-mapped files", "native frames"}
     assert found["profile"] is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from kernelspan_api import semconv
 from tests.support import runs
@@ -45,7 +45,15 @@ def run(folder: Path, probes: list[dict[str, Any]], *command: str | Path, **spec
     return runs.run(folder, runs.profile(folder, probes=probes, **spec), *command)
 
 
-def by_probe(ran: runs.Run) -> dict[str, list[ReceivedSpan]]:
+class HasSpans(Protocol):
+    """What a run left."""
+
+    @property
+    def spans(self) -> list[ReceivedSpan]:
+        """All of them."""
+
+
+def by_probe(ran: HasSpans) -> dict[str, list[ReceivedSpan]]:
     """The spans of probes, in the order in which they began."""
     found: dict[str, list[ReceivedSpan]] = defaultdict(list)
     for span in sorted(ran.spans, key=lambda span: (span.start_ns, -span.end_ns)):

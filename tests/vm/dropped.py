@@ -53,7 +53,7 @@ def found() -> dict[str, Any]:
             made.until(lambda: traced.runtime is not None, "its runtime is known")
             os.write(begins, b"1")
             _sleeps(program.pid, begin)
-            (read,) = call_functions({"read"})
+            (read,) = call_functions(frozenset({"read"}))
             other = bpf.prog_load(fentry.KIND, bpf.NOTHING, "other", fentry.target(read.number))
             attached = fentry.attach(other, read.name)
             program.stdin.write(b"\n")

@@ -69,14 +69,6 @@ class Left:
     report: dict[str, Any]
     spans: list[ReceivedSpan]
 
-    def by_probe(self) -> dict[str, list[ReceivedSpan]]:
-        """Those of the program's own function, by probe."""
-        found: dict[str, list[ReceivedSpan]] = {}
-        for span in self.spans:
-            if (name := span.attributes.get("kernelspan.probe.name")) is not None:
-                found.setdefault(str(name), []).append(span)
-        return found
-
 
 def _visit(kernel: kernels.Kernel, folder: Path) -> Left:
     program, spans, report = (folder / name for name in ("program.py", "spans", "report"))
@@ -106,7 +98,7 @@ def test_every_call_by_every_mechanism(left: Left) -> None:
     assert {probe["name"]: probe["state"] for probe in left.report["probes"]} == dict.fromkeys(
         (probe["name"] for probe in left.report["probes"]), "Attached"
     ), left.output
-    found, calls = left.by_probe(), range(CALLS)
+    found, calls = own.by_probe(left), range(CALLS)
     results = {number: -EINVAL if number % KINDS > 5 else 0 for number in calls}
     every = Counter((number * 4096, number, number % KINDS, results[number]) for number in calls)
     assert Counter(own.values(found["call"], "a1")) == Counter(number * 4096 for number in calls)
@@ -128,7 +120,7 @@ def test_every_call_by_every_mechanism(left: Left) -> None:
 
 def test_where_they_came_from(left: Left) -> None:
     """All by the function that advised, at its line, in one trace of its thread; but for its beginning, of which that is said."""
-    spans = [span for each in left.by_probe().values() for span in each]
+    spans = [span for each in own.by_probe(left).values() for span in each]
     told = Counter(tuple(span.attributes.get(name) for name in _PLACE) for span in spans)
     assert told.keys() <= {("__main__.advise", 6, None), (None, None, "RuntimePending")}
     assert told["__main__.advise", 6, None] > len(spans) // 2

@@ -56,7 +56,7 @@ def start(mechanism: str, results: Path) -> None:
             stdout=words,
             stderr=words,
             env=environ,
-        ) as started,  # fmt: skip
+        ) as started,
     ):
         try:
             for function in _WAITING:

@@ -47,11 +47,6 @@ class Loaded:
         }
 
 
-def every_module() -> list[Module]:
-    """All there are: those of a plan that wants everything."""
-    return modules_of(EVERYTHING)
-
-
 def load_all(
     environ: Mapping[str, str], mechanisms: tuple[Mechanism, ...] = MECHANISMS, wanted: Wanted | None = None
 ) -> list[Loaded]:

@@ -13,6 +13,7 @@ import platform
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from kernelspan_agent.errors import MachineError
@@ -93,7 +94,7 @@ class Seats:
         """Those of each group's calls, which this kernel has. Raises MachineError."""
         wanted = [(group, call) for group, names in calls.items() for call in names]
         restarts = [(group, RESTART) for group, names in calls.items() if _RESTARTED & set(names)]
-        found = {each.call: each for each in call_functions({call for _, call in wanted + restarts})}
+        found = {each.call: each for each in call_functions(frozenset(call for _, call in wanted + restarts))}
         if missing := {call for _, call in wanted + restarts} - found.keys():
             raise MachineError(f"no type information of {', '.join(sorted(missing))}", reason="MechanismUnsupported")
         # What begins anew is there for as long as what it goes on with.
@@ -126,7 +127,8 @@ class Seats:
                 yield Load(only, fentry.KIND, seat.suffix, maps, seat.target, values=values)
 
 
-def call_functions(calls: set[str]) -> list[CallFunction]:
+@cache
+def call_functions(calls: frozenset[str]) -> tuple[CallFunction, ...]:
     """The functions of those of these system calls that type information has whole. Raises MachineError.
 
     Older kernels have it of some with a type of the registers that is only declared: no program may look at these then.
@@ -146,7 +148,7 @@ def call_functions(calls: set[str]) -> list[CallFunction]:
                         break
     except BtfError as error:
         raise MachineError(f"{prefix}*: {error}", reason="KernelTooOld") from error
-    return found
+    return tuple(found)
 
 
 def _takes_registers(btf: Btf, prototype: int) -> bool:

@@ -230,7 +230,7 @@ def _has_tracefs() -> bool:
     try:
         tracefs = Tracefs.mounted()
         return tracefs is not None and has_call(tracefs, "read")
-    except OSError:
+    except (OSError, MachineError):
         return False
 
 
