@@ -106,7 +106,7 @@ def guest(program: str) -> None:
                 with Session.open(plan, os.environ, mechanism=mechanism) as session:
                     _row(mechanism.name, "ours, of a neighbour", worker)
                     session.set_class(1, plan)
-                    session.trace(worker.pid, 1, 1)
+                    session.procs.trace(worker.pid, 1, 1)
                     _row(mechanism.name, "ours, of a traced program", worker)
             except (MachineError, OSError) as error:
                 print(json.dumps([platform.release(), mechanism.name, f"cannot: {error}", {}]), flush=True)

@@ -88,6 +88,11 @@ class Classes:
         self._masks.clear()
         return number
 
+    def uids(self, number: int) -> frozenset[str]:
+        """The profiles of a class that are there still."""
+        one = self._classes.get(number)
+        return one.uids if one is not None else frozenset()
+
     # --- the guard ----------------------------------------------------------------------------------------------------
 
     def limit(self, shares: Mapping[str, float], detached: frozenset[str]) -> None:
@@ -149,7 +154,7 @@ class Classes:
         retired = [number for number, one in self._classes.items() if one.retired]
         if not retired:
             return
-        in_use = self._session.classes_of_processes()
+        in_use = self._session.procs.classes()
         for number in set(retired) - in_use:
             counted, one = self._counted(number), self._classes[number]
             if (

@@ -94,6 +94,7 @@ class Engine:
             lambda monotonic_ns: monotonic_ns + self.clock.offset_ns,
             glances=self._intake.glance_of,
             files=files,
+            whose=lambda tgid: self._classes.uids(self.session.procs.match_class(tgid)),
         )
         self.tables = Tables(self.processes, self.clock, self.session)
         self.acts = Acts()
@@ -169,10 +170,10 @@ class Engine:
         except BudgetError:
             if not traced.wanted_by <= uids:
                 traced.wanted_by = frozenset()
-                self.session.assign(traced.tgid, traced.start_ns, NOBODY)
+                self.session.procs.assign(traced.tgid, traced.start_ns, NOBODY)
             raise
         before, traced.wanted_by = traced.wanted_by, uids
-        self.session.assign(traced.tgid, traced.start_ns, number)
+        self.session.procs.assign(traced.tgid, traced.start_ns, number)
         self._saw(traced, uids - before)
 
     def _saw(self, traced: TracedProcess, uids: frozenset[str]) -> None:
@@ -202,13 +203,13 @@ class Engine:
                 self._tell_started()
                 return known
         start = self.clock.monotonic_now_ns()
-        self.session.trace(
+        self.session.procs.trace(
             pid, start, number, self._pod_number(surroundings)
         )  # first: the kernel is told of runtimes of images that it knows
         traced = self.processes.add(pid, start, name=name, from_start=held, wanted_by=uids)
         traced.surroundings = surroundings or {}
         if not procfs.runs(pid):  # it ended before the kernel knew it, which would keep it for whoever is given its pid
-            self.session.leave(pid, start)
+            self.session.procs.leave(pid, start)
             self.processes.end(traced, self.clock.monotonic_now_ns())
         if held:
             self.processes.leave_unwalked(traced)
@@ -257,11 +258,7 @@ class Engine:
     def _process(self, drained: Drained) -> None:
         self.tables.learn(drained.others)
         self._intake.look_ahead(self.tables.learn_ahead)
-        self._tell_started()
-        execs = list(self.processes.execs)
-        self.processes.execs.clear()
-        for tgid, when_ns in execs:
-            self.on_exec(tgid, when_ns)
+        self._take_in()
         ops = drained.operations
         if len(ops) > MOST_AT_ONCE:
             ops = ops[np.argsort(ops["time"], kind="stable")]
@@ -276,12 +273,21 @@ class Engine:
 
     def _take(self, operations: np.ndarray) -> None:
         taken = self.tables.take(operations)
+        self._take_in()  # processes whose records were lost
         for run in self.profiles.values():
             mine = rows_of(taken, self._classes.mask(run.uid))
             if len(mine.ops):
                 allowed = self.guard.thin(run.uid, mine, self._random)
                 run.rate_limited += len(mine.ops) - len(allowed.ops)
                 run.process(allowed)
+
+    def _take_in(self) -> None:
+        """What is to be done about processes that were not known before, or are other programs now."""
+        self._tell_started()
+        execs = list(self.processes.execs)
+        self.processes.execs.clear()
+        for tgid, when_ns in execs:
+            self.on_exec(tgid, when_ns)
 
     def _tell_started(self) -> None:
         for traced in self.processes.started:
@@ -299,7 +305,7 @@ class Engine:
         except BudgetError:
             traced.wanted_by, number = frozenset(), NOBODY
         if not traced.ended_ns:
-            self.session.assign(traced.tgid, traced.start_ns, number)
+            self.session.procs.assign(traced.tgid, traced.start_ns, number)
 
     def _tell_ended(self) -> None:
         for traced in self.processes.finished:

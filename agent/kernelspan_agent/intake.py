@@ -103,7 +103,7 @@ class Intake:
         """What was seen of an image (CLOCK_MONOTONIC) when its record came, else what can be seen now."""
         if (tgid, start_ns) in self._glances:
             return self._glances.pop((tgid, start_ns))
-        return glance(tgid)
+        return self._looked_at(tgid, start_ns)
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
@@ -136,11 +136,14 @@ class Intake:
                 tgid, start = int(row["tgid"]), int(row["start"])
                 if int(row["event"]) == ProcessEvent.EXIT or not start:
                     continue
-                seen = glance(tgid)
-                if seen is not None and not self._is_image(seen, tgid, start):
-                    seen.close()
-                    seen = None
-                self._glances[tgid, start] = seen
+                self._glances[tgid, start] = self._looked_at(tgid, start)
+
+    def _looked_at(self, tgid: int, start_ns: int) -> Glance | None:
+        seen = glance(tgid)
+        if seen is not None and not self._is_image(seen, tgid, start_ns):
+            seen.close()
+            seen = None
+        return seen
 
     def _is_image(self, seen: Glance, tgid: int, start_ns: int) -> bool:
         """Whether a glance is of the image that began at `start_ns`: not of a later one, nor of a pid used again.

@@ -40,7 +40,7 @@ def test_a_number_that_operations_bear_is_kept(drains_at: int, monkeypatch: pyte
         own=SimpleNamespace(cut_off=[0] * MAX_CLASSES),
         counts=lambda _: Sums({Counter.SEEN: SENT, Counter.SENT: SENT}),
         set_class=lambda *_, **__: None,
-        classes_of_processes=set[int],
+        procs=SimpleNamespace(classes=set[int]),
         forget_verdicts=lambda: None,
     )
     intake = Intake(1 << 30)

@@ -6,7 +6,6 @@ One session is one set of maps and programs. Only the modules that the plan name
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import struct
 import threading
@@ -28,6 +27,7 @@ from kernelspan_agent.probes.loader import Loader
 from kernelspan_agent.probes.loads import Loads
 from kernelspan_agent.probes.modules import REQUESTS_MODULE, module_of, modules_of, walkers_of
 from kernelspan_agent.probes.own.attached import SCRATCH_ENTRIES, SCRATCHES, OwnProbes
+from kernelspan_agent.probes.procs import Procs
 from kernelspan_agent.probes.ready import Ready, with_own
 from kernelspan_agent.probes.source import CORE_PROGRAMS, REQUESTS, walkers
 from kernelspan_agent.resolve.kernel import Image
@@ -38,7 +38,6 @@ from kernelspan_api.operations import BY_NAME, Group
 from kernelspan_api.plan import Wanted, together
 
 RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
-_PROC = struct.Struct("<QII")
 _RUNTIME = struct.Struct(f"<QQIHH{WORDS}Q")
 _NO_WORDS = (0,) * WORDS
 _CLASSES = {"type": bpf.MAP_TYPES["array"], "key": 4, "entries": constants.MAX_CLASSES, "flags": 0}
@@ -73,6 +72,7 @@ class Session:
             ("ks_tat", 8),
         ):  # own probes may come later, or none be loaded
             loader.make_map(name, {**_CLASSES, "value": size})
+        self.procs = Procs(loader.maps["ks_procs"])
         self.own = OwnProbes(loader, self.mechanism.walkers, self.process_start, self._cpus)
 
     @classmethod
@@ -230,43 +230,13 @@ class Session:
         if anew:  # how far ahead of its limit the number's last set was
             bpf.map_update(self._loader.maps["ks_tat"], key, bytes(8))
 
-    def trace(self, tgid: int, start_ns: int, match_class: int, pod: int = 0) -> None:
-        """Traces a process from now on; `start_ns` (CLOCK_MONOTONIC) names its image. Class 0 wants nothing of it.
-
-        `pod`: a number that its pod's processes have in common; its children inherit it.
-        """
-        value = _PROC.pack(start_ns, match_class, pod)
-        bpf.map_update(self._loader.maps["ks_procs"], struct.pack("<I", tgid), value)
-
-    def assign(self, tgid: int, start_ns: int, match_class: int) -> None:
-        """Changes the class of an image that is traced. Of one that has ended, or is another by now, nothing changes.
-
-        Not in one step: an exec in the midst of it is undone, and set right by the call that follows when it is told of.
-        """
-        procs, key = self._loader.maps["ks_procs"], struct.pack("<I", tgid)
-        value = bpf.map_lookup(procs, key, _PROC.size)
-        if value is None:
-            return
-        start, now, pod = _PROC.unpack(value)
-        if start <= start_ns and (start, now) != (start_ns, match_class):
-            with contextlib.suppress(FileNotFoundError):  # it has ended
-                bpf.map_update(procs, key, _PROC.pack(start_ns, match_class, pod), bpf.EXIST)
-
-    def leave(self, tgid: int, start_ns: int) -> None:
-        """Traces an image no more, of which the kernel will not say that it has ended: it had before."""
-        if self.process_start(tgid) == start_ns:
-            bpf.map_delete(self._loader.maps["ks_procs"], struct.pack("<I", tgid))
-
-    def classes_of_processes(self) -> set[int]:
-        """The classes of which there is a process now."""
-        procs = self._loader.maps["ks_procs"]
-        values = (bpf.map_lookup(procs, key, _PROC.size) for key in bpf.map_keys(procs, 4))
-        return {_PROC.unpack(value)[1] for value in values if value is not None}
-
     def process_start(self, tgid: int) -> int | None:
         """Which image of a process the kernel traces now; None: none."""
-        value = bpf.map_lookup(self._loader.maps["ks_procs"], struct.pack("<I", tgid), _PROC.size)
-        return _PROC.unpack(value)[0] if value else None
+        return self.procs.start(tgid)
+
+    def traced(self) -> set[int]:
+        """The processes that the kernel traces now, by tgid."""
+        return self.procs.all()
 
     def set_runtime(
         self, tgid: int, start_ns: int, found: DetectedRuntime | None, flags: int, words: tuple[int, ...] = ()

@@ -32,6 +32,9 @@ class Kernel(Protocol):
     def process_start(self, tgid: int) -> int | None:
         """Which image of a process is traced now; None: none."""
 
+    def traced(self) -> set[int]:
+        """The processes that are traced now, by tgid."""
+
     def set_runtime(
         self, tgid: int, start_ns: int, found: DetectedRuntime | None, flags: int, words: tuple[int, ...] = ()
     ) -> None:

@@ -48,14 +48,20 @@ class ProcessTable:
         proc_root: str = "/proc",
         glances: Callable[[int, int], Glance | None] | None = None,
         files: FileCache | None = None,
+        whose: Callable[[int], frozenset[str]] = lambda _tgid: frozenset(),
     ) -> None:
-        """`files`: what is known of some already. `glances`: gives the glance that was taken of an image (tgid, start) when its record was read from the ring."""
+        """`files`: what is known of some already. `glances`: gives the glance that was taken of an image (tgid, start) when its record was read from the ring.
+
+        `whose`: the profiles that want a process, by what the kernel traces it for: asked where the record of its beginning, or of its
+        parent's, was lost.
+        """
         self._kernel, self._libraries, self._to_epoch, self._proc_root = kernel, libraries, to_epoch, proc_root
         self._by_tgid: dict[int, list[TracedProcess]] = {}
         self._pending: dict[TracedProcess, None] = {}
         self._ended: list[TracedProcess] = []
         self._glances = glances or (lambda tgid, _start: glance(tgid, proc_root))
         self._files = FileCache() if files is None else files
+        self._whose = whose
         self._known_images = KnownImages()
         self.besides = Besides(self._tell)
         self._unwalkable: dict[int, Unsupported] = {}  # by the runtime's number
@@ -75,11 +81,14 @@ class ProcessTable:
         return images[-1] if images and not images[-1].ended_ns else None
 
     def find(self, tgid: int, at_ns: int) -> TracedProcess | None:
-        """The image that `tgid` stood for at an instant (CLOCK_MONOTONIC)."""
+        """The image that `tgid` stood for at an instant (CLOCK_MONOTONIC). None: none that is known; one that had ended is not who
+        has its number now.
+        """
         images = self._by_tgid.get(tgid)
         if not images:
             return None
-        return next((each for each in reversed(images) if each.start_ns <= at_ns), images[0])
+        found = next((each for each in reversed(images) if each.start_ns <= at_ns), images[0])
+        return None if found.has_ended(at_ns) else found
 
     def add(
         self,
@@ -127,7 +136,7 @@ class ProcessTable:
                 start,
                 name=name,
                 from_start=True,
-                wanted_by=parent.wanted_by if parent else frozenset(),
+                wanted_by=parent.wanted_by if parent else self._whose(tgid),
                 parent=parent,
                 known=lambda: glance_at_twin(tgid, parent.seen) if parent and parent.seen else None,
                 directories=directories,
@@ -145,7 +154,7 @@ class ProcessTable:
                 start,
                 name=name,
                 from_start=True,
-                wanted_by=old.wanted_by if old else frozenset(),
+                wanted_by=old.wanted_by if old else self._whose(tgid),
                 parent=old.parent if old else None,
                 known=lambda: seen_after_exec(tgid, old, directories),
                 directories=directories,
@@ -157,32 +166,41 @@ class ProcessTable:
                 self.end(old, start)
             self.execs.append((tgid, when))
         elif event == ProcessEvent.EXIT:
-            self.end(old or self.add(tgid, start, name=name, from_start=True, wanted_by=frozenset()), when)
+            self._learn_end(old, tgid, start, name, when)
+
+    def _learn_end(self, old: TracedProcess | None, tgid: int, start: int, name: str, when: int) -> None:
+        if old is not None and old.start_ns < start:  # the record of its last exec was lost
+            self.end(old, start)
+            old = None
+        self.end(old or self.add(tgid, start, name=name, from_start=True, wanted_by=frozenset()), when)
 
     def _forget_glance(self, tgid: int, start_ns: int) -> None:
         if (seen := self._glances(tgid, start_ns)) is not None:
             seen.close()
 
     def recover(self, tgid: int) -> None:
-        """Takes in a process whose record was lost (the ring was full), as long as it lives."""
-        start = self._kernel.process_start(tgid)
-        if start and not any(each.start_ns == start for each in self._by_tgid.get(tgid, [])):
-            before = self._by_tgid.get(tgid, [])
-            wanted_by = before[-1].wanted_by if before else frozenset[str]()
-            for old in before:
-                self.end(old, start)
-            found = self.add(
-                tgid, start, name=procfs.read_name(tgid, self._proc_root), from_start=True, wanted_by=wanted_by
-            )
-            if before:
-                found.surroundings = before[0].surroundings
-            self.execs.append((tgid, start))  # who wants it is to be looked at again
+        """Takes in a process whose record was lost (the ring was full), as long as it lives.
+
+        It is one that was known, and another program by now, or one that nobody knows, whose number may have been another's.
+        """
+        start, images = self._kernel.process_start(tgid), self._by_tgid.get(tgid, [])
+        if not start or any(each.start_ns == start for each in images):
+            return
+        before = images[-1] if images else None
+        name = procfs.read_name(tgid, self._proc_root)
+        found = self.add(tgid, start, name=name, from_start=True, wanted_by=self._whose(tgid))
+        if before is not None and before.is_process_of(found):
+            found.parent, found.wanted_by, found.surroundings = before.parent, before.wanted_by, before.surroundings
+        if before is not None:
+            self.end(before, start)
+        self.execs.append((tgid, start))  # who wants it is to be looked at again
 
     def catch_up(self, now_ns: int) -> None:
-        """After process records were lost: what began another program, and what ended, by what the kernel has now."""
+        """After process records were lost: what began, what is another program, and what ended, by what the kernel has now."""
+        for tgid in self._kernel.traced():
+            self.recover(tgid)
         for traced in self.alive():
-            self.recover(traced.tgid)
-            if not traced.ended_ns and self._kernel.process_start(traced.tgid) is None:
+            if self._kernel.process_start(traced.tgid) is None:
                 self.end(traced, now_ns)
 
     def end(self, traced: TracedProcess, when_ns: int) -> None:

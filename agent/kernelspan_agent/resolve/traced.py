@@ -61,6 +61,15 @@ class TracedProcess:
         """None: it had ended before we could look."""
         return self.seen.process if self.seen else None
 
+    def has_ended(self, at_ns: int) -> bool:
+        """Whether it had before an instant (CLOCK_MONOTONIC)."""
+        return bool(self.ended_ns) and self.ended_ns < at_ns
+
+    def is_process_of(self, later: TracedProcess) -> bool:
+        """Whether a later image with the same number is of the same process: it has not ended, and began when that one did."""
+        mine, its = self.process, later.process
+        return not self.ended_ns and mine is not None and its is not None and mine.start_ticks == its.start_ticks
+
     def symbolise(self, rows: np.ndarray) -> list[RawFrame]:
         """Frames of this process; needs `symboliser`."""
         assert self.symboliser is not None

@@ -39,10 +39,17 @@ class Kernel:
     def __init__(self) -> None:
         self.rejected: list[tuple[int, int]] = []
         self.forgotten: list[int] = []
-        self.traced = {5: 50}
+        self.images = {5: 50}
+        self.wanted_by: dict[int, frozenset[str]] = {}
+
+    def whose(self, tgid: int) -> frozenset[str]:
+        return self.wanted_by.get(tgid, frozenset())
 
     def process_start(self, tgid: int) -> int | None:
-        return self.traced.get(tgid)
+        return self.images.get(tgid)
+
+    def traced(self) -> set[int]:
+        return set(self.images)
 
     def reject_file(self, file: int, path: int) -> None:
         self.rejected.append((file, path))
@@ -77,7 +84,7 @@ class Stage:
 
     def __init__(self, root: Path, kernel: Kernel, wanted: Wanted) -> None:
         clock = Clock(lambda: 1_000, lambda: 1_000_000)
-        table = ProcessTable(kernel, Libraries(), lambda ns: ns, proc_root=str(root))  # type: ignore[arg-type]
+        table = ProcessTable(kernel, Libraries(), lambda ns: ns, proc_root=str(root), whose=kernel.whose)  # type: ignore[arg-type]
         self.processes = table
         self.tables = Tables(table, clock, kernel)
         infos = Infos(ResourceSettings())
@@ -185,7 +192,7 @@ def test_lost_processes(tmp_path: Path) -> None:
     """What the kernel traces is taken in though nobody told us; what it no longer traces has ended."""
     made, kernel = resolver(tmp_path)
     table = made.processes
-    kernel.traced = {5: 90, 6: 80}
+    kernel.images = {5: 90, 6: 80}
     rows = operations(4)
     rows["tgid"] = [5, 6, 6, 7]
     batch = made.resolve(rows)
@@ -196,9 +203,50 @@ def test_lost_processes(tmp_path: Path) -> None:
     assert [(each.tgid, each.start_ns) for each in table.alive()] == [(5, 90), (6, 80)]
     made.learn([(RecordKind.PROCESS, process_record(ProcessEvent.FORK, 6, start=80, time=80))])  # it comes after all
     assert len(table.alive()) == 2
-    kernel.traced = {6: 80}
+    kernel.images = {6: 80}
     table.catch_up(2000)
     assert [(each.tgid, each.ended_epoch_ns) for each in table.finished] == [(5, 90), (5, 2000)]
+
+
+def test_a_number_is_used_again(tmp_path: Path) -> None:
+    """By a process whose records were lost: it is not the one that had the number, nor for whom that one was traced."""
+    made, kernel = resolver(tmp_path)
+    (first,) = made.processes.alive()
+    first.wanted_by, first.surroundings = frozenset({"mine"}), {semconv.K8S_POD_NAME: "a"}
+    made.learn([(RecordKind.PROCESS, process_record(ProcessEvent.EXIT, 5, start=50, time=90))])
+    assert made.resolve(operations(1, start=70, time=95)) is not None  # killed in it
+    kernel.images = {}
+    assert made.resolve(operations(2)) is None
+    assert made.dropped == {"TargetGone": 2}
+    kernel.images, kernel.wanted_by = {5: 95}, {5: frozenset({"theirs"})}
+    batch = made.resolve(operations(1))
+    assert batch is not None
+    assert [info.started_ns for info in batch.processes] == [95]
+    (second,) = made.processes.alive()
+    assert (second.wanted_by, second.surroundings, second.parent) == ({"theirs"}, {}, None)
+
+
+def test_a_parent_that_nobody_knows(tmp_path: Path) -> None:
+    """What it begins is for whom the kernel says; one that had ended is the parent of nobody."""
+    made, kernel = resolver(tmp_path)
+    kernel.wanted_by = {6: frozenset({"one"}), 7: frozenset({"two"}), 8: frozenset({"three"})}
+    made.learn([(RecordKind.PROCESS, process_record(ProcessEvent.FORK, 6, parent=4, start=60, time=60))])
+    made.learn([(RecordKind.PROCESS, process_record(ProcessEvent.EXIT, 5, start=50, time=70))])
+    made.learn([(RecordKind.PROCESS, process_record(ProcessEvent.FORK, 7, parent=5, start=80, time=80))])
+    made.learn([(RecordKind.PROCESS, process_record(ProcessEvent.EXEC, 8, start=80, time=80))])
+    found = {each.tgid: each for each in made.processes.alive()}
+    assert {tgid: each.wanted_by for tgid, each in found.items()} == kernel.wanted_by
+    assert {each.parent for each in found.values()} == {None}
+
+
+def test_a_lost_exec_before_an_end(tmp_path: Path) -> None:
+    """What had ended was the other program: its own operations are its own, and the first one's stay the first one's."""
+    made, _ = resolver(tmp_path)
+    made.learn([(RecordKind.PROCESS, process_record(ProcessEvent.EXIT, 5, start=105, time=140))])
+    batch = made.resolve(operations(2))
+    assert batch is not None
+    assert [info.started_ns for info in batch.processes] == [50, 105]
+    assert [(each.start_ns, each.ended_ns) for each in made.processes.finished] == [(50, 105), (105, 140)]
 
 
 def test_unsound(tmp_path: Path) -> None:
