@@ -16,6 +16,10 @@ class KernelspanError(Exception):
         self.hint = hint
         self.details = ""  # the whole of what clang or the verifier wrote, for the debug log
 
+    def with_hint(self) -> str:
+        """What is wrong and what to do, in one line, as a status has it."""
+        return "; ".join(filter(None, (str(self), self.hint)))
+
 
 class UsageError(KernelspanError):
     """The command line or the profile is wrong."""

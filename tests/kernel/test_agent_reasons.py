@@ -6,7 +6,10 @@ Those of functions, budgets and specs have tests of their own beside what they a
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +18,8 @@ from typing import Any
 import pytest
 
 from tests.support.collector import Collector
-from tests.support.compiled import compiled
+from tests.support.compiled import compiled, nm
+from tests.support.generators import compiled_cxx
 from tests.support.node_agents import PYTHON, Running, Start, profile, program, starting
 from tests.support.pods import Pod, every_container, line
 from tests.support.tls import TlsFiles
@@ -64,10 +68,15 @@ def states(agent: Running, uid: str) -> dict[str, tuple[str, str, str]]:
 
 
 def test_each_probe_says_why(start: Start, collector: Collector, tmp_path: Path) -> None:
-    """Eleven that cannot be, each for its own reason, and what can be beside them goes on."""
-    whole = str(compiled(tmp_path, "int main(void) { return 0; }"))
+    """Twelve that cannot be, each for its own reason, and what can be beside them goes on."""
+    whole, throws = str(compiled(tmp_path, "int main(void) { return 0; }")), compiled_cxx("own_targets")
     missing = {"uprobe": {"path": whole, "symbols": ["no_such_symbol"]}}
-    probes = {**PROBES, "symbol": (missing, "SymbolNotFound", "no_such_symbol")}
+    risked = {"uprobe": {"path": str(throws), "offsets": [dict(nm(throws))["thrower"]]}, "mode": "Span"}
+    probes = {
+        **PROBES,
+        "symbol": (missing, "SymbolNotFound", "no_such_symbol"),
+        "return": (risked, "UretprobeUnsafe", "exception"),
+    }
     bad = [{"name": name, "mode": "Event", **probe} for name, (probe, _, _) in probes.items()]
     good = {"name": "good", "mode": "Event", "tracepoint": EXEC}
     agent = start()
@@ -139,4 +148,82 @@ def test_a_runtime_that_is_not_walked(start: Start, tmp_path: Path) -> None:
         expected = [("Python", 2, 1, "RuntimeUnsupported", "CPython 3.6 is older than 3.8")]
         agent.until(lambda: [one for one in runtimes() if one[0] == "Python"] == expected, f"told: {runtimes()}")
         assert agent.server.states()["p"].reason == ""
+        agent.stop()
+
+
+def hidden(folder: str) -> tuple[str, ...]:
+    """What begins a command in a mount namespace where nothing is in this folder."""
+    return ("unshare", "-m", "sh", "-c", f'mount -t tmpfs none {folder} && exec "$@"', "sh")
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason", "remedy"),
+    [
+        ("/usr/lib/python3/dist-packages", "MechanismUnsupported", "python3-bpfcc"),
+        ("/sys/kernel/btf", "KernelTooOld", "CONFIG_DEBUG_INFO_BTF"),
+        ("/usr/include/linux", "CompileFailed", "linux-libc-dev"),
+    ],
+    ids=["bcc", "BTF", "headers"],
+)
+def test_a_node_lacks_something(start: Start, tmp_path: Path, folder: str, reason: str, remedy: str) -> None:
+    """The agent goes on, and tells of each group why it is not traced there and what to do."""
+    agent = start(under=hidden(folder), KERNELSPAN_CACHE=str(tmp_path / "objects"))
+    with Pod("web-1") as pod:
+        program(pod)
+        agent.follow([profile("p", **STATS)], [pod.plan(every_container("p"))])
+        found = agent.server.states()["p"]
+        assert (found.reason, states(agent, "p")) == (reason, {"files": ("Failed", reason, found.message)})
+        assert remedy in found.message.partition("; ")[2]
+        agent.stop()
+
+
+def test_a_program_that_the_verifier_refuses(start: Start, collector: Collector, tmp_path: Path) -> None:
+    """A kept program was altered: the kernel refuses it, and what was wanted beside it goes on."""
+    objects = tmp_path / "objects"
+    event = {"name": "event", "mode": "Event", "tracepoint": EXEC}
+    plans = [profile("good", **STATS), profile("p", probes=[event])]
+    agent = start(KERNELSPAN_CACHE=str(objects))
+    with Pod("web-1") as pod:
+        mine = program(pod)
+        pods = [pod.plan(every_container("good"), every_container("p"))]
+        agent.follow(plans[:1], pods)
+        before = set(objects.glob("*.json"))
+        agent.follow(plans, pods)
+        assert states(agent, "p")["event"][0] == "Attached"
+        agent.stop()
+
+        (kept,) = (path for path in set(objects.glob("*.json")) - before if "own" in path.read_text())
+        for path in [kept]:
+            _alter(path)
+        agent = start(KERNELSPAN_CACHE=str(objects))
+        agent.follow(plans, pods)
+        state, reason, message = states(agent, "p")["event"]
+        assert (state, reason) == ("Failed", "VerifierRejected")
+        assert "R9" in message  # the verifier's own words
+        assert states(agent, "good")["files"][0] == "Attached"
+        agent.until_seen(collector, mine, "seen")
+        agent.stop()
+
+
+def _alter(path: Path) -> None:
+    """Has each program of a kept module begin with `r0 = r9`, which nothing has been put into."""
+    answer = json.loads(path.read_text())
+    for module in answer["modules"].values():
+        for built in module["programs"].values():
+            code = base64.b64decode(built["instructions"])
+            built["instructions"] = base64.b64encode(bytes([0xBF, 0x90, 0, 0, 0, 0, 0, 0]) + code[8:]).decode()
+    path.write_text(json.dumps(answer))
+
+
+def test_an_agent_without_its_capabilities(start: Start) -> None:
+    """It stays, and each profile's status says which ones the chart, or who changed it, has to grant."""
+    agent = start(under=("setpriv", "--bounding-set", "-all,+dac_read_search,+kill", "--inh-caps", "-all"))
+    with Pod("web-1") as pod:
+        program(pod)
+        agent.follow([profile("p", **STATS)], [pod.plan(every_container("p"))])
+        found = agent.server.states()["p"]
+        assert (found.reason, states(agent, "p")["files"][:2]) == ("PermissionDenied", ("Failed", "PermissionDenied"))
+        missing, _, remedy = found.message.partition("; in Kubernetes: ")
+        assert set(re.findall(r"CAP_\w+", missing)) == {"CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE"}
+        assert remedy == "securityContext.capabilities.add: [BPF, PERFMON, SYS_PTRACE]"
         agent.stop()

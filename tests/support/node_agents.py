@@ -102,8 +102,8 @@ Start = Callable[..., Running]
 
 
 @contextlib.contextmanager
-def starting(folder: Path, tls_files: TlsFiles, collector: Collector) -> Iterator[Start]:
-    """Starts agents that dial one server; ends all."""
+def starting(folder: Path, tls_files: TlsFiles, collector: Collector | None) -> Iterator[Start]:
+    """Starts agents that dial one server; ends all. They export to the collector, or where it is said."""
     with contextlib.ExitStack() as stack:
         server = PlanServer(tls_files)
         stack.callback(server.close)
@@ -114,7 +114,7 @@ def starting(folder: Path, tls_files: TlsFiles, collector: Collector) -> Iterato
             plain = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "KERNELSPAN_"))}
             environ = plain | {"KERNELSPAN_CACHE": plain.get("HOME", "/root") + "/.cache/kernelspan/objects"}
             log = folder / "agent.log"
-            endpoint = collector.grpc_endpoint if otlp is None else otlp
+            endpoint = collector.grpc_endpoint if collector and otlp is None else otlp
             with log.open("ab") as stderr:
                 process = subprocess.Popen(
                     [

@@ -30,6 +30,7 @@ from tests.support.operators import Kubernetes, Operator, eventually, profile_pa
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.runs import UNLIMITED
 from tests.support.server import ServerError
+from tests.vm import probing
 from tests.vm.guests import run
 from tests.vm.node import PROGRAM, PYTHON
 
@@ -74,6 +75,7 @@ ADVISE = {
     "returns": {"type": "Int32", "attribute": "advice.result"},
     "errorWhen": {"operator": "LessThan", "values": ["0"]},
 }
+FORBIDDEN = {"name": "forbidden", "mode": "Event", "kprobe": {"call": probing.ENTRY_CODE}}
 
 
 class Guest:
@@ -162,6 +164,9 @@ def test_a_node_in_a_virtual_machine(guest: Guest, operator: Operator, collector
     selector = {"matchLabels": {"app": "web-1"}}
     kubernetes.apply(SPACE, "web", podSelector=selector, probes=[CONNECT, ADVISE], limits=UNLIMITED)
     kubernetes.says(SPACE, "web", "True", "Ready", seconds=SECONDS)
+    kubernetes.apply(SPACE, "odd", podSelector=selector, probes=[FORBIDDEN])
+    assert probing.ENTRY_CODE in kubernetes.says(SPACE, "odd", "False", "FunctionBlacklisted", seconds=SECONDS)
+    kubernetes.delete(f"{profile_path(SPACE)}/odd")
     warm = itertools.count(PORTS.stop)
     eventually(lambda: _with_frames(guest, collector, next(warm)), SECONDS)
 

@@ -33,11 +33,12 @@ STATS = {"files": {"operations": ["Stat"]}}
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """What was said on a machine whose kernel is locked down: by `kernelspan run` of a command, and by the checks."""
+    """What was said on a machine whose kernel is locked down: by `kernelspan run` of a command, by the checks, by an agent."""
 
     ran: vm.Ran
     has_run: bool
     checks: list[dict[str, Any]]
+    told: list[str]  # tests.vm.refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,16 @@ class Traced:
 
 
 def _lock(kernel: kernels.Kernel, folder: Path) -> Locked:
-    left, checks = folder / "left", folder / "checks"
+    left, checks, told = folder / "left", folder / "checks", folder / "told"
     script = "import json; from kernelspan_agent.guard import probing; print(json.dumps([c.as_json() for c in probing.checks()]))"
     tried = [str(runs.KERNELSPAN), "run", "-f", str(runs.profile(folder, **STATS)), "--", "touch", str(left)]
-    both = f"{shlex.join([sys.executable, '-c', script])} >{checks} && {shlex.join(tried)}"
-    ran = run(kernel, ["sh", "-c", both], folder, parameters="lockdown=confidentiality")
-    return Locked(ran, left.exists(), json.loads(checks.read_text()))
+    checking, agent = (
+        [sys.executable, *arguments] for arguments in (("-c", script), ("-m", "tests.vm.refused", "/run"))
+    )
+    commands = f"{shlex.join(checking)} >{checks} && {shlex.join(agent)} >{told} && {shlex.join(tried)}"
+    ran = run(kernel, ["sh", "-c", commands], folder, parameters="lockdown=confidentiality")
+    assert told.exists(), ran.output
+    return Locked(ran, left.exists(), json.loads(checks.read_text()), json.loads(told.read_text()))
 
 
 def _set_the_clock(kernel: kernels.Kernel, folder: Path) -> Traced:
@@ -120,6 +125,12 @@ def test_lockdown(locked: Locked) -> None:
     assert first.startswith("kernelspan: LockdownActive: ")
     assert "lockdown" in hint
     assert not locked.has_run
+
+
+def test_lockdown_in_a_status(locked: Locked) -> None:
+    """An agent there goes on, and its profiles' status says what the node's owner can do."""
+    assert locked.told[:3] == ["LockdownActive", "Failed", "LockdownActive"]
+    assert "lockdown=integrity" in locked.told[3]
 
 
 def test_lockdown_of_own_probes(locked: Locked) -> None:

@@ -101,7 +101,6 @@ def command(**options: Any) -> int:
     \b
     kernelspan agent --operator kernelspan-operator.kernelspan.svc:8443 --node $NODE_NAME --otlp collector:4317
     """
-    capabilities.require()
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda got, _frame: stopped.append(got))

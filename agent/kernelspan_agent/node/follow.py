@@ -24,6 +24,7 @@ from kernelspan_agent.control.peering import Peering
 from kernelspan_agent.control.stream import Stream
 from kernelspan_agent.engine import Engine
 from kernelspan_agent.errors import KernelspanError
+from kernelspan_agent.guard import capabilities
 from kernelspan_agent.node.desired import Desired, Reader
 from kernelspan_agent.node.exports import Exports
 from kernelspan_agent.node.report import Reports
@@ -170,7 +171,7 @@ class Follower:
                 made = self._compile(partial(engine.session.build_more, wanted, self._environ))
                 self._building = _Building(wanted, engine, made)
             else:
-                made = self._compile(partial(Session.prepare, wanted, self._environ, watch_exec=True))
+                made = self._compile(partial(_prepare, wanted, self._environ))
                 self._building = _Building(wanted, None, made)
 
     def _compile(self, make: Callable[[], Ready]) -> Future[Ready]:
@@ -200,7 +201,8 @@ class Follower:
             reason, hint = (error.reason, error.hint) if isinstance(error, KernelspanError) else ("CompileFailed", "")
             _log.error("engine.failed reason=%s message=%s hint=%s", reason, error, hint)
             here = self.engine.profiles if self.engine is not None else {}
-            self._fail([each.key for each in self._desired if each.key not in here], reason, f"{error} {hint}".strip())
+            message = error.with_hint() if isinstance(error, KernelspanError) else str(error)
+            self._fail([each.key for each in self._desired if each.key not in here], reason, message)
             self._retry_at = now + RETRY_SECONDS
             return
         self._troubles.clear()
@@ -243,7 +245,7 @@ class Follower:
             try:
                 exporter = self._exports.open(each.uid, each.profile, each.secret)
             except KernelspanError as error:
-                self._fail([each.key], error.reason, f"{error} {error.hint}".strip())
+                self._fail([each.key], error.reason, error.with_hint())
             except (
                 OSError,
                 RuntimeError,
@@ -301,3 +303,9 @@ class Follower:
                 self._remove(engine, key)
         finally:
             engine.close()
+
+
+def _prepare(wanted: Wanted, environ: Mapping[str, str]) -> Ready:
+    """What a first engine, or another one, needs. Raises MachineError; of capabilities before anything is compiled in vain."""
+    capabilities.require()
+    return Session.prepare(wanted, environ, watch_exec=True)

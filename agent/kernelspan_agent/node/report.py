@@ -182,7 +182,7 @@ def own_state(probe: UserProbe, engine: Engine) -> ProbeState:
     found = ProbeState(name=probe.name, state=own.standing.value, mechanism=own.mechanism)
     if (trouble := own.trouble) is not None:
         found.reason = trouble.reason
-        found.message = f"{trouble} {trouble.hint}".strip()[:MAX_MESSAGE]
+        found.message = trouble.with_hint()[:MAX_MESSAGE]
     elif own.standing is Standing.PENDING:
         found.message = "no process that has the file has come yet"
     return found

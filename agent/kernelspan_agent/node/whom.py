@@ -71,7 +71,7 @@ class Whom:
         try:
             self._consider(engine, process, began_ns)
         except BudgetError as error:
-            self.refused = Trouble(error.reason, f"{error} {error.hint}")
+            self.refused = Trouble(error.reason, error.with_hint())
 
     def _consider(self, engine: Engine, process: Process, began_ns: int) -> None:
         target = self._targets.of_process(process)
