@@ -82,15 +82,14 @@ def test_each_probe_has_a_state(start: Start, collector: Collector) -> None:
         agent.server.plans.put(_plan(agent, plan, [pod.plan(every_container("p"))]))
         agent.until(lambda: states(agent, "p").get("look", ("",))[0] == "Attached", "attached")
         until_sees(agent, collector, mine, "p", "one")
-        found = states(agent, "p")
-        assert found["look"][1:] == ("Tracepoint", "")
-        assert found["missing"] == ("Failed", "", "FunctionNotFound")
-        agent.until(lambda: states(agent, "p")["waits"] == ("Failed", "", "BinaryNotFound"), "given up for now")
-        assert metric(number, "kernelspan_probes") == {
-            ("shop/p", "Attached"): 1,
-            ("shop/p", "Pending"): 0,
-            ("shop/p", "Failed"): 2,
+        expected = {
+            "look": ("Attached", "Tracepoint", ""),
+            "missing": ("Failed", "", "FunctionNotFound"),
+            "waits": ("Failed", "", "BinaryNotFound"),  # given up for now
         }
+        agent.until(lambda: states(agent, "p") == expected, "told of each")
+        counted = {("shop/p", "Attached"): 1, ("shop/p", "Pending"): 0, ("shop/p", "Failed"): 2}
+        agent.until(lambda: metric(number, "kernelspan_probes") == counted, "counted")
         acted = metric(number, "kernelspan_library_operations_total")
         assert set(acted) == {("", "own", "")}  # by library, operation and version
         assert acted["", "own", ""] >= 1

@@ -128,6 +128,7 @@ def test_server(tmp_path: Path) -> None:
             started.wait_until(lambda: databases.is_listening(port), "PostgreSQL answers")
             done = subprocess.run(command(str(port), "psycopg", 4, 6), capture_output=True, check=True)
             ran = started.stop(signal.SIGINT)
+    assert ran.balance["dropped"] == {}
     found = databases.requests_of(ran)
     assert {(span.kind, span.parent_span_id, span.attributes["kernelspan.correlation"]) for span in found} == {
         ("SERVER", "", "None")

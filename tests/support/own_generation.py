@@ -14,6 +14,7 @@ import struct
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from kernelspan_agent.errors import KernelspanError
 from kernelspan_agent.probes import bpf, constants, fentry, proofs
 from kernelspan_agent.probes.btf import Btf
 from kernelspan_agent.probes.build import Module, compile_now, request
+from kernelspan_agent.probes.ktypes import Leaf, LeafKind, Resolved, Step
 from kernelspan_agent.probes.loader import Load, Loader
 from kernelspan_agent.probes.own.codegen import Generated, Generator
 from kernelspan_agent.probes.own.located import Places
@@ -52,9 +54,11 @@ _CALL = 0x85  # BPF_JMP | BPF_CALL
 _FUNCTIONS = {3: "ksys_read", 4: "ksys_fadvise64_64"}  # of the kernel, by how many arguments they have
 _PSEUDO_KFUNC = 2
 
+_POINTER = Leaf(LeafKind.POINTER, "void *", 8)
 _T, _O = ArgumentType, Operator
 _TEXTS = (_T.STRING, _T.BYTES, _T.GO_STRING, _T.GO_SLICE, _T.IO_VEC)
 _SOCKETS = (_T.SOCK, _T.SOCK_ADDR)
+_PATHS = (_T.FILE, _T.PATH, _T.FD)
 _ON_NUMBERS = (_O.EQUAL, _O.NOT_EQUAL, _O.IN, _O.NOT_IN, _O.GREATER_THAN, _O.LESS_THAN, _O.IN_RANGE, _O.MASK)
 _ON_TEXTS = (_O.EQUAL, _O.NOT_EQUAL, _O.IN, _O.NOT_IN, _O.PREFIX, _O.NOT_PREFIX, _O.SUFFIX, _O.NOT_SUFFIX)
 _ON_ADDRESSES = (
@@ -106,7 +110,7 @@ def places_of(probe: UserProbe, chance: random.Random) -> Places:
             source = chance.choice([SystemCallFunction(168), Trampoline(1, is_call=True)])
         else:
             source = chance.choice([KernelFunction(168), KernelFunction(152), Trampoline(chance.randint(0, 12))])
-        return _sided(probe, [source], [source])
+        return replace(_sided(probe, [source], [source]), type_of=lambda _: _POINTER)
     if probe.usdt is not None:
         count = chance.randint(1, 3)
         return _sided(probe, [_static(chance) for _ in range(count)], [_static(chance) for _ in range(count)])
@@ -165,6 +169,8 @@ def random_probe(chance: random.Random) -> dict[str, Any]:
             )
             continue
         argument = {"index": index, "type": chance.choice(types).value, "attribute": f"a{index}"}
+        if kind == "kprobe" and chance.random() < 0.4:
+            argument["resolve"] = f"m{chance.randrange(10_000)}.x[{chance.randrange(4)}]"
         if chance.random() < 0.4:
             argument["maxBytes"] = chance.choice([1, 2, 7, 8, 16, 63, 64, 127, 255, 256, 1000, 4096])
         args.append(argument)
@@ -175,6 +181,8 @@ def random_probe(chance: random.Random) -> dict[str, Any]:
         probe["returns"] = {"type": chance.choice([*_NUMBERS, _T.STRING, _T.BYTES]).value, "attribute": "r"}
     if mode == "Span" and chance.random() < 0.3 and kind != "usdt":
         probe["errorWhen"] = {"operator": "LessThan", "values": ["0"]}
+    if mode == "Span" and chance.random() < 0.3:
+        probe["minDurationMicroseconds"] = chance.choice([1, 250, 10_000_000])
     if chance.random() < 0.2:
         probe["rateLimit"] = {"eventsPerSecond": 10, "scope": chance.choice(["Process", "Pod", "Node"])}
     return {key: value for key, value in probe.items() if value != []}
@@ -188,7 +196,9 @@ def _match(chance: random.Random, args: list[dict[str, Any]], mode: str) -> dict
     found: dict[str, Any] = {}
     if args and chance.random() < 0.8:
         chosen = chance.sample(args, chance.randint(1, min(3, len(args))))
-        found["args"] = [{"index": each["index"], **_compared(chance, each)} for each in chosen]
+        found["args"] = [
+            {"index": each["index"], "resolve": each.get("resolve", ""), **_compared(chance, each)} for each in chosen
+        ]
     if mode == "Span" and chance.random() < 0.2:
         found["returns"] = [_on_number(chance, _T.INT64)]
     if chance.random() < 0.2:
@@ -197,6 +207,9 @@ def _match(chance: random.Random, args: list[dict[str, Any]], mode: str) -> dict
         found["capabilities"] = [
             {"set": chance.choice(list(CapabilitySet)).value, "operator": operator, "values": names}
         ]
+    if chance.random() < 0.2:
+        operator, values = chance.choice(_ON_TEXTS), ["/usr/bin/x", '/opt/"y";']
+        found["binaries"] = [{"operator": operator.value, "values": chance.sample(values, chance.randint(1, 2))}]
     if chance.random() < 0.2 or not found:
         kind, operator = chance.choice(list(NamespaceType)), chance.choice(["Equal", "NotEqual"])
         found["namespaces"] = [
@@ -207,6 +220,9 @@ def _match(chance: random.Random, args: list[dict[str, Any]], mode: str) -> dict
 
 def _compared(chance: random.Random, argument: Mapping[str, Any]) -> dict[str, Any]:
     kind = _T(argument["type"])
+    if kind in _PATHS:
+        operator = chance.choice(_ON_TEXTS)
+        return {"operator": operator.value, "values": chance.sample(["/etc/passwd", "/tmp/", ".so"], 2)}
     if kind in _TEXTS:
         room = argument.get("maxBytes") or 64
         values = [
@@ -244,11 +260,26 @@ def _on_number(chance: random.Random, kind: ArgumentType) -> dict[str, Any]:
 
 def generated(probe: UserProbe, places: Places) -> Generated:
     """The text. Raises KernelspanError where the probe asks for what cannot be."""
+    return checked(Generator(probe, places, lambda _: 4026531836, _followed).generate())
 
-    def no_resolve(_leaf: Any, _path: str) -> Any:
-        raise AssertionError("no probe here follows a path")
 
-    return checked(Generator(probe, places, lambda _: 4026531836, no_resolve).generate())
+def _followed(_start: Leaf, path: str) -> Resolved:
+    """A way that no kernel has, always the same for a path; some lead to what cannot be read."""
+    chance = random.Random(path)
+    steps = [
+        Step(chance.randint(-512, 4096), dereference=True, user=chance.random() < 0.1)
+        for _ in range(chance.randint(0, 6))
+    ]
+    end = Step(chance.choice([0, 8, 4095, -24]), dereference=False)
+    kind = chance.choice([*LeafKind, *[LeafKind.INTEGER, LeafKind.POINTER] * 5])
+    size = chance.choice([0, 16, 64, 100_000] if kind in (LeafKind.STRING, LeafKind.ARRAY) else [1, 2, 4, 8])
+    bits = (
+        (chance.randint(0, 7), chance.randint(1, 8)) if kind is LeafKind.INTEGER and chance.random() < 0.3 else (0, 0)
+    )
+    text = f"struct {chance.choice(['x', 'file', 'dentry', 'path', 'sock', 'cred'])}"
+    text += " *" if kind is LeafKind.POINTER else ""
+    leaf = Leaf(kind, text, size, signed=chance.random() < 0.5, bit_offset=bits[0], bit_size=bits[1])
+    return Resolved((*steps, end), leaf)
 
 
 def some(seed: int, count: int) -> list[tuple[UserProbe, Places, Generated]]:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,8 +116,14 @@ class Agent:
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while not condition():
             assert self.process.poll() is None, f"ended with {self.process.returncode} before {what}: {self.stderr()}"
-            assert time.monotonic() < deadline, f"never {what}: {self.stderr()}"
+            assert time.monotonic() < deadline, f"never {what}: {self.stderr()} {self.told()}"
             time.sleep(0.01)
+
+    def told(self) -> str:
+        """What it has told so far, for messages: how many spans of each kind every process has, and why they have no code."""
+        spans = read_spans(self.output)
+        kinds = Counter((str(span.resource.get("process.pid")), span.kind, _missing(span)) for span in spans)
+        return ", ".join(f"{count} of {' '.join(filter(None, kind))}" for kind, count in sorted(kinds.items()))[:2000]
 
     def wait_for_spans(self, count: int = 1, where: Callable[[ReceivedSpan], bool] = lambda _: True) -> None:
         """Until so many spans are in the output."""
@@ -165,6 +172,10 @@ def agent(
         finally:
             if process.poll() is None:
                 process.kill()
+
+
+def _missing(span: ReceivedSpan) -> str:
+    return str(span.attributes.get("kernelspan.code.missing", ""))
 
 
 @contextlib.contextmanager
