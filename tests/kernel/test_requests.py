@@ -98,9 +98,9 @@ def serve(
     """A server, from its start under `kernelspan run`, asked by all clients: what was answered, and what was seen.
 
     They begin when a request (number `first`) is seen to belong to its context by `correlation`: that a process has greenlets
-    is found out a second after it has begun to. `spec`: more of the profile.
+    is found out a second after it has begun to. `spec`: more of the profile, or None for a part of SPEC that is not wanted.
     """
-    profile = runs.profile(folder, **SPEC, **spec)
+    profile = runs.profile(folder, **{name: part for name, part in {**SPEC, **spec}.items() if part is not None})
     with PortReservation(1) as reserved:
         (port,) = reserved.ports
         program = [str(each).replace("BIND", f"127.0.0.1:{port}").replace("PORT", str(port)) for each in command]
@@ -189,9 +189,9 @@ def test_a_goroutine_works_on_its_connection(tmp_path: Path) -> None:
     check_owned(tmp_path, [compiled_go("requests_go"), "BIND"], "Goroutine")
 
 
-def check_owned(folder: Path, command: list[str | Path], correlation: str) -> None:
+def check_owned(folder: Path, command: list[str | Path], correlation: str, **spec: object) -> None:
     """All operations are below their own request."""
-    asked, ran = serve(folder, command, {"clients": 8, "each": 40}, correlation)
+    asked, ran = serve(folder, command, {"clients": 8, "each": 40}, correlation, **spec)
     found = read(ran)
     check_facts(found, asked)
     assert not wrong(found)
