@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from kernelspan_agent.accounting import Accounting
 from kernelspan_agent.engine import Engine
 from kernelspan_agent.probes.modules import walkers_of
-from kernelspan_agent.probes.session import RING_BYTES
 from kernelspan_agent.process.linked import candidates
 from kernelspan_agent.resolve.resource import ResourceSettings
 from kernelspan_agent.resolve.traced import TracedProcess
@@ -37,7 +36,7 @@ class App(Engine):
         *,
         resource: ResourceSettings,
         mechanism: Mechanism | None = None,
-        ring_bytes: int = RING_BYTES,
+        ring_bytes: int = 0,
         watch_exec: bool = False,
         executable: str = "",
         programs: Sequence[str] = (),

@@ -25,7 +25,7 @@ from kernelspan_agent.intake import IDLE_WAIT_SECONDS, Intake
 from kernelspan_agent.libraries.base import Libraries
 from kernelspan_agent.probes import quiet
 from kernelspan_agent.probes.own.files import UserFiles
-from kernelspan_agent.probes.session import RING_BYTES, Session
+from kernelspan_agent.probes.session import Session
 from kernelspan_agent.probes.walkers import Walkers
 from kernelspan_agent.process import procfs
 from kernelspan_agent.profile_run import ProfileRun, rows_of
@@ -73,7 +73,7 @@ class Engine:
         environ: Mapping[str, str],
         *,
         mechanism: Mechanism | None = None,
-        ring_bytes: int = RING_BYTES,
+        ring_bytes: int = 0,
         watch_exec: bool = False,
         ready: Ready | None = None,
         files: FileCache | None = None,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from kernelspan_agent.probes.tracefs import TRACEFS, Tracefs
+from kernelspan_agent.ring import size as ring_size
 from tests.support import leftovers, runtimes_page
 
 
@@ -22,6 +23,14 @@ def tracefs() -> Iterator[None]:
     subprocess.run(["mount", "-t", "tracefs", "tracefs", str(TRACEFS[0])], check=True)
     yield
     subprocess.run(["umount", "--lazy", str(TRACEFS[0])], check=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def roomy_rings() -> Iterator[None]:
+    """Agents have room for what is told while the machine gives them no CPU: that it may be lost is test_lost_processes' subject."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(ring_size.VARIABLE, "32")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

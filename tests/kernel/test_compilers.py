@@ -11,7 +11,7 @@ import pytest
 
 from kernelspan_agent.probes import build, cache, children, constants
 from kernelspan_agent.probes.build import Module
-from kernelspan_agent.probes.session import RING_BYTES
+from kernelspan_agent.ring.size import RING_BYTES
 from tests.support import runs
 
 pytestmark = pytest.mark.root

@@ -13,8 +13,8 @@ import pytest
 from kernelspan_agent.probes import constants
 from kernelspan_agent.probes.build import build
 from kernelspan_agent.probes.modules import EVERYTHING, modules_of
-from kernelspan_agent.probes.session import RING_BYTES
 from kernelspan_agent.probes.source import walkers
+from kernelspan_agent.ring.size import RING_BYTES
 from tests.support.flow import back_edges
 
 pytestmark = pytest.mark.root

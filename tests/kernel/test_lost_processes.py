@@ -22,7 +22,7 @@ def test_processes_that_begin_while_the_agent_sleeps(tmp_path: Path) -> None:
     here.mkdir()
     profile = runs.profile(tmp_path, files={"operations": ["Stat"]}, code={"functions": True})
     command = (runs.SYSTEM_PYTHON, "-S", runs.PROGRAMS / "lost_processes.py", here, str(COUNT))
-    with runs.agent(tmp_path, profile, *command) as agent:
+    with runs.agent(tmp_path, profile, *command, options=["--ring-mebibytes", "1"]) as agent:
         agent.wait_until((here / "ready").exists, "the program runs")
         agent.process.send_signal(signal.SIGSTOP)
         (here / "go").touch()

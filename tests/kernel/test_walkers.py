@@ -13,8 +13,8 @@ import pytest
 
 from kernelspan_agent.probes import build, children, constants
 from kernelspan_agent.probes.modules import EVERYTHING, modules_of
-from kernelspan_agent.probes.session import RING_BYTES
 from kernelspan_agent.probes.source import walkers
+from kernelspan_agent.ring.size import RING_BYTES
 from kernelspan_api.plan import together
 
 pytestmark = pytest.mark.root

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kernelspan_agent.ring import size as ring_size
 from kernelspan_api.control.control_pb2 import ExportSecret, NodePlan, PodPlan, ProfilePlan
 from tests.support.collector import Collector
 from tests.support.otlp_json import ReceivedSpan
@@ -113,6 +114,7 @@ def starting(folder: Path, tls_files: TlsFiles, collector: Collector | None) -> 
         def begin(*more: str, under: Sequence[str] = (), otlp: str | None = None, **variables: str) -> Running:
             plain = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "KERNELSPAN_"))}
             environ = plain | {"KERNELSPAN_CACHE": plain.get("HOME", "/root") + "/.cache/kernelspan/objects"}
+            environ |= {name: os.environ[name] for name in (ring_size.VARIABLE,) if name in os.environ}
             log = folder / "agent.log"
             endpoint = collector.grpc_endpoint if collector and otlp is None else otlp
             with log.open("ab") as stderr:

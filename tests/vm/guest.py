@@ -21,7 +21,8 @@ from kernelspan_agent.probes.loader import Loader
 from kernelspan_agent.probes.loads import Loads
 from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism, choose
 from kernelspan_agent.probes.modules import EVERYTHING, modules_of
-from kernelspan_agent.probes.session import RING_BYTES, Session
+from kernelspan_agent.probes.session import Session
+from kernelspan_agent.ring.size import RING_BYTES
 from kernelspan_api.plan import Wanted, wanted
 from kernelspan_api.profile import load
 from tests.vm import dropped

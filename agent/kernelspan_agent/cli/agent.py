@@ -17,6 +17,7 @@ import click
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.guard import capabilities
 from kernelspan_agent.probes.children import AT_ONCE_VARIABLE
+from kernelspan_agent.ring.size import MOST_MEBIBYTES, VARIABLE, with_ring
 
 if TYPE_CHECKING:
     from kernelspan_agent.control.peering import Peering
@@ -87,6 +88,14 @@ EXPORT_TIMEOUT_SECONDS = 10.0
 )
 @click.option("--listen", metavar="ADDRESS", help="Serve /metrics, /healthz and /readyz at host:port.")
 @click.option(
+    "--ring-mebibytes",
+    type=click.IntRange(1, MOST_MEBIBYTES),
+    envvar=VARIABLE,
+    show_envvar=True,
+    metavar="MIB",
+    help="Room for what was not read yet, a power of two; the default is 4. It counts twice in the resident memory.",
+)
+@click.option(
     "--self-traces",
     is_flag=True,
     envvar="KERNELSPAN_SELF_TRACES",
@@ -106,7 +115,7 @@ def command(**options: Any) -> int:
         signal.signal(number, lambda got, _frame: stopped.append(got))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # some for each profile, some for each process that starts
-    environ = {**os.environ}
+    environ = with_ring(os.environ, options["ring_mebibytes"])
     environ.setdefault("KERNELSPAN_CACHE", str(Path(options["state"]) / "objects"))
     environ.setdefault(AT_ONCE_VARIABLE, "1")
     with ExitStack() as stack:

@@ -28,8 +28,8 @@ def command(profile_path: str) -> None:
     """
     from kernelspan_agent.probes import constants, mechanisms
     from kernelspan_agent.probes.modules import modules_of
-    from kernelspan_agent.probes.session import RING_BYTES
     from kernelspan_agent.probes.source import module_text
+    from kernelspan_agent.ring.size import RING_BYTES
     from kernelspan_api.plan import wanted
 
     profile, _ = read_profile(profile_path)

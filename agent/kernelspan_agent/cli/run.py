@@ -20,6 +20,7 @@ from kernelspan_agent.cli.profiles import read_profile
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.guard import capabilities
 from kernelspan_agent.probes import children
+from kernelspan_agent.ring.size import MOST_MEBIBYTES, VARIABLE, with_ring
 from kernelspan_agent.selftrace import span
 
 if TYPE_CHECKING:
@@ -48,6 +49,14 @@ SCAN_SECONDS = 1.0
 )
 @click.option("--report", "report_path", metavar="FILE", help="Write the accounting as JSON.")
 @click.option("--listen", metavar="ADDRESS", help="Serve /metrics, /healthz and /readyz at host:port.")
+@click.option(
+    "--ring-mebibytes",
+    type=click.IntRange(1, MOST_MEBIBYTES),
+    envvar=VARIABLE,
+    show_envvar=True,
+    metavar="MIB",
+    help="Room for what was not read yet, a power of two; the default is 4. It counts twice in the resident memory.",
+)
 @click.option(
     "--self-traces",
     is_flag=True,
@@ -136,7 +145,7 @@ def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) 
             app = App(
                 profile,
                 exporter,
-                os.environ,
+                with_ring(os.environ, options["ring_mebibytes"]),
                 resource=resource_settings(profile, os.environ),
                 watch_exec=child is None and not options["pids"],
                 executable=os.path.realpath(child.program) if child is not None else "",

@@ -15,8 +15,8 @@ from kernelspan_agent.probes.loader import Loader
 from kernelspan_agent.probes.loads import Loads
 from kernelspan_agent.probes.mechanisms import MECHANISMS, Mechanism, calls_of, has_call
 from kernelspan_agent.probes.modules import EVERYTHING, modules_of
-from kernelspan_agent.probes.session import RING_BYTES
 from kernelspan_agent.probes.tracefs import Tracefs
+from kernelspan_agent.ring.size import RING_BYTES
 from kernelspan_api.plan import Wanted
 
 

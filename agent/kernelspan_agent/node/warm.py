@@ -18,7 +18,7 @@ from kernelspan_agent.probes import constants
 from kernelspan_agent.probes.build import Module, build
 from kernelspan_agent.probes.mechanisms import RAW_TRACEPOINT, Mechanism, one_by_one
 from kernelspan_agent.probes.modules import EVERYTHING, modules_of
-from kernelspan_agent.probes.session import RING_BYTES
+from kernelspan_agent.ring.size import ring_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Warm:
             with self._lock:
                 if self._ended:
                     return
-                defines = constants.defines(ring_bytes=RING_BYTES, watch_exec=True, **mechanism.flags)
+                defines = constants.defines(ring_bytes=ring_bytes(self._environ), watch_exec=True, **mechanism.flags)
                 try:
                     build([module], defines, self._environ)
                 except KernelspanError as error:  # whoever has a profile will be told

@@ -23,6 +23,7 @@ RING_TOKEN = 0x4B530001  # stands for the ring buffer where bcc has no call for 
 CALL_OP_AT, CALL_CLASS_AT = 84, 88  # offsets in struct ks_call
 CLASS_PROTOCOLS_AT = 8  # in a class's flags: bits of WireProtocol
 MOST_SINGLE_CALLS = 8  # that are armed one by one
+MOST_WAKE_BYTES = 1 << 20  # in the ring when its reader is woken, however large it is
 MOST_FUNCTIONS = MOST_SINGLE_CALLS + 1  # and restart_syscall
 REQUESTS_PLACE = 0  # of ks_requests in the array of walkers, whose places begin at 1
 CAST_TOKEN = 0x4B530002  # stands for the kernel's function in a call of it: see direct.py
@@ -221,7 +222,7 @@ def defines(
         "KS_CAST_TOKEN": CAST_TOKEN,
         "KS_CALL_OP_AT": CALL_OP_AT,
         "KS_CALL_CLASS_AT": CALL_CLASS_AT,
-        "KS_WAKE_BYTES": ring_bytes // 4,
+        "KS_WAKE_BYTES": min(ring_bytes // 4, MOST_WAKE_BYTES),
         "KS_WAKE_SPAN": 4096,  # of the fill level; records that come at once from several CPUs do not step over it
         "KS_WATCH_EXEC": int(watch_exec),
         "KS_EXECUTABLES": int(watch_exec or executables),

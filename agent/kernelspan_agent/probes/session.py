@@ -32,12 +32,12 @@ from kernelspan_agent.probes.ready import Ready, with_own
 from kernelspan_agent.probes.source import CORE_PROGRAMS, REQUESTS, walkers
 from kernelspan_agent.resolve.kernel import Image
 from kernelspan_agent.ring.records import OP_SIZE, OPERATION
+from kernelspan_agent.ring.size import ring_bytes as ring_bytes_of
 from kernelspan_agent.runtimes.registry import WORDS, DetectedRuntime, Runtime
 from kernelspan_agent.selftrace import span
 from kernelspan_api.operations import BY_NAME, Group
 from kernelspan_api.plan import Wanted, together
 
-RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
 _RUNTIME = struct.Struct(f"<QQIHH{WORDS}Q")
 _NO_WORDS = (0,) * WORDS
 _CLASSES = {"type": bpf.MAP_TYPES["array"], "key": 4, "entries": constants.MAX_CLASSES, "flags": 0}
@@ -81,15 +81,17 @@ class Session:
         wanted: Wanted,
         environ: Mapping[str, str],
         *,
-        ring_bytes: int = RING_BYTES,
+        ring_bytes: int = 0,
         watch_exec: bool = False,
         mechanism: mechanisms.Mechanism | None = None,
         ready: Ready | None = None,
     ) -> Self:
         """Builds, loads and attaches what `wanted` names. Raises MachineError; nothing is left behind then.
 
-        `ready`: what `prepare` has made of the same. Where the kernel refuses its own choice, the next one is taken.
+        `ready`: what `prepare` has made of the same. `ring_bytes`: 0 for what the environment says. Where the kernel refuses its own
+        choice, the next one is taken.
         """
+        ring_bytes = ring_bytes or ring_bytes_of(environ)
         chosen = mechanism or (ready.mechanism if ready else None) or mechanisms.choose(wanted)
         if ready is None:
             ready = cls.prepare(wanted, environ, ring_bytes=ring_bytes, watch_exec=watch_exec, mechanism=chosen)
@@ -127,11 +129,12 @@ class Session:
         wanted: Wanted,
         environ: Mapping[str, str],
         *,
-        ring_bytes: int = RING_BYTES,
+        ring_bytes: int = 0,
         watch_exec: bool = False,
         mechanism: mechanisms.Mechanism | None = None,
     ) -> Ready:
         """Compiles what `open` needs. Takes seconds, and may be done in another thread. Raises MachineError."""
+        ring_bytes = ring_bytes or ring_bytes_of(environ)
         chosen = mechanism or mechanisms.choose(wanted)
         defines = constants.defines(
             ring_bytes=ring_bytes, watch_exec=watch_exec, executables=wanted.by_executable, **chosen.flags

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """python lost_processes.py FOLDER COUNT: begins processes while nobody reads what is told of them.
 
-Files in the folder say how far it is, and what to do next: it makes `ready`, waits for `go`, does so much that any buffer is full, begins a
+Files in the folder say how far it is, and what to do next: it makes `ready`, waits for `go`, does so much that a small buffer is full, begins a
 fork of itself and another program, makes `begun`, looks at /mark/awake until there is `work`. Then both, a child of each and
 the program itself each look COUNT times at /mark/WHO/NUMBER, by a function that is called as they are, and wait for `end`.
 """
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-HERE, COUNT, STORM = Path(sys.argv[1]), int(sys.argv[2]), 60_000
+HERE, COUNT, STORM = Path(sys.argv[1]), int(sys.argv[2]), 20_000
 
 
 def look(name: str) -> None:
