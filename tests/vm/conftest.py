@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.support.tiers import vm_lacks
 from tests.vm.guests import MADE, Made, Visits
 
 HERE = Path(__file__).parent
+collect_ignore = [] if os.environ.get("KERNELSPAN_MATRIX") else ["test_kernel_tier.py"]  # of minutes, on each kernel
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of tests/kernel inside virtual machines: own probes and their limits on every kernel of the matrix, a few files
-of them else: an emulated machine takes minutes for what this one does in seconds.
+"""Tests of tests/kernel inside virtual machines, in `make matrix` alone: an emulated machine takes minutes for what this one
+does in seconds.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ import pytest
 from tests.support import kernels
 from tests.vm.guests import Visits, run, visited
 
-LABELS = kernels.wanted_labels() if os.environ.get("KERNELSPAN_MATRIX") else [kernels.NEWEST]
-FILES = ["test_own_probes.py"]
-MORE = ["test_own_values.py", "test_own_limits.py", "test_own_matches.py", "test_own_entries.py", "test_user_probes.py"]
-MORE += ["test_filters.py", "test_files.py", "test_network.py", "test_processes.py", "test_waits.py"]
+FILES = ["test_own_probes.py", "test_own_values.py", "test_own_limits.py", "test_own_matches.py", "test_own_entries.py"]
+FILES += ["test_user_probes.py", "test_filters.py", "test_files.py", "test_network.py", "test_processes.py"]
+FILES += ["test_waits.py"]
+# One processor gives too few threads a number that was another's for the test to mean anything.
+LEFT_OUT = "tests/kernel/test_own_probes.py::test_threads_that_end_inside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +31,15 @@ class Tier:
 
 
 def _visit(kernel: kernels.Kernel, folder: Path) -> Tier:
-    files = [*FILES, *(MORE if os.environ.get("KERNELSPAN_MATRIX") else ())]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp=/run/pytest"]
-    ran = run(kernel, [*command, *(f"tests/kernel/{name}" for name in files)], folder)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--color=no", "--basetemp=/run/pytest"]
+    ran = run(kernel, [*command, "--deselect", LEFT_OUT, *(f"tests/kernel/{name}" for name in FILES)], folder)
     return Tier(ran.status, ran.output)
 
 
 VISITS = (Visits("tier", _visit),)
 
 
-@pytest.fixture(params=LABELS)
+@pytest.fixture(params=kernels.wanted_labels())
 def tier(request: pytest.FixtureRequest) -> Tier:
     """Of one of the kernels."""
     return visited(request, VISITS[0], request.param)
