@@ -35,6 +35,7 @@ class Measured:
     own: Matrix | None = None
     web: Web | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)  # parts
 
 
 def rows(found: Measured) -> list[Row]:
