@@ -19,10 +19,11 @@ import numpy as np
 
 from kernelspan_agent.accounting import Accounting
 from kernelspan_agent.classes import NOBODY, Classes
-from kernelspan_agent.errors import BudgetError
+from kernelspan_agent.errors import BudgetError, MachineError
 from kernelspan_agent.guard.budget import Guard
 from kernelspan_agent.intake import IDLE_WAIT_SECONDS, Intake
 from kernelspan_agent.libraries.base import Libraries
+from kernelspan_agent.lost import LostProcesses
 from kernelspan_agent.probes import quiet
 from kernelspan_agent.probes.own.files import UserFiles
 from kernelspan_agent.probes.session import Session
@@ -34,6 +35,7 @@ from kernelspan_agent.resolve.clock import Clock
 from kernelspan_agent.resolve.processes import ProcessTable
 from kernelspan_agent.resolve.tables import Tables
 from kernelspan_agent.resolve.traced import TracedProcess
+from kernelspan_agent.ring.size import ROOM
 from kernelspan_agent.trace.joins import Joins
 from kernelspan_api import semconv
 from kernelspan_api.plan import Wanted, key_of
@@ -87,7 +89,11 @@ class Engine:
         built = self.session.built
         self.timings = Timings(time.monotonic() - started, built.seconds, built.cached)
         self._walkers = Walkers(self.session, environ)
-        self._intake = Intake(self.session)
+        try:
+            self._intake = Intake(self.session)
+        except OSError as error:
+            self.session.close()
+            raise MachineError(f"the ring cannot be mapped: {error.strerror}", hint=ROOM) from error
         self.processes = ProcessTable(
             self.session,
             Libraries(),
@@ -104,7 +110,7 @@ class Engine:
         self._classes = Classes(self.session, self._intake, self.tables)
         self.on_exec: Callable[[int, int], object] = max  # told of programs that start, and when; nothing by itself
         self._next_tick = self._next_look = 0.0
-        self._lost_processes = 0
+        self._lost = LostProcesses(self.session, self._intake, self.processes, self.clock.monotonic_now_ns)
         self._files = UserFiles(self.session.own, self.session.defines, environ)
         self.guard = Guard(self.session, self._classes, time.monotonic())
         self._random = np.random.default_rng()
@@ -326,7 +332,7 @@ class Engine:
         for run in self.profiles.values():
             run.release()
         self.session.own.reap()  # what was removed before the last time
-        self._catch_up(monotonic)
+        self._lost.tick()
         self.processes.sweep(monotonic)
         for traced in self.processes.gone:
             for run in self.profiles.values():
@@ -336,12 +342,6 @@ class Engine:
         if now >= self._next_look:
             self._next_look = now + FLAGS_LOOK_SECONDS
             self.processes.look_for_flags()
-
-    def _catch_up(self, monotonic_ns: int) -> None:
-        lost = self.session.lost_processes()
-        if lost != self._lost_processes and not self.waiting_operations:  # else what ended may still have some here
-            self._lost_processes = lost
-            self.processes.catch_up(monotonic_ns)
 
     # --- how it is, for whoever asks from another thread ----------------------------------------------------------
 

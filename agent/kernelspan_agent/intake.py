@@ -20,14 +20,16 @@ import numpy as np
 from kernelspan_agent.probes.constants import MAX_CLASSES
 from kernelspan_agent.resolve.clock import TICK_NS, boot_ahead_ns
 from kernelspan_agent.resolve.glance import Glance, glance
-from kernelspan_agent.ring.reader import Drained, RingReader
+from kernelspan_agent.ring.reader import MOST_SLOTS, Drained, RingReader
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent, RecordKind
+from kernelspan_agent.ring.size import RING_BYTES
 from kernelspan_agent.ring.sound import is_sound
 
 if TYPE_CHECKING:
     from kernelspan_agent.probes.session import Session
 
 MAX_WAITING_OPERATIONS = 65536  # 10 MB of records
+AGAIN_BYTES = 1 << 20  # so much is left in the ring that it is read on at once
 IDLE_WAIT_SECONDS = 0.05
 
 Records = list[tuple[int, bytes]]  # kind and bytes
@@ -40,6 +42,8 @@ class Intake:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._ring = RingReader(session.ring_fd, session.ring_bytes)
+        self._given = self._through = 0  # up to where pieces were given to the stages, and have been taken on by them
+        self._put = 0  # up to where they are in the queue
         self._queue: queue.SimpleQueue[Drained] = queue.SimpleQueue()
         # looked at, not yet taken on; with the processes whose records wait there
         self._ahead = deque[tuple[Drained, set[int]]]()
@@ -54,15 +58,19 @@ class Intake:
         self._reader.start()
 
     def next(self, timeout_seconds: float) -> Drained | None:
-        """The next drained piece; None: there was none in that time. To be followed by `done`."""
-        if self._ahead:
-            return self._ahead.popleft()[0]
+        """The next drained piece, once the last one is taken on; None: there was none in that time. To be followed by `done`."""
+        self._through = self._given
         try:
-            if timeout_seconds > 0:
-                return self._queue.get(timeout=timeout_seconds)
-            return self._queue.get_nowait()
+            if self._ahead:
+                found = self._ahead.popleft()[0]
+            elif timeout_seconds > 0:
+                found = self._queue.get(timeout=timeout_seconds)
+            else:
+                found = self._queue.get_nowait()
         except queue.Empty:
             return None
+        self._given = found.end
+        return found
 
     def look_ahead(self, learn: LearnAhead) -> None:
         """Shows `learn` the records of each piece that came since the last look.
@@ -76,13 +84,22 @@ class Intake:
             drained = self._queue.get_nowait()
             held |= (changing := _processes_in(drained.others))
             rest, waiting = learn(drained.others, frozenset(held))
-            self._ahead.append((Drained(drained.operations, rest), changing | waiting))
+            self._ahead.append((Drained(drained.operations, rest, drained.end), changing | waiting))
 
     def done(self, drained: Drained) -> None:
         """The stages have taken a piece on."""
         classes = _by_class(drained.operations)
         with self._lock:
             self._waiting -= classes
+
+    def mark(self) -> int:
+        """Names what the kernel has told by now, for `is_through`."""
+        return self._ring.produced
+
+    def is_through(self, mark: int) -> bool:
+        """Whether the stages have taken on all that had been told at a mark. For the thread of the stages."""
+        nothing_waits = self._put >= mark and self._queue.empty() and not self._ahead
+        return self._through >= mark or nothing_waits
 
     @property
     def waiting(self) -> int:
@@ -110,23 +127,37 @@ class Intake:
     def _loop(self) -> None:
         while not self._stopping.is_set():
             self._ring.wait(IDLE_WAIT_SECONDS)
-            self._drain()
+            while self._drain() and self._left() > AGAIN_BYTES and not self._stopping.is_set():
+                pass
 
-    def _drain(self) -> bool:
+    def _left(self) -> int:
+        return self._ring.produced - self._ring.read
+
+    def _drain(self, *, rest: bool = False) -> bool:
+        """Puts a piece into the queue; False: there is none, or it can wait in the ring. `rest`: it cannot, and is the last."""
+        if (
+            not rest
+            and self.waiting > MAX_WAITING_OPERATIONS - MOST_SLOTS
+            and self._left() < self._ring.size - RING_BYTES
+        ):
+            return False  # a larger ring than usual has room for what the queue has none for
         drained = self._ring.drain()
         count = len(drained.operations)
         if not count and not drained.others:
+            self._put = drained.end
             return False
         classes = _by_class(drained.operations)
         with self._lock:
             self._received += classes
-            if self._waiting.sum() + count > MAX_WAITING_OPERATIONS:
+            if not rest and self._waiting.sum() + count > MAX_WAITING_OPERATIONS:
                 self._queue_full += classes
-                drained = Drained(drained.operations[:0].copy(), drained.others)  # a view would keep all of them
+                nothing = drained.operations[:0].copy()  # a view would keep all of them
+                drained = Drained(nothing, drained.others, drained.end)
             else:
                 self._waiting += classes
         self._look_at(drained.others)
         self._queue.put(drained)
+        self._put = drained.end
         return True
 
     def _look_at(self, records: Records) -> None:
@@ -161,7 +192,7 @@ class Intake:
         self._stopping.set()
         if self._reader.is_alive():
             self._reader.join()
-        while rest and self._drain():
+        while rest and self._drain(rest=True):
             pass
 
     def close(self) -> None:

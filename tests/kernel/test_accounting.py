@@ -25,6 +25,7 @@ from kernelspan_agent.export.settings import settings_from
 from kernelspan_agent.intake import IDLE_WAIT_SECONDS, MAX_WAITING_OPERATIONS
 from kernelspan_agent.probes import mechanisms
 from kernelspan_agent.ring.records import SLOT
+from kernelspan_agent.ring.size import RING_BYTES
 from tests.support import leftovers, runs
 from tests.support.generators import compiled
 from tests.support.ports import PortReservation
@@ -87,7 +88,7 @@ def test_small_ring(tmp_path: Path, mechanism: mechanisms.Mechanism) -> None:
 
 def test_nobody_works(tmp_path: Path) -> None:
     """The stages stand still while the ring is drained: beyond the bound operations are dropped and counted."""
-    with contextlib.ExitStack() as stack, app_of(runs.profile(tmp_path, **STATS)) as app:
+    with contextlib.ExitStack() as stack, app_of(runs.profile(tmp_path, **STATS), ring_bytes=RING_BYTES) as app:
         programs = [stack.enter_context(flood(CALLS // PARTS)) for _ in range(PARTS)]
         for program in programs:
             app.select(program.pid, "flood")

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from tests.support.compiled import compiled, nm
 from tests.support.generators import compiled_cxx
 from tests.support.node_agents import PYTHON, Running, Start, profile, program, starting
 from tests.support.pods import Pod, every_container, line
+from tests.support.ports import PortReservation
+from tests.support.server import http_get
 from tests.support.tls import TlsFiles
 
 STATS: dict[str, Any] = {"files": {"operations": ["Stat"]}}
@@ -217,9 +220,15 @@ def _alter(path: Path) -> None:
 
 def test_an_agent_without_its_capabilities(start: Start) -> None:
     """It stays, and each profile's status says which ones the chart, or who changed it, has to grant."""
-    agent = start(under=("setpriv", "--bounding-set", "-all,+dac_read_search,+kill", "--inh-caps", "-all"))
+    with PortReservation(1) as held:
+        (number,) = held.ports
+    limited = ("setpriv", "--bounding-set", "-all,+dac_read_search,+kill", "--inh-caps", "-all")
+    agent = start("--listen", f"127.0.0.1:{number}", under=limited)
     with Pod("web-1") as pod:
         program(pod)
+        agent.follow([], [])
+        status, told = http_get(number, "/readyz")  # an update that takes its capabilities away goes no further
+        assert (status, b"CAP_BPF" in told) == (HTTPStatus.SERVICE_UNAVAILABLE, True)
         agent.follow([profile("p", **STATS)], [pod.plan(every_container("p"))])
         found = agent.server.states()["p"]
         assert (found.reason, states(agent, "p")["files"][:2]) == ("PermissionDenied", ("Failed", "PermissionDenied"))

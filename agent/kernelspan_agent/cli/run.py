@@ -145,7 +145,7 @@ def _run(profile: TraceProfile, child: Command | None, options: dict[str, Any]) 
             app = App(
                 profile,
                 exporter,
-                with_ring(os.environ, options["ring_mebibytes"]),
+                with_ring(os.environ, options.get("ring_mebibytes")),
                 resource=resource_settings(profile, os.environ),
                 watch_exec=child is None and not options["pids"],
                 executable=os.path.realpath(child.program) if child is not None else "",

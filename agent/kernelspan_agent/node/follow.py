@@ -23,7 +23,7 @@ from functools import partial
 from kernelspan_agent.control.peering import Peering
 from kernelspan_agent.control.stream import Stream
 from kernelspan_agent.engine import Engine
-from kernelspan_agent.errors import KernelspanError
+from kernelspan_agent.errors import KernelspanError, MachineError
 from kernelspan_agent.guard import capabilities
 from kernelspan_agent.node.desired import Desired, Reader
 from kernelspan_agent.node.exports import Exports
@@ -83,6 +83,7 @@ class Follower:
         self._whom: Whom | None = None
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
         self._warm = Warm(environ)
+        self._unfit = _unfit()
         self._building: _Building | None = None
         self._reports = Reports()
         self._reader = Reader()
@@ -90,6 +91,8 @@ class Follower:
 
     def trouble(self) -> str:
         """Why it does not do its work now; empty: it does."""
+        if self._unfit:
+            return self._unfit
         if self.plan is None:
             return "no plan has come from the operator yet"
         if self.engine is None and any(each.profile for each in self._desired):
@@ -100,7 +103,8 @@ class Follower:
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Until `stopped` says so; then what is under way is sent."""
-        self._warm.start()
+        if not self._unfit:  # else what is compiled is what such an agent could load
+            self._warm.start()
         while not stopped():
             self.step()
         self._warm.end()
@@ -303,6 +307,15 @@ class Follower:
                 self._remove(engine, key)
         finally:
             engine.close()
+
+
+def _unfit() -> str:
+    """What this process lacks for any engine, as long as it lives; empty: nothing."""
+    try:
+        capabilities.require()
+    except MachineError as error:
+        return error.with_hint()
+    return ""
 
 
 def _prepare(wanted: Wanted, environ: Mapping[str, str]) -> Ready:

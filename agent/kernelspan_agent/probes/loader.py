@@ -24,6 +24,7 @@ from kernelspan_agent.probes import bpf
 from kernelspan_agent.probes.attach import Attachment
 from kernelspan_agent.probes.refusals import READ_REFUSED, not_permitted
 from kernelspan_agent.probes.verdicts import verdict
+from kernelspan_agent.ring.size import ROOM
 from kernelspan_agent.selftrace import span
 from kernelspan_api.reasons import Reason
 
@@ -122,7 +123,8 @@ class Loader:
         except PermissionError as error:
             raise not_permitted(f"map {name}") from error
         except OSError as error:
-            raise MachineError(f"map {name} ({entries} entries): {error.strerror}") from error
+            hint = ROOM if name == "ks_ring" and error.errno == errno.ENOMEM else ""
+            raise MachineError(f"map {name} ({entries} entries): {error.strerror}", hint=hint) from error
         self._shapes[name] = shape  # first: who finds the map in another thread asks for its shape
         self.maps[name] = made
 

@@ -9,6 +9,7 @@ their last operations may still be on the way.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -82,13 +83,18 @@ class ProcessTable:
 
     def find(self, tgid: int, at_ns: int) -> TracedProcess | None:
         """The image that `tgid` stood for at an instant (CLOCK_MONOTONIC). None: none that is known; one that had ended is not who
-        has its number now.
+        has its number now, and one that was told from its start did nothing before.
         """
         images = self._by_tgid.get(tgid)
         if not images:
             return None
-        found = next((each for each in reversed(images) if each.start_ns <= at_ns), images[0])
+        found = next((each for each in reversed(images) if each.start_ns <= at_ns), None)
+        if found is None:
+            return None if images[0].from_start else images[0]
         return None if found.has_ended(at_ns) else found
+
+    def _known(self, tgid: int, start_ns: int) -> TracedProcess | None:
+        return next((each for each in self._by_tgid.get(tgid, ()) if each.start_ns == start_ns), None)
 
     def add(
         self,
@@ -108,10 +114,22 @@ class ProcessTable:
         traced = TracedProcess(
             tgid, name, start_ns, self._to_epoch(start_ns), from_start, parent, seen, context, wanted_by, directories
         )
-        self._by_tgid.setdefault(tgid, []).append(traced)
         self.started.append(traced)
         self._pending[traced] = None
+        self._insert(traced)
         return traced
+
+    def _insert(self, traced: TracedProcess) -> None:
+        """In the order of their starts: each is over when the next one begins."""
+        images = self._by_tgid.setdefault(traced.tgid, [])
+        at = len(images)
+        while at and images[at - 1].start_ns > traced.start_ns:
+            at -= 1
+        for earlier in images[:at]:
+            self.end(earlier, traced.start_ns)
+        images.insert(at, traced)
+        if at + 1 < len(images):  # it is told of late
+            self.end(traced, images[at + 1].start_ns)
 
     def leave_unwalked(self, traced: TracedProcess) -> None:
         """What runs this image is of no interest: no frames of it."""
@@ -124,13 +142,17 @@ class ProcessTable:
         tgid, start, when = int(row["tgid"]), int(row["start"]), int(row["time"])
         event, directories = int(row["event"]), (int(row["root"]), int(row["cwd"]))
         name = procfs.printable(bytes(row["comm"]).decode(errors="surrogateescape"))
-        old = self.find(tgid, when)
-        if start and event != ProcessEvent.EXIT and old is not None and old.start_ns == start:
-            self._forget_glance(tgid, start)  # it was caught up with
-            old.told = old.told or path(int(row["executable"]))
+        known = self._known(tgid, start) if start else None
+        if event == ProcessEvent.EXIT:
+            self._learn_end(known, tgid, start, name, when, directories)
             return
+        if known is not None:
+            self._forget_glance(tgid, start)  # it was caught up with
+            known.told = known.told or path(int(row["executable"]))
+            return
+        old = self.find(tgid, when)
         if event == ProcessEvent.FORK:
-            parent = self.find(int(row["parent"]), when)
+            parent = self._parent(int(row["parent"]), when)
             child = self.add(
                 tgid,
                 start,
@@ -162,46 +184,58 @@ class ProcessTable:
             image.told = path(int(row["executable"]))
             if old is not None:
                 image.surroundings = old.surroundings
-            if old is not None and old.start_ns < start:
-                self.end(old, start)
             self.execs.append((tgid, when))
-        elif event == ProcessEvent.EXIT:
-            self._learn_end(old, tgid, start, name, when)
 
-    def _learn_end(self, old: TracedProcess | None, tgid: int, start: int, name: str, when: int) -> None:
-        if old is not None and old.start_ns < start:  # the record of its last exec was lost
-            self.end(old, start)
-            old = None
-        self.end(old or self.add(tgid, start, name=name, from_start=True, wanted_by=frozenset()), when)
+    def _parent(self, tgid: int, at_ns: int) -> TracedProcess | None:
+        """Who forked at an instant; where the record of its last exec was lost, that is found out now."""
+        found, start = self.find(tgid, at_ns), self._kernel.process_start(tgid)
+        if start and start <= at_ns and (found is None or found.start_ns < start):
+            self.recover(tgid)
+            return self.find(tgid, at_ns)
+        return found
+
+    def _learn_end(
+        self, known: TracedProcess | None, tgid: int, start: int, name: str, when: int, directories: tuple[int, int]
+    ) -> None:
+        if known is None:  # the record of its beginning was lost
+            before = self.find(tgid, start)
+            known = self.add(tgid, start, name=name, from_start=True, wanted_by=frozenset(), directories=directories)
+            if before is not None and before.directories[0] and before.directories[0] == directories[0]:
+                known.surroundings, known.wanted_by = (
+                    before.surroundings,
+                    before.wanted_by,
+                )  # of one root is one container
+        self.end(known, when)
 
     def _forget_glance(self, tgid: int, start_ns: int) -> None:
         if (seen := self._glances(tgid, start_ns)) is not None:
             seen.close()
 
-    def recover(self, tgid: int) -> None:
-        """Takes in a process whose record was lost (the ring was full), as long as it lives.
+    def recover(self, tgid: int, before_ns: float = math.inf) -> None:
+        """Takes in a process whose record was lost (the ring was full), as long as it lives, if it began before an instant.
 
         It is one that was known, and another program by now, or one that nobody knows, whose number may have been another's.
         """
         start, images = self._kernel.process_start(tgid), self._by_tgid.get(tgid, [])
-        if not start or any(each.start_ns == start for each in images):
+        if not start or start >= before_ns or (images and start <= images[-1].start_ns):
             return
-        before = images[-1] if images else None
+        before = images[-1] if images and not images[-1].ended_ns else None
         name = procfs.read_name(tgid, self._proc_root)
         found = self.add(tgid, start, name=name, from_start=True, wanted_by=self._whose(tgid))
         if before is not None and before.is_process_of(found):
             found.parent, found.wanted_by, found.surroundings = before.parent, before.wanted_by, before.surroundings
-        if before is not None:
-            self.end(before, start)
         self.execs.append((tgid, start))  # who wants it is to be looked at again
 
-    def catch_up(self, now_ns: int) -> None:
-        """After process records were lost: what began, what is another program, and what ended, by what the kernel has now."""
-        for tgid in self._kernel.traced():
-            self.recover(tgid)
+    def catch_up(self, before_ns: int, now_ns: Callable[[], int]) -> None:
+        """After process records were lost: what began, what is another program, and what ended, by what the kernel has now.
+
+        `before_ns`: whatever began before that (CLOCK_MONOTONIC) is known, or its record is lost.
+        """
+        for tgid in self._kernel.traced() | {each.tgid for each in self.alive()}:
+            self.recover(tgid, before_ns)
         for traced in self.alive():
             if self._kernel.process_start(traced.tgid) is None:
-                self.end(traced, now_ns)
+                self.end(traced, now_ns())
 
     def end(self, traced: TracedProcess, when_ns: int) -> None:
         """A process has ended, or become another program."""

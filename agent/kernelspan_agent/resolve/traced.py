@@ -13,6 +13,7 @@ from kernelspan_agent.libraries.base import LibraryContext
 from kernelspan_agent.model import AttributeValue
 from kernelspan_agent.process import procfs
 from kernelspan_agent.process.memory import ProcessMemory
+from kernelspan_agent.resolve.clock import TICK_NS, boot_ahead_ns
 from kernelspan_agent.resolve.glance import Glance, glance_after_exec
 from kernelspan_agent.runtimes import registry
 from kernelspan_agent.runtimes.registry import DetectedRuntime, Unsupported
@@ -66,9 +67,9 @@ class TracedProcess:
         return bool(self.ended_ns) and self.ended_ns < at_ns
 
     def is_process_of(self, later: TracedProcess) -> bool:
-        """Whether a later image with the same number is of the same process: it has not ended, and began when that one did."""
-        mine, its = self.process, later.process
-        return not self.ended_ns and mine is not None and its is not None and mine.start_ticks == its.start_ticks
+        """Whether a later image with the same number is of the same process: that had begun when this image did."""
+        ticks = later.process.start_ticks if later.process is not None else 0
+        return bool(ticks) and ticks * TICK_NS - boot_ahead_ns() <= self.start_ns + TICK_NS
 
     def symbolise(self, rows: np.ndarray) -> list[RawFrame]:
         """Frames of this process; needs `symboliser`."""

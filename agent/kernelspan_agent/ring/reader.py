@@ -19,9 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernelspan_agent.ring.records import OPERATION, RING_HEADER, SLOT, RecordKind
+from kernelspan_agent.ring.size import RING_BYTES
 
 _BUSY, _DISCARD, _LENGTH = 1 << 31, 1 << 30, (1 << 30) - 1
 _PAGE = mmap.PAGESIZE
+MOST_SLOTS = RING_BYTES // SLOT  # that one look takes: copies are no larger, whatever the ring is
 
 if platform.machine() != "x86_64":  # pragma: no cover - x86 orders loads; elsewhere the reader would need a barrier
     raise ImportError("the ring reader relies on x86_64's ordering of loads")
@@ -29,10 +31,13 @@ if platform.machine() != "x86_64":  # pragma: no cover - x86 orders loads; elsew
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """What one look at the ring gave. `operations`: OPERATION, in the order of the ring. `others`: whole records."""
+    """What one look at the ring gave. `operations`: OPERATION, in the order of the ring. `others`: whole records. `end`: where in
+    the ring, counted from its beginning for ever, it ends (bytes).
+    """
 
     operations: np.ndarray
     others: list[tuple[int, bytes]]  # (kind, record)
+    end: int = 0
 
 
 class RingReader:
@@ -64,12 +69,27 @@ class RingReader:
     def _produced(self) -> int:
         return self._produced_word[0]
 
+    @property
+    def size(self) -> int:
+        """Bytes that it holds."""
+        return self._size
+
+    @property
+    def produced(self) -> int:
+        """Bytes that have ever been put into it."""
+        return self._produced()
+
+    @property
+    def read(self) -> int:
+        """Bytes that have ever been read."""
+        return self._position
+
     def drain(self) -> Drained:
-        """Everything that has been committed up to now, at most one ring."""
+        """What has been committed up to now, at most MOST_SLOTS of it."""
         assert self._view is not None
         produced = self._produced()
         begin = _PAGE + (self._position & (self._size - 1))
-        count = (produced - self._position) // SLOT
+        count = min((produced - self._position) // SLOT, MOST_SLOTS)
         # Lengths first: what is committed by then is whole in the copy, in whatever order memcpy goes.
         lengths = np.ndarray(count, np.uint32, self._view, begin, (SLOT,)).copy()
         copied = bytes(self._view[begin : begin + count * SLOT])
@@ -79,7 +99,7 @@ class RingReader:
         self._position += used * SLOT
         self._consumed_word[0] = self._position
         operations = slots[:used][keep[:used], RING_HEADER:].copy().view(OPERATION)[:, 0]
-        return Drained(operations, others)
+        return Drained(operations, others, self._position)
 
     def close(self) -> None:
         """Unmaps the ring."""

@@ -10,6 +10,7 @@ from kernelspan_agent.errors import UsageError
 RING_BYTES = 4 << 20  # a mapped ring counts twice in the resident size
 MOST_MEBIBYTES = 1024
 VARIABLE = "KERNELSPAN_RING_MEBIBYTES"
+ROOM = "give the agent more memory (twice the ring and more: agent.resources in the chart), or a smaller ring"
 _MEBIBYTE = 1 << 20
 
 

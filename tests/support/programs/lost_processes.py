@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python lost_processes.py FOLDER COUNT: begins processes while nobody reads what is told of them.
+"""python lost_processes.py FOLDER COUNT STORM: begins processes while nobody reads what is told of them.
 
-Files in the folder say how far it is, and what to do next: it makes `ready`, waits for `go`, does so much that a small buffer is full, begins a
+Files in the folder say how far it is, and what to do next: it makes `ready`, waits for `go`, looks at STORM files, begins a
 fork of itself and another program, makes `begun`, looks at /mark/awake until there is `work`. Then both, a child of each and
 the program itself each look COUNT times at /mark/WHO/NUMBER, by a function that is called as they are, and wait for `end`.
 """
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-HERE, COUNT, STORM = Path(sys.argv[1]), int(sys.argv[2]), 20_000
+HERE, COUNT, STORM = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 
 
 def look(name: str) -> None:
@@ -80,7 +80,7 @@ def main() -> None:
     for number in range(STORM):
         look(f"storm/{number}")
     child = fork(lambda: work_and_fork(forked, forked_later))
-    other = subprocess.Popen([sys.executable, "-S", __file__, HERE, str(COUNT), "other"])
+    other = subprocess.Popen([sys.executable, "-S", __file__, *sys.argv[1:4], "other"])
     (HERE / "begun").touch()
     while not is_there("work"):
         look("awake")
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[3:]:
+    if sys.argv[4:]:
         work_and_fork(execed, execed_later)
     else:
         main()

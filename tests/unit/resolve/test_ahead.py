@@ -44,7 +44,7 @@ def tables(symbolise: Mock) -> Tables:
 def waiting(*pieces: list[tuple[int, bytes]]) -> Intake:
     """What the ring's thread has left."""
     made = Intake.__new__(Intake)
-    made._queue, made._ahead = queue.SimpleQueue(), deque()
+    made._queue, made._ahead, made._given = queue.SimpleQueue(), deque(), 0
     for others in pieces:
         made._queue.put(Drained(NO_OPERATIONS, others))
     return made

@@ -199,12 +199,12 @@ def test_lost_processes(tmp_path: Path) -> None:
     assert batch is not None
     assert [(info.tgid, info.started_ns) for info in batch.processes] == [(5, 50), (6, 80), (6, 80)]
     assert made.dropped == {"TargetGone": 1}
-    table.catch_up(1000)
+    table.catch_up(1000, lambda: 1000)
     assert [(each.tgid, each.start_ns) for each in table.alive()] == [(5, 90), (6, 80)]
     made.learn([(RecordKind.PROCESS, process_record(ProcessEvent.FORK, 6, start=80, time=80))])  # it comes after all
     assert len(table.alive()) == 2
     kernel.images = {6: 80}
-    table.catch_up(2000)
+    table.catch_up(2000, lambda: 2000)
     assert [(each.tgid, each.ended_epoch_ns) for each in table.finished] == [(5, 90), (5, 2000)]
 
 
@@ -247,6 +247,60 @@ def test_a_lost_exec_before_an_end(tmp_path: Path) -> None:
     assert batch is not None
     assert [info.started_ns for info in batch.processes] == [50, 105]
     assert [(each.start_ns, each.ended_ns) for each in made.processes.finished] == [(50, 105), (105, 140)]
+
+
+def test_an_end_that_is_told_twice(tmp_path: Path) -> None:
+    """By two threads that were both the last: it is one process, with all that it did."""
+    made, _ = resolver(tmp_path)
+    for time in (130, 131):
+        made.learn([(RecordKind.PROCESS, process_record(ProcessEvent.EXIT, 5, start=50, time=time))])
+    batch = made.resolve(operations(2))
+    assert batch is not None
+    assert [info.started_ns for info in batch.processes] == [50, 50]
+    assert [(each.start_ns, each.ended_ns) for each in made.processes.finished] == [(50, 130)]
+
+
+def test_records_that_come_late(tmp_path: Path) -> None:
+    """Of what is known already, and of what was before it: each image is there once, from its start to the next one's."""
+    made, kernel = resolver(tmp_path)
+    kernel.images = {6: 80}
+    made.processes.recover(6)
+    for event, start in ((ProcessEvent.FORK, 60), (ProcessEvent.EXEC, 70), (ProcessEvent.EXEC, 80)):
+        made.learn([(RecordKind.PROCESS, process_record(event, 6, parent=5, start=start, time=start))])
+    assert [(each.tgid, each.start_ns) for each in made.processes.alive()] == [(5, 50), (6, 80)]
+    assert [(each.start_ns, each.ended_ns) for each in made.processes.finished] == [(60, 80), (70, 80)]
+    rows = operations(3, tgid=6)
+    rows["start"], rows["time"] = (65, 75, 85), (66, 76, 86)
+    batch = made.resolve(rows)
+    assert batch is not None
+    assert [info.started_ns for info in batch.processes] == [60, 70, 80]
+
+
+def test_nothing_was_done_before_a_start(tmp_path: Path) -> None:
+    """What a number stood for before the first image that is told of is not known: it is nobody's."""
+    made, kernel = resolver(tmp_path)
+    kernel.images = {6: 105}
+    assert made.resolve(operations(1, tgid=6)) is None
+    assert made.dropped == {"TargetGone": 1}
+
+
+def test_a_lost_exec_of_a_parent(tmp_path: Path) -> None:
+    """It is found out before its child is taken for one of the program that it was."""
+    made, kernel = resolver(tmp_path)
+    kernel.images = {5: 70}
+    made.learn([(RecordKind.PROCESS, process_record(ProcessEvent.FORK, 6, parent=5, start=80, time=80))])
+    (child,) = (each for each in made.processes.alive() if each.tgid == 6)
+    assert child.parent is not None
+    assert child.parent.start_ns == 70
+
+
+def test_what_began_after_a_loss_may_be_on_its_way(tmp_path: Path) -> None:
+    """It is not looked for; and an end is not before what was done meanwhile."""
+    made, kernel = resolver(tmp_path)
+    kernel.images = {6: 80, 7: 95}
+    made.processes.catch_up(90, lambda: 200)
+    assert [(each.tgid, each.start_ns) for each in made.processes.alive()] == [(6, 80)]
+    assert [each.ended_ns for each in made.processes.finished] == [200]
 
 
 def test_unsound(tmp_path: Path) -> None:
