@@ -144,7 +144,7 @@ def application(folder: Path, kind: Kind) -> Iterator[tuple[int, int]]:
     folder.mkdir()
     log = folder / "gunicorn.log"
     command = [*kind.before, kind.python, "-m", "gunicorn", "-w", "1", "-k", "gthread", "--threads", str(THREADS)]
-    command += ["--keep-alive", "60", "-b", "127.0.0.1:0", "--chdir", str(HERE / "workloads"), "page:app"]
+    command += ["--keep-alive", "3600", "-b", "127.0.0.1:0", "--chdir", str(HERE / "workloads"), "page:app"]
     with log.open("wb") as file:
         process = subprocess.Popen(
             on_core(WORK_CORE, command),
