@@ -51,7 +51,6 @@ class Intake:
         self._lock = threading.Lock()
         self._received = np.zeros(MAX_CLASSES, np.int64)
         self._queue_full = np.zeros(MAX_CLASSES, np.int64)
-        self._boot_ahead_ns = boot_ahead_ns()
         self._glances: dict[tuple[int, int], Glance | None] = {}
         self._stopping = threading.Event()
         self._reader = threading.Thread(target=self._loop, name="ring", daemon=True)
@@ -182,7 +181,7 @@ class Intake:
         Only where the kernel still says so: what has ended since may have become another program in between.
         """
         now = self._session.process_start(tgid)
-        began_ns = seen.process.start_ticks * TICK_NS - self._boot_ahead_ns
+        began_ns = seen.process.start_ticks * TICK_NS - boot_ahead_ns()
         return now == start_ns and began_ns <= start_ns + TICK_NS
 
     # --- the end ------------------------------------------------------------------------------------------------------
