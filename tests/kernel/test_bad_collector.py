@@ -116,6 +116,6 @@ def test_what_it_answers(tmp_path: Path, steps: Sequence[GrpcStep], dropped: int
     if dropped == EACH:
         assert ran.balance["exported"] == 0
     else:
-        assert lost == dropped
+        assert lost == min(dropped, received.payloads[0].count(b"file.stat"))  # as many as it had been sent by then
     assert (words in ran.report["lastError"]) == bool(dropped)
     assert received.payloads
