@@ -126,18 +126,15 @@ class Intake:
     def _loop(self) -> None:
         while not self._stopping.is_set():
             self._ring.wait(IDLE_WAIT_SECONDS)
-            while self._drain() and self._left() > AGAIN_BYTES and not self._stopping.is_set():
+            while self._drain() and self._ring.left > AGAIN_BYTES and not self._stopping.is_set():
                 pass
-
-    def _left(self) -> int:
-        return self._ring.produced - self._ring.read
 
     def _drain(self, *, rest: bool = False) -> bool:
         """Puts a piece into the queue; False: there is none, or it can wait in the ring. `rest`: it cannot, and is the last."""
         if (
             not rest
             and self.waiting > MAX_WAITING_OPERATIONS - MOST_SLOTS
-            and self._left() < self._ring.size - RING_BYTES
+            and self._ring.left < self._ring.size - RING_BYTES
         ):
             return False  # a larger ring than usual has room for what the queue has none for
         drained = self._ring.drain()

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kernelspan_agent.cli.ring import ring_option
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.guard import capabilities
 from kernelspan_agent.probes.children import AT_ONCE_VARIABLE
-from kernelspan_agent.ring.size import MOST_MEBIBYTES, VARIABLE, with_ring
+from kernelspan_agent.ring.size import with_ring
 
 if TYPE_CHECKING:
     from kernelspan_agent.control.peering import Peering
@@ -87,14 +88,7 @@ EXPORT_TIMEOUT_SECONDS = 10.0
     help="Join requests across nodes: where other nodes' agents find this one, an address of this pod's.",
 )
 @click.option("--listen", metavar="ADDRESS", help="Serve /metrics, /healthz and /readyz at host:port.")
-@click.option(
-    "--ring-mebibytes",
-    type=click.IntRange(1, MOST_MEBIBYTES),
-    envvar=VARIABLE,
-    show_envvar=True,
-    metavar="MIB",
-    help="Room for what was not read yet, a power of two; the default is 4. It counts twice in the resident memory.",
-)
+@ring_option
 @click.option(
     "--self-traces",
     is_flag=True,

@@ -17,10 +17,11 @@ import click
 
 from kernelspan_agent.cli.files import check_writable, write_text
 from kernelspan_agent.cli.profiles import read_profile
+from kernelspan_agent.cli.ring import ring_option
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.guard import capabilities
 from kernelspan_agent.probes import children
-from kernelspan_agent.ring.size import MOST_MEBIBYTES, VARIABLE, with_ring
+from kernelspan_agent.ring.size import with_ring
 from kernelspan_agent.selftrace import span
 
 if TYPE_CHECKING:
@@ -49,14 +50,7 @@ SCAN_SECONDS = 1.0
 )
 @click.option("--report", "report_path", metavar="FILE", help="Write the accounting as JSON.")
 @click.option("--listen", metavar="ADDRESS", help="Serve /metrics, /healthz and /readyz at host:port.")
-@click.option(
-    "--ring-mebibytes",
-    type=click.IntRange(1, MOST_MEBIBYTES),
-    envvar=VARIABLE,
-    show_envvar=True,
-    metavar="MIB",
-    help="Room for what was not read yet, a power of two; the default is 4. It counts twice in the resident memory.",
-)
+@ring_option
 @click.option(
     "--self-traces",
     is_flag=True,

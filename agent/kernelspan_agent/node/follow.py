@@ -91,8 +91,8 @@ class Follower:
 
     def trouble(self) -> str:
         """Why it does not do its work now; empty: it does."""
-        if self._unfit:
-            return self._unfit
+        if self._unfit is not None:
+            return self._unfit.with_hint()
         if self.plan is None:
             return "no plan has come from the operator yet"
         if self.engine is None and any(each.profile for each in self._desired):
@@ -103,7 +103,7 @@ class Follower:
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Until `stopped` says so; then what is under way is sent."""
-        if not self._unfit:  # else what is compiled is what such an agent could load
+        if self._unfit is None:  # else what is compiled is what such an agent could load
             self._warm.start()
         while not stopped():
             self.step()
@@ -175,8 +175,14 @@ class Follower:
                 made = self._compile(partial(engine.session.build_more, wanted, self._environ))
                 self._building = _Building(wanted, engine, made)
             else:
-                made = self._compile(partial(_prepare, wanted, self._environ))
+                made = self._compile(partial(self._prepare, wanted))
                 self._building = _Building(wanted, None, made)
+
+    def _prepare(self, wanted: Wanted) -> Ready:
+        """What a first engine, or another one, needs. Raises MachineError."""
+        if self._unfit is not None:
+            raise self._unfit
+        return Session.prepare(wanted, self._environ, watch_exec=True)
 
     def _compile(self, make: Callable[[], Ready]) -> Future[Ready]:
         def alone() -> Ready:
@@ -309,16 +315,10 @@ class Follower:
             engine.close()
 
 
-def _unfit() -> str:
-    """What this process lacks for any engine, as long as it lives; empty: nothing."""
+def _unfit() -> MachineError | None:
+    """What this process lacks for any engine, as long as it lives; None: nothing."""
     try:
         capabilities.require()
     except MachineError as error:
-        return error.with_hint()
-    return ""
-
-
-def _prepare(wanted: Wanted, environ: Mapping[str, str]) -> Ready:
-    """What a first engine, or another one, needs. Raises MachineError; of capabilities before anything is compiled in vain."""
-    capabilities.require()
-    return Session.prepare(wanted, environ, watch_exec=True)
+        return error
+    return None

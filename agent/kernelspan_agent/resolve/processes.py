@@ -201,10 +201,8 @@ class ProcessTable:
             before = self.find(tgid, start)
             known = self.add(tgid, start, name=name, from_start=True, wanted_by=frozenset(), directories=directories)
             if before is not None and before.directories[0] and before.directories[0] == directories[0]:
-                known.surroundings, known.wanted_by = (
-                    before.surroundings,
-                    before.wanted_by,
-                )  # of one root is one container
+                known.surroundings = before.surroundings  # of one root is one container
+                known.wanted_by = before.wanted_by
         self.end(known, when)
 
     def _forget_glance(self, tgid: int, start_ns: int) -> None:

@@ -64,10 +64,12 @@ class RingReader:
 
     def fill(self) -> float:
         """Share of the ring that waits to be read."""
-        return float(self._produced() - self._position) / self._size
+        return self.left / self._size
 
-    def _produced(self) -> int:
-        return self._produced_word[0]
+    @property
+    def left(self) -> int:
+        """Bytes that wait to be read."""
+        return self.produced - self._position
 
     @property
     def size(self) -> int:
@@ -77,19 +79,14 @@ class RingReader:
     @property
     def produced(self) -> int:
         """Bytes that have ever been put into it."""
-        return self._produced()
-
-    @property
-    def read(self) -> int:
-        """Bytes that have ever been read."""
-        return self._position
+        return self._produced_word[0]
 
     def drain(self) -> Drained:
         """What has been committed up to now, at most MOST_SLOTS of it."""
         assert self._view is not None
-        produced = self._produced()
+        left = self.left
         begin = _PAGE + (self._position & (self._size - 1))
-        count = min((produced - self._position) // SLOT, MOST_SLOTS)
+        count = min(left // SLOT, MOST_SLOTS)
         # Lengths first: what is committed by then is whole in the copy, in whatever order memcpy goes.
         lengths = np.ndarray(count, np.uint32, self._view, begin, (SLOT,)).copy()
         copied = bytes(self._view[begin : begin + count * SLOT])
