@@ -352,6 +352,12 @@ static __always_inline u64 ks_mix(u64 hash, u64 word)
 	return hash ^ (hash >> 29);
 }
 
+/* Of two words that are no hashes: a time and a thread's number, mixed at once, are the same as of the next thread a little later. */
+static __always_inline u64 ks_hash2(u64 first, u64 second)
+{
+	return ks_mix(ks_mix(0, first), second);
+}
+
 /*
  * The reader looks at the ring every few milliseconds by itself; it is woken where a quarter of the ring is full, a half and
  * three, and not at every record from then on: to wake somebody costs more than the record.

@@ -159,7 +159,7 @@ static __always_inline void ks_own_header(struct ks_own_rec *r, struct ks_own_ca
 	r->time = now;
 	r->tgid = call->tgid;
 	r->tid = call->tid;
-	r->id = ks_mix(ks_mix(call->start, call->tid), number) | 1;
+	r->id = ks_mix(ks_hash2(call->start, call->tid), number) | 1;
 	r->probe = number;
 	r->count = count;
 	r->reserved = 0;

@@ -97,7 +97,7 @@ static __always_inline int ks_user_still(struct ks_page *page)
 /* Before the first read of a walk. */
 static __always_inline void ks_user_begin(struct ks_scratch *s)
 {
-	s->space = s->proc_start ^ KS_KREAD(u64, bpf_get_current_task() + KS_TASK_MM);
+	s->space = ks_hash2(s->proc_start, KS_KREAD(u64, bpf_get_current_task() + KS_TASK_MM));
 }
 
 /* Finds the page that was wanted last: one place for all of a program's reads, whose text each would have else. */

@@ -109,7 +109,7 @@ static __always_inline void ks_go_begin(struct ks_scratch *s, struct ks_go_layou
 	s->stage = KS_WALK_FRAMES;
 	w->module = base;
 	w->globals = ks_go_file(w);
-	w->hash = ks_mix(s->proc_start, s->op.tgid);
+	w->hash = ks_hash2(s->proc_start, s->op.tgid);
 	w->count = 0;
 	w->found[0] = 0; /* 1: there are no more frames */
 	w->state = KS_FRAMES_COMPLETE;

@@ -326,7 +326,7 @@ static __always_inline int ks_java_begin(struct ks_scratch *s, struct ks_java_la
 	struct ks_walk *w = &s->walk;
 	u64 thread = KS_LOAD(w->thread);
 
-	w->hash = ks_mix(s->proc_start, s->op.tgid);
+	w->hash = ks_hash2(s->proc_start, s->op.tgid);
 	w->globals = w->module = 0;
 	w->count = 0;
 	w->state = KS_FRAMES_COMPLETE;

@@ -130,7 +130,7 @@ static __always_inline void ks_java_send_codes(struct ks_scratch *s, struct ks_j
 		s->walk.count = n + 1;
 		if (f->owner != KS_JAVA_INTERPRETED) /* nor one that could not be read */
 			continue;
-		key = ks_mix(ks_mix(s->proc_start, s->op.tgid), f->code);
+		key = ks_mix(ks_hash2(s->proc_start, s->op.tgid), f->code);
 		if (!ks_codes.lookup(&key))
 			ks_java_send_code(s, l, f, key);
 	}

@@ -50,7 +50,7 @@ static __always_inline void ks_native_begin(struct ks_scratch *s, u64 segments)
 	w->globals = segments;
 	w->module = 0;
 	w->last = 0;
-	w->hash = ks_mix(s->proc_start, s->op.tgid);
+	w->hash = ks_hash2(s->proc_start, s->op.tgid);
 	w->count = 0;
 	w->state = KS_FRAMES_COMPLETE;
 	w->at = KS_KREAD(u64, regs + KS_REGS_SP);

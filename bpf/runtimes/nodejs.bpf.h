@@ -122,7 +122,7 @@ static __always_inline void ks_js_begin(struct ks_scratch *s, struct ks_js_layou
 	fast = ks_user_word(s, isolate + l->fast_fp);
 	ks_js_left(w, ks_user_word(s, isolate + l->entry_fp), fast, ks_user_word(s, isolate + l->fast_pc));
 	s->stage = KS_WALK_FRAMES;
-	w->hash = ks_mix(s->proc_start, s->op.tgid);
+	w->hash = ks_hash2(s->proc_start, s->op.tgid);
 	w->thread = ks_mix(0, s->op.tid);
 	w->globals = 0; /* the script of the frame before, and the number that it has here */
 	w->module = 0;

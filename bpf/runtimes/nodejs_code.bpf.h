@@ -366,7 +366,7 @@ static __always_inline void ks_js_send_codes(struct ks_scratch *s, struct ks_js_
 			if (KS_LOAD(bytecode->code) != f->code)
 				array = 0; /* another thread's, that interrupted this one */
 		}
-		key = ks_mix(ks_mix(s->proc_start, s->op.tgid), f->code);
+		key = ks_mix(ks_hash2(s->proc_start, s->op.tgid), f->code);
 		if (f->owner == KS_JS_INTERPRETED)
 			key = ks_mix(key, f->check);
 		if (!ks_codes.lookup(&key))

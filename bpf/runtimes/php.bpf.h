@@ -224,7 +224,7 @@ static __always_inline void ks_php_begin(struct ks_scratch *s, u64 base)
 	ks_user_begin(s);
 	s->stage = KS_WALK_FRAMES;
 	w->at = ks_user_word(s, base);
-	w->hash = ks_mix(s->proc_start, s->op.tgid);
+	w->hash = ks_hash2(s->proc_start, s->op.tgid);
 	w->thread = 0; /* the generator whose frame comes next; 0: none */
 	w->task_frame = 0; /* where the innermost Fiber's stack begins */
 	w->task_outer = 0; /* the frame whose frameless call was noted */

@@ -111,7 +111,7 @@ static __always_inline void ks_php_send_codes(struct ks_scratch *s, struct ks_ph
 		if (n >= KS_LOAD(s->frames))
 			break;
 		s->walk.count = n + 1;
-		key = ks_mix(ks_mix(s->proc_start, s->op.tgid), f->code);
+		key = ks_mix(ks_hash2(s->proc_start, s->op.tgid), f->code);
 		if (!ks_codes.lookup(&key))
 			ks_php_send_code(s, l, f, key);
 	}

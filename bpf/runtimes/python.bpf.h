@@ -276,7 +276,7 @@ static __always_inline int ks_py_walk(struct ks_scratch *s, struct ks_runtime *r
 
 	if (KS_LOAD(s->stage) != KS_WALK_FRAMES) {
 		w->at = ks_py_frame_of(s, l, KS_LOAD(w->thread));
-		w->hash = ks_mix(s->proc_start, s->op.tgid);
+		w->hash = ks_hash2(s->proc_start, s->op.tgid);
 		w->task_frame = w->task_outer = w->last = 0;
 		w->marked = rt->words[KS_PY_HANDING] & KS_PY_ADDRESS;
 		w->marked_frame = w->handed = 0;

@@ -194,7 +194,7 @@ static __always_inline void ks_py_send_codes(struct ks_scratch *s, struct ks_py_
 		owner = f->owner;
 		if (owner >= l->owner_skip && l->frame_owner != KS_PY_NONE)
 			continue;
-		key = ks_mix(ks_mix(ks_mix(s->proc_start, s->op.tgid), f->code ^ ((u64)f->check << 32)),
+		key = ks_mix(ks_mix(ks_hash2(s->proc_start, s->op.tgid), f->code ^ ((u64)f->check << 32)),
 			     f->globals ^ ((u64)f->tag << 32));
 		if (!ks_codes.lookup(&key))
 			ks_py_send_code(s, l, base, f, key);

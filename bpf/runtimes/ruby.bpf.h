@@ -111,7 +111,7 @@ static __always_inline void ks_ruby_begin(struct ks_scratch *s, struct ks_ruby_l
 	s->stage = KS_WALK_FRAMES;
 	w->at = v[2];
 	w->root = v[0] + 8 * v[1] - 2 * l->frame_bytes; /* the outermost one */
-	w->hash = ks_mix(s->proc_start, s->op.tgid);
+	w->hash = ks_hash2(s->proc_start, s->op.tgid);
 	w->globals = w->module = w->last = w->root_mnt = 0;
 	s->module[KS_RUBY_NAME] = 0;
 	w->found[1] = w->length = 0;

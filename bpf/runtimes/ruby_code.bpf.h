@@ -146,7 +146,7 @@ static __always_inline void ks_ruby_send_codes(struct ks_scratch *s, struct ks_r
 		if (n >= KS_LOAD(s->frames))
 			break;
 		s->walk.count = n + 1;
-		key = ks_mix(ks_mix(s->proc_start, s->op.tgid), f->code);
+		key = ks_mix(ks_hash2(s->proc_start, s->op.tgid), f->code);
 		if (!ks_codes.lookup(&key))
 			ks_ruby_send_code(s, l, base, f, key);
 	}

@@ -15,7 +15,14 @@ import pytest
 from tests.support import kernels
 from tests.vm.guests import Visits, run, visited
 
-FILES = ["test_own_probes.py", "test_own_values.py", "test_own_limits.py", "test_own_matches.py", "test_own_entries.py"]
+FILES = [
+    "test_own_probes.py",
+    "test_own_crowd.py",
+    "test_own_values.py",
+    "test_own_limits.py",
+    "test_own_matches.py",
+    "test_own_entries.py",
+]
 FILES += ["test_user_probes.py", "test_filters.py", "test_files.py", "test_network.py", "test_processes.py"]
 FILES += ["test_waits.py"]
 # One processor gives too few threads a number that was another's for the test to mean anything.

@@ -94,11 +94,7 @@ class Generator:
         ]
         if not returning:
             lines += [
-                "\tconfig = ks_own_config_of();",
-                "\tif (!config) {",
-                "\t\tks_own_nothing.call(ctx, 0);",
-                "\t\treturn 0;",
-                "\t}",
+                *self._configured(own_stack=True),
                 "\tstruct ks_class *c = ks_own_wants(p, config->number);",
                 "\tif (!c)",
                 "\t\treturn 0;",
@@ -115,6 +111,17 @@ class Generator:
             f"\tkey.space = {key.space};",
         ]
         return lines
+
+    @staticmethod
+    def _configured(*, own_stack: bool) -> list[str]:
+        """The configuration. `own_stack`: the program's stack is its thread's, never one of its CPU's (ks_own_nothing)."""
+        return [
+            "\tconfig = ks_own_config_of();",
+            "\tif (!config) {",
+            *(["\t\tks_own_nothing.call(ctx, 0);"] if own_stack else []),
+            "\t\treturn 0;",
+            "\t}",
+        ]
 
     def _is_kept(self, source: Source) -> bool:
         """Whether its calls are kept by their thread; else one is over when the program is."""
@@ -277,9 +284,7 @@ class Generator:
             "\tif (!v)",
             "\t\treturn 0;",
             "\tKS_OPAQUE(v);",
-            "\tconfig = ks_own_config_of();",
-            "\tif (!config)",
-            "\t\treturn 0;",
+            *self._configured(own_stack=source.is_user),
             "\tif (v->call.epoch != config->epoch) {",
             "\t\tks_count(v->call.cls, KS_C_REPLACED); /* the probe was off for a while */",
             "\t\tks_own_calls.delete(&key);",
