@@ -6,6 +6,7 @@ from __future__ import annotations
 from harness.cluster import WORKERS
 from harness.product import Product
 from tests.support.helm import NAMESPACE, RELEASE
+from tests.support.server import http_get
 
 # linux/capability.h: DAC_READ_SEARCH, SYS_PTRACE, PERFMON, BPF.
 _CAPABILITIES = 1 << 2 | 1 << 19 | 1 << 38 | 1 << 39
@@ -22,6 +23,15 @@ def test_helm_test_passes(product: Product) -> None:
     """What the chart itself asks."""
     said = product.helm.run("test", RELEASE, f"--namespace={NAMESPACE}", "--timeout=90s").stdout
     assert "Phase:          Succeeded" in said
+
+
+def test_jaeger_by_a_forwarded_port(product: Product) -> None:
+    """As NOTES says: its page and its API."""
+    assert f"kubectl -n {NAMESPACE} port-forward service/kernelspan-jaeger 16686" in product.notes()
+    with product.cluster.forwarded(NAMESPACE, "service/kernelspan-jaeger", 16686) as port:
+        status, page = http_get(port, "/")
+        assert (status, b"<title>Jaeger" in page) == (200, True)
+        assert http_get(port, "/api/v3/services")[0] == 200
 
 
 def test_the_agent_has_its_capabilities_and_no_more(product: Product) -> None:

@@ -58,6 +58,10 @@ class Product:
         self.helm.run("uninstall", RELEASE, f"--namespace={NAMESPACE}", "--wait", "--ignore-not-found")
         self.cluster.wait("the release's pods to go", lambda: not self.cluster.get("pods", "-n", NAMESPACE)["items"])
 
+    def notes(self) -> str:
+        """What Helm told whoever installed it."""
+        return self.helm.run("get", "notes", RELEASE, f"--namespace={NAMESPACE}").stdout
+
     def kubectl(self, *arguments: str) -> str:
         """kubectl in the release's namespace."""
         return self.cluster.kubectl("-n", NAMESPACE, *arguments)
