@@ -35,24 +35,38 @@ def _container(image: str, name: str, **more: Any) -> Object:
     return {"name": name, "image": image, "imagePullPolicy": "Never", "command": command, **more}
 
 
-def _profile(name: str, **spec: Any) -> Object:
-    base = {"podSelector": {"matchLabels": {"app": "kinds"}}, "files": {"operations": ["Open"]}}
+def _profile(name: str) -> Object:
     return {
         "apiVersion": "kernelspan.io/v1alpha1",
         "kind": "TraceProfile",
         "metadata": {"name": name, "namespace": _SPACE},
-        "spec": base | {"resourceAttributes": {"profile": name}} | spec,
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "kinds"}},
+            "files": {"operations": ["Open"]},
+            "resourceAttributes": {"profile": name},
+        },
+    }
+
+
+def _cluster_profile(name: str, **spec: Any) -> Object:
+    """The same of the whole cluster, of this one namespace in it."""
+    profile = _profile(name)
+    selector = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": _SPACE}}}
+    return profile | {
+        "kind": "ClusterTraceProfile",
+        "metadata": {"name": name},
+        "spec": profile["spec"] | selector | spec,
     }
 
 
 @pytest.fixture(scope="module")
 def pod(images: dict[str, str], product: Product) -> Iterator[str]:
-    """The pod's image; two profiles, one of some containers, were there before it. Its init container runs."""
+    """The pod's image; two profiles, the cluster's of some of its containers, were there before it. Its init container runs."""
     image = images["shop"]
     cluster = product.cluster
     with cluster.namespace(_SPACE):
         some = {"include": ["*"], "exclude": ["main", "side"]}
-        cluster.apply(_profile("all"), _profile("some", containerSelector=some))
+        cluster.apply(_profile("all"), _cluster_profile("some", containerSelector=some))
         spec = {
             "terminationGracePeriodSeconds": 1,
             "initContainers": [_container(image, "setup"), _container(image, "side", restartPolicy="Always")],
@@ -60,7 +74,10 @@ def pod(images: dict[str, str], product: Product) -> Iterator[str]:
         }
         metadata = {"name": "kinds", "namespace": _SPACE, "labels": {"app": "kinds"}}
         cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
-        yield image
+        try:
+            yield image
+        finally:
+            cluster.kubectl("delete", "ctprof", "some", "--ignore-not-found")
 
 
 def _see(product: Product, since: float, found: _Seen, expected: set[tuple[str, str]]) -> None:

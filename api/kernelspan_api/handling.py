@@ -184,11 +184,18 @@ class Otlp(Part, frozen=True, kw_only=True):
 
     endpoint: Annotated[
         str,
-        Meta(max_length=512, extra={"format": "endpoint"}, description="Where spans are sent. Empty: the chart's."),
+        Meta(
+            max_length=512,
+            extra={"format": "endpoint"},
+            description="Where spans are sent. Empty: the chart's, by its protocol and compression.",
+        ),
     ] = ""
     protocol: Annotated[ExportProtocol, Meta(description="OTLP/gRPC or OTLP/HTTP.")] = ExportProtocol.GRPC
     tls: Annotated[ExportTLS | None, Meta(description="TLS; absent: as the endpoint's scheme says.")] = None
-    headers_secret_ref: Annotated[NameRef | None, Meta(description="Secret whose entries are sent as headers.")] = None
+    headers_secret_ref: Annotated[
+        NameRef | None,
+        Meta(description="Secret whose entries are sent as headers, after the chart's where its endpoint is used."),
+    ] = None
     compression: Annotated[Compression, Meta(description="Compression of what is sent.")] = Compression.GZIP
 
 

@@ -112,7 +112,7 @@ class Reason(enum.Enum):
     TOO_MANY_PROBES = (
         "TooManyProbes",
         "The node's profiles want more probes than the agent allows.",
-        "Merge or narrow profiles, or raise the limit in the chart.",
+        "Let profiles share equal probes, have fewer of them, or select fewer of the node's pods.",
     )
     RUNTIME_UNSUPPORTED = (
         "RuntimeUnsupported",

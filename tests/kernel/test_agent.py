@@ -20,8 +20,9 @@ from kernelspan_api.control.control_pb2 import ExportSecret, MatchSet
 from tests.support.collector import Collector
 from tests.support.node_agents import WAIT_SECONDS, Start, profile, program, starting
 from tests.support.otlp_json import ReceivedSpan
+from tests.support.plan_server import PlanServer
 from tests.support.pods import FORMS, Pod, cgroup_root, every_container, line, v1_root
-from tests.support.tls import TlsFiles
+from tests.support.tls import TlsFiles, make_tls
 
 
 @pytest.fixture
@@ -231,6 +232,27 @@ def test_the_plan_outlives_operator_and_agent(start: Start, collector: Collector
         again.until_seen(collector, running, "again")
         again.stop()
     assert not (tmp_path / "state" / "secrets").exists()
+
+
+def test_what_is_rotated_on_disk(start: Start, collector: Collector, tls_files: TlsFiles, tmp_path: Path) -> None:
+    """Token and authorities are files that the kubelet changes; an agent has the new ones when it dials anew."""
+    agent = start()
+    with Pod("web-1") as pod:
+        running = program(pod)
+        agent.follow([profile("p", **STATS)], [pod.plan(every_container("p"))])
+        newer = make_tls(tmp_path / "newer")
+        (tmp_path / "token").write_text("newer")
+        newer.ca.replace(tls_files.ca)
+        agent.server.close()
+        after = PlanServer(newer, agent.server.port)
+        try:
+            agent.until(lambda: after.tokens, "back")
+            assert set(after.tokens) == {"Bearer newer"}
+            assert agent.server.tokens == ["Bearer secret"]
+            agent.until_seen(collector, running, "after")
+        finally:
+            after.close()
+        agent.stop()
 
 
 def test_what_a_profile_cannot_have(start: Start, collector: Collector) -> None:

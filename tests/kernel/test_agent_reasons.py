@@ -22,6 +22,7 @@ from tests.support.collector import Collector
 from tests.support.compiled import compiled, nm
 from tests.support.generators import compiled_cxx
 from tests.support.node_agents import PYTHON, Running, Start, profile, program, starting
+from tests.support.php_runs import needed
 from tests.support.pods import Pod, every_container, line
 from tests.support.ports import PortReservation
 from tests.support.server import http_get
@@ -133,23 +134,41 @@ def test_nobody_is_selected(start: Start) -> None:
         agent.stop()
 
 
-def test_a_runtime_that_is_not_walked(start: Start, tmp_path: Path) -> None:
+def sleeper(folder: Path, runtime: str) -> tuple[list[str], tuple[str, int, int, str], str]:
+    """A command that sleeps, and what is to be told of its runtime, which cannot be walked, beside one that can."""
+    if runtime == "Python":
+        old = folder / "python3.6"
+        shutil.copy("/usr/bin/sleep", old)
+        return [str(old), "1000"], ("Python", 2, 1, "RuntimeUnsupported"), "CPython 3.6 is older than 3.8"
+    php = needed("bookworm-8.2")  # of the suite that this machine's libraries are of
+    assert php.root is not None
+    content = (php.root / php.program.lstrip("/")).read_bytes()
+    changed = content.replace(b"\0API20220829,NTS\0", b"\0API20220828,NTS\0")
+    assert changed != content
+    program = folder / "php"
+    program.write_bytes(changed)
+    program.chmod(0o755)
+    return [str(program), "-n", "-r", "sleep(1000);"], ("PHP", 1, 0, "RuntimeLayoutUnknown"), "20220828"
+
+
+@pytest.mark.parametrize("runtime", ["Python", "PHP"])
+def test_a_runtime_that_is_not_walked(start: Start, tmp_path: Path, runtime: str) -> None:
     """What is traced is traced, without frames: which runtime that is of, and why, stands with the runtime."""
-    old = tmp_path / "python3.6"
-    shutil.copy("/usr/bin/sleep", old)
+    command, expected, message = sleeper(tmp_path, runtime)
     agent = start()
     with Pod("web-1") as pod:
         program(pod)
-        pod.run(str(old), "1000")
+        pod.run(*command)
         agent.follow([profile("p", **STATS)], [pod.plan(every_container("p"))])
 
-        def runtimes() -> list[tuple[str, int, int, str, str]]:
+        def runtimes() -> list[tuple[str, int, int, str]]:
             found = agent.server.states().get("p")
             each = found.runtimes if found else ()
-            return [(one.runtime, one.processes, one.unwinding, one.reason, one.message) for one in each]
+            return [(one.runtime, one.processes, one.unwinding, one.reason) for one in each]
 
-        expected = [("Python", 2, 1, "RuntimeUnsupported", "CPython 3.6 is older than 3.8")]
-        agent.until(lambda: [one for one in runtimes() if one[0] == "Python"] == expected, f"told: {runtimes()}")
+        agent.until(lambda: expected in runtimes(), f"told: {runtimes()}")
+        (told,) = (one for one in agent.server.states()["p"].runtimes if one.runtime == runtime)
+        assert message in told.message
         assert agent.server.states()["p"].reason == ""
         agent.stop()
 

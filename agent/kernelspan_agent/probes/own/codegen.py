@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from kernelspan_agent.probes.ktypes import Leaf, Resolved
 from kernelspan_agent.probes.own.decisions import Decisions, mask
 from kernelspan_agent.probes.own.layout import declarations, fits_on_stack
+from kernelspan_agent.probes.own.lines import configured, end_as
 from kernelspan_agent.probes.own.located import Located, Places
 from kernelspan_agent.probes.own.sources import PLACE, ArgumentError, Raw, Source, of_program, of_task
 from kernelspan_agent.probes.own.values import data_bytes, laid_out, number, read
@@ -94,7 +95,7 @@ class Generator:
         ]
         if not returning:
             lines += [
-                *self._configured(own_stack=True),
+                *configured(own_stack=True),
                 "\tstruct ks_class *c = ks_own_wants(p, config->number);",
                 "\tif (!c)",
                 "\t\treturn 0;",
@@ -111,17 +112,6 @@ class Generator:
             f"\tkey.space = {key.space};",
         ]
         return lines
-
-    @staticmethod
-    def _configured(*, own_stack: bool) -> list[str]:
-        """The configuration. `own_stack`: the program's stack is its thread's, never one of its CPU's (ks_own_nothing)."""
-        return [
-            "\tconfig = ks_own_config_of();",
-            "\tif (!config) {",
-            *(["\t\tks_own_nothing.call(ctx, 0);"] if own_stack else []),
-            "\t\treturn 0;",
-            "\t}",
-        ]
 
     def _is_kept(self, source: Source) -> bool:
         """Whether its calls are kept by their thread; else one is over when the program is."""
@@ -284,7 +274,7 @@ class Generator:
             "\tif (!v)",
             "\t\treturn 0;",
             "\tKS_OPAQUE(v);",
-            *self._configured(own_stack=source.is_user),
+            *configured(own_stack=source.is_user),
             "\tif (v->call.epoch != config->epoch) {",
             "\t\tks_count(v->call.cls, KS_C_REPLACED); /* the probe was off for a while */",
             "\t\tks_own_calls.delete(&key);",
@@ -319,11 +309,11 @@ class Generator:
                     raise ArgumentError(f"a returned {returned.value} cannot be read")
                 lines.append(f"\tu64 result = {number(returned, Raw(source.result()))};")
             lines.append("\tif (now - v->call.start < config->min_duration_ns)")
-            lines += _end_as("KS_C_FILTERED")
+            lines += end_as("KS_C_FILTERED")
             filters = [self._decisions.of_result(match) for match in self._probe.match]
             if any(filters):
                 lines.append(f"\tif (!(v->call.groups &= {mask(filters)}))")
-                lines += _end_as("KS_C_FILTERED")
+                lines += end_as("KS_C_FILTERED")
         lines += [
             "\tif (!ks_own_within_limits(config, c, p, v, now)) {",
             *self._over(source),
@@ -388,16 +378,6 @@ def _nothing_follows(_distance: int) -> str:
 
 def _name(base: str, index: int, count: int) -> str:
     return base if count == 1 else f"{base}{index}"
-
-
-def _end_as(counter: str) -> list[str]:
-    return [
-        "\t{",
-        "\t\tks_own_calls.delete(&key);",
-        f"\t\tks_count(cls, {counter});",
-        "\t\treturn 0;",
-        "\t}",
-    ]
 
 
 _USES_SCRATCH = re.compile(r"\((s),|ks_path_id\(s")
