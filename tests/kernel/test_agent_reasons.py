@@ -173,6 +173,38 @@ def test_a_runtime_that_is_not_walked(start: Start, tmp_path: Path, runtime: str
         agent.stop()
 
 
+# Runs a program that is stopped at its first instruction, as by a debugger: what it needs is not mapped yet.
+STOPPED = """
+import ctypes, os, sys
+pid = os.fork()
+if not pid:
+    ctypes.CDLL(None).ptrace(0, 0, 0, 0)
+    os.execv(sys.argv[1], sys.argv[1:])
+os.waitpid(pid, 0)
+sys.stdin.read()
+"""
+
+
+def test_a_runtime_that_is_never_there(start: Start, tmp_path: Path) -> None:
+    """What passes by itself mostly is told where it does not, after ten seconds."""
+    library = compiled(tmp_path, "", "-shared", "-Wl,-soname,libpython3.11.so.1.0", name="library")
+    embeds = compiled(tmp_path, "int main(void) { return 0; }", "-Wl,--no-as-needed", str(library), name="embeds")
+    agent = start()
+    with Pod("web-1") as pod:
+        program(pod)
+        pod.run(str(embeds), under=[PYTHON, "-c", STOPPED])
+        agent.follow([profile("p", **STATS)], [pod.plan(every_container("p"))])
+
+        def told() -> list[tuple[int, int, str]]:
+            found = agent.server.states().get("p")
+            return [(one.processes, one.unwinding, one.reason) for one in (found.runtimes if found else ())]
+
+        agent.until(lambda: told() == [(3, 2, "RuntimePending")], f"told: {told()}")
+        (python,) = agent.server.states()["p"].runtimes
+        assert python.message == "the program's libpython is not mapped yet"
+        agent.stop()
+
+
 def hidden(folder: str) -> tuple[str, ...]:
     """What begins a command in a mount namespace where nothing is in this folder."""
     return ("unshare", "-m", "sh", "-c", f'mount -t tmpfs none {folder} && exec "$@"', "sh")
