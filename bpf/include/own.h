@@ -2,12 +2,12 @@
 /*
  * One of the user's own probes: probes/own/codegen.py generates a program around this, and the maps that are named here.
  *
- *   enter:  wanted process? wanted probe? -> arguments -> conditions -> remembered by thread and stack frame
+ *   enter:  wanted process? wanted probe? -> arguments -> conditions -> remembered by stack frame, and by thread or process
  *   exit:   take it out -> filters -> rate limits -> arguments (a record) -> walk, where frames are true -> operation
  *   event:  both in one
  *
- * What a call is known by is its thread and the address of its stack frame, so calls inside calls of the same function pair
- * rightly, and one that is left by a jump (longjmp, an exception, the thread's end) can be mistaken for no other: the next
+ * What a call is known by is the address of its stack frame, with its thread (of user functions: its process, since a coroutine
+ * may go on in another thread), so calls inside calls of the same function pair rightly, and one that is left by a jump (longjmp, an exception, the thread's end) can be mistaken for no other: the next
  * call at that place puts it out.
  */
 #pragma once

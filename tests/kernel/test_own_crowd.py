@@ -2,8 +2,7 @@
 """Calls that are easily taken for another's: of processes that take each other's CPU while our programs run for them, of a coroutine
 that goes from thread to thread, ended by what an interrupt does.
 
-Programs of user probes may be preempted, where the kernel is (PREEMPT_LAZY, the only choice since Linux 7.0, or
-PREEMPT_FULL). Since 6.13 a program's stack may be its CPU's and not its thread's: the next process on that CPU would write
+Programs of user probes may be preempted, where the kernel is (Debian's 7.2 was seen to be). Since 6.13 a program's stack may be its CPU's and not its thread's: the next process on that CPU would write
 over it.
 """
 
