@@ -10,14 +10,14 @@ import signal
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from kernelspan_agent.cli.ring import ring_option
 from kernelspan_agent.errors import UsageError
 from kernelspan_agent.guard import capabilities
-from kernelspan_agent.probes.children import AT_ONCE_VARIABLE
+from kernelspan_agent.probes import children
 from kernelspan_agent.ring.size import with_ring
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ EXPORT_TIMEOUT_SECONDS = 10.0
     show_envvar=True,
     help="Also send the agent's own traces to the OTLP endpoint.",
 )
-def command(**options: Any) -> int:
+def command(**options: Any) -> NoReturn:
     """Follow the operator's plans for this node, until SIGTERM.
 
     An agent that cannot reach its operator goes on with its last plan, also after a restart.
@@ -111,7 +111,7 @@ def command(**options: Any) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # some for each profile, some for each process that starts
     environ = with_ring(os.environ, options["ring_mebibytes"])
     environ.setdefault("KERNELSPAN_CACHE", str(Path(options["state"]) / "objects"))
-    environ.setdefault(AT_ONCE_VARIABLE, "1")
+    environ.setdefault(children.AT_ONCE_VARIABLE, "1")
     with ExitStack() as stack:
         if options["self_traces"]:
             from kernelspan_agent.cli.outputs import trace_self
@@ -130,7 +130,8 @@ def command(**options: Any) -> int:
         stream.start()
         stack.callback(stream.close)
         follower.run(lambda: bool(stopped))
-    # All has been sent and given back. Python would wait for threads that compile, and gRPC's may wait for each other.
+    # All has been sent and given back. A compiler may take minutes, and Python's own end would wait for the thread that asked.
+    children.abandon()
     os._exit(0)
 
 

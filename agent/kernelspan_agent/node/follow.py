@@ -32,7 +32,6 @@ from kernelspan_agent.node.trouble import Trouble
 from kernelspan_agent.node.unobserved import Unobserved
 from kernelspan_agent.node.warm import Warm
 from kernelspan_agent.node.whom import Whom
-from kernelspan_agent.probes import children
 from kernelspan_agent.probes.ready import Ready
 from kernelspan_agent.probes.session import Session
 from kernelspan_agent.resolve.resource import ResourceSettings
@@ -111,7 +110,6 @@ class Follower:
         if self.engine is not None:
             self._end_engine()
         self._compiler.shutdown(wait=False, cancel_futures=True)
-        children.abandon()  # a compiler may take minutes, and Python would wait for it
         self._exports.wait()
 
     def step(self) -> None:
