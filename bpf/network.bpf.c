@@ -5,7 +5,7 @@
  *   enter:  wanted? the descriptor a socket? : remember
  *   exit:   filters -> both ends -> port filter -> rate limit -> walk -> record
  *
- * Resolve is the time from a query sent to port 53 to the answer received on the same socket by the same thread; the
+ * Resolve is the time from a question sent to port 53 to its answer, received on the same socket by the same thread; the
  * send and the receive are reported as such only to a profile that wants them.
  */
 #include "calls.h"
@@ -48,11 +48,21 @@
 #define MAX_MESSAGES 32 /* that are summed up */
 #define MMSGHDR 64 /* struct mmsghdr: a struct msghdr, the bytes that were sent or received */
 
-struct query {
-	u64 sk, start;
+#define QUESTION_WORDS 8 /* of a question that tell it from another; it has two at least */
+#define QUESTION_STAYS 60000000000ULL /* ns: sent again within it is the same question, else another one */
+
+struct question {
+	u64 start; /* 0: none */
+	u64 what; /* a hash of its beginning and of who is asked; the last 16 bits are its number, which the answer repeats */
 };
 
-BPF_TABLE("lru_hash", u32, struct query, ks_queries, 4096);
+/* The last two that are open on a socket: glibc asks for both families at once. */
+struct questions {
+	u64 who; /* has asked */
+	struct question last[2];
+};
+
+BPF_TABLE("lru_hash", u64, struct questions, ks_questions, 4096); /* by the socket and its inode's number */
 
 static __always_inline int wanted_port(struct ks_class *c, struct ks_op *op)
 {
@@ -127,28 +137,95 @@ int ks_net_enter(struct ks_sys_enter *ctx)
 	return 0;
 }
 
-/* A query goes out, or an answer comes in: gives 1 when s->op has become a finished Resolve. */
-static __always_inline int resolve(struct ks_scratch *s, struct ks_call *call, u32 roles, u64 sk)
+/*
+ * Where a message of DNS begins, the `nth` of those that the call moved; 0: in none of its buffers. On a stream a length goes
+ * before it, or has gone by a call of its own.
+ */
+static __always_inline u64 message_at(struct ks_scratch *s, struct ks_call *call, u32 roles, u32 nth)
 {
-	u32 tid = s->op.tid;
-	struct query *open, query;
+	u64 at = call->args[1], parts = 0;
 
-	if (s->op.peer_port != DNS_PORT || s->op.ret < 0)
+	if (roles & MESSAGE)
+		parts = KS_UREAD(u64, at + nth * MMSGHDR + 16);
+	else if (!(roles & 15))
+		parts = at;
+	else if ((roles & 15) != SIZE(2)) /* sendfile */
 		return 0;
+	if (parts)
+		at = KS_UREAD(u64, parts);
+	if (s->op.protocol != PROTOCOL_TCP)
+		return at;
+	if (s->op.ret == 2)
+		return 0;
+	if (__builtin_bswap16(KS_UREAD(u16, at)) + 2 != s->op.ret)
+		return at;
+	return parts && KS_UREAD(u64, parts + 8) == 2 ? KS_UREAD(u64, parts + 16) : at + 2;
+}
+
+static __always_inline void asks(struct ks_scratch *s, struct ks_call *call, u64 key, u64 who, u64 at)
+{
+	struct questions *open = ks_questions.lookup(&key), now = {};
+	u64 *whom = (u64 *)s->op.peer_address, what = ks_hash2(whom[0], whom[1]);
+
+	__builtin_memset(s->words, 0, QUESTION_WORDS * 8);
+	if (!at || ks_read_user(s->words, 16, (void *)at))
+		return;
+	ks_read_user(s->words + 2, QUESTION_WORDS * 8 - 16, (void *)(at + 16)); /* or as much as can be read at once */
+#pragma unroll
+	for (u32 i = 0; i < QUESTION_WORDS; i++)
+		what = ks_mix(what, s->words[i]);
+	what = (what & ~0xffffULL) | (u16)s->words[0];
+	now.who = who;
+	now.last[0].start = call->start;
+	now.last[0].what = what;
+	if (open && open->who == who) {
+#pragma unroll
+		for (u32 i = 0; i < 2; i++) {
+			if (open->last[i].what == what && call->start - open->last[i].start < QUESTION_STAYS)
+				return;
+		}
+		now.last[1] = open->last[0];
+	}
+	ks_questions.update(&key, &now);
+}
+
+/* When the question began that this answers; 0: it is nobody's that is known. */
+static __always_inline u64 asked_at(struct questions *open, u64 at)
+{
+	u16 number;
+
+	if (!at || ks_read_user(&number, 2, (void *)at))
+		return 0;
+	if (open->last[0].start && (u16)open->last[0].what == number)
+		return open->last[0].start;
+	return (u16)open->last[1].what == number ? open->last[1].start : 0;
+}
+
+/* Questions go out, or answers come in: gives 1 when s->op has become a finished Resolve. `messages`: how many, of MANY. */
+static __always_inline int resolve(struct ks_scratch *s, struct ks_call *call, u32 roles, u64 sk, s64 messages)
+{
+	struct questions *open;
+	u64 key, who, start;
+
+	if (!sk || !(roles & (SENDS | RECEIVES)) || s->op.peer_port != DNS_PORT || s->op.ret <= 0)
+		return 0;
+	key = ks_mix(ks_mix(0, sk), KS_KREAD(u64, call->inode + KS_INODE_INO));
+	who = ks_hash2(s->proc_start, s->op.tid);
 	if (roles & SENDS) {
-		query.sk = sk;
-		query.start = call->start;
-		open = ks_queries.lookup(&tid);
-		if (!open || open->sk != sk) /* glibc sends both families' queries on one socket: from the first */
-			ks_queries.update(&tid, &query);
+		asks(s, call, key, who, message_at(s, call, roles, 0));
+		if (roles & MANY && messages > 1)
+			asks(s, call, key, who, message_at(s, call, roles, 1));
 		return 0;
 	}
-	open = ks_queries.lookup(&tid);
-	if (!(roles & RECEIVES) || !open || open->sk != sk)
+	open = ks_questions.lookup(&key);
+	if (!open || open->who != who)
 		return 0;
-	s->op.start = open->start;
+	start = asked_at(open, message_at(s, call, roles, 0));
+	if (!start)
+		return 0;
+	s->op.start = start;
 	s->op.op = KS_OP_Resolve;
-	ks_queries.delete(&tid);
+	ks_questions.delete(&key);
 	return 1;
 }
 
@@ -279,7 +356,7 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 		n = sum_up(s, call->args[1]) && (roles & SENDS || ctx->ret == 1);
 	if (n && roles & (MESSAGE | HAS_ADDRESS))
 		describe_peer(s, call, roles);
-	if (resolve(s, call, roles, sk) && ks_class_wants(c, KS_OP_Resolve)) {
+	if (resolve(s, call, roles, sk, ctx->ret) && ks_class_wants(c, KS_OP_Resolve)) {
 		s->op.flags |= KS_OP_NO_RESULT;
 	} else if (!ks_class_wants(c, call->op)) {
 		ks_count(s->op.cls, KS_C_UNSEEN); /* one half of a name resolution that is not finished */
