@@ -152,7 +152,8 @@ def test_an_agent_reports_its_own_nodes_pods_alone(product: Product, shop: Shop,
 def test_nobody_else_is_traced(product: Product, profile: float, spans: list[ReceivedSpan]) -> None:
     """The visitor and the price service run the same Python in the same namespace, and no profile selects them."""
     assert spans
-    others = product.jaeger.services() - {"shop"}
+    ours = {"kernelspan-operator", "kernelspan-agent"}  # they trace themselves since test_rollout.py
+    others = product.jaeger.services() - {"shop"} - ours
     assert [span for service in others for span in product.spans(service, profile)] == []
 
 

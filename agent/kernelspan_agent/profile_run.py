@@ -244,6 +244,7 @@ class ProfileRun:
         """Operations that reached the profile and were lost, by reason."""
         found = Counter(self.exporter.counters.snapshot().operations_dropped)
         found["TargetGone"] += self.resolver.undecided
+        found["RingFull"] += self.resolver.unread
         found["Orphan"] += self.tracer.counters.orphans_dropped + (self.hold.orphans if self.hold else 0)
         return found
 

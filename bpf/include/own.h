@@ -2,12 +2,12 @@
 /*
  * One of the user's own probes: probes/own/codegen.py generates a program around this, and the maps that are named here.
  *
- *   enter:  wanted process? wanted probe? -> arguments -> conditions -> remembered by thread and stack frame
+ *   enter:  wanted process? wanted probe? -> arguments -> conditions -> remembered by stack frame, and by thread or process
  *   exit:   take it out -> filters -> rate limits -> arguments (a record) -> walk, where frames are true -> operation
  *   event:  both in one
  *
- * What a call is known by is its thread and the address of its stack frame, so calls inside calls of the same function pair
- * rightly, and one that is left by a jump (longjmp, an exception, the thread's end) can be mistaken for no other: the next
+ * What a call is known by is the address of its stack frame, with its thread (of user functions: its process, since a coroutine
+ * may go on in another thread), so calls inside calls of the same function pair rightly, and one that is left by a jump (longjmp, an exception, the thread's end) can be mistaken for no other: the next
  * call at that place puts it out.
  */
 #pragma once
@@ -32,8 +32,8 @@ enum { KS_OWN_SCOPE_PROCESS, KS_OWN_SCOPE_POD, KS_OWN_SCOPE_NODE };
 
 struct ks_own_key {
 	u64 frame; /* of Go: the goroutine */
-	u32 thread; /* the kernel's own number; of Go: the frame, from the top of its stack */
-	u32 space; /* of Go: the process */
+	u32 thread; /* the kernel's own number; of a user function none: its frame says it; of Go: the frame, from the top of its stack */
+	u32 space; /* of user functions: the process */
 };
 
 /* Where Go before 1.17 keeps the goroutine that runs: in the thread's own memory (linux/amd64). */
@@ -109,9 +109,11 @@ static __always_inline struct ks_class *ks_own_wants(struct ks_proc *p, u32 numb
 }
 
 /*
- * Whether the current task is the one that acts, and not one whose CPU an interrupt has taken, or the work that follows it:
- * those have a stack of their own (x86_64, but for PREEMPT_RT), and so has the program then. Since 6.13 a program may also
- * be given a stack that is nobody's; not one that makes tail calls.
+ * Whether the current task is the one that acts, and not one whose CPU an interrupt has taken, or the work that follows it.
+ * One that takes the CPU from the kernel, and what a system call does behind locks that hold interrupts' work back, has a stack of
+ * its own (x86_64, but for PREEMPT_RT), and so has the program then. Since 6.13 a program may also be given a stack that is
+ * nobody's; not one that makes tail calls. One that takes the CPU from the program itself is on the task's stack, which is empty
+ * then; so is a page fault. They are told apart by nothing that lies at a known place: of both, nothing is said.
  */
 static __always_inline int ks_own_is_task(void)
 {
@@ -120,7 +122,7 @@ static __always_inline int ks_own_is_task(void)
 
 	ks_read_kernel(&at, sizeof(at),
 		       (void *)&here); /* the verifier does not subtract from an address of the stack */
-	return at - KS_KREAD(u64, bpf_get_current_task() + KS_TASK_STACK) < KS_THREAD_SIZE;
+	return at - KS_KREAD(u64, bpf_get_current_task() + KS_TASK_STACK) < KS_THREAD_SIZE && ks_in_system_call();
 }
 
 static __always_inline int ks_own_throttled(struct ks_own_config *config)

@@ -146,22 +146,18 @@ class KindCluster:
     def forwarded(self, namespace: str, what: str, port: int) -> Iterator[int]:
         """A port of this machine that leads to `what`'s (such as service/name) as long as the block lasts, by kubectl."""
         command = [self._kubectl, f"--kubeconfig={self.kubeconfig}", "-n", namespace, "port-forward", what, f":{port}"]
-        process = subprocess.Popen(
-            command,
-            env={**self._environment(), "KUBERC": "off"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        try:
-            assert process.stdout is not None
-            said = process.stdout.readline()  # Forwarding from 127.0.0.1:41235 -> 16686
-            if not said.startswith("Forwarding from"):
-                raise ToolError(f"kubectl port-forward {what}: {said.strip()}")
-            yield int(said.split()[2].rpartition(":")[2])
-        finally:
-            process.terminate()
-            process.wait()
+        environment = {**self._environment(), "KUBERC": "off"}
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            try:
+                assert process.stdout is not None
+                said = process.stdout.readline()  # Forwarding from 127.0.0.1:41235 -> 16686
+                if not said.startswith("Forwarding from"):
+                    raise ToolError(f"kubectl port-forward {what}: {said.strip()}")
+                yield int(said.split()[2].rpartition(":")[2])
+            finally:
+                process.terminate()
 
     def get(self, *arguments: str) -> Any:
         """What `kubectl get ARGUMENTS -o json` says."""

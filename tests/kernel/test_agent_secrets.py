@@ -6,7 +6,7 @@ server that says what it got; and what of them is left on the machine.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,10 @@ def demanding(otelcol_binary: Path, tmp_path: Path, theirs: TlsFiles) -> Iterato
         yield collector
 
 
-def secret(uid: str, theirs: TlsFiles, **more: Any) -> ExportSecret:
+def secret(uid: str, theirs: TlsFiles) -> ExportSecret:
     """All that a profile may take from Secrets for TLS."""
     certificate, key = theirs.client_certificate.read_bytes(), theirs.client_key.read_bytes()
-    return ExportSecret(profile_uid=uid, ca=theirs.ca.read_bytes(), certificate=certificate, key=key, **more)
+    return ExportSecret(profile_uid=uid, ca=theirs.ca.read_bytes(), certificate=certificate, key=key)
 
 
 def export(endpoint: str = "", protocol: str = "GRPC") -> dict[str, Any]:
@@ -81,7 +81,17 @@ def test_certificates(start: Start, demanding: Collector, theirs: TlsFiles, tmp_
     assert b"PRIVATE KEY" not in agent.log.read_bytes()
 
 
-def test_what_a_profile_had_goes_with_it(start: Start, demanding: Collector, theirs: TlsFiles, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda pod: ([], [pod.plan()]),
+        lambda pod: ([profile("p", 2, **STATS)], [pod.plan(every_container("p"))]),
+    ],
+    ids=["deleted", "names none"],
+)
+def test_what_a_profile_had_goes_with_it(
+    start: Start, demanding: Collector, theirs: TlsFiles, tmp_path: Path, after: Callable[[Pod], Any]
+) -> None:
     """One that is deleted, and one that names no Secret any more."""
     agent = start(otlp=NOWHERE)
     endpoint = f"https://{demanding.grpc_endpoint}"
@@ -90,7 +100,8 @@ def test_what_a_profile_had_goes_with_it(start: Start, demanding: Collector, the
         pods = [pod.plan(every_container("p"))]
         agent.follow([profile("p", export=export(endpoint), **STATS)], pods, [secret("p", theirs)])
         agent.until_seen(demanding, running, "first")
-        agent.follow([], [pod.plan()])
+        assert keys(tmp_path / "memory") != []
+        agent.follow(*after(pod))
         assert keys(tmp_path / "memory") == []
         assert {path.name for path in (tmp_path / "memory").iterdir()} == {"secrets"}
         agent.stop()

@@ -96,7 +96,12 @@ class Running:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(WAIT_SECONDS) == 0, self.log.read_text()
+        try:
+            status = self.process.wait(WAIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # each thread says where it is
+            status = self.process.wait(WAIT_SECONDS)
+        assert status == 0, self.log.read_text()
 
 
 Start = Callable[..., Running]
@@ -115,6 +120,7 @@ def starting(folder: Path, tls_files: TlsFiles, collector: Collector | None) -> 
             plain = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "KERNELSPAN_"))}
             environ = plain | {"KERNELSPAN_CACHE": plain.get("HOME", "/root") + "/.cache/kernelspan/objects"}
             environ |= {name: os.environ[name] for name in (ring_size.VARIABLE,) if name in os.environ}
+            environ["PYTHONFAULTHANDLER"] = "1"
             log = folder / "agent.log"
             endpoint = collector.grpc_endpoint if collector and otlp is None else otlp
             with log.open("ab") as stderr:

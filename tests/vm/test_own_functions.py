@@ -35,6 +35,9 @@ def advise(file, number):
         pass
 
 time.sleep(15)  # an emulated agent needs its time to find out what runs this
+# A kernel that preempts leaves out what is called while bpf(2) of another task waits for that CPU (bpf_prog_active): the agent's does not.
+for thread in os.listdir(f"/proc/{{os.getppid()}}/task"):
+    os.sched_setscheduler(int(thread), os.SCHED_FIFO, os.sched_param(1))
 with open(sys.argv[0]) as file:
     for number in range({CALLS}):
         advise(file.fileno(), number)

@@ -130,7 +130,8 @@ def command(**options: Any) -> int:
         stream.start()
         stack.callback(stream.close)
         follower.run(lambda: bool(stopped))
-    return 0
+    # All has been sent and given back. Python would wait for threads that compile, and gRPC's may wait for each other.
+    os._exit(0)
 
 
 def _make(options: dict[str, Any], environ: dict[str, str]) -> tuple[Stream, Follower, Peering | None]:

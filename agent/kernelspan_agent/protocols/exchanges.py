@@ -63,7 +63,8 @@ class Told:
     """What one call brought: requests that began in it, those that it completed, those whose response began or ended in it.
 
     `open_ended`: those whose response has begun and may end with any byte. `was_asked`: it received bytes of requests.
-    `untold`: requests in it of which too little is known to tell them.
+    `given_up`: requests whose answer was not seen, or cannot be told from another's. `untold`: requests in it of which too
+    little is known to tell them.
     `unreadable`: messages that are none, or were not seen far enough. `is_whole`: all that was moved was looked
     at, and nothing before it was missed, as HTTP/1 says it. `thread`: that made the call, at its end.
     An Exchange itself may know more already: calls after this one are read before anybody looks at it.
@@ -74,6 +75,7 @@ class Told:
     answered: list[Exchange] = field(default_factory=list)
     ended: list[Exchange] = field(default_factory=list)
     open_ended: list[Exchange] = field(default_factory=list)
+    given_up: list[Exchange] = field(default_factory=list)
     was_asked: bool = False
     untold: int = 0
     unreadable: int = 0

@@ -104,13 +104,37 @@ class Reader:
     def feed(self, data: bytes, moved: int) -> list[Part]:
         """What these bytes bring. `data`: the first of `moved` bytes."""
         found: list[Part] = []
+        at = 0
+        while at < moved:
+            parts, taken = self.take(data[at:], moved - at)
+            found += parts
+            at += taken
+        return found
+
+    def take(self, data: bytes, moved: int) -> tuple[list[Part], int]:
+        """What these bytes bring up to a message's end, and how many of them that are."""
+        found: list[Part] = []
         if self._at is _At.REST and begins(data):
-            found.append(End(self._body, inferred=True))
             self._at = _At.HEAD
+            return [End(self._body, inferred=True)], 0
         at = 0
         while at < moved:
             at += self._step(data[at:], moved - at, found)
-        return found
+            if found and isinstance(found[-1], End):
+                break
+        return found, at
+
+    def passed(self, count: int) -> list[Part] | None:
+        """What as many bytes bring that were not seen, if they are all of the body that it is in; None: they are not."""
+        if self._at not in {_At.BODY, _At.CHUNK} or count > self._left:
+            return None
+        return self.feed(b"", count)
+
+    def begin_anew(self) -> None:
+        """What follows may begin a message, and belongs to none that has begun; not if it is of another protocol."""
+        self._line.clear()
+        if self._at is not _At.OPAQUE:
+            self._at = _At.HEAD
 
     def _step(self, data: bytes, moved: int, found: list[Part]) -> int:
         """Takes some of the bytes; gives how many, at least one."""

@@ -110,10 +110,17 @@ class Judge:
         return mask
 
     def path(self, number: int, at: int, path_id: int, text: str) -> int:
-        """The entries that hold for the path of argument `at`; `text` empty: not known."""
-        if path_id and not text:
-            return self._mask(number, at, "")  # it may yet be known
-        return self._of_paths(number, at, path_id, text)
+        """The entries that hold for the path of argument `at`; of one that has an id and no text only those that do not ask."""
+        return self.unknown(number, at) if path_id and not text else self._of_paths(number, at, path_id, text)
+
+    def unknown(self, number: int, at: int) -> int:
+        """The entries that hold whatever argument `at` is: what is not known meets no condition, nor the opposite of one."""
+        spec = self._known[number][0]
+        return sum(
+            1 << entry
+            for entry, match in enumerate(spec.match)
+            if not any(judged_argument(spec, each) == at for each in match.args)
+        )
 
     def _path(self, number: int, at: int, path_id: int, text: str) -> int:
         mask = self._mask(number, at, text)

@@ -47,6 +47,7 @@ _SOCKET = struct.Struct("<HHHH16s16s")
 _ADDRESSES: dict[int, slice] = {socket.AF_INET: slice(4, 8), socket.AF_INET6: slice(8, 24)}  # in a sockaddr
 _CREDENTIALS = struct.Struct("<IIIIQ")
 _MAX_ERRNO = 4095
+_LOST = 1  # in place of a path's id: the record that has it is not there
 
 
 class OwnProbe(Protocol):
@@ -92,6 +93,7 @@ class OwnSpans:
         self._known: dict[int, OwnProbe] = {}
         self._judge = Judge(specs, probes.tell)
         self.undecided = 0  # operations of programs that nobody knows, and that are wanted of some
+        self.unread = 0  # those whose arguments were lost, and that are wanted with some
 
     def accepts(self, ops: np.ndarray, traced: Sequence[TracedProcess]) -> np.ndarray:
         """Which operations meet the conditions that the kernel leaves to user space: bool, shape (n,)."""
@@ -108,16 +110,20 @@ class OwnSpans:
                 mask &= self._judge.image(own.number, traced[row])
                 self.undecided += not mask and not traced[row].executable
             for at in judged.arguments:
-                mask &= self._path_mask(own, at, ops[row])
+                path, text = self._path_of(at, ops[row])
+                holds = self._judge.path(own.number, at, path, text)
+                self.unread += bool(mask and not mask & holds and path and not text)
+                mask &= holds
             found[row] = bool(mask)
         return found
 
-    def _path_mask(self, own: OwnProbe, at: int, op: np.void) -> int:
-        arguments = self._tables.arguments.get(int(op["arg"]))
+    def _path_of(self, at: int, op: np.void) -> tuple[int, str]:
+        """An argument's path, by its id and as text. No id: it is none that has a path; no text beside one: it was lost."""
+        arguments = self._tables.arguments.get(int(op["arg"])) if op["arg"] else None
         if arguments is None or at >= len(arguments.rows):
-            return self._judge.path(own.number, at, 0, "")
+            return _LOST, ""
         number = int(arguments.rows["value"][at])
-        return self._judge.path(own.number, at, number, self._path(number))
+        return number, self._path(number)
 
     def _path(self, number: int) -> str:
         """The text of a PATH record's id; empty: there is none, or it is not known."""

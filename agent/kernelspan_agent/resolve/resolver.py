@@ -120,12 +120,17 @@ class Resolver:
         """Operations of which nobody knows whether they are wanted: those of programs that had ended before they were known."""
         return self._own.undecided
 
+    @property
+    def unread(self) -> int:
+        """Operations of which nobody knows whether they are wanted: their arguments were lost on the way."""
+        return self._own.unread
+
     def resolve(self, taken: Taken) -> ResolvedBatch | None:
         """A batch of what the profile wants of these, in their order; None: nothing."""
         wanted = self._filter(taken.ops)
-        undecided = self._own.undecided
+        before = self._own.undecided + self._own.unread
         wanted &= self._own.accepts(taken.ops, taken.traced)
-        self.filtered += len(wanted) - int(wanted.sum()) - (self._own.undecided - undecided)
+        self.filtered += len(wanted) - int(wanted.sum()) - (self._own.undecided + self._own.unread - before)
         if not self._settings.wanted.requests:
             taken = taken.of(wanted)
             return self._batch(taken.ops, taken.traced) if len(taken.ops) else None

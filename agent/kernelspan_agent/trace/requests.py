@@ -77,7 +77,7 @@ class Requests:
                 continue
             self.unreadable += told.unreadable
             self.untold += told.untold
-            if told.began or told.answered or told.ended or told.open_ended or told.was_asked:
+            if told.began or told.answered or told.ended or told.given_up or told.open_ended or told.was_asked:
                 told.thread = payload.thread
                 marks.told[row] = told
         closes = np.flatnonzero(batch.ops["op"] == CLOSE).tolist()
@@ -103,6 +103,7 @@ class Requests:
         told = marks.told.get(row)
         if told is None:
             return
+        self._give_up(told)
         if told.answered:
             self.awaited.answered(told.answered, context, self._open)
         if told.ended:
@@ -113,6 +114,7 @@ class Requests:
         if told.began:
             self._began(told, context, span, batch, row, strays=strays)
             self._close_ended(told, int(batch.end_ns[row]))  # what has begun and ended here
+            self._give_up(told)
         if told.was_asked:
             self.claims.completed(told, context, self._open, batch, row)
             if context.key[1] == ContextKind.THREAD:
@@ -239,6 +241,13 @@ class Requests:
             if followed is not None:
                 if exchange.end_ns == when_ns:
                     followed.last = told.thread
+                self._close(followed)
+
+    def _give_up(self, told: Told) -> None:
+        """Their answers were not seen; who works on them, and who has answered, is not known from here."""
+        for exchange in told.given_up:
+            followed = self._open.get(exchange)
+            if followed is not None:
                 self._close(followed)
 
     def _closed(self, info: ProcessInfo, fd: int, when_ns: int) -> None:

@@ -17,7 +17,7 @@ from kernelspan_agent.probes.own.decisions import Decisions, mask
 from kernelspan_agent.probes.own.layout import declarations, fits_on_stack
 from kernelspan_agent.probes.own.lines import configured, end_as
 from kernelspan_agent.probes.own.located import Located, Places
-from kernelspan_agent.probes.own.sources import PLACE, ArgumentError, Raw, Source, of_program, of_task
+from kernelspan_agent.probes.own.sources import PLACE, ArgumentError, Raw, Source, is_event, of_program, of_task
 from kernelspan_agent.probes.own.values import data_bytes, laid_out, number, read
 from kernelspan_agent.resolve.arguments import Captured, Slot
 from kernelspan_agent.resolve.judging import judged
@@ -102,6 +102,8 @@ class Generator:
             ]
             if not of_task(source):
                 lines += ["\tif (!ks_own_is_task()) {", "\t\tks_count(p->cls, KS_C_NOT_TASK);", "\t\treturn 0;", "\t}"]
+        elif is_event(source) and not of_task(source):
+            lines += ["\tif (!ks_own_is_task())", "\t\treturn 0; /* it ends nothing of who happens to be there */"]
         if not self._is_kept(source):
             return lines
         key = source.key(returning=returning)
@@ -274,7 +276,7 @@ class Generator:
             "\tif (!v)",
             "\t\treturn 0;",
             "\tKS_OPAQUE(v);",
-            *configured(own_stack=source.is_user),
+            *configured(own_stack=source.is_user or is_event(source)),
             "\tif (v->call.epoch != config->epoch) {",
             "\t\tks_count(v->call.cls, KS_C_REPLACED); /* the probe was off for a while */",
             "\t\tks_own_calls.delete(&key);",

@@ -50,8 +50,8 @@ class Plan:
     """How a probe gets to see its calls. `enters`, `exits`: how each program is attached, as `places` has them.
 
     `entry`, `exit`: what programs are loaded for, beyond their kind. `alone`: another program may begin on the CPU while one
-    of these is at work (fentry's and, since 6.13, those of system calls' tracepoints can be preempted). Holds descriptors
-    until `close`.
+    of these is at work (fentry's and, since 6.13, those of system calls' tracepoints can be preempted; of raw tracepoints each is kept
+    from beginning twice, and no other). Holds descriptors until `close`.
     """
 
     mechanism: str
@@ -108,9 +108,11 @@ class Machine:
 def plan_of(probe: UserProbe, machine: Machine) -> Plan:
     """A probe of the kernel's. Raises MachineError, ArgumentError: this machine has nothing to attach it to."""
     if probe.tracepoint is not None:
-        event = probe.tracepoint.category, probe.tracepoint.event
-        is_one = event in _IN_INTERRUPTS or (probe.tracepoint.raw and event[1] in {name for _, name in _IN_INTERRUPTS})
-        _refuse_interrupts(f"tracepoint {event[0]}:{event[1]}", is_one=is_one)
+        wanted = probe.tracepoint
+        for event in (wanted.event, wanted.exit_event):
+            is_one = (wanted.category, event) in _IN_INTERRUPTS
+            is_one |= wanted.raw and event in {name for _, name in _IN_INTERRUPTS}
+            _refuse_interrupts(f"tracepoint {wanted.category}:{event}", is_one=is_one)
         return (
             _raw(probe.tracepoint, machine) if probe.tracepoint.raw else _tracepoint(probe, probe.tracepoint, machine)
         )
@@ -179,7 +181,7 @@ def _tracepoint(probe: UserProbe, wanted: TracepointSpec, machine: Machine) -> P
         # What a system call is given points into the process's memory.
         return typed(machine.types, enter.field(argument).type, user=wanted.category == "syscalls")
 
-    attach, alone = [_attach(machine, wanted.category, wanted.event)], wanted.category == "syscalls"
+    attach, alone = [_attach(machine, wanted.category, wanted.event)], wanted.category in ("syscalls", "raw_syscalls")
     if probe.mode is Mode.EVENT:
         return Plan("Tracepoint", Places([enter], type_of=type_of), attach, alone=alone)
     leave: list[Source] = [TracepointRecord(machine.tracefs.tracepoint(wanted.category, wanted.exit_event))]
@@ -204,6 +206,7 @@ def _raw(wanted: TracepointSpec, machine: Machine) -> Plan:
         "RawTracepoint",
         Places([source], type_of=type_of),
         [lambda program: [raw_tracepoint(wanted.event, program)]],
+        alone=True,
     )
 
 

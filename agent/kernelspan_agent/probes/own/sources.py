@@ -269,8 +269,10 @@ class UserFunction(_Indexed):
         return _register("AX")
 
     def key(self, *, returning: bool) -> Key:
-        """Where the return address lies; a return has taken it off, a RET has not yet."""
-        return Key(f"{_register('SP')} - 8" if returning and not self.at_ret else _register("SP"))
+        """Where the return address lies; a return has taken it off, a RET has not yet. A coroutine may be gone on with by another
+        thread: what stays is its stack, and no two of a process are in one place.
+        """
+        return Key(f"{_register('SP')} - 8" if returning and not self.at_ret else _register("SP"), "0", "tgid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,15 +341,30 @@ class GoFunction(_Indexed):
         return Key(goroutine, f"KS_UREAD(u64, {goroutine} + 8) - {_register('SP')}", "tgid")
 
 
+# What a task does itself, or what it has done by being there: never on behalf of an interrupt.
+_OF_TASKS = {
+    *(("sched", f"sched_process_{what}") for what in ("exec", "exit", "fork", "wait")),
+    ("sched", "sched_switch"),
+    ("signal", "signal_deliver"),
+    ("exceptions", "page_fault_user"),
+}
+
+
 def of_task(source: Source) -> bool:
     """Whether it is the current task that acts whenever the program runs: no interrupt ever comes to it."""
     if isinstance(source, TracepointRecord):
-        return source.event.category in ("syscalls", "raw_syscalls")
+        is_call = source.event.category in ("syscalls", "raw_syscalls")
+        return is_call or (source.event.category, source.event.name) in _OF_TASKS
     if isinstance(source, RawTracepoint):
-        return source.event in ("sys_enter", "sys_exit")
+        return source.event in ("sys_enter", "sys_exit", *(name for _, name in _OF_TASKS))
     return (
         source.is_user or isinstance(source, SystemCallFunction) or (isinstance(source, Trampoline) and source.is_call)
     )
+
+
+def is_event(source: Source) -> bool:
+    """Whether a call of it is two events, which their thread alone holds together."""
+    return isinstance(source, TracepointRecord | RawTracepoint)
 
 
 def of_program(source: Source) -> bool:

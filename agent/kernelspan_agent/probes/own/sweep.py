@@ -34,14 +34,14 @@ _TICK_NS = 1_000_000_000 // _TICKS_PER_SECOND
 
 
 class Call(NamedTuple):
-    """One that has begun. `image`: the start of its program; `space`: of Go, which may go on in another thread."""
+    """One that has begun. `image`: the start of its program; `moves`: of Go, which may go on in another thread."""
 
     start: int
     image: int
     tgid: int
     tid: int
     cls: int
-    space: int
+    moves: bool
     frame: int
 
 
@@ -56,8 +56,8 @@ class Calls(NamedTuple):
 def call_of(key: bytes, value: bytes) -> Call:
     """What the map has."""
     start, image, _, tgid, tid, cls, _ = CALL.unpack_from(value)
-    frame, _, space = KEY.unpack(key)
-    return Call(start, image, tgid, tid, cls, space, frame)
+    frame, thread, space = KEY.unpack(key)  # of C: no thread; of Go: how far below the top of its stack
+    return Call(start, image, tgid, tid, cls, bool(space and thread), frame)
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ class Sweeper:
             images[found.tgid] = self.process_start(found.tgid)
         if images[found.tgid] != found.image:
             return False
-        if found.space:
+        if found.moves:
             return True
         key = found.tgid, found.tid
         if key not in lives:
@@ -147,7 +147,7 @@ def _left(found: dict[bytes, Call]) -> dict[bytes, Call]:
     """Those of which the same thread has begun a later call at a higher address, where its callers' frames are."""
     by_thread: dict[tuple[int, int], list[bytes]] = defaultdict(list)
     for key, call in found.items():
-        if not call.space and call.frame:
+        if not call.moves and call.frame:
             by_thread[call.tgid, call.tid].append(key)
     left = {}
     for keys in by_thread.values():
