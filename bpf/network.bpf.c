@@ -276,20 +276,24 @@ static __always_inline void describe_peer(struct ks_scratch *s, struct ks_call *
 	ks_describe_address(s, address, length);
 }
 
-/* A receive whose entry the kernel kept to itself: what follows is not for what the thread had received before. */
-static __always_inline void unseen_receive(struct ks_sys_exit *ctx, struct ks_call *call)
+/* A call whose entry the kernel kept to itself: what follows a receive is not for what the thread had received before. */
+static __always_inline void unseen_move(struct ks_sys_exit *ctx, struct ks_proc *p, struct ks_call *call)
 {
 #if KS_REGISTERS
+	struct ks_class *c = call->op ? 0 : ks_classes.lookup(&p->cls);
 	u32 roles = 0;
 	u64 file;
 
-	if (call->op || !call->received)
+	if (!c || !(c->flags & KS_CLASS_REQUESTS))
 		return;
-	if (!ks_describe(ks_exit_nr(ctx), &roles) || !(roles & RECEIVES))
+	if (!ks_describe(ks_exit_nr(ctx), &roles) || !(roles & (SENDS | RECEIVES)))
 		return;
 	file = ks_file(KS_KREAD(u64, ctx->regs + KS_REGS_R10 + 7 * 8)); /* di: see ks_args */
-	if (file && ks_sock(file))
+	if (!file || !ks_sock(file))
+		return;
+	if (roles & RECEIVES)
 		call->received = 0;
+	ks_lose();
 #endif
 }
 
@@ -311,7 +315,7 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 	if (!own)
 		return ks_next_exit(ctx, KS_GROUP_NETWORK);
 	if (own->group != KS_GROUP_NETWORK || !own->op) {
-		unseen_receive(ctx, own);
+		unseen_move(ctx, p, own);
 		return ks_next_exit(ctx, KS_GROUP_NETWORK);
 	}
 	KS_OPAQUE(own);
@@ -375,6 +379,8 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 	}
 	if (ks_rate_limited(c, s->op.cls, s->op.time)) {
 		ks_count(s->op.cls, KS_C_RATE_LIMITED);
+		if (ks_moves(call->op))
+			ks_lose();
 		return 0;
 	}
 	if (c->flags & KS_CLASS_REQUESTS && roles & (SENDS | RECEIVES) && sk && ctx->ret > 0 &&
@@ -382,6 +388,7 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 	     (s->op.protocol == PROTOCOL_UDP && c->flags >> KS_CLASS_PROTOCOLS_AT >> KS_PROTOCOL_DNS & 1))) {
 		s->walking = tid;
 		ks_continue(ctx, KS_REQUESTS_PLACE); /* requests.bpf.c, which goes on as this does */
+		ks_lose();
 	}
 	ks_walk(ctx, s, c);
 	return 0;

@@ -11,7 +11,6 @@
 
 #define ARGUMENT(n) (1 + (n)) /* what the operation's `argument` attribute shows */
 #define PATH(n) ((1 + (n)) << 4)
-#define TARGET (1 << 8) /* argument 0 is a process */
 #define THREADS (1 << 9) /* argument 0 holds clone flags; a new thread is no new process */
 #define THREADS_AT (1 << 10) /* the same, in memory that argument 0 points to */
 #define EARLY (1 << 11)
@@ -31,11 +30,11 @@
 	X(clone, Fork, THREADS)                                                                                        \
 	X(clone3, Fork, THREADS_AT)                                                                                    \
 	X(exit_group, Exit, ARGUMENT(0) | EARLY | FINAL)                                                               \
-	X(kill, Signal, TARGET | ARGUMENT(1))                                                                          \
-	X(tkill, Signal, TARGET | ARGUMENT(1))                                                                         \
-	X(tgkill, Signal, TARGET | ARGUMENT(2))                                                                        \
-	X(rt_sigqueueinfo, Signal, TARGET | ARGUMENT(1))                                                               \
-	X(rt_tgsigqueueinfo, Signal, TARGET | ARGUMENT(2))                                                             \
+	X(kill, Signal, ARGUMENT(1))                                                                                   \
+	X(tkill, Signal, ARGUMENT(1))                                                                                  \
+	X(tgkill, Signal, ARGUMENT(2))                                                                                 \
+	X(rt_sigqueueinfo, Signal, ARGUMENT(1))                                                                        \
+	X(rt_tgsigqueueinfo, Signal, ARGUMENT(2))                                                                      \
 	X(pidfd_send_signal, Signal, ARGUMENT(1))                                                                      \
 	X(setuid, SetID, ARGUMENT(0))                                                                                  \
 	X(setgid, SetID, ARGUMENT(0))                                                                                  \
@@ -191,8 +190,6 @@ int ks_proc_exit(struct ks_sys_exit *ctx)
 	}
 	if (op == KS_OP_Fork && ctx->ret > 0 && call->inode)
 		s->op.ret = call->inode;
-	if (roles & TARGET)
-		s->op.child = call->args[0];
 	s->roles = roles;
 	describe(s, s->roles, call->args[0], call->args[1], call->args[2], call->args[3], call->args[4]);
 	ks_walk(ctx, s, c);

@@ -253,8 +253,10 @@ static __always_inline void tell(struct ks_scratch *s, u64 sk, u64 id, u32 proto
 	size = (sizeof(*r) + length + tail + KS_RING_HEADER + KS_SLOT - 1) / KS_SLOT * KS_SLOT - KS_RING_HEADER;
 	KS_OPAQUE(size);
 	size &= 4 * HEAD_BYTES - 1;
-	if (ks_ring.ringbuf_output(r, size, ks_wake()))
+	if (ks_ring.ringbuf_output(r, size, ks_wake())) {
 		ks_count(s->op.cls, KS_C_BYTES_LOST);
+		ks_lose(); /* before the operation goes */
+	}
 }
 
 /* What a connection carries, by what this call moved; KS_PROTOCOL_UNKNOWN: that does not say it. */
@@ -351,7 +353,7 @@ static __always_inline void look(struct ks_scratch *s, u32 wanted, u64 messages)
 		ks_connections.update(&id, &none);
 		known = ks_connections.lookup(&id);
 		if (!known)
-			return;
+			return ks_lose();
 	}
 	protocol = known->protocol;
 	if (protocol == KS_PROTOCOL_UNKNOWN) {

@@ -262,6 +262,9 @@ class Engine:
             self._housekeep(now)
 
     def _process(self, drained: Drained) -> None:
+        if drained.is_cut:
+            for run in self.profiles.values():
+                run.tracer.lose()
         self.tables.learn(drained.others)
         self._intake.look_ahead(self.tables.learn_ahead)
         self._take_in()
@@ -283,9 +286,7 @@ class Engine:
         for run in self.profiles.values():
             mine = rows_of(taken, self._classes.mask(run.uid))
             if len(mine.ops):
-                allowed = self.guard.thin(run.uid, mine, self._random)
-                run.rate_limited += len(mine.ops) - len(allowed.ops)
-                run.process(allowed)
+                run.process(self.guard.thin(run.uid, mine, self._random), len(mine.ops))
 
     def _take_in(self) -> None:
         """What is to be done about processes that were not known before, or are other programs now."""

@@ -13,6 +13,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,7 +84,7 @@ class Intake:
             drained = self._queue.get_nowait()
             held |= (changing := _processes_in(drained.others))
             rest, waiting = learn(drained.others, frozenset(held))
-            self._ahead.append((Drained(drained.operations, rest, drained.end), changing | waiting))
+            self._ahead.append((replace(drained, others=rest), changing | waiting))
 
     def done(self, drained: Drained) -> None:
         """The stages have taken a piece on."""
@@ -148,7 +149,7 @@ class Intake:
             if not rest and self._waiting.sum() + count > MAX_WAITING_OPERATIONS:
                 self._queue_full += classes
                 nothing = drained.operations[:0].copy()  # a view would keep all of them
-                drained = Drained(nothing, drained.others, drained.end)
+                drained = Drained(nothing, drained.others, drained.end, is_cut=True)
             else:
                 self._waiting += classes
         self._look_at(drained.others)

@@ -165,10 +165,14 @@ class ProfileRun:
         self._shared = value
         self.resolver.shared = value or len(self.wanted.ports) > MAX_PORTS
 
-    def process(self, taken: Taken) -> None:
-        """Takes on operations of processes that the profile selects."""
+    def process(self, taken: Taken, count: int) -> None:
+        """Takes on operations of processes that the profile selects: of so many (`count`) those that it may have."""
         began = time.thread_time()
-        self._process(taken)
+        dropped = count - len(taken.ops)
+        self.rate_limited += dropped
+        if dropped:
+            self.tracer.lose()
+        self._process(taken, is_thinned=dropped > 0)
         self._cpu_seconds += time.thread_time() - began
 
     def cpu_seconds(self) -> float:
@@ -176,7 +180,7 @@ class ProfileRun:
         outputs = getattr(self.exporter, "outputs", ())
         return self._cpu_seconds + float(sum(output.counters.cpu_seconds for output in outputs))
 
-    def _process(self, taken: Taken) -> None:
+    def _process(self, taken: Taken, *, is_thinned: bool) -> None:
         batch = self.resolver.resolve(taken)
         if batch is None:
             return
@@ -192,7 +196,9 @@ class ProfileRun:
                 self.touched.add(shown, libraries)
             if self.durations is not None:
                 self.durations.add(shown.ops)
-            self.export(self.tracer.process(batch))
+            self.export(self.tracer.process(batch, is_thinned=is_thinned))
+        if passed < count:
+            self.tracer.lose()
 
     def export(self, batch: SpanBatch) -> None:
         """Hands spans on, but for those of requests that wait for who asked."""

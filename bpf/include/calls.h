@@ -42,6 +42,7 @@ static __always_inline void ks_interrupted(struct ks_proc *p, struct ks_call *ca
 	s->op.time = call->end;
 	s->op.ret = -KS_EINTR;
 	s->op.flags |= KS_OP_INTERRUPTED;
+	s->op.lost = ks_lost_so_far(KS_CONTEXT_THREAD);
 	ks_send(s);
 }
 
@@ -179,10 +180,15 @@ static __always_inline int ks_enter(u32 tid, s32 nr, struct ks_args *args, struc
 
 	if (call && op == KS_OP_Receive) /* whatever becomes of it: what follows is not for the one before */
 		call->received = 0;
-	if (c && ks_thrown_away(c, p, call))
+	if (c && ks_thrown_away(c, p, call)) {
+		if (group == KS_GROUP_NETWORK && ks_moves(op))
+			ks_lose();
 		return 0;
+	}
 	call = ks_place(tid, call);
 	if (!call) {
+		if (group == KS_GROUP_NETWORK && ks_moves(op))
+			ks_lose();
 		ks_count(p->cls, KS_C_SEEN);
 		ks_count(p->cls, KS_C_INFLIGHT_FULL);
 		return 0;
@@ -195,6 +201,8 @@ static __always_inline int ks_enter(u32 tid, s32 nr, struct ks_args *args, struc
 		nested = ks_put_aside(p, call, group);
 	} else if (call->op) {
 		ks_count(call->cls, KS_C_REPLACED); /* its return was never seen */
+		if (ks_moves(call->op))
+			ks_lose();
 		nested = call->nested;
 	}
 	ks_count(p->cls, KS_C_SEEN);
@@ -264,6 +272,8 @@ static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struc
 		return 0;
 	if (ks_anothers(ctx, found)) {
 		ks_count(wanted_by, KS_C_REPLACED);
+		if (group == KS_GROUP_NETWORK && ks_moves(found->op))
+			ks_lose();
 		found->op = found->received = 0;
 		if (found->nested)
 			ks_take_back(found);

@@ -26,7 +26,7 @@ struct ks_op {
 	u8 frame_state, context_kind;
 	u16 flags;
 	u16 family, local_port, peer_port, protocol;
-	u32 child;
+	u32 lost;
 	u8 local_address[16], peer_address[16];
 };
 
@@ -237,6 +237,8 @@ BPF_TABLE("lru_hash", u64, u8, ks_stacks, KS_MAX_STACKS);
 BPF_TABLE("lru_hash", u64, u8, ks_codes, KS_MAX_CODES);
 BPF_TABLE("lru_hash", u64, u8, ks_paths, KS_MAX_PATHS);
 BPF_TABLE("lru_hash", u64, u8, ks_verdicts, KS_MAX_PATHS);
+
+BPF_ARRAY(ks_lost, u32, 2 * KS_MAX_LOST); /* see ks_lose */
 
 BPF_RINGBUF_OUTPUT(ks_ring, KS_RING_PAGES);
 

@@ -106,9 +106,51 @@ static __always_inline int ks_rate_limited(struct ks_class *c, u32 cls, u64 now)
 	return 0;
 }
 
+/* Whether it moves what connections carry, or ends one: who works on which request hangs on having seen all of these. */
+static __always_inline int ks_moves(u32 op)
+{
+	return op == KS_OP_Send || op == KS_OP_Receive || op == KS_OP_Close;
+}
+
+/*
+ * A call of the current thread's that moves is not told, or not with its bytes. It is counted for the thread and for the process,
+ * by their last bits: whoever has the same is taken for less sure than it is, never for more.
+ */
+static __always_inline void ks_lose(void)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 thread = id & (KS_MAX_LOST - 1), process = KS_MAX_LOST + (id >> 32 & (KS_MAX_LOST - 1)), *count;
+
+	count = ks_lost.lookup(&thread);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	count = ks_lost.lookup(&process);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+}
+
+/*
+ * How many were lost so far, of the current thread; of what several threads may work for, of the process. What was lost before
+ * an operation of a thread, task or goroutine is in its number: theirs come one after another.
+ */
+static __always_inline u32 ks_lost_so_far(u32 context_kind)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 at = id & (KS_MAX_LOST - 1), *count;
+
+	if (context_kind == KS_CONTEXT_GOROUTINE || context_kind == KS_CONTEXT_TASK)
+		at = KS_MAX_LOST + (id >> 32 & (KS_MAX_LOST - 1));
+	count = ks_lost.lookup(&at);
+	return count ? *count : 0;
+}
+
 static __always_inline void ks_send(struct ks_scratch *s)
 {
-	ks_count(s->op.cls, ks_ring.ringbuf_output(&s->op, sizeof(s->op), ks_wake()) ? KS_C_RING_FULL : KS_C_SENT);
+	u64 failed = ks_ring.ringbuf_output(&s->op, sizeof(s->op), ks_wake());
+
+	ks_count(s->op.cls, failed ? KS_C_RING_FULL : KS_C_SENT);
+	if (failed && ks_moves(s->op.op))
+		ks_lose();
 }
 
 /*
@@ -130,6 +172,7 @@ static __always_inline struct ks_op *ks_kept_still(u32 tid)
 static __always_inline void ks_finish(struct ks_scratch *s)
 {
 	s->walking = 0;
+	s->op.lost = ks_lost_so_far(s->op.context_kind);
 	if (s->stash) {
 		u32 tid = KS_THREAD(s->op.tid);
 

@@ -235,6 +235,7 @@ def defines(
         "KS_REQUESTS_PLACE": REQUESTS_PLACE,
         "KS_MAX_CONNECTIONS": 16384,
         "KS_MAX_HTTP2": 8192,  # directions
+        "KS_MAX_LOST": 4096,  # places of threads, and as many of processes: 64 KiB; a power of two
         "KS_SWITCH_NEXT_PID": 56,  # sched_switch: offset of next_pid; see tracefs
         "KS_FRAMES_NONE": records.FrameState.NONE,
         "KS_FRAMES_COMPLETE": records.FrameState.COMPLETE,

@@ -105,7 +105,7 @@ class OwnSpans:
             own = mine.get(int(ops["op"][row]) - OWN_OPERATION)
             if own is None or not (judged := self._judge.judged(own.spec, own.number)).any:
                 continue
-            mask = int(ops["child"][row])
+            mask = int.from_bytes(ops["local_address"][row][:4].tobytes(), "little")
             if judged.image:
                 mask &= self._judge.image(own.number, traced[row])
                 self.undecided += not mask and not traced[row].executable

@@ -32,12 +32,13 @@ if platform.machine() != "x86_64":  # pragma: no cover - x86 orders loads; elsew
 @dataclass(frozen=True, slots=True)
 class Drained:
     """What one look at the ring gave. `operations`: OPERATION, in the order of the ring. `others`: whole records. `end`: where in
-    the ring, counted from its beginning for ever, it ends (bytes).
+    the ring, counted from its beginning for ever, it ends (bytes). `is_cut`: the operations were dropped.
     """
 
     operations: np.ndarray
     others: list[tuple[int, bytes]]  # (kind, record)
     end: int = 0
+    is_cut: bool = False
 
 
 class RingReader:

@@ -149,8 +149,11 @@ OPERATION = np.dtype(
         ("local_port", "<u2"),
         ("peer_port", "<u2"),
         ("protocol", "<u2"),  # IPPROTO_*
-        ("child", "<u4"),  # tgid of a forked child or the target of a signal
-        ("local_address", "u1", (16,)),  # IPv4 in the first four bytes; for rename: the second directory's id
+        # How many sends, receives and closes of the thread (of a task or goroutine: of the process) the kernel has not told so
+        # far, whatever the reason: between two operations of one context that have the same number none was.
+        ("lost", "<u4"),
+        # IPv4 in the first four bytes; for rename: the second directory's id; of own probes: the conditions that hold
+        ("local_address", "u1", (16,)),
         ("peer_address", "u1", (16,)),
     ]
 )

@@ -4,6 +4,7 @@
 A context works on a request that it has received for as long as the response is on its way, where that is known: a task
 or a greenlet that received it itself, and a thread whose frames prove it (`alone`). What tells against a thread ends that:
 another request, bytes of one, or the answer to one that is not this; an operation outside of the function that received it.
+So that none of these is missed, it ends as well where the kernel has not told a send, a receive or a close (`missed`).
 A thread that is a loop may work on it as long as the callback runs that it was handed to (`callbacks`).
 """
 
@@ -66,6 +67,7 @@ class Claims:
         # Those that work on a request, by what stays the same of their keys meanwhile: each step has a generation of its
         # own, but as a greenlet lives its address is nobody else's. Goroutines and tasks are known by theirs.
         self.ambiguous = 0
+        self.is_blind = False  # operations are missing, nobody knows where: nothing is claimed
 
     def received(
         self,
@@ -180,6 +182,15 @@ class Claims:
         followed.seen, followed.correlation = stack, "Connection"
         return False
 
+    def missed(self, context: Context) -> None:
+        """Calls of this context were not told: its request may be answered by them, and another received.
+
+        A task that was begun for one request has no other, and of a callback the kernel tells each time which it is.
+        """
+        followed = context.request
+        if followed is not None and not followed.callback and followed.correlation != "Connection":
+            self._revoke(followed)
+
     def leave(self, followed: Followed) -> None:
         """Its context works on it no more."""
         context, followed.context = followed.context, None
@@ -264,6 +275,8 @@ class Claims:
                 self._revoke(followed)
 
     def _bind(self, followed: Followed, context: Context, scope: Scope | None) -> None:
+        if self.is_blind:
+            return
         followed.context, followed.correlation = context, CORRELATION[ContextKind(context.key[1])]
         followed.scope = scope
         context.bind(followed, followed.root, self._out)

@@ -43,6 +43,7 @@ class Context:
         "functions",
         "key",
         "limit_ns",
+        "lost",
         "mono_end_ns",
         "open",
         "path",
@@ -69,6 +70,7 @@ class Context:
         self.limit_ns = limit_ns
         self.end_ns = 0
         self.mono_end_ns = 0
+        self.lost = 0  # OPERATION["lost"] of its last operation
         self.adoption: Adoption | None = None  # it may be a request's
         self.request: Followed | None = None  # that it works on; `root` is its span
         self.resumes: tuple[OpenSpan, int] | None = None  # activity and limit, once that is done

@@ -133,6 +133,11 @@ class Requests:
         ops = batch.ops
         self.begun.received(followed, context.process.info, int(ops["tid"][row]), int(ops["generation"][row]))
 
+    def lose(self) -> None:
+        """Operations have been dropped, of whatever context: see Claims.missed."""
+        for context in [each.context for each in self._open.values() if each.context is not None]:
+            self.claims.missed(context)
+
     def take(self, followed: Followed, context: Context) -> None:
         """It is known that the task works on that alone, and on nothing else."""
         if followed.context is None and followed.answers is None:

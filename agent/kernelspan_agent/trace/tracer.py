@@ -45,7 +45,7 @@ class TraceCounters:
     activities: int
     contexts_evicted: int
     requests: int
-    requests_ambiguous: int  # whose thread had several at once after all
+    requests_ambiguous: int  # whose thread had several at once after all, or may have had by what was not told
     requests_evicted: int  # given up early because there were too many
     requests_untold: int  # of which too little is known: headers of HTTP/2 that refer to what was not seen
     requests_unreadable: int  # messages of requests or answers that were none, or not seen far enough
@@ -132,11 +132,21 @@ class Tracer:
             process.ended_ns = ended_ns
             self._ending[process] = None
 
-    def process(self, batch: ResolvedBatch) -> SpanBatch:
+    def lose(self) -> None:
+        """Operations that came between those so far and those to come were dropped, after the kernel had told them."""
+        if self._requests is not None:
+            self._requests.lose()
+
+    def process(self, batch: ResolvedBatch, *, is_thinned: bool = False) -> SpanBatch:
         """Spans of these operations, and whatever closed. The batch's `rows` are used up.
 
-        Rows 0 to `operations` - 1 are the operations, in the order given, without those that were sampled out.
+        Rows 0 to `operations` - 1 are the operations, in the order given, without those that were sampled out. `is_thinned`:
+        some were dropped from between them.
         """
+        if self._requests is not None:
+            self._requests.claims.is_blind = is_thinned
+            if is_thinned:
+                self.lose()
         orphans = self._settings.orphans
         if orphans is Orphans.DROP and self._requests is None:
             self._dropped += len(batch.ops)
@@ -194,16 +204,21 @@ class Tracer:
         claims = self._requests.claims if self._requests is not None else None
         watched = claims.watched if claims is not None else None
         places: list[int] = []
-        for key, stack, start, end, mono_start, mono_end in zip(
+        for key, stack, start, end, mono_start, mono_end, lost in zip(
             keys,
             stacks,
             batch.rows["start_ns"].tolist(),
             batch.end_ns.tolist(),
             batch.ops["start"].tolist(),
             batch.ops["time"].tolist(),
+            batch.ops["lost"].tolist(),
             strict=True,
         ):
             context = contexts.get(key)
+            if context is not None and lost != context.lost:
+                context.lost = lost
+                if claims is not None and context.request is not None:
+                    claims.missed(context)
             strays = False
             if watched and key in watched and claims is not None and context is not None:
                 strays = claims.strays(
@@ -211,6 +226,7 @@ class Tracer:
                 )  # first: one that is let go may have been idle
             if context is None or end - context.end_ns > idle_ns or end > context.limit_ns:
                 context = self._enter(context, key, start, end, batch, len(places))
+                context.lost = lost
             span = context.span
             if strays:
                 span = context.resumes[0] if context.resumes is not None else span
@@ -251,11 +267,7 @@ class Tracer:
 
     def _enter(self, old: Context | None, key: Key, start: int, end: int, batch: ResolvedBatch, row: int) -> Context:
         """Open a context anew for the operation in this row, in its process's activity if that goes on."""
-        if (
-            self._requests is not None
-            and (bound := self._requests.claims.greenlets.get(key[:3])) is not None
-            and bound.request
-        ):
+        if (bound := self._greenlet(key, int(batch.ops["lost"][row]))) is not None:
             return bound
         if old is not None:
             if old.adoption is not None and end <= old.limit_ns and self._is_awaited(old.adoption):
@@ -287,6 +299,16 @@ class Tracer:
         if known is not None and self._requests is not None:
             self._requests.take(known, context)
         return context
+
+    def _greenlet(self, key: Key, lost: int) -> Context | None:
+        """The context of a greenlet that works on a request, whatever its step; `lost`: of its operation."""
+        bound = self._requests.claims.greenlets.get(key[:3]) if self._requests is not None else None
+        if bound is None or bound.request is None or self._requests is None:
+            return None
+        if bound.lost == lost:
+            return bound
+        self._requests.claims.missed(bound)  # it may have ended, and its address be another's
+        return None
 
     def _may_answer(self, key: Key, start_ns: int, batch: ResolvedBatch, row: int) -> bool:
         """Whether the task that begins with this operation may be one of a request that a loop has received."""

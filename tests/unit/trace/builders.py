@@ -88,6 +88,7 @@ class Op:
     generation: int = 0
     thread_name: str = ""
     mono_shift_ms: float = 0
+    lost: int = 0
     number: int = field(default_factory=lambda: next(_numbers))
 
 
@@ -97,7 +98,7 @@ def batch(*ops: Op) -> ResolvedBatch:
     for row, op in enumerate(ops):
         record = table[row]
         record["tid"], record["context_kind"] = op.tid, op.kind
-        record["context"], record["generation"] = op.address, op.generation
+        record["context"], record["generation"], record["lost"] = op.address, op.generation, op.lost
         record["start"] = BOOT_NS + round((op.start_ms + op.mono_shift_ms) * MS)
         record["time"] = BOOT_NS + round((op.end_ms + op.mono_shift_ms) * MS)
         rows[row]["values"], rows[row]["value_keys"] = (op.number, 0), (_NUMBER, 0)

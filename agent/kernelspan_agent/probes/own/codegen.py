@@ -336,7 +336,7 @@ class Generator:
                 "\tstruct ks_op op;",
                 "\tks_own_operation(&op, &v->call, config->number, arguments, now);",
                 f"\top.ret = {result};",
-                "\top.child = v->call.groups;",
+                "\t*(u32 *)op.local_address = v->call.groups;",
                 f"\top.flags |= {flags};",
                 "\top.frame_state = c->max_depth ? KS_FRAMES_NO_TRUE_WALK : KS_FRAMES_NONE;",
                 *self._over(source, 1),
@@ -348,7 +348,7 @@ class Generator:
         lines += [
             "\tks_own_operation(&s->op, &v->call, config->number, arguments, now);",
             f"\ts->op.ret = {result};",
-            "\ts->op.child = v->call.groups;",
+            "\t*(u32 *)s->op.local_address = v->call.groups;",
             f"\ts->op.flags |= {flags};",
             "\ts->proc_start = v->call.image;",
             "\ts->stash = 0;",
