@@ -70,7 +70,7 @@ int ks_fork(struct bpf_raw_tracepoint_args *ctx)
 	}
 	if (ks_procs.update(&child_tgid, &child_proc))
 		ks_count(p->cls, KS_C_PROCESS_LOST);
-	call = ks_calls.lookup(&thread);
+	call = ks_call_of(thread);
 	if (call && call->op == KS_OP_Fork)
 		call->inode = child_tgid; /* the call's result is its number in the parent's PID name space */
 	send_process(KS_PROCESS_FORK, child_tgid, id, tgid, 0, child_proc.start, 0);
@@ -140,7 +140,7 @@ int ks_exec(struct bpf_raw_tracepoint_args *ctx)
 	send_process(KS_PROCESS_EXEC, tgid, id, 0, 0, next.start, executable_path(id, next.cls));
 	finish_exec(before);
 	if (before != KS_THREAD(id))
-		ks_calls.delete(&before); /* no thread has this number any more */
+		ks_leave_place(before); /* no thread has this number any more */
 	return 0;
 }
 
@@ -149,7 +149,7 @@ int ks_gone(struct bpf_raw_tracepoint_args *ctx)
 	u64 id = ks_ids(), task = bpf_get_current_task(), signal;
 	u32 tgid = id >> 32, tid = KS_THREAD(id);
 	struct ks_proc *p = ks_procs.lookup(&tgid);
-	struct ks_call *call = ks_calls.lookup(&tid);
+	struct ks_call *call = ks_call_of(tid);
 	struct ks_op *kept = ks_kept_still(tid);
 	s32 code;
 
@@ -160,7 +160,7 @@ int ks_gone(struct bpf_raw_tracepoint_args *ctx)
 			if (call->nested && !ks_aside.delete(&tid))
 				ks_count(call->cls, KS_C_TARGET_GONE);
 		}
-		ks_calls.delete(&tid);
+		ks_leave_place(tid);
 	}
 	if (kept) {
 		if (kept->op != KS_OP_Close) /* whose call was counted */

@@ -117,20 +117,21 @@ int ks_files_enter(struct ks_sys_enter *ctx)
 int ks_files_exit(struct ks_sys_exit *ctx)
 {
 	u64 id = ks_ids();
-	u32 tgid = id >> 32, roles;
-	struct ks_proc *p = ks_procs.lookup(&tgid);
+	u32 wanted = 0, roles;
+	struct ks_call *call = ks_returning(id, &wanted);
 	struct ks_class *c = 0;
 	struct ks_scratch *s;
-	struct ks_call *call;
 	u64 verdict, file = 0;
 	u8 *seen;
 
-	if (!p)
+	if (!wanted)
 		return 0;
-	call = ks_own_call(KS_THREAD(id), KS_GROUP_FILES);
 	if (!call)
 		return ks_next_exit(ctx, KS_GROUP_FILES);
-	s = ks_exit(ctx, p, id, call, KS_GROUP_FILES, &c);
+	if (!ks_in_own_call(call, KS_GROUP_FILES))
+		return ks_next_exit(ctx, KS_GROUP_FILES);
+	KS_OPAQUE(call);
+	s = ks_exit(ctx, id, call, KS_GROUP_FILES, &c);
 	if (!s)
 		return 0;
 	call = &s->call;

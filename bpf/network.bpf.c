@@ -128,7 +128,7 @@ int ks_net_enter(struct ks_sys_enter *ctx)
 
 		if (!s)
 			return 0;
-		ks_begin(s, p, id, op, 0);
+		ks_begin(s, p->start, p->cls, id, op, 0);
 		s->op.fd = args.v[0];
 		ks_describe_sock(s, sk);
 		ks_kept_still(tid);
@@ -277,16 +277,21 @@ static __always_inline void describe_peer(struct ks_scratch *s, struct ks_call *
 }
 
 /* A call whose entry the kernel kept to itself: what follows a receive is not for what the thread had received before. */
-static __always_inline void unseen_move(struct ks_sys_exit *ctx, struct ks_proc *p, struct ks_call *call)
+static __always_inline void unseen_move(struct ks_sys_exit *ctx, u64 id, struct ks_call *call)
 {
 #if KS_REGISTERS
-	struct ks_class *c = call->op ? 0 : ks_classes.lookup(&p->cls);
-	u32 roles = 0;
+	u32 tgid = id >> 32, roles = 0;
+	struct ks_proc *p;
+	struct ks_class *c;
 	u64 file;
 
-	if (!c || !(c->flags & KS_CLASS_REQUESTS))
+	if (call->op)
 		return;
 	if (!ks_describe(ks_exit_nr(ctx), &roles) || !(roles & (SENDS | RECEIVES)))
+		return;
+	p = ks_procs.lookup(&tgid);
+	c = p ? ks_classes.lookup(&p->cls) : 0;
+	if (!c || !(c->flags & KS_CLASS_REQUESTS))
 		return;
 	file = ks_file(KS_KREAD(u64, ctx->regs + KS_REGS_R10 + 7 * 8)); /* di: see ks_args */
 	if (!file || !ks_sock(file))
@@ -300,26 +305,23 @@ static __always_inline void unseen_move(struct ks_sys_exit *ctx, struct ks_proc 
 int ks_net_exit(struct ks_sys_exit *ctx)
 {
 	u64 id = ks_ids();
-	u32 tgid = id >> 32, roles = 0, tid = KS_THREAD(id), n;
-	struct ks_proc *p = ks_procs.lookup(&tgid);
+	u32 wanted = 0, roles = 0, tid = KS_THREAD(id), n;
+	struct ks_call *own = ks_returning(id, &wanted), *call;
 	struct ks_class *c = 0;
-	struct ks_call *own, *call;
 	struct ks_scratch *s;
 	struct ks_op *early;
 	u64 file, sk = 0;
 
-	if (!p)
+	if (!wanted)
 		return 0;
-	own = ks_calls.lookup(&tid);
-	KS_OPAQUE(own);
 	if (!own)
 		return ks_next_exit(ctx, KS_GROUP_NETWORK);
-	if (own->group != KS_GROUP_NETWORK || !own->op) {
-		unseen_move(ctx, p, own);
+	if (!ks_in_own_call(own, KS_GROUP_NETWORK)) {
+		unseen_move(ctx, id, own);
 		return ks_next_exit(ctx, KS_GROUP_NETWORK);
 	}
 	KS_OPAQUE(own);
-	s = ks_exit(ctx, p, id, own, KS_GROUP_NETWORK, &c);
+	s = ks_exit(ctx, id, own, KS_GROUP_NETWORK, &c);
 	if (!s) {
 		early = ks_stash.lookup(&tid);
 		if (early && early->op == KS_OP_Close && !own->op)

@@ -129,7 +129,7 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 		ks_count(p->cls, KS_C_RATE_LIMITED);
 		return 0;
 	}
-	ks_begin(s, p, id, op, now);
+	ks_begin(s, p->start, p->cls, id, op, now);
 	s->op.time = s->op.start;
 	s->roles = roles;
 	describe(s, s->roles, args.v[0], args.v[1], args.v[2], args.v[3], args.v[4]);
@@ -162,13 +162,12 @@ static __always_inline void failed_exec(struct ks_sys_exit *ctx)
 int ks_proc_exit(struct ks_sys_exit *ctx)
 {
 	u64 id = ks_ids();
-	u32 tgid = id >> 32, roles = 0, op;
-	struct ks_proc *p = ks_procs.lookup(&tgid);
-	struct ks_call *call;
+	u32 wanted = 0, roles = 0, op;
+	struct ks_call *call = ks_returning(id, &wanted);
 	struct ks_class *c = 0;
 	struct ks_scratch *s;
 
-	if (!p)
+	if (!wanted)
 		return 0;
 	op = ks_describe(ks_exit_nr(ctx), &roles);
 	if (op == KS_OP_Exec) {
@@ -177,10 +176,12 @@ int ks_proc_exit(struct ks_sys_exit *ctx)
 	}
 	if (op == KS_OP_Fork && ctx->ret == 0)
 		return 0; /* the child: its parent's return is the operation's */
-	call = ks_own_call(KS_THREAD(id), KS_GROUP_PROCESSES);
 	if (!call)
 		return ks_next_exit(ctx, KS_GROUP_PROCESSES);
-	s = ks_exit(ctx, p, id, call, KS_GROUP_PROCESSES, &c);
+	if (!ks_in_own_call(call, KS_GROUP_PROCESSES))
+		return ks_next_exit(ctx, KS_GROUP_PROCESSES);
+	KS_OPAQUE(call);
+	s = ks_exit(ctx, id, call, KS_GROUP_PROCESSES, &c);
 	if (!s)
 		return 0;
 	call = &s->call;

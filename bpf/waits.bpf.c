@@ -61,18 +61,19 @@ int ks_wait_enter(struct ks_sys_enter *ctx)
 int ks_wait_exit(struct ks_sys_exit *ctx)
 {
 	u64 id = ks_ids();
-	u32 tgid = id >> 32;
-	struct ks_proc *p = ks_procs.lookup(&tgid);
-	struct ks_call *call;
+	u32 wanted = 0;
+	struct ks_call *call = ks_returning(id, &wanted);
 	struct ks_class *c = 0;
 	struct ks_scratch *s;
 
-	if (!p)
+	if (!wanted)
 		return 0;
-	call = ks_own_call(KS_THREAD(id), KS_GROUP_WAITS);
 	if (!call)
 		return ks_next_exit(ctx, KS_GROUP_WAITS);
-	s = ks_exit(ctx, p, id, call, KS_GROUP_WAITS, &c);
+	if (!ks_in_own_call(call, KS_GROUP_WAITS))
+		return ks_next_exit(ctx, KS_GROUP_WAITS);
+	KS_OPAQUE(call);
+	s = ks_exit(ctx, id, call, KS_GROUP_WAITS, &c);
 	if (!s)
 		return 0;
 	if (ks_rate_limited(c, s->op.cls, s->op.time)) {
@@ -114,7 +115,7 @@ static __always_inline void comes_back(u32 tid)
 	s->op = *kept;
 	ks_stash.delete(&tid);
 	s->op.time = bpf_ktime_get_ns();
-	call = ks_calls.lookup(&tid);
+	call = ks_call_of(tid);
 	if (call) {
 		call->away += s->op.time - s->op.start;
 		call->timed++;
@@ -157,7 +158,7 @@ int ks_switch(struct ks_sched_switch *ctx)
 	if (!s)
 		return 0;
 	ks_count(p->cls, KS_C_SEEN);
-	ks_begin(s, p, id, KS_OP_OffCPU, bpf_ktime_get_ns());
+	ks_begin(s, p->start, p->cls, id, KS_OP_OffCPU, bpf_ktime_get_ns());
 	s->stash = 1;
 	if (ks_in_system_call())
 		ks_walk(ctx, s, c);

@@ -20,7 +20,7 @@
  * frames, as interrupted: the thread's stack is another by now. Nor is its file or peer known: a filter of those rejects
  * it (of paths and addresses in user space).
  */
-static __always_inline void ks_interrupted(struct ks_proc *p, struct ks_call *call, u32 group)
+static __always_inline void ks_interrupted(struct ks_call *call, u32 group)
 {
 	u32 cls = call->cls;
 	struct ks_class *c = ks_classes.lookup(&cls);
@@ -37,12 +37,11 @@ static __always_inline void ks_interrupted(struct ks_proc *p, struct ks_call *ca
 		ks_count(cls, KS_C_RATE_LIMITED);
 		return;
 	}
-	ks_begin(s, p, ks_ids(), call->op, call->start);
-	s->op.cls = cls;
+	ks_begin(s, call->image, cls, ks_ids(), call->op, call->start);
 	s->op.time = call->end;
 	s->op.ret = -KS_EINTR;
 	s->op.flags |= KS_OP_INTERRUPTED;
-	s->op.lost = ks_lost_so_far(KS_CONTEXT_THREAD);
+	s->op.lost = ks_lost_so_far(&s->op);
 	ks_send(s);
 }
 
@@ -55,7 +54,7 @@ static __always_inline int ks_restarts(s64 ret)
 static __always_inline void ks_resume(void)
 {
 	u32 tid = bpf_get_current_pid_tgid();
-	struct ks_call *call = ks_calls.lookup(&tid);
+	struct ks_call *call = ks_call_of(tid);
 
 	if (call)
 		call->restart = 0;
@@ -86,19 +85,19 @@ static __always_inline int ks_next_exit(void *ctx, u32 group)
  * A signal's handler makes a call of its own. The raw pair sees the handler return, and what becomes of the call it
  * stopped: that one waits aside. Otherwise it counts as interrupted.
  */
-static __always_inline u32 ks_put_aside(struct ks_proc *p, struct ks_call *old, u32 group)
+static __always_inline u32 ks_put_aside(struct ks_call *old, u32 group)
 {
 #if KS_RAW
 	u32 tid = bpf_get_current_pid_tgid();
 
 	if (old->nested) {
-		ks_interrupted(p, old, group);
+		ks_interrupted(old, group);
 		return 1;
 	}
 	if (!ks_aside.update(&tid, old))
 		return 1;
 #endif
-	ks_interrupted(p, old, group);
+	ks_interrupted(old, group);
 	return 0;
 }
 
@@ -123,18 +122,29 @@ static __always_inline int ks_handled(struct ks_sys_exit *ctx)
 #endif
 }
 
-/* The call that the thread is in, if it is this group's. */
-static __always_inline struct ks_call *ks_own_call(u32 tid, u32 group)
+/*
+ * At a return: where the thread's calls are kept, if any was. `wanted`: whether somebody wants its process, for all that is
+ * known; that is looked up only of a thread without a place of its own, so that others pay for nothing else.
+ */
+static __always_inline struct ks_call *ks_returning(u64 id, u32 *wanted)
 {
-	struct ks_call *call = ks_calls.lookup(&tid);
+	u32 tid = KS_THREAD(id), tgid = id >> 32;
+	struct ks_call *call = ks_placed(tid);
 
+	if (!call && ks_procs.lookup(&tgid)) {
+		*wanted = 1;
+		call = ks_more_calls.lookup(&tid);
+	}
 	KS_OPAQUE(call);
-	if (!call)
-		return 0;
-	if (call->group != group || !call->op)
-		return 0;
-	KS_OPAQUE(call);
+	if (call)
+		*wanted = 1;
 	return call;
+}
+
+/* Whether the thread is in that call, and it is this group's. */
+static __always_inline int ks_in_own_call(struct ks_call *call, u32 group)
+{
+	return call->group == group && call->op;
 }
 
 /*
@@ -155,19 +165,6 @@ static __always_inline int ks_thrown_away(struct ks_class *c, struct ks_proc *p,
 	return 1;
 }
 
-/* Where the thread's calls are kept; a new thread's place is made. 0: there is no room. `call`: what there is. */
-static __always_inline struct ks_call *ks_place(u32 tid, struct ks_call *call)
-{
-	if (!call) {
-		struct ks_call none = {};
-
-		ks_calls.update(&tid, &none);
-		call = ks_calls.lookup(&tid);
-	}
-	KS_OPAQUE(call);
-	return call;
-}
-
 /*
  * Remembers a call; `file` is the struct file of its descriptor, or 0. `c`: the class that may have it thrown away; 0: it
  * must not be. Gives 0 where nothing is remembered.
@@ -175,7 +172,7 @@ static __always_inline struct ks_call *ks_place(u32 tid, struct ks_call *call)
 static __always_inline int ks_enter(u32 tid, s32 nr, struct ks_args *args, struct ks_proc *p, struct ks_class *c,
 				    u32 group, u32 op, u64 file, u64 inode, u32 dns)
 {
-	struct ks_call *call = ks_calls.lookup(&tid);
+	struct ks_call *call = ks_call_of(tid);
 	u32 nested = 0;
 
 	if (call && op == KS_OP_Receive) /* whatever becomes of it: what follows is not for the one before */
@@ -185,7 +182,9 @@ static __always_inline int ks_enter(u32 tid, s32 nr, struct ks_args *args, struc
 			ks_lose();
 		return 0;
 	}
-	call = ks_place(tid, call);
+	if (!call)
+		call = ks_new_place(tid);
+	KS_OPAQUE(call);
 	if (!call) {
 		if (group == KS_GROUP_NETWORK && ks_moves(op))
 			ks_lose();
@@ -198,7 +197,7 @@ static __always_inline int ks_enter(u32 tid, s32 nr, struct ks_args *args, struc
 			call->restart = 0;
 			return 1;
 		}
-		nested = ks_put_aside(p, call, group);
+		nested = ks_put_aside(call, group);
 	} else if (call->op) {
 		ks_count(call->cls, KS_C_REPLACED); /* its return was never seen */
 		if (ks_moves(call->op))
@@ -220,6 +219,7 @@ static __always_inline int ks_enter(u32 tid, s32 nr, struct ks_args *args, struc
 	call->group = group;
 	call->restart = 0;
 	call->cls = p->cls;
+	call->image = p->start;
 	call->dns = dns;
 	call->nested = nested;
 	if (op == KS_OP_Receive)
@@ -257,8 +257,8 @@ static __always_inline int ks_anothers(struct ks_sys_exit *ctx, struct ks_call *
  * Ends the call `found` and applies the filters that need only its result. Gives 0 where there is nothing more to do; else
  * s->call is the call, and s->op begun.
  */
-static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struct ks_proc *p, u64 id,
-						  struct ks_call *found, u32 group, struct ks_class **cls)
+static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, u64 id, struct ks_call *found, u32 group,
+						  struct ks_class **cls)
 {
 	struct ks_scratch *s = ks_scratch(KS_SCRATCH_EXIT(group));
 	u32 wanted_by = found->cls; /* by now it may be others that want the process */
@@ -298,8 +298,7 @@ static __always_inline struct ks_scratch *ks_exit(struct ks_sys_exit *ctx, struc
 		ks_count(wanted_by, KS_C_FILTERED);
 		return 0;
 	}
-	ks_begin(s, p, id, s->call.op, s->call.start);
-	s->op.cls = wanted_by;
+	ks_begin(s, s->call.image, wanted_by, id, s->call.op, s->call.start);
 	s->op.time = now;
 	s->op.ret = ctx->ret;
 	return s;

@@ -133,13 +133,12 @@ static __always_inline void ks_lose(void)
  * How many were lost so far, of the current thread; of what several threads may work for, of the process. What was lost before
  * an operation of a thread, task or goroutine is in its number: theirs come one after another.
  */
-static __always_inline u32 ks_lost_so_far(u32 context_kind)
+static __always_inline u32 ks_lost_so_far(struct ks_op *op)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	u32 at = id & (KS_MAX_LOST - 1), *count;
+	u32 at = KS_THREAD(op->tid) & (KS_MAX_LOST - 1), *count;
 
-	if (context_kind == KS_CONTEXT_GOROUTINE || context_kind == KS_CONTEXT_TASK)
-		at = KS_MAX_LOST + (id >> 32 & (KS_MAX_LOST - 1));
+	if (op->context_kind == KS_CONTEXT_GOROUTINE || op->context_kind == KS_CONTEXT_TASK)
+		at = KS_MAX_LOST + (bpf_get_current_pid_tgid() >> 32 & (KS_MAX_LOST - 1));
 	count = ks_lost.lookup(&at);
 	return count ? *count : 0;
 }
@@ -172,7 +171,7 @@ static __always_inline struct ks_op *ks_kept_still(u32 tid)
 static __always_inline void ks_finish(struct ks_scratch *s)
 {
 	s->walking = 0;
-	s->op.lost = ks_lost_so_far(s->op.context_kind);
+	s->op.lost = ks_lost_so_far(&s->op);
 	if (s->stash) {
 		u32 tid = KS_THREAD(s->op.tid);
 
@@ -183,8 +182,8 @@ static __always_inline void ks_finish(struct ks_scratch *s)
 	ks_send(s);
 }
 
-/* `id`: of the thread, as ks_ids gives it. */
-static __always_inline void ks_begin(struct ks_scratch *s, struct ks_proc *p, u64 id, u32 op, u64 start)
+/* `image`: ks_proc.start. `id`: of the thread, as ks_ids gives it. */
+static __always_inline void ks_begin(struct ks_scratch *s, u64 image, u32 cls, u64 id, u32 op, u64 start)
 {
 	__builtin_memset(&s->op, 0, sizeof(s->op));
 	s->op.kind = KS_KIND_OPERATION;
@@ -194,10 +193,10 @@ static __always_inline void ks_begin(struct ks_scratch *s, struct ks_proc *p, u6
 	s->op.tid = id;
 	s->op.start = s->op.time = start;
 	s->op.op = op;
-	s->op.cls = p->cls;
+	s->op.cls = cls;
 	s->op.fd = -1;
 	s->op.flags = KS_OP_NO_ARGUMENT;
-	s->proc_start = p->start;
+	s->proc_start = image;
 	s->stash = 0;
 }
 

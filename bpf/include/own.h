@@ -356,5 +356,5 @@ static __always_inline void ks_own_operation(struct ks_op *op, struct ks_own_cal
 	op->fd = -1;
 	op->arg = id;
 	op->flags = id ? 0 : KS_OP_NO_ARGUMENT;
-	op->lost = ks_lost_so_far(KS_CONTEXT_THREAD);
+	op->lost = ks_lost_so_far(op);
 }

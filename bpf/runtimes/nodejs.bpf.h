@@ -100,7 +100,7 @@ static __always_inline void ks_js_left(struct ks_walk *w, u64 entry_fp, u64 fast
 static __always_inline void ks_js_received(struct ks_scratch *s)
 {
 	u32 tid = KS_THREAD(s->op.tid);
-	struct ks_call *call = ks_calls.lookup(&tid);
+	struct ks_call *call = ks_call_of(tid);
 
 	KS_OPAQUE(call);
 	if (call)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernelspan_agent.probes import bpf, mechanisms
-from kernelspan_agent.probes.constants import CALL_OP_AT
+from kernelspan_agent.probes.constants import CALL_OP_AT, PLACES
 from kernelspan_api.operations import BY_NAME, Group
 from tests.support.engines import engines, programs
 
@@ -32,14 +32,14 @@ def test_the_next_calls_result_is_its_own(number: int) -> None:
         made.trace(program, "p")
         program.do("look first")
         made.until(lambda: made.seen["p"].marks == ["first"], "its first is seen")
-        calls, thread = made.engine.session._loader.maps["ks_calls"], struct.pack("<I", program.pid)
+        calls, place = made.engine.session._loader.maps["ks_calls"], struct.pack("<I", program.pid % PLACES)
         size = _value_bytes(calls)
-        kept = bpf.map_lookup(calls, thread, size)
+        kept = bpf.map_lookup(calls, place, size)
         assert kept is not None
         assert struct.unpack_from("<H", kept, CALL_OP_AT) == (0,)
         call = struct.pack("<IHB", number, BY_NAME[Group.FILES, "Stat"].number, list(Group).index(Group.FILES))
         assert Path(f"/proc/{program.pid}/syscall").read_text().startswith(f"{_READ} ")  # it is in read(2)
-        bpf.map_update(calls, thread, kept[:_NUMBER_AT] + call + kept[_NUMBER_AT + len(call) :])
+        bpf.map_update(calls, place, kept[:_NUMBER_AT] + call + kept[_NUMBER_AT + len(call) :])
         program.do("look second")
         made.until(lambda: "second" in made.seen["p"].marks, "the next is seen")
         made.engine.finish()

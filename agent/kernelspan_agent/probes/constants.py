@@ -22,6 +22,7 @@ LAYOUT_BYTES = 256  # of a runtime's layout at most
 RING_TOKEN = 0x4B530001  # stands for the ring buffer where bcc has no call for it
 CALL_OP_AT, CALL_CLASS_AT = 84, 88  # offsets in struct ks_call
 CLASS_PROTOCOLS_AT = 8  # in a class's flags: bits of WireProtocol
+PLACES = 32768  # where threads' calls are kept, by the last bits of their numbers; a power of two
 MOST_SINGLE_CALLS = 8  # that are armed one by one
 MOST_WAKE_BYTES = 1 << 20  # in the ring when its reader is woken, however large it is
 MOST_FUNCTIONS = MOST_SINGLE_CALLS + 1  # and restart_syscall
@@ -209,7 +210,8 @@ def defines(
         "KS_MAX_PROCS": 16384,
         "KS_MAX_CALLS": 16384,  # operations at once that wait for their end by another way than their call's return
         "KS_MAX_ASIDE": 1024,  # threads in the handler of a signal that stopped a call
-        "KS_MAX_THREADS": 65536,  # that have made a wanted call and live: 12 MB of the kernel's
+        "KS_MAX_THREADS": 65536,  # that have made a wanted call and live: 14 MB of the kernel's
+        "KS_PLACES": PLACES,
         "KS_MAX_STACKS": 16384,
         "KS_MAX_PATHS": 16384,
         "KS_MAX_CODES": 16384,

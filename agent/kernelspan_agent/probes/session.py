@@ -330,8 +330,8 @@ class Session:
         """Operations that began and have not ended, by class."""
         maps, found = self._loader.maps, Sums[int]()
         size = self._loader.value_bytes("ks_calls")
-        for name in ("ks_aside", "ks_calls"):
-            for key in bpf.map_keys(maps[name], 4):
+        for keys, name in (("ks_aside", "ks_aside"), ("ks_taken", "ks_calls"), ("ks_more_calls", "ks_more_calls")):
+            for key in bpf.map_keys(maps[keys], 4):
                 call = bpf.map_lookup(maps[name], key, size)
                 if call is not None and any(call[_CALL_OP]):
                     found[int.from_bytes(call[_CALL_CLASS], "little")] += 1
