@@ -16,11 +16,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import load, machine, own, start, web
+from bench import killed, load, machine, own, start, web
 from bench.collectors import collector
 from bench.judging import Measured, rows
 from bench.lines import Row, Verdict
@@ -32,7 +32,7 @@ from bench.variants import NEIGHBOUR, variants
 from kernelspan_agent.errors import MachineError
 from kernelspan_agent.probes.tracefs import Tracefs
 
-PARTS = ("matrix", "own", "flood", "steady", "send", "start", "web")
+PARTS = ("matrix", "own", "flood", "steady", "killed", "send", "start", "web")
 _QUICK_VARIANTS = ("none", "none again", "empty raw", "empty user", "raw, no stack", "raw", "ours", "user probes")
 
 
@@ -44,6 +44,7 @@ class Effort:
     matrix_seconds: float
     steady_seconds: float
     flood_seconds: float
+    kills: int
     starts: int
     send_rounds: int
     web_rounds: int
@@ -51,7 +52,7 @@ class Effort:
     own_rounds: int
 
 
-FULL, QUICK = Effort(10, 640, 600, 5, 5, 5, 10, 8, 10), Effort(3, 75, 60, 2, 2, 2, 3, 3, 3)
+FULL, QUICK = Effort(10, 640, 600, 5, 50, 5, 5, 10, 8, 10), Effort(3, 75, 60, 2, 5, 2, 2, 3, 3, 3)
 
 
 @dataclass
@@ -97,7 +98,7 @@ def set_up(parts: Sequence[str], *, quick: bool) -> Iterator[Bench]:
         disk = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kernelspan-bench-", dir="/var/tmp")))
         memory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kernelspan-bench-", dir="/dev/shm")))
         bench.endpoint, bench.http_endpoint, bench.sink = stack.enter_context(collector(disk, say))
-        if not set(parts) & {"matrix", "own", "flood", "steady"}:
+        if not set(parts) & {"matrix", "own", "flood", "steady", "killed"}:
             yield bench
             return
         peer = stack.enter_context(Peer(compile_c("peer.c", disk, "-static")))
@@ -161,6 +162,10 @@ def _steady(bench: Bench, found: Measured, effort: Effort, _quick: bool) -> None
     found.steady = load.steady(bench.workers[bench.pythons[0]], bench.endpoint, effort.steady_seconds, 0.02, say)
 
 
+def _killed(bench: Bench, found: Measured, effort: Effort, _quick: bool) -> None:
+    found.killed = killed.measure(bench.workers["C"], bench.endpoint, effort.kills, say)
+
+
 def _send(_bench: Bench, found: Measured, effort: Effort, _quick: bool) -> None:
     sent = _own("encode.py", "--rounds", str(effort.send_rounds))
     traced = _own("trace_rate.py", "--rounds", str(effort.send_rounds))
@@ -201,6 +206,7 @@ _PARTS = {
     "own": _own_probes,
     "flood": _flood,
     "steady": _steady,
+    "killed": _killed,
     "send": _send,
     "start": _start,
     "web": _web,
@@ -222,6 +228,7 @@ def write(found: Measured, table: Sequence[Row], folder: Path, reference: Path) 
         "floods": [{name: getattr(flood, name) for name in flood.__slots__} for flood in found.floods],
         "memory_mb": found.steady.anonymous_mb if found.steady else [],
         "web": found.web.as_json() if found.web else {},
+        "killed": asdict(found.killed) if found.killed else {},
         "start_seconds": {"cold": found.cold_seconds, "warm": found.warm_seconds},
     }
     (folder / "latest.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -251,6 +258,7 @@ def main() -> int:
         effort.matrix_seconds if not options.rounds else float("inf"),
         options.minutes * 60 if options.minutes else effort.steady_seconds,
         effort.flood_seconds,
+        effort.kills,
         effort.starts,
         effort.send_rounds,
         options.rounds or effort.web_rounds,

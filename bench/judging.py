@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import own, web
+from bench import killed, own, web
+from bench.killed import Killed
 from bench.lines import Judge, Row, counted, unjudged
 from bench.load import Flood, Steady
 from bench.matrix import Matrix
@@ -32,6 +33,7 @@ class Measured:
     encode_per_cpu_second: float = 0.0
     cold_seconds: list[float] = field(default_factory=list)
     warm_seconds: list[float] = field(default_factory=list)
+    killed: Killed | None = None
     own: Matrix | None = None
     web: Web | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -41,6 +43,7 @@ class Measured:
 def rows(found: Measured) -> list[Row]:
     """All rows, in the order of the table."""
     listed = (_matrix_rows(found.matrix) if found.matrix else []) + _load_rows(found) + _own_rows(found)
+    listed += killed.rows(found.killed) if found.killed else []
     listed += own.rows(found.own) if found.own else []
     return listed + (web.rows(found.web) if found.web else [])
 
