@@ -122,6 +122,21 @@ static __always_inline void finish_exec(u32 thread)
 	ks_send(s);
 }
 
+/* The thread has ended, or has another number now: so has the call that it was in. */
+static __always_inline void leave(u32 tid)
+{
+	struct ks_call *call = ks_call_of(tid);
+
+	if (!call)
+		return;
+	if (call->op) {
+		ks_count(call->cls, KS_C_TARGET_GONE);
+		if (call->nested && !ks_aside.delete(&tid))
+			ks_count(call->cls, KS_C_TARGET_GONE);
+	}
+	ks_leave_place(tid);
+}
+
 int ks_exec(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 id = ks_ids();
@@ -140,7 +155,7 @@ int ks_exec(struct bpf_raw_tracepoint_args *ctx)
 	send_process(KS_PROCESS_EXEC, tgid, id, 0, 0, next.start, executable_path(id, next.cls));
 	finish_exec(before);
 	if (before != KS_THREAD(id))
-		ks_leave_place(before); /* no thread has this number any more */
+		leave(before); /* no thread has this number any more */
 	return 0;
 }
 
@@ -149,19 +164,11 @@ int ks_gone(struct bpf_raw_tracepoint_args *ctx)
 	u64 id = ks_ids(), task = bpf_get_current_task(), signal;
 	u32 tgid = id >> 32, tid = KS_THREAD(id);
 	struct ks_proc *p = ks_procs.lookup(&tgid);
-	struct ks_call *call = ks_call_of(tid);
 	struct ks_op *kept = ks_kept_still(tid);
 	s32 code;
 
 	/* before the process is looked up: of two threads that end at once the first may have taken it away */
-	if (call) {
-		if (call->op) {
-			ks_count(call->cls, KS_C_TARGET_GONE);
-			if (call->nested && !ks_aside.delete(&tid))
-				ks_count(call->cls, KS_C_TARGET_GONE);
-		}
-		ks_leave_place(tid);
-	}
+	leave(tid);
 	if (kept) {
 		if (kept->op != KS_OP_Close) /* whose call was counted */
 			ks_count(kept->cls, KS_C_TARGET_GONE);

@@ -85,7 +85,7 @@ int ks_files_enter(struct ks_sys_enter *ctx)
 	s32 nr;
 	u64 id = ks_ids();
 	u32 tgid = id >> 32, op, roles = 0;
-	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_proc is, *p = ks_wanted(tgid, &is);
 	struct ks_class *c;
 	u64 file = 0, inode = 0;
 	struct ks_args args = {};

@@ -92,7 +92,7 @@ int ks_net_enter(struct ks_sys_enter *ctx)
 	s32 nr;
 	u64 id = ks_ids();
 	u32 tgid = id >> 32, op, roles = 0, dns = 0;
-	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_proc is, *p = ks_wanted(tgid, &is);
 	struct ks_args args = {};
 	struct ks_class *c;
 	u64 file, sk;
@@ -364,7 +364,7 @@ int ks_net_exit(struct ks_sys_exit *ctx)
 		describe_peer(s, call, roles);
 	if (resolve(s, call, roles, sk, ctx->ret) && ks_class_wants(c, KS_OP_Resolve)) {
 		s->op.flags |= KS_OP_NO_RESULT;
-	} else if (!ks_class_wants(c, call->op)) {
+	} else if (call->dns && !ks_class_wants(c, call->op)) {
 		ks_count(s->op.cls, KS_C_UNSEEN); /* one half of a name resolution that is not finished */
 		return 0;
 	} else {

@@ -88,7 +88,7 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 	s32 nr;
 	u64 id = ks_ids();
 	u32 tgid = id >> 32, op, roles = 0;
-	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_proc is, *p = ks_wanted(tgid, &is);
 	struct ks_class *c;
 	struct ks_scratch *s;
 	struct ks_args args = {};
@@ -144,9 +144,9 @@ int ks_proc_enter(struct ks_sys_enter *ctx)
 }
 
 /* An exec that failed; one that succeeded ends in ks_exec. */
-static __always_inline void failed_exec(struct ks_sys_exit *ctx)
+static __always_inline void failed_exec(struct ks_sys_exit *ctx, u64 id)
 {
-	u32 tid = bpf_get_current_pid_tgid();
+	u32 tid = KS_THREAD(id);
 	struct ks_op *early = ks_stash.lookup(&tid);
 	struct ks_scratch *s = ks_scratch(KS_SCRATCH_EXIT(KS_GROUP_PROCESSES));
 
@@ -154,6 +154,10 @@ static __always_inline void failed_exec(struct ks_sys_exit *ctx)
 		return;
 	s->op = *early;
 	ks_stash.delete(&tid);
+	if (s->op.tgid != id >> 32) { /* of a process that has ended: its thread had this number before the exec took it away */
+		ks_count(s->op.cls, KS_C_TARGET_GONE);
+		return;
+	}
 	s->op.time = bpf_ktime_get_ns();
 	s->op.ret = ctx->ret;
 	ks_send(s);
@@ -171,7 +175,7 @@ int ks_proc_exit(struct ks_sys_exit *ctx)
 		return 0;
 	op = ks_describe(ks_exit_nr(ctx), &roles);
 	if (op == KS_OP_Exec) {
-		failed_exec(ctx);
+		failed_exec(ctx, id);
 		return 0;
 	}
 	if (op == KS_OP_Fork && ctx->ret == 0)

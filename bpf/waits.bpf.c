@@ -32,7 +32,7 @@ int ks_wait_enter(struct ks_sys_enter *ctx)
 	s32 nr;
 	u64 id = ks_ids();
 	u32 tgid = id >> 32, op, roles = 0;
-	struct ks_proc *p = ks_procs.lookup(&tgid);
+	struct ks_proc is, *p = ks_wanted(tgid, &is);
 	struct ks_class *c;
 	struct ks_args args = {};
 

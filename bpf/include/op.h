@@ -68,6 +68,20 @@ static __always_inline void ks_args(struct ks_sys_enter *ctx, struct ks_args *ar
 }
 #endif
 
+/*
+ * Somebody wants that process; `is` becomes what is known of it now. The map's entry may be another's by the time that a program
+ * goes on which was interrupted. 0: nobody does.
+ */
+static __always_inline struct ks_proc *ks_wanted(u32 tgid, struct ks_proc *is)
+{
+	struct ks_proc *found = ks_procs.lookup(&tgid);
+
+	if (!found)
+		return 0;
+	*is = *found;
+	return is;
+}
+
 static __always_inline int ks_class_wants(struct ks_class *c, u32 op)
 {
 	return !!(c->operations & (1ULL << (op & 63)));
@@ -130,7 +144,7 @@ static __always_inline void ks_lose(void)
 }
 
 /*
- * How many were lost so far, of the current thread; of what several threads may work for, of the process. What was lost before
+ * How many were lost so far, of the operation's thread; of what several threads may work for, of the process. What was lost before
  * an operation of a thread, task or goroutine is in its number: theirs come one after another.
  */
 static __always_inline u32 ks_lost_so_far(struct ks_op *op)
