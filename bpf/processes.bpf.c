@@ -154,8 +154,7 @@ static __always_inline void failed_exec(struct ks_sys_exit *ctx, u64 id)
 		return;
 	s->op = *early;
 	ks_stash.delete(&tid);
-	if (s->op.tgid !=
-	    id >> 32) { /* of a process that has ended: its thread had this number before the exec took it away */
+	if (s->op.tgid != id >> 32) { /* of a process that ended in its exec, which took this number from the thread */
 		ks_count(s->op.cls, KS_C_TARGET_GONE);
 		return;
 	}
