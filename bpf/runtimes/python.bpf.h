@@ -79,46 +79,73 @@ static __always_inline u64 ks_py_held(struct ks_scratch *s, struct ks_py_layout 
 	return *held;
 }
 
+/* The next interpreter, when the one before is known: whether others than those who say so may run its states. */
+static __always_inline u64 ks_py_next_interpreter(struct ks_walk *w, struct ks_py_layout *l)
+{
+	if (KS_LOAD(w->handed) && !KS_LOAD(w->count))
+		w->marked = 1;
+	w->count = 0;
+	w->task_frame = w->last = w->handed = 0;
+	w->root = KS_UREAD(u64, KS_LOAD(w->root) + l->interp_next);
+	return KS_LOAD(w->root);
+}
+
 /*
  * Looks for the thread's state, and keeps it where there is one interpreter: nothing to confuse. Sub-interpreters give one
  * thread several: the running one is told by its frames where only one has any; else it is ambiguous. 0: s->op.frame_state
  * says why there is none.
+ *
+ * A program may make states in one thread that others run, as uwsgi's threads do in a sub-interpreter: two of an interpreter, the
+ * newer before the older, then say that they are the same thread's. The oldest is its own. Others may be at work in any
+ * newer one, which is nobody's therefore; and who has no frames, and no state there, may have them there.
  */
 static __always_inline u64 ks_py_look(struct ks_scratch *s, struct ks_py_layout *l, u64 base, u64 tp)
 {
-	struct ks_walk *w = &s->walk; /* at: a thread state; root: its interpreter; found: any, and one with frames */
+	/*
+	 * at: a thread state; root: its interpreter; found: any, and one with frames. In the interpreter count: of this thread's;
+	 * task_frame: one of them, with frames; last: whose the state before is; handed: two in a row are one thread's
+	 */
+	struct ks_walk *w = &s->walk;
 	u32 tid = KS_THREAD(s->op.tid);
-	u64 interp, ts;
+	u64 interp, ts, owner;
 
 	w->root = KS_UREAD(u64, base);
 	if (!KS_LOAD(w->root)) {
 		s->op.frame_state = KS_FRAMES_NO_THREAD_STATE; /* the interpreter is starting or gone */
 		return 0;
 	}
-	w->found[0] = w->found[1] = 0;
+	w->found[0] = w->found[1] = w->marked = w->task_frame = w->last = w->handed = 0;
+	w->count = 0;
 	w->at = KS_UREAD(u64, KS_LOAD(w->root) + l->interp_threads_head);
 	for (u32 i = 0; i < KS_PY_THREAD_SCAN; i++) {
 		ts = KS_LOAD(w->at);
 		if (!ts) {
-			w->root = interp = KS_UREAD(u64, KS_LOAD(w->root) + l->interp_next);
+			interp = ks_py_next_interpreter(w, l);
 			if (!interp)
 				break;
 			w->at = KS_UREAD(u64, interp + l->interp_threads_head);
 			continue;
 		}
-		if (KS_UREAD(u64, ts + l->ts_thread_id) == tp) {
+		owner = KS_UREAD(u64, ts + l->ts_thread_id);
+		if (owner == KS_LOAD(w->last))
+			w->handed = 1;
+		w->last = owner;
+		if (owner == tp) {
+			if (KS_LOAD(w->task_frame))
+				goto ambiguous;
 			w->found[0] = ts;
+			w->count = 1;
 			if (ks_py_has_frame(l, ts)) {
-				if (KS_LOAD(w->found[1])) {
-					s->op.frame_state = KS_FRAMES_AMBIGUOUS;
-					return 0;
-				}
-				w->found[1] = ts;
+				if (KS_LOAD(w->found[1]))
+					goto ambiguous;
+				w->found[1] = w->task_frame = ts;
 			}
 		}
 		w->at = KS_UREAD(u64, ts + l->ts_next);
 	}
 	ts = KS_LOAD(w->found[1]);
+	if (!ts && KS_LOAD(w->marked))
+		goto ambiguous;
 	if (!ts)
 		ts = KS_LOAD(w->found[0]);
 	if (ts) {
@@ -127,6 +154,9 @@ static __always_inline u64 ks_py_look(struct ks_scratch *s, struct ks_py_layout 
 		return ts;
 	}
 	s->op.frame_state = KS_LOAD(w->root) ? KS_FRAMES_SCAN_LIMIT : KS_FRAMES_NO_THREAD_STATE;
+	return 0;
+ambiguous:
+	s->op.frame_state = KS_FRAMES_AMBIGUOUS;
 	return 0;
 }
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import runs, venvs
+from tests.support import runs, venvs, web_servers
 from tests.support.generators import compiled_go
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.ports import PortReservation
@@ -182,6 +182,11 @@ def test_operations_belong_to_their_requests(kind: str, tmp_path: Path) -> None:
     correlation = "Fiber" if kind == "gevent" else "Thread"
     command = [venvs.library_venv() / "bin" / "python", "-m", *SERVERS[kind], "-b", "BIND", APP]
     check_owned(tmp_path, command, correlation)
+
+
+def test_a_server_in_c(tmp_path: Path) -> None:
+    """uwsgi's workers read a request and answer it in C, and call Python in between."""
+    check_owned(tmp_path, web_servers.uwsgi("--module", APP), "Thread")
 
 
 def test_a_goroutine_works_on_its_connection(tmp_path: Path) -> None:

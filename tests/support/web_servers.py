@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers of Ruby and Java that answer `/job/N/COUNT` (tests/support/programs), and what runs each on a port.
+"""Servers of Ruby and Java that answer `/job/N/COUNT` (tests/support/programs), and what runs each on a port; and uwsgi.
 
-A command has PORT or BIND (address and port) where these are to stand. Debian's puma, Tomcat, Jetty and Netty.
+A command has PORT or BIND (address and port) where these are to stand. Debian's puma, Tomcat, Jetty, Netty and uwsgi.
 """
 
 from __future__ import annotations
@@ -32,6 +32,16 @@ _JARS = {
 }  # fmt: skip
 _OWN = ("Clients", "Jdk", "Loop", "Requests", "Sockets")
 _RECIPE = "1"  # part of the cache's name: a change here makes new folders
+
+
+def uwsgi(*arguments: str) -> list[str | Path]:
+    """The machine's own: a master with two workers, whose Python is a plugin's library. It closes connections, and says so."""
+    program = shutil.which("uwsgi")
+    require("kernel", program, "no uwsgi (tools/apt test)")
+    assert program is not None
+    options = ["--plugin", "python3", "--http-socket", "BIND", "--add-header", "Connection: close", "--disable-logging"]
+    options += ["--master", "--processes", "2", "--die-on-term", "--need-app", "--worker-reload-mercy", "3"]
+    return [program, *options, *arguments]
 
 
 @contextlib.contextmanager

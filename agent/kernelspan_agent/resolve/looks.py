@@ -5,6 +5,7 @@ from __future__ import annotations
 
 # A loader maps a libpython within milliseconds; a program that embeds one may do so at any time later.
 RETRY_NS = (1_000_000, 2_000_000, 5_000_000, 10_000_000, 50_000_000, 200_000_000, 1_000_000_000, 5_000_000_000)
+AFTER_FORK_NS = 200_000_000  # a fallback that it has from its parent was right a moment ago; most end soon, or become another program
 SOON = len(RETRY_NS) - 2  # after so many looks there is no hurry
 _SLOW_NS, _SHARE_OF_AGE = 200_000_000, 8
 

@@ -23,7 +23,7 @@ from kernelspan_agent.process.memory import GONE, Memory, ProcessMemory
 from kernelspan_agent.resolve.besides import Besides, flags_of
 from kernelspan_agent.resolve.glance import Glance, glance, glance_at_twin
 from kernelspan_agent.resolve.images import KnownImages
-from kernelspan_agent.resolve.looks import SOON, pause_ns
+from kernelspan_agent.resolve.looks import AFTER_FORK_NS, SOON, pause_ns
 from kernelspan_agent.resolve.traced import TracedProcess, seen_after_exec
 from kernelspan_agent.ring.records import PROCESS, ProcessEvent
 from kernelspan_agent.runtimes import registry
@@ -168,6 +168,8 @@ class ProcessTable:
             if parent is not None and parent.runtime is not None:
                 child.words = parent.words
                 self._use(child, parent.runtime, flags=parent.flags)
+                if child in self._pending:
+                    child.next_try_ns, child.tries = start + AFTER_FORK_NS, SOON
         elif event == ProcessEvent.EXEC and not start:
             self.execs.append((tgid, when))
         elif event == ProcessEvent.EXEC:
@@ -272,7 +274,6 @@ class ProcessTable:
                 traced.words = ()
                 self._use(traced, found, flags=flags_of(traced, found))
             if registry.runtime_of(found).fallback:
-                self._pending[traced] = None  # another may claim it yet
                 self._try_again(traced, now_ns)
             else:
                 self._known_images.learn(traced.process, found, self._kernel)
@@ -335,7 +336,8 @@ class ProcessTable:
         where = (traced.context.root, found.numbers, traced.seen.cwd if traced.seen else "")
         traced.context = LibraryContext(found.runtime, *where, traced.process)
         traced.looks += 1
-        self._pending.pop(traced, None)
+        if not registry.runtime_of(found).fallback:  # else another may claim it yet
+            self._pending.pop(traced, None)
         self.runtimes[f"{found.implementation} {found.version}".strip()] += 1
         if tell:
             self._tell(traced, found)

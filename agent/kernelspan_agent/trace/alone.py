@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a thread that receives a request works on that alone: what its frames prove.
 
-A thread of CPython or PHP does one thing after another, but for event loops, whose frames tell.
+A thread of CPython or PHP does one thing after another, but for event loops, whose frames tell. One that has no frames then may be a loop
+in C: it is only believed in a server that is known (uwsgi, which reads a request before it calls Python).
 
 Threads of Ruby and Java stand in pools: one may leave what it has received to another, and go on with what another has
 received. So there it is proved by the function that received it, which must not have returned: in a server that is known it
@@ -59,6 +60,7 @@ _JAVA_SERVERS = {
 _JAVA_BLOCKING = ("java.net.SocketInputStream.", "java.net.Socket$SocketInputStream.", "sun.nio.ch.NioSocketImpl.")
 _RUBY_WITHIN = re.compile(r"(?:block(?: \(\d+ levels\))? in |(?:rescue|ensure) in )+")
 _RUBY_SAME_BLOCK = "Kernel#loop"  # it calls one block alone, as long as it lasts
+_SERVERS_IN_C = {"uwsgi", "uwsgi-core"}  # Debian's name is the second
 _UNKNOWN_SITES = {0, 0xFFFFFFFF}
 
 
@@ -113,11 +115,14 @@ class Scope:
         return self.frames[at - 1].function.endswith(_RUBY_SAME_BLOCK)
 
 
-def scope_of(runtime: str, stack: Stack) -> Scope | None:
-    """Of a thread of this runtime (process.runtime.name) that has received a request here; None: it claims nothing."""
+def scope_of(runtime: str, stack: Stack, program: str = "") -> Scope | None:
+    """Of a thread of this runtime (process.runtime.name), in a program (process.executable.name), that has received a request here.
+
+    None: it claims nothing.
+    """
     rules = _RULES.get(runtime.lower())
     if rules is None or not is_whole(stack):
-        return None
+        return Scope() if program in _SERVERS_IN_C and _is_outside(rules, stack) else None
     names = [frame.function for frame in reversed(stack.frames)]
     if rules is _RUBY:
         names = [_RUBY_WITHIN.sub("", name) for name in names]
@@ -135,6 +140,11 @@ def scope_of(runtime: str, stack: Stack) -> Scope | None:
     elif not any(name.startswith(_JAVA_BLOCKING) for name in names):
         return None
     return Scope(frames, 1)
+
+
+def _is_outside(rules: _Rules | None, stack: Stack) -> bool:
+    """Whether the thread is known to have no frames."""
+    return rules is _PYTHON and stack.state is StackState.NONE and not stack.reason
 
 
 def runs_tasks(stack: Stack) -> bool:

@@ -233,7 +233,7 @@ class Claims:
         if int(batch.ops["context_kind"][row]) != ContextKind.THREAD:  # something that comes and goes on the thread
             self._receivers.doubt(context.key, now_ns)
             return
-        scope = scope_of(_runtime_of(context), batch.stacks[row])
+        scope = scope_of(_runtime_of(context), batch.stacks[row], _program_of(context))
         if is_asked and scope is None:
             self._hand(exchange, context.process.info)
         if scope is None or receiver.doubt_ns > now_ns:
@@ -296,6 +296,10 @@ class Claims:
 
 def _runtime_of(context: Context) -> str:
     return str(context.process.info.resource.attributes.get(semconv.PROCESS_RUNTIME_NAME, ""))
+
+
+def _program_of(context: Context) -> str:
+    return str(context.process.info.resource.attributes.get(semconv.PROCESS_EXECUTABLE_NAME, ""))
 
 
 def _has_what_it_needs(scope: Scope, exchange: Exchange, *, is_asked: bool, is_late: bool) -> bool:

@@ -64,15 +64,15 @@ class Named(os.PathLike):
 
 def finish():
     # Not numbered before: two threads that came at once had one number, and one of them the other's stack.
-    places = {stack: place for place, stack in enumerate(_stacks)}
-    _said[:] = [(number, context, places[stack]) for number, context, stack in _said]
-    files = {row[2] for rows in _stacks for row in rows}
+    said, stacks = list(_said), list(_stacks)  # in this order: others may go on
+    places = {stack: place for place, stack in enumerate(stacks)}
+    files = {row[2] for rows in stacks for row in rows}
     found = {
         "pid": os.getpid(),
         "token": _token,
         "app": {file: _is_app(file) for file in files},
-        "stacks": list(_stacks),
-        "said": _said,
+        "stacks": stacks,
+        "said": [(number, context, places[stack]) for number, context, stack in said],
     }
     name = "%s.%s" % (_OUT, _token)
     with open(name, "w", encoding="utf-8", errors="surrogatepass") as file:

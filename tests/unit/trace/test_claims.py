@@ -291,6 +291,17 @@ def test_receivers_are_bounded() -> None:
     assert not len(receivers)
 
 
+def test_a_server_in_c() -> None:
+    """uwsgi reads a request before it calls Python: what has no frames then is believed of it alone, and only where there are none."""
+    outside = Stack((), StackState.NONE)
+    assert scope_of("CPython", outside, "uwsgi") is not None
+    assert scope_of("CPython", outside, "granian") is None
+    assert scope_of("CRuby", outside, "uwsgi") is None
+    assert scope_of("CPython", Stack((), StackState.NONE, "NoThreadState"), "uwsgi") is None
+    assert scope_of("CPython", Stack((), StackState.RUNTIME_PENDING, "RuntimePending"), "uwsgi") is None
+    assert scope_of("CPython", of("asyncio.base_events.BaseEventLoop.run_forever@1"), "uwsgi") is None
+
+
 NAMES = st.sampled_from([*THREAD.frames, *PUMA_READS.frames, *READS.frames, *TASK.frames, *REACTOR.frames])
 STACKS = st.builds(lambda frames: Stack(tuple(frames)), st.lists(NAMES, max_size=6))
 
