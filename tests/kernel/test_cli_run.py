@@ -386,7 +386,7 @@ def test_the_log_is_json_where_nobody_looks() -> None:
     """A collector that is not there: its trouble is one event a line, no captured argument in it."""
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
-    found = run("--otlp", f"127.0.0.1:{port}", "-q", "--", "cat", "/etc/hostname", OTEL_EXPORTER_OTLP_TIMEOUT="200")
+    found = run("--otlp", f"127.0.0.1:{port}", "-q", "--", "cat", "/etc/hostname", OTEL_BSP_EXPORT_TIMEOUT="200")
     lines = [json.loads(line) for line in found.stderr.splitlines() if line.startswith("{")]
     assert {line["event"] for line in lines} & {"export.retry", "export.failed"}
     assert all("/etc/hostname" not in json.dumps(line) for line in lines)

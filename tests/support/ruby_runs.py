@@ -26,6 +26,7 @@ from tests.support import rubies, runtimes_page, truth
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.pythons import Interpreter, Program
 from tests.support.require import require
+from tests.support.together import PENDING
 
 TARGETS = truth.TARGETS / "ruby"
 _WITHIN = re.compile(r"(?:(?:block(?: \(\d+ levels\))?|rescue|ensure) in )+")
@@ -49,7 +50,7 @@ class Verdict:
     @property
     def missed(self) -> int:
         """Operations without frames, but for those from before Ruby was recognised."""
-        return sum(self.missing.values()) - self.missing[truth.PENDING]
+        return sum(self.missing.values()) - self.missing[PENDING]
 
     def __str__(self) -> str:
         return (

@@ -33,6 +33,7 @@ from tests.support import pythons, runtimes_page
 from tests.support.otlp_json import ReceivedSpan, spans_of
 from tests.support.pythons import Interpreter, Program
 from tests.support.require import require
+from tests.support.together import PENDING, pending_late
 
 TARGETS = Path(__file__).with_name("targets")
 _NAMED = re.compile(r"/kernelspan-truth/([0-9a-f]{12}/[0-9]+)")  # an operation on a name: Named
@@ -40,7 +41,6 @@ _READ = re.compile(r".*\.([0-9a-f]{12})\.reads")
 SECONDS = 120.0
 AT_ONCE = 3
 CUT_CHARS = 64  # of a name that is cut, at least so many are given
-PENDING = "RuntimePending"
 PROFILE = """
 apiVersion: kernelspan.io/v1alpha1
 kind: TraceProfile
@@ -76,6 +76,7 @@ class Verdict:
     right: int = 0
     wrong: list[str] = field(default_factory=list)
     missing: Counter[str] = field(default_factory=Counter)
+    late: list[str] = field(default_factory=list)  # pending after the runtime was known
     truncated: int = 0  # of the right ones: the outermost frames are missing, and the span says so
     no_module: int = 0  # frames whose function is right but bears no module
 
@@ -92,7 +93,7 @@ class Verdict:
     def __str__(self) -> str:
         return (
             f"{self.said} said, {self.right} right, {len(self.wrong)} wrong, missing {dict(self.missing)}, "
-            f"truncated {self.truncated}, frames without module {self.no_module}; {self.wrong[:3]}"
+            f"{len(self.late)} of them late, truncated {self.truncated}, frames without module {self.no_module}; {self.wrong[:3]}"
         )
 
 
@@ -117,12 +118,18 @@ def needed(label: str) -> Interpreter:
 
 
 def assert_true(verdict: Verdict, at_least: int, of: Outcome | None = None) -> None:
-    """Nothing is wrong, next to nothing is missing, and enough was said for that to mean something."""
+    """Nothing is wrong, next to nothing is missing, and enough was said for that to mean something.
+
+    What was selected while it waited (`of`) is known before it goes on: nothing of it is pending. Of a command that is
+    followed from its first system call the first operations may be, but not most, and none after the runtime was known.
+    """
     where = (of.launch.label, of.accounting) if of else ""
     assert verdict.said >= at_least, (verdict, where)
     assert not verdict.wrong, (verdict, where)
     assert verdict.missed <= verdict.said / 1000, (verdict, where)
     assert "None" not in verdict.missing, verdict  # a reason for each
+    assert not verdict.late, (verdict, where)
+    assert verdict.pending <= (0 if of else verdict.said / 2), (verdict, where)
 
 
 # --- running ------------------------------------------------------------------------------------------------------
@@ -306,6 +313,7 @@ def judge(
                 verdict.missing["NotSeen"] += 1
             continue
         _judge_one(each, found[0], verdict, allow_outer_missing=allow_outer_missing)
+    verdict.late = pending_late(said, spans)
     runtimes_page.note((spans.get(each.key, []) for each in said), verdict, label)
     return verdict
 
@@ -382,17 +390,3 @@ def _compare_nearest(said: Said, expected: Sequence[Any], span: ReceivedSpan) ->
     if not same_function(module, name, str(function)) or not same_text(file, str(place[0])) or place[1] != line:
         return f"nearest App frame is {function} at {place}, not {nearest}"
     return ""
-
-
-def contexts(said: Iterable[Said], spans: dict[str, list[ReceivedSpan]]) -> tuple[list[str], dict[str, int], int]:
-    """(traces that hold operations of more than one context, context -> number of its traces, operations without)."""
-    in_trace: dict[str, set[str]] = defaultdict(set)
-    of_context: dict[str, set[str]] = defaultdict(set)
-    nowhere = 0
-    for each in said:
-        for span in spans.get(each.key, []):
-            in_trace[span.trace_id].add(each.context)
-            of_context[each.context].add(span.trace_id)
-        nowhere += not spans.get(each.key)
-    mixed = [f"{sorted(names)[:5]}" for names in in_trace.values() if len(names) > 1]
-    return mixed, {name: len(traces) for name, traces in of_context.items()}, nowhere

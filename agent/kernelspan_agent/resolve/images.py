@@ -84,19 +84,21 @@ class KnownImages(OrderedDict[Image, "DetectedRuntime"]):
 
 
 def image_of(process: procfs.Process, found: DetectedRuntime) -> Image | None:
-    """The file of a detected runtime; None where it is mapped in a way that cannot be foretold.
+    """The file of a detected runtime; None where it is mapped in a way that cannot be foretold, or is not where it was.
 
-    Raises ProcessError, OSError.
+    A process may have become another program since it was looked at, of the same file at another address: what lies at the old
+    one would be taken for the runtime of all that come. So the mappings are read last. Raises ProcessError, OSError.
     """
+    executable, _ = procfs.read_executable(process)
+    is_program = executable == found.file
+    start_code = _start_code(process) if is_program else 0
     mappings = [mapping for mapping in procfs.read_maps(process) if mapping.path == found.file and mapping.is_file]
     first = min(mappings, key=lambda mapping: mapping.start, default=None)
-    if first is None or first.deleted or first.offset:
+    if first is None or first.deleted or first.offset or first.start != found.start:
         return None
     with files.open_mapping(process, first) as fd:
         status = os.fstat(fd)
-    executable, _ = procfs.read_executable(process)
-    is_program = executable == found.file
-    origin = _start_code(process) if is_program else first.start
+    origin = start_code if is_program else first.start
     if not origin:
         return None
     return Image(

@@ -77,6 +77,11 @@ class Look:
         self.files = [MappedFile(process, group, cache) for group in groups.values()]
         self.own = [file for file in self.files if file.path == executable]  # none: it is still being loaded
 
+    def start_of(self, path: str) -> int:
+        """Where the first mapping of a file lies; 0: there is none."""
+        starts = (mapping.start for file in self.files if file.path == path for mapping in file.mappings)
+        return min(starts, default=0)
+
     @property
     def is_being_linked(self) -> bool:
         """Whether glibc's dynamic linker is at work: it is there, and the C library, which it maps last, is not yet."""

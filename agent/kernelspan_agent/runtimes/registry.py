@@ -47,6 +47,7 @@ class DetectedRuntime:
     layout: np.ndarray  # one row for the kernel, shape (1,); equal rows may share a layout id
     address: int  # where the walk begins, in the process
     details: Any = None  # the runtime's own, for its symboliser
+    start: int = 0  # where the first mapping of `file` lay when the process was looked at
 
     @property
     def attributes(self) -> Mapping[str, str]:
@@ -297,7 +298,7 @@ def detect(process: Process, cache: FileCache | None = None) -> Detection:
             continue
         found = runtime.detect(look)
         if isinstance(found, DetectedRuntime):
-            found = replace(found, runtime=runtime.name)
+            found = replace(found, runtime=runtime.name, start=look.start_of(found.file))
             if any(file.ask(runtime.name, runtime.inspect) is not None for file in look.own):
                 return found
             loaded = loaded or found

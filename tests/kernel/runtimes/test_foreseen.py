@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from kernelspan_agent.process import procfs
+from kernelspan_agent.resolve.images import image_of
 from kernelspan_agent.resolve.looks import RETRY_NS
-from tests.support import runs, venvs
+from kernelspan_agent.runtimes import registry
+from tests.support import runs, truth, venvs
 from tests.support.otlp_json import ReceivedSpan
 from tests.support.php_runs import needed
 from tests.support.require import require
@@ -128,3 +131,31 @@ def test_a_program_that_takes_seconds_to_begin(tmp_path: Path) -> None:
         pipe.open("wb").close()  # no library after all: it goes on without
         agent.wait_for_spans(1, lambda span: looks(span) and "look (" in str(span.attributes.get("code.stacktrace")))
         agent.finish()
+
+
+AGAIN = """import os, sys
+sys.stdout.write("ready\\n")
+sys.stdout.flush()
+os.read(0, 1)
+os.execv(sys.executable, [sys.executable, sys.argv[0]])
+"""
+
+
+def test_another_image_since_it_was_looked_at() -> None:
+    """A program that has become itself again, elsewhere: where its runtime lay before says nothing of where its file has it."""
+    python = truth.needed("muslshared-3.11")  # its libpython lies elsewhere each time
+    with python.script(AGAIN) as script, python.running(script) as program:
+        assert program.line() == "ready"
+        process = procfs.open_process(program.pid)
+        found = registry.detect(process)
+        assert isinstance(found, registry.DetectedRuntime)
+        image = image_of(process, found)
+        assert image is not None
+        program.go_on()
+        assert program.line() == "ready"
+        assert procfs.is_alive(process)  # the same process, to everybody
+        assert image_of(process, found) is None
+        again = registry.detect(process)
+        assert isinstance(again, registry.DetectedRuntime)
+        assert again.address != found.address
+        assert image_of(process, again) == image

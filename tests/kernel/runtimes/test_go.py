@@ -29,7 +29,8 @@ from kernelspan_agent.runtimes.go.table import FunctionTable
 from tests.support import go_runs, gos, truth
 from tests.support.go_runs import Outcome
 from tests.support.otlp_json import ReceivedSpan
-from tests.support.truth import contexts, judge
+from tests.support.together import contexts
+from tests.support.truth import judge
 
 pytestmark = pytest.mark.root
 # Of each program, what it is linked with and what is left of it.

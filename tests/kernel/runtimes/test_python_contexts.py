@@ -17,12 +17,12 @@ import pytest
 from tests.support import venvs
 from tests.support.pythons import Interpreter
 from tests.support.require import require
+from tests.support.together import contexts
 from tests.support.truth import (
     TARGETS,
     Launch,
     Outcome,
     assert_true,
-    contexts,
     judge,
     needed,
     traced,

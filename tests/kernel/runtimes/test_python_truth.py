@@ -6,14 +6,8 @@ Several interpreters run at once under one agent, each with threads, event loops
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import sys
 import zipfile
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,7 +15,6 @@ from tests.support import truth
 from tests.support.truth import Launch, assert_true, judge, needed, traced, wanted_pythons
 
 pytestmark = pytest.mark.root
-SLEEPS = truth.PROFILE.replace("files: {operations: [Read, Stat]}", "waits: {operations: [Sleep, Poll]}")
 DEEPER_THAN_A_STACK = 4  # of the depths in targets/kinds.py
 
 
@@ -65,37 +58,6 @@ def test_however_it_is_started(label: str) -> None:
             assert_true(verdict, 10)
             assert verdict.right == verdict.said, verdict
             assert any("<frozen importlib._bootstrap>" in row[2] for each in ran.said for row in each.frames)
-
-
-def test_agrees_with_py_spy_on_sleeping_threads(tmp_path: Path) -> None:
-    """The stacks of sleeps are those that py-spy sees while the threads sleep."""
-    python = next(python for python in map(needed, wanted_pythons()) if python.root is None)
-    seconds = 3.0
-    with truth.started(Launch(python, "parked", (str(seconds),))) as (program, _):
-        assert program.line() == "ready"
-        with truth.open_app(tmp_path / "spans.jsonl", SLEEPS) as app:
-            app.select(program.pid, "target")
-            program.go_on()
-            assert program.line() == "asleep"
-            seen = _py_spy(program.pid)
-            truth.run_until(app, lambda: program.started.poll() is not None)
-            app.end(10.0)
-    spans = truth.read_spans(tmp_path / "spans.jsonl")
-    stacks = [str(span.attributes["code.stacktrace"]) for span in spans if "code.stacktrace" in span.attributes]
-    shown = Counter(tuple((file, line) for _, file, line in truth.parse_stack(stack)) for stack in stacks)
-    assert sum(seen.values()) == 6
-    assert shown == seen
-
-
-def _py_spy(pid: int) -> Counter[Any]:
-    tool = shutil.which("py-spy", path=str(Path(sys.executable).parent)) or shutil.which("py-spy")
-    assert tool, "py-spy is among the tests' requirements"
-    while True:  # until all threads are in their sleep
-        done = subprocess.run([tool, "dump", "--pid", str(pid), "--json"], capture_output=True, check=True)
-        threads = json.loads(done.stdout)
-        stacks = [tuple((frame["filename"], frame["line"]) for frame in thread["frames"]) for thread in threads]
-        if len(stacks) == 6 and len(set(stacks)) == 6:
-            return Counter(stacks)
 
 
 def test_a_function_of_thousands_of_lines(tmp_path: Path) -> None:

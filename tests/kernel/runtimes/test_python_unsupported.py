@@ -5,6 +5,7 @@ and it is said why.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -12,10 +13,13 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kernelspan_agent.process import elf
-from kernelspan_agent.runtimes.python.build import RUNTIME_SYMBOL
+from kernelspan_agent.runtimes.python import debug_offsets
+from kernelspan_agent.runtimes.python.build import RUNTIME_SYMBOL, VERSION_SYMBOL
+from kernelspan_agent.runtimes.python.versions import BY_MINOR
 from tests.support import pythons, runs
 from tests.support.generators import compiled
 from tests.support.require import require
@@ -24,6 +28,7 @@ from tests.support.truth import needed, wanted_pythons
 pytestmark = pytest.mark.root
 STACKS = {"files": {}, "code": {"functions": False}}
 COUNT = 101
+FIRST_WITH_VERSION = 11  # the symbol Py_Version
 FIRST_THAT_SAYS, FLAG_AT = 13, 16  # _Py_DebugOffsets.free_threaded: the third word of _PyRuntime
 STATS = f"import os, time\nfor _ in range({COUNT}): os.stat('/dev'); time.sleep(0.002)\n"  # longer than the first look takes
 WAITS = "import sys\nsys.stdout.write('go\\n')\nsys.stdout.flush()\nsys.stdin.read()\n"
@@ -121,27 +126,51 @@ def test_free_threaded(tmp_path: Path) -> None:
         assert_not_walked(tmp_path, command, "CPython", label.rpartition("-")[2])
 
 
-@pytest.mark.parametrize(("version", "seed"), [("0x030b07f0", 1), ("0x030c01f0", 2)])
-def test_hostile_memory(tmp_path: Path, version: str, seed: int) -> None:
-    """A program that claims to be a Python and has anything but one's structures: each of its operations is there, and
-    the agent as quick as ever.
+def claims(folder: Path, minor: int) -> list[str]:
+    """How programs/hostile.c is told to be that CPython: as a file of that version says it, and where things are in it."""
+    if minor < FIRST_WITH_VERSION:
+        return [f'-DTEXT="3.{minor}.18"']
+    if minor < FIRST_THAT_SAYS:
+        return [f"-DVERSION=0x03{minor:02x}07f0"]
+    python = needed(next(label for label in pythons.labels() if label.endswith(f"-3.{minor}")))
+    program = python.root / python.program.lstrip("/") if python.root else Path(python.program)
+    with program.open("rb") as file:
+        found = elf.read_elf(file.fileno())
+        symbols = elf.symbol_addresses(found, [RUNTIME_SYMBOL, VERSION_SYMBOL])
+        number = int.from_bytes(elf.read_address(found, symbols[VERSION_SYMBOL], 4), "little")
+        published = elf.read_address(found, symbols[RUNTIME_SYMBOL], debug_offsets.SIZE_BYTES[minor])
+    words = folder / f"published-{minor}"
+    words.write_text(",".join(f"{word:#x}" for word in np.frombuffer(published, "<u8").tolist()))
+    return [f"-DVERSION={number:#x}", f'-DPUBLISHED="{words}"']
+
+
+def test_hostile_memory(tmp_path: Path) -> None:
+    """Programs that claim to be a Python and have anything but one's structures, one of each version: each of their
+    operations is there, and the agent as quick as ever.
     """
     rounds = 3001
-    with subprocess.Popen(
-        [compiled("hostile", "-rdynamic", f"-DVERSION={version}"), str(seed), str(rounds)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as target:
-        try:
+    with contextlib.ExitStack() as stack:
+        targets = {}
+        for minor in sorted(BY_MINOR):
+            command = [compiled("hostile", "-rdynamic", *claims(tmp_path, minor)), str(minor), str(rounds)]
+            target = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            stack.enter_context(target)
+            stack.callback(target.kill)
             assert target.stdout is not None
             assert target.stdout.readline() == b"ready\n"
-            with runs.attached(tmp_path, runs.profile(tmp_path, files={}, code={}), "--pid", str(target.pid)) as agent:
+            targets[minor] = target
+        pids = [option for target in targets.values() for option in ("--pid", str(target.pid))]
+        with runs.attached(tmp_path, runs.profile(tmp_path, files={}, code={}), *pids) as agent:
+            for target in targets.values():
                 target.communicate(b".", timeout=60)
-                ran = agent.finish()
-        finally:
-            target.kill()
+            ran = agent.finish()
     assert ran.status == 0, ran.stderr
     assert "Traceback" not in ran.stderr
-    assert sum(span.attributes.get("file.path") == "/dev" for span in ran.operations) == rounds
     assert ran.balance["dropped"] == {}
-    assert len(ran.report["stacks"]) > 3  # the walk ends in many ways
+    for minor, target in targets.items():
+        spans = [span for span in ran.of(target.pid) if span.attributes.get("file.path") == "/dev"]
+        assert len(spans) == rounds, minor
+        version = str(spans[0].resource["process.runtime.version"])
+        assert version.startswith(f"3.{minor}."), version
+        ends = Counter(str(span.attributes.get("kernelspan.code.missing", "Complete")) for span in spans)
+        assert len(ends) > 3, (minor, ends)  # the walk ends in many ways

@@ -2,6 +2,7 @@
 /*
  * hostile SEED ROUNDS: claims to be CPython VERSION, and has made-up memory where an interpreter has its structures:
  * words that lead to each other, to themselves, to nothing, and to this very thread. Before each of its calls, another.
+ * Before 3.11 the version is a text, TEXT; from 3.13 on the file has the offsets that such an interpreter publishes, PUBLISHED.
  */
 #include <pthread.h>
 #include <stdint.h>
@@ -11,8 +12,16 @@
 
 #define WORDS 4096
 
-uint64_t _PyRuntime[WORDS] __attribute__((section(".PyRuntime"), visibility("default")));
+uint64_t _PyRuntime[WORDS] __attribute__((section(".PyRuntime"), visibility("default"))) = {
+#ifdef PUBLISHED
+#include PUBLISHED
+#endif
+};
+#ifdef TEXT
+const char text[] = TEXT;
+#else
 const unsigned long Py_Version = VERSION;
+#endif
 uint64_t PyUnicode_Type[64], PyCode_Type[64], PyLong_Type[64], PyDict_Type[64];
 static uint64_t arena[WORDS], state;
 
