@@ -6,8 +6,8 @@
  *   exec:  another image: its runtime is not known yet, but for a program that was seen before
  *   exit:  the thread's state goes; with the last thread the process's
  *   mmap:  where the raw pair is used, last in its chain: a process whose runtime is not known maps a file that is known to
- *          hold one (a libpython). With a tracepoint for each call the agent finds such a runtime itself, some milliseconds
- *          later.
+ *          hold one (a libpython), or one whose runtime is known a library that makes it another (KS_FLAGGED). With a tracepoint
+ *          for each call the agent finds both itself, some milliseconds later, or a second.
  */
 #include "op.h"
 #include <asm/unistd.h>
@@ -189,6 +189,19 @@ int ks_gone(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* What a process of this runtime is by having mapped that file: see registry.Runtime.flagged_by. */
+static __always_inline u32 flag_by(u32 runtime, u64 file)
+{
+	u64 dentry = KS_KREAD(u64, file + KS_FILE_PATH + 8), name = KS_KREAD(u64, dentry + KS_DENTRY_NAME + 8);
+	u64 first = KS_KREAD(u64, name), rest = KS_KREAD(u64, name + 8);
+
+#define KS_FLAG(number, flag, begins, goes_on, mask)                                                                   \
+	if (runtime == (number) && first == (begins) && (rest & (mask)) == (goes_on))                                  \
+		return flag;
+	KS_FLAGGED(KS_FLAG)
+	return 0;
+}
+
 int ks_map_exit(struct ks_sys_exit *ctx)
 {
 #if KS_RAW
@@ -202,14 +215,16 @@ int ks_map_exit(struct ks_sys_exit *ctx)
 		return 0;
 	if (ks_exit_nr(ctx) != __NR_mmap)
 		return 0;
-	rt = ks_runtimes.lookup(&tgid);
-	if (rt && rt->start == p->start && rt->runtime)
-		return 0;
 	if (ctx->ret < 0 && ctx->ret > -4096)
 		return 0;
 	file = ks_file(KS_KREAD(u32, ctx->regs + KS_REGS_R8));
 	if (!file)
 		return 0;
+	rt = ks_runtimes.lookup(&tgid);
+	if (rt && rt->start == p->start && rt->runtime) {
+		rt->flags |= flag_by(rt->runtime, file);
+		return 0;
+	}
 	image = ks_image_of(ks_inode(file));
 	if (image && image->offset == KS_KREAD(u64, ctx->regs + KS_REGS_R9))
 		ks_image_use(tgid, p->start, image, ctx->ret + image->delta);

@@ -40,6 +40,7 @@ from kernelspan_api.plan import Wanted, together
 
 _RUNTIME = struct.Struct(f"<QQIHH{WORDS}Q")
 _NO_WORDS = (0,) * WORDS
+_NO_RUNTIME = bytes(_RUNTIME.size)
 _CLASSES = {"type": bpf.MAP_TYPES["array"], "key": 4, "entries": constants.MAX_CLASSES, "flags": 0}
 _CALL_OP = slice(constants.CALL_OP_AT, constants.CALL_OP_AT + 2)  # of a struct ks_call
 _CALL_CLASS = slice(constants.CALL_CLASS_AT, constants.CALL_CLASS_AT + 2)
@@ -250,11 +251,15 @@ class Session:
         if self.process_start(tgid) != start_ns:
             return  # another image runs by now, and the kernel may know its runtime already
         layout_id = self.layout_id(found.layout) if found is not None else None
+        key = struct.pack("<I", tgid)
         if found is None or layout_id is None:  # or more kinds of interpreters than the kernel has room for: no frames
             value = _RUNTIME.pack(start_ns, 0, 0, 0, 0, *_NO_WORDS)
         else:
-            value = _RUNTIME.pack(start_ns, found.address, layout_id, found.number, flags, *(words or _NO_WORDS))
-        bpf.map_update(self._loader.maps["ks_runtimes"], struct.pack("<I", tgid), value)
+            known = (start_ns, found.address, layout_id, found.number)
+            was = _RUNTIME.unpack(bpf.map_lookup(self._loader.maps["ks_runtimes"], key, _RUNTIME.size) or _NO_RUNTIME)
+            flags |= was[4] if was[:4] == known else 0  # that the kernel has set itself
+            value = _RUNTIME.pack(*known, flags, *(words or _NO_WORDS))
+        bpf.map_update(self._loader.maps["ks_runtimes"], key, value)
 
     def has_table(self, name: str) -> bool:
         """See registry.Tables."""

@@ -92,9 +92,21 @@ def _declared(runtime: Runtime) -> str:
     return "".join(lines + [c_struct(name, dtype) for name, dtype in walker.structs.items()])
 
 
+def _flagged() -> str:
+    """KS_FLAGGED: X(number of the runtime, flag, first eight bytes of a library's name, those that follow, a mask of them)."""
+    lines = []
+    for runtime in all_runtimes():
+        for name, flag in runtime.flagged_by.items():
+            first, rest = name[:8], name[8:16]
+            words = (int.from_bytes(first, "little"), int.from_bytes(rest, "little"), (1 << 8 * len(rest)) - 1)
+            lines.append(f"X({runtime.number}, {flag}, {', '.join(f'{word:#x}ULL' for word in words)})")
+    return f"#define KS_FLAGGED(X) {' '.join(lines)}\n"
+
+
 def module_text(module: str) -> str:
     """The whole text of a module (core, a runtime's name, or a group's), ready for bcc."""
-    return generated_text((bpf_directory() / f"{module}.bpf.c").read_text(), walkers().get(module))
+    own = (bpf_directory() / f"{module}.bpf.c").read_text()
+    return generated_text((_flagged() if module == "core" else "") + own, walkers().get(module))
 
 
 def generated_text(body: str, runtime: Runtime | None = None) -> str:

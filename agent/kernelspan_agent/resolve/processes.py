@@ -273,6 +273,7 @@ class ProcessTable:
             if traced.runtime is None or traced.runtime.runtime != found.runtime:
                 traced.words = ()
                 self._use(traced, found, flags=flags_of(traced, found))
+                self.besides.look(traced)  # what it has mapped before the kernel knew what runs it
             if registry.runtime_of(found).fallback:
                 self._try_again(traced, now_ns)
             else:

@@ -174,6 +174,7 @@ class Runtime:
     `usual`: its walker is loaded with the first programs, whoever is traced; else at the first sight of such a process.
     `loaded`: files of the program's code that a process has loaded, as it names them; None: they could not be found.
     `flags`: what the kernel is told of a process that may change while it runs; it is asked again and again.
+    `flagged_by`: libraries by how their names begin (9 to 16 bytes), and the flag that the kernel itself sets for a process that maps one.
     `watch`: makes what finds the words that the kernel is told of a process; given what was detected, process, memory, symboliser, tables.
     `scripts`: a process is known by the script that it runs; else by its executable.
     `fallback`: asked of processes that no other runtime claims, and given up where one does later.
@@ -191,6 +192,7 @@ class Runtime:
     loaded: Callable[[DetectedRuntime, Memory], list[str] | None] | None = field(default=None, repr=False)
     usual: bool = False
     flags: Callable[[Process], int] | None = field(default=None, repr=False)
+    flagged_by: Mapping[bytes, int] = field(default_factory=dict, repr=False)
     watch: Callable[..., Watch] | None = field(default=None, repr=False)
     scripts: bool = True
     fallback: bool = False

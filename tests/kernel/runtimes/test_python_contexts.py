@@ -81,6 +81,12 @@ def test_greenlets(venv: Interpreter, record_property: Record) -> None:
     assert sum("serial" in name for name in split) > 3 * int(SERIAL)
 
 
+def test_greenlets_at_once(venv: Interpreter, record_property: Record) -> None:
+    """A program that is traced already loads their library, and begins with the first in the same moment."""
+    (outcome,) = traced_together([Launch(venv, "greenlets", ("100", WIDE, "late"))])
+    assert_apart(outcome, 1000, record_property)
+
+
 @pytest.mark.parametrize(
     ("target", "arguments"), [("groups", ("200", WIDE)), ("tasks", ("200", WIDE, "uvloop"))], ids=["groups", "uvloop"]
 )

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """gevent and bare greenlets: side by side, one after another, nested; operations bear their greenlet's name."""
 
+LATE = sys.argv[4:] == ["late"]
+if LATE:
+    ready()  # it is traced before it has them
+
 import gevent
 import gevent.pool
 import greenlet
@@ -58,7 +62,8 @@ def main(prefix):
         read(9, M(prefix + " main"))
 
 
-ready()
+if not LATE:
+    ready()
 workers = [threading.Thread(target=main, args=("hub %d" % n,)) for n in range(2)]
 for worker in workers:
     worker.start()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kernelspan_agent.runtimes.registry import DetectedRuntime, LiveStack, Runtime, Walker
 
-from .detect import GREENLETS, LIBRARY, NAME, NUMBER, detect, flags, foresee, inspect
+from .detect import GREENLETS, GREENLETS_LIBRARY, LIBRARY, NAME, NUMBER, detect, flags, foresee, inspect
 from .layout import PY_CODE, PY_LAYOUT
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ RUNTIME = Runtime(
     _loaded,
     usual=True,
     flags=flags,
+    flagged_by={GREENLETS_LIBRARY.encode(): GREENLETS},
     watch=_watch,
     library=LIBRARY,
     foresee=foresee,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NAME, NUMBER = "python", 1
 GREENLETS = 1  # KS_RUNTIME_GREENLETS
+GREENLETS_LIBRARY = "_greenlet."  # how its name begins
 LIBRARY = re.compile(r"libpython3\.(\d+)[a-z]*\.so")
 _OLD = re.compile(r"(?:libpython|python)(2\.\d|3\.[0-6])[a-z]*(?:\.so.*)?")
 _PYPY = re.compile(r"(?:libpypy[\w.]*-c\.so|pypy[\d.]*(?:-c)?)(?:\..*)?")
@@ -54,7 +55,7 @@ def detect(look: Look) -> Detection:
 
 def flags(process: procfs.Process) -> int:
     """Whether it has begun to use greenlets: a thread may then have one stack after another."""
-    found = any("/_greenlet." in mapping.path for mapping in procfs.read_maps(process))
+    found = any(f"/{GREENLETS_LIBRARY}" in mapping.path for mapping in procfs.read_maps(process))
     return GREENLETS if found else 0
 
 
