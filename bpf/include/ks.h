@@ -237,6 +237,7 @@ BPF_HASH(ks_threads, u32, u64, KS_MAX_THREADS); /* a thread's state in its runti
 BPF_TABLE("lru_hash", u64, u8, ks_stacks, KS_MAX_STACKS);
 BPF_TABLE("lru_hash", u64, u8, ks_codes, KS_MAX_CODES);
 BPF_TABLE("lru_hash", u64, u8, ks_paths, KS_MAX_PATHS);
+BPF_ARRAY(ks_told_paths, u64, KS_TOLD); /* some of these, by the last bits: see ks_path_told */
 BPF_TABLE("lru_hash", u64, u8, ks_verdicts, KS_MAX_PATHS);
 
 BPF_ARRAY(ks_lost, u32, 2 * KS_MAX_LOST); /* see ks_lose */

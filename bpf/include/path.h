@@ -69,6 +69,21 @@ static __always_inline void ks_location_of(u64 path_address, struct ks_location 
 	at->dentry = KS_KREAD(u64, path_address + 8);
 }
 
+/* Whether the agent was told what this id stands for, and has not forgotten it. Most are found without a look into the hash. */
+static __always_inline int ks_path_told(u64 id)
+{
+	u32 place = id & (KS_TOLD - 1);
+	u64 *told = ks_told_paths.lookup(&place);
+
+	if (told && *told == id)
+		return 1;
+	if (!ks_paths.lookup(&id))
+		return 0;
+	if (told)
+		*told = id;
+	return 1;
+}
+
 static __always_inline u64 ks_slots(u64 payload)
 {
 	return ((payload + KS_RING_HEADER + KS_SLOT - 1) / KS_SLOT) * KS_SLOT - KS_RING_HEADER;
@@ -164,7 +179,7 @@ static __always_inline u64 ks_location_id(struct ks_scratch *s, struct ks_locati
 	if (!KS_KREAD(u64, where->dentry + KS_DENTRY_HASH + 8 /* pprev: no longer found by name */))
 		w->state |= KS_PATH_DELETED;
 	hash = ks_mix(KS_LOAD(w->hash), KS_LOAD(w->state) + 1);
-	if (ks_paths.lookup(&hash))
+	if (ks_path_told(hash))
 		return hash;
 
 	w->length = 0;
@@ -218,7 +233,7 @@ static __always_inline u64 ks_bytes_id(struct ks_scratch *s, u64 length, u32 mos
 	}
 	hash = KS_LOAD(w->hash);
 	length = KS_LOAD(w->length);
-	if (ks_paths.lookup(&hash))
+	if (ks_path_told(hash))
 		return hash;
 	ks_path_header(s, hash, length, 0, flags | KS_PATH_RAW);
 	ks_path_send(s, hash, length);

@@ -23,6 +23,7 @@ RING_TOKEN = 0x4B530001  # stands for the ring buffer where bcc has no call for 
 CALL_OP_AT, CALL_CLASS_AT = 84, 88  # offsets in struct ks_call
 CLASS_PROTOCOLS_AT = 8  # in a class's flags: bits of WireProtocol
 PLACES = 32768  # where threads' calls are kept, by the last bits of their numbers; a power of two
+TOLD = 4096  # ids that are known to be known without a look into a hash, by their last bits; a power of two
 MOST_SINGLE_CALLS = 8  # that are armed one by one
 MOST_WAKE_BYTES = 1 << 20  # in the ring when its reader is woken, however large it is
 MOST_FUNCTIONS = MOST_SINGLE_CALLS + 1  # and restart_syscall
@@ -214,6 +215,7 @@ def defines(
         "KS_PLACES": PLACES,
         "KS_MAX_STACKS": 16384,
         "KS_MAX_PATHS": 16384,
+        "KS_TOLD": TOLD,
         "KS_MAX_CODES": 16384,
         "KS_OWN_WORDS": OWN_WORDS,
         "KS_OWN_OPERATION": records.OWN_OPERATION,

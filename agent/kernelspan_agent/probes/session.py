@@ -308,6 +308,10 @@ class Session:
         for name, ids in (("ks_stacks", stacks or []), ("ks_paths", paths or [])):
             for number in ids:
                 bpf.map_delete(self._loader.maps[name], struct.pack("<Q", number))
+        for number in paths or []:
+            place, told = struct.pack("<I", number % constants.TOLD), self._loader.maps["ks_told_paths"]
+            if bpf.map_lookup(told, place, 8) == struct.pack("<Q", number):
+                bpf.map_update(told, place, bytes(8))
 
     def counts(self, match_class: int) -> dict[Counter, int]:
         """All of what `count` tells."""

@@ -53,6 +53,8 @@ class PathTable:
         found = self._texts.get(number)
         if found is not None:
             self._texts.move_to_end(number)
+        elif number:  # it is to be sent again: the kernel took it for known as it was forgotten
+            self._forget([number])
         return found
 
     def resolve(self, file: int, path: int) -> str:
