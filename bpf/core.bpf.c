@@ -37,7 +37,7 @@ static __always_inline void send_process(u32 event, u32 tgid, u32 tid, u32 paren
 	r.start = start;
 	r.executable = executable;
 	bpf_get_current_comm(r.comm, sizeof(r.comm));
-	fs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS);
+	fs = KS_KREAD(u64, ks_current_task() + KS_TASK_FS);
 	if (fs) {
 		r.root = directory(fs + KS_FS_ROOT);
 		r.cwd = directory(fs + KS_FS_PWD);
@@ -81,7 +81,7 @@ int ks_fork(struct bpf_raw_tracepoint_args *ctx)
 static __always_inline u64 executable_path(u64 id, u32 cls)
 {
 #if KS_EXECUTABLES
-	u64 mm = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_MM), file = KS_KREAD(u64, mm + KS_MM_EXE_FILE);
+	u64 mm = KS_KREAD(u64, ks_current_task() + KS_TASK_MM), file = KS_KREAD(u64, mm + KS_MM_EXE_FILE);
 	struct ks_scratch *s = ks_scratch(KS_SCRATCH_EXEC);
 
 	if (!s || !file)
@@ -98,7 +98,7 @@ static __always_inline u64 executable_path(u64 id, u32 cls)
 /* The new image's program may be one whose runtime is known already. */
 static __always_inline void known_executable(u32 tgid, u64 start)
 {
-	u64 mm = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_MM), file = KS_KREAD(u64, mm + KS_MM_EXE_FILE);
+	u64 mm = KS_KREAD(u64, ks_current_task() + KS_TASK_MM), file = KS_KREAD(u64, mm + KS_MM_EXE_FILE);
 	struct ks_image *image = ks_image_of(KS_KREAD(u64, file + KS_FILE_INODE));
 
 	if (image && image->offset == KS_IMAGE_EXECUTABLE)
@@ -161,7 +161,7 @@ int ks_exec(struct bpf_raw_tracepoint_args *ctx)
 
 int ks_gone(struct bpf_raw_tracepoint_args *ctx)
 {
-	u64 id = ks_ids(), task = bpf_get_current_task(), signal;
+	u64 id = ks_ids(), task = ks_current_task(), signal;
 	u32 tgid = id >> 32, tid = KS_THREAD(id);
 	struct ks_proc *p = ks_procs.lookup(&tgid);
 	struct ks_op *kept = ks_kept_still(tid);

@@ -147,7 +147,7 @@ int ks_switch(struct ks_sched_switch *ctx)
 	p = ks_procs.lookup(&tgid);
 	if (!p)
 		return 0;
-	if (KS_KREAD(u32, bpf_get_current_task() + KS_TASK_FLAGS) & PF_EXITING)
+	if (KS_KREAD(u32, ks_current_task() + KS_TASK_FLAGS) & PF_EXITING)
 		return 0; /* it does not come back */
 	c = ks_wants(p, KS_OP_OffCPU);
 	if (ks_kept_still(tid) || !c)

@@ -53,7 +53,7 @@ static __always_inline int ks_restarts(s64 ret)
 /* The kernel goes on with a call that a signal stopped (restart_syscall): it is the same operation. */
 static __always_inline void ks_resume(void)
 {
-	u32 tid = bpf_get_current_pid_tgid();
+	u32 tid = ks_current_ids();
 	struct ks_call *call = ks_call_of(tid);
 
 	if (call)
@@ -88,7 +88,7 @@ static __always_inline int ks_next_exit(void *ctx, u32 group)
 static __always_inline u32 ks_put_aside(struct ks_call *old, u32 group)
 {
 #if KS_RAW
-	u32 tid = bpf_get_current_pid_tgid();
+	u32 tid = ks_current_ids();
 
 	if (old->nested) {
 		ks_interrupted(old, group);
@@ -103,7 +103,7 @@ static __always_inline u32 ks_put_aside(struct ks_call *old, u32 group)
 
 static __always_inline void ks_take_back(struct ks_call *call)
 {
-	u32 tid = bpf_get_current_pid_tgid();
+	u32 tid = ks_current_ids();
 	struct ks_call *waits = ks_aside.lookup(&tid);
 
 	if (waits) {

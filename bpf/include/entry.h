@@ -33,7 +33,7 @@ static __always_inline int ks_entry_seen(struct ks_walk *w, u64 dentry, u64 mnt)
 /* Interns the path of an entry; gives its id. */
 static __always_inline u64 ks_entry_id(struct ks_scratch *s, u64 dentry)
 {
-	u64 fs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS);
+	u64 fs = KS_KREAD(u64, ks_current_task() + KS_TASK_FS);
 	struct ks_location root, where = {.dentry = dentry};
 
 	ks_location_of(fs + KS_FS_ROOT, &root);

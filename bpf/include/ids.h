@@ -29,10 +29,10 @@ static __always_inline u64 ks_ids_of(u64 task)
 
 static __always_inline u64 ks_ids(void)
 {
-	return ks_ids_of(bpf_get_current_task());
+	return ks_ids_of(ks_current_task());
 }
 
-#define KS_THREAD(id) ((u32)bpf_get_current_pid_tgid())
+#define KS_THREAD(id) ((u32)ks_current_ids())
 #else
 static __always_inline u64 ks_ids_of(u64 task)
 {
@@ -41,7 +41,11 @@ static __always_inline u64 ks_ids_of(u64 task)
 
 static __always_inline u64 ks_ids(void)
 {
-	return bpf_get_current_pid_tgid();
+#if KS_DIRECT /* the task is asked for anyway */
+	return ks_ids_of(ks_current_task());
+#else
+	return ks_current_ids();
+#endif
 }
 
 #define KS_THREAD(id) ((u32)(id)) /* the kernel's number of the current thread, whose ids are `id` */
@@ -50,7 +54,7 @@ static __always_inline u64 ks_ids(void)
 /* How often the thread has left the CPU so far. */
 static __always_inline u64 ks_switches(void)
 {
-	u64 task = bpf_get_current_task();
+	u64 task = ks_current_task();
 
 	return KS_KREAD(u64, task + KS_TASK_SWITCHES) + KS_KREAD(u64, task + KS_TASK_PREEMPTIONS);
 }

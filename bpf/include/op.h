@@ -18,12 +18,12 @@ static __always_inline s32 ks_nr(struct ks_sys_enter *ctx)
 	s32 nr = ctx->nr;
 #endif
 
-	return KS_KREAD(u32, bpf_get_current_task() + KS_TASK_STATUS) & KS_COMPAT ? -1 : nr;
+	return KS_KREAD(u32, ks_current_task() + KS_TASK_STATUS) & KS_COMPAT ? -1 : nr;
 }
 
 static __always_inline s32 ks_exit_nr(struct ks_sys_exit *ctx)
 {
-	return KS_KREAD(u32, bpf_get_current_task() + KS_TASK_STATUS) & KS_COMPAT ?
+	return KS_KREAD(u32, ks_current_task() + KS_TASK_STATUS) & KS_COMPAT ?
 		       -1 :
 		       KS_KREAD(s64, ctx->regs + KS_REGS_ORIG_AX);
 }
@@ -132,7 +132,7 @@ static __always_inline int ks_moves(u32 op)
  */
 static __always_inline void ks_lose(void)
 {
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = ks_current_ids();
 	u32 thread = id & (KS_MAX_LOST - 1), process = KS_MAX_LOST + (id >> 32 & (KS_MAX_LOST - 1)), *count;
 
 	count = ks_lost.lookup(&thread);
@@ -152,7 +152,7 @@ static __always_inline u32 ks_lost_so_far(struct ks_op *op)
 	u32 at = KS_THREAD(op->tid) & (KS_MAX_LOST - 1), *count;
 
 	if (op->context_kind == KS_CONTEXT_GOROUTINE || op->context_kind == KS_CONTEXT_TASK)
-		at = KS_MAX_LOST + (bpf_get_current_pid_tgid() >> 32 & (KS_MAX_LOST - 1));
+		at = KS_MAX_LOST + (ks_current_ids() >> 32 & (KS_MAX_LOST - 1));
 	count = ks_lost.lookup(&at);
 	return count ? *count : 0;
 }
@@ -262,7 +262,7 @@ static __always_inline void ks_walk(void *ctx, struct ks_scratch *s, struct ks_c
  */
 static __always_inline int ks_in_system_call(void)
 {
-	u64 regs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_STACK) + KS_THREAD_SIZE - KS_REGS_SIZE;
+	u64 regs = KS_KREAD(u64, ks_current_task() + KS_TASK_STACK) + KS_THREAD_SIZE - KS_REGS_SIZE;
 
 	if (KS_KREAD(u16, regs + KS_REGS_CS) != KS_USER_CS)
 		regs -= 16;

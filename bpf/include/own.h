@@ -37,7 +37,7 @@ struct ks_own_key {
 };
 
 /* Where Go before 1.17 keeps the goroutine that runs: in the thread's own memory (linux/amd64). */
-#define KS_OWN_OLD_GOROUTINE KS_UREAD(u64, KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FSBASE) - 8)
+#define KS_OWN_OLD_GOROUTINE KS_UREAD(u64, KS_KREAD(u64, ks_current_task() + KS_TASK_FSBASE) - 8)
 
 /* What is kept of a call between its entry and its return; the generated struct begins with it. */
 struct ks_own_call {
@@ -122,7 +122,7 @@ static __always_inline int ks_own_is_task(void)
 
 	ks_read_kernel(&at, sizeof(at),
 		       (void *)&here); /* the verifier does not subtract from an address of the stack */
-	return at - KS_KREAD(u64, bpf_get_current_task() + KS_TASK_STACK) < KS_THREAD_SIZE && ks_in_system_call();
+	return at - KS_KREAD(u64, ks_current_task() + KS_TASK_STACK) < KS_THREAD_SIZE && ks_in_system_call();
 }
 
 static __always_inline int ks_own_throttled(struct ks_own_config *config)

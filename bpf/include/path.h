@@ -43,7 +43,7 @@ static __always_inline void ks_dentry_of(u64 dentry, struct ks_dentry *d, u64 *w
 /* The struct file behind a descriptor of the current task; 0: none. */
 static __always_inline u64 ks_file(s32 fd)
 {
-	u64 task = bpf_get_current_task();
+	u64 task = ks_current_task();
 	u64 files = KS_KREAD(u64, task + KS_TASK_FILES);
 	u64 table = KS_KREAD(u64, files + KS_FILES_FDT);
 	u32 max_fds = KS_KREAD(u32, table + KS_FDT_MAX_FDS);
@@ -205,7 +205,7 @@ static __always_inline u64 ks_location_id(struct ks_scratch *s, struct ks_locati
 /* Interns the location that a struct path holds, of the current task's name space; gives its id. */
 static __always_inline u64 ks_path_id(struct ks_scratch *s, u64 path)
 {
-	u64 fs = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS);
+	u64 fs = KS_KREAD(u64, ks_current_task() + KS_TASK_FS);
 	struct ks_location root, where;
 
 	ks_location_of(fs + KS_FS_ROOT, &root);
@@ -265,7 +265,7 @@ static __always_inline u64 ks_base(s32 dirfd)
 	u64 file;
 
 	if (dirfd == -100 /* AT_FDCWD */)
-		return KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FS) + KS_FS_PWD;
+		return KS_KREAD(u64, ks_current_task() + KS_TASK_FS) + KS_FS_PWD;
 	file = ks_file(dirfd);
 	return file ? file + KS_FILE_PATH : 0;
 }

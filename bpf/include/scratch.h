@@ -61,7 +61,7 @@ static __always_inline struct ks_scratch *ks_scratch(u32 which)
  */
 static __always_inline struct ks_scratch *ks_walkers_scratch(void)
 {
-	u32 tid = bpf_get_current_pid_tgid();
+	u32 tid = ks_current_ids();
 	struct ks_scratch *s;
 
 	for (u32 i = 0; i < KS_SCRATCHES; i++) {

@@ -42,7 +42,7 @@ static __always_inline struct ks_page *ks_page_of(struct ks_scratch *s, u64 addr
  */
 static __always_inline void ks_find_page(struct ks_scratch *s, u64 address)
 {
-	u64 mm = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_MM), size = 4096, entry, all, where;
+	u64 mm = KS_KREAD(u64, ks_current_task() + KS_TASK_MM), size = 4096, entry, all, where;
 	struct ks_page *page = ks_page_of(s, address);
 
 	all = entry = KS_KREAD(u64, ks_entry(KS_KREAD(u64, mm + KS_MM_PGD), address, 39));
@@ -97,7 +97,7 @@ static __always_inline int ks_user_still(struct ks_page *page)
 /* Before the first read of a walk. */
 static __always_inline void ks_user_begin(struct ks_scratch *s)
 {
-	s->space = ks_hash2(s->proc_start, KS_KREAD(u64, bpf_get_current_task() + KS_TASK_MM));
+	s->space = ks_hash2(s->proc_start, KS_KREAD(u64, ks_current_task() + KS_TASK_MM));
 }
 
 /* Finds the page that was wanted last: one place for all of a program's reads, whose text each would have else. */

@@ -40,7 +40,7 @@ static __always_inline struct ks_go_layout *ks_go_layout_of(struct ks_runtime *r
  */
 static __always_inline u64 ks_go_file(struct ks_walk *w)
 {
-	u64 mm = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_MM);
+	u64 mm = KS_KREAD(u64, ks_current_task() + KS_TASK_MM);
 	u64 inode = KS_KREAD(u64, KS_KREAD(u64, mm + KS_MM_EXE_FILE) + KS_FILE_INODE);
 	u64 code = KS_KREAD(u64, mm + KS_MM_START_CODE);
 
@@ -80,7 +80,7 @@ static __always_inline void ks_go_note(struct ks_scratch *s, u64 code, u64 leaf)
 
 static __always_inline void ks_go_begin(struct ks_scratch *s, struct ks_go_layout *l, u64 base)
 {
-	u64 task = bpf_get_current_task(), regs = KS_KREAD(u64, task + KS_TASK_STACK) + KS_THREAD_SIZE - KS_REGS_SIZE;
+	u64 task = ks_current_task(), regs = KS_KREAD(u64, task + KS_TASK_STACK) + KS_THREAD_SIZE - KS_REGS_SIZE;
 	struct ks_walk *w = &s->walk;
 	u64 *v = s->words, g, m, sp, leaf;
 

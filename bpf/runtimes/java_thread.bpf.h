@@ -19,7 +19,7 @@ static __always_inline struct ks_java_layout *ks_java_layout_of(struct ks_runtim
 
 static __always_inline u64 ks_java_thread_pointer(void)
 {
-	return KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FSBASE);
+	return KS_KREAD(u64, ks_current_task() + KS_TASK_FSBASE);
 }
 
 static __always_inline int ks_java_is_mine(struct ks_scratch *s, struct ks_java_layout *l, u64 thread)

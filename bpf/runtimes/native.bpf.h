@@ -36,7 +36,7 @@ _Static_assert(1 << (KS_NATIVE_ROW_STEPS - 1) >= KS_NATIVE_ROWS_EACH, "steps");
  */
 static __always_inline void ks_native_begin(struct ks_scratch *s, u64 segments)
 {
-	u64 task = bpf_get_current_task(), regs = KS_KREAD(u64, task + KS_TASK_STACK) + KS_THREAD_SIZE - KS_REGS_SIZE;
+	u64 task = ks_current_task(), regs = KS_KREAD(u64, task + KS_TASK_STACK) + KS_THREAD_SIZE - KS_REGS_SIZE;
 	struct ks_walk *w = &s->walk;
 
 	s->op.frame_state = KS_FRAMES_PENDING;

@@ -77,7 +77,7 @@ static __always_inline u32 ks_js_type(struct ks_scratch *s, u64 value)
 
 static __always_inline u64 ks_js_isolate(struct ks_scratch *s, struct ks_js_layout *l, u64 base)
 {
-	u64 tp = KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FSBASE), key;
+	u64 tp = KS_KREAD(u64, ks_current_task() + KS_TASK_FSBASE), key;
 
 	if (!l->isolate_key)
 		return ks_user_word(s, tp + l->isolate);

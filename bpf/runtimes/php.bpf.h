@@ -214,7 +214,7 @@ static __always_inline int ks_php_placeholder(struct ks_scratch *s, struct ks_ph
 
 static __always_inline void ks_php_begin(struct ks_scratch *s, u64 base)
 {
-	u64 id = bpf_get_current_pid_tgid();
+	u64 id = ks_current_ids();
 	struct ks_walk *w = &s->walk;
 
 	if (id >> 32 != (u32)id) { /* a thread of some library's */

@@ -30,7 +30,7 @@ static __always_inline struct ks_py_layout *ks_py_layout_of(struct ks_runtime *r
 
 static __always_inline u64 ks_thread_pointer(void)
 {
-	return KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FSBASE);
+	return KS_KREAD(u64, ks_current_task() + KS_TASK_FSBASE);
 }
 
 /* Is `ts` still a member of the list of thread states, and this thread's? Freed memory keeps its old words. */

@@ -34,7 +34,7 @@ static __always_inline struct ks_ruby_layout *ks_ruby_layout_of(struct ks_runtim
 
 static __always_inline u64 ks_ruby_thread_pointer(void)
 {
-	return KS_KREAD(u64, bpf_get_current_task() + KS_TASK_FSBASE);
+	return KS_KREAD(u64, ks_current_task() + KS_TASK_FSBASE);
 }
 
 /* 2.7: is `th` still a member of the list of threads, and this one's? Freed memory keeps its old words. */

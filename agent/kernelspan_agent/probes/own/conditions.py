@@ -265,14 +265,14 @@ def has_capabilities(condition: CapabilityCondition) -> str:
         if number is None:
             raise ArgumentError(f"{name!r} is no capability; capabilities(7) lists them")
         mask |= 1 << number
-    cred = "KS_KREAD(u64, bpf_get_current_task() + KS_TASK_CRED)"
+    cred = "KS_KREAD(u64, ks_current_task() + KS_TASK_CRED)"
     found = f"(KS_KREAD(u64, {cred} + KS_CRED_{condition.set.value.upper()}) & {mask:#x}ULL)"
     return f"!{found}" if condition.operator in _NEGATIVE_SETS else f"!!{found}"
 
 
 def in_namespaces(condition: NamespaceCondition, host: Callable[[NamespaceType], int]) -> str:
     """Whether a namespace of the thread is one of these. `host`: inode number of the host's own of a kind."""
-    kind, task = condition.type.name, "bpf_get_current_task()"
+    kind, task = condition.type.name, "ks_current_task()"
     if condition.type is NamespaceType.USER:
         space = f"KS_KREAD(u64, KS_KREAD(u64, {task} + KS_TASK_CRED) + KS_CRED_USER)"
     elif condition.type is NamespaceType.PID:
