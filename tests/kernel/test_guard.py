@@ -178,9 +178,9 @@ def test_system_calls_of_a_busy_process_are_thrown_away_and_each_is_counted(
     given: list[np.ndarray] = []
     process_rows = ProfileRun.process
 
-    def remember(run: ProfileRun, taken: Taken) -> None:
+    def remember(run: ProfileRun, taken: Taken, count: int) -> None:
         given.append(taken.ops[["arg", "ret"]])
-        process_rows(run, taken)
+        process_rows(run, taken, count)
 
     monkeypatch.setattr(ProfileRun, "process", remember)
     trace(made, process, "a")
