@@ -271,9 +271,9 @@ def test_profiles_come_and_go_under_load(engine: Make, monkeypatch: pytest.Monke
     given: dict[str, list[np.ndarray]] = {}
     process = ProfileRun.process
 
-    def remember(run: ProfileRun, taken: Taken) -> None:
+    def remember(run: ProfileRun, taken: Taken, count: int) -> None:
         given.setdefault(run.uid, []).append(taken.ops[["tgid", "tid", "start", "time", "op"]])
-        process(run, taken)
+        process(run, taken, count)
 
     monkeypatch.setattr(ProfileRun, "process", remember)
     monkeypatch.setattr(classes, "MAX_CLASSES", 24)  # numbers run out, and are given away again
@@ -299,7 +299,9 @@ def test_profiles_come_and_go_under_load(engine: Make, monkeypatch: pytest.Monke
 @contextlib.contextmanager
 def _busy(how: str) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([SYSTEM_PYTHON, "-S", "-c", BUSY, how], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        yield process
-        process.kill()
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield process
+        finally:  # also where the test fails: else it would wait for ever
+            process.kill()
