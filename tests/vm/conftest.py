@@ -13,7 +13,8 @@ from tests.support.tiers import vm_lacks
 from tests.vm.guests import MADE, Made, Visits
 
 HERE = Path(__file__).parent
-collect_ignore = [] if os.environ.get("KERNELSPAN_MATRIX") else ["test_kernel_tier.py"]  # of minutes, on each kernel
+OF_MINUTES = ["test_kernel_tier.py", "test_tetragon.py"]
+collect_ignore = [] if os.environ.get("KERNELSPAN_MATRIX") else OF_MINUTES
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
