@@ -40,11 +40,13 @@ class PathTable:
         """`forget`: told which ids are no longer known here."""
         self._texts: OrderedDict[int, tuple[str, PathFlag]] = OrderedDict()
         self._forget = forget
+        self._asked: set[int] = set()  # ids that are to be sent again
 
     def learn(self, record: bytes) -> None:
         """Takes in a PATH record."""
         number, text, flags = text_of(record)
         self._texts[number] = (text, flags)
+        self._asked.discard(number)
         if len(self._texts) > MAX_PATHS:
             gone, _ = self._texts.popitem(last=False)
             self._forget([gone])
@@ -53,7 +55,10 @@ class PathTable:
         found = self._texts.get(number)
         if found is not None:
             self._texts.move_to_end(number)
-        elif number:  # it is to be sent again: the kernel took it for known as it was forgotten
+        elif number and number not in self._asked:  # the kernel took it for known as it was forgotten
+            if len(self._asked) >= MAX_PATHS:
+                self._asked.clear()
+            self._asked.add(number)
             self._forget([number])
         return found
 
